@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/clock.h"
+#include <fcntl.h>
+#include <string.h>
+#include <time.h>
+
+static uint64_t now(clockid_t id)
+{
+	struct timespec t;
+	clock_gettime(id, &t);
+	return (uint64_t)t.tv_sec * NSEC_PER_SEC + (uint64_t)t.tv_nsec;
+}
+
+uint64_t clock_monotonic_ns(void)
+{
+	return now(CLOCK_MONOTONIC);
+}
+
+uint64_t clock_realtime_ns(void)
+{
+	return now(CLOCK_REALTIME);
+}
+
+void clock_sleep_ns(uint64_t ns)
+{
+	struct timespec t = {(time_t)(ns / NSEC_PER_SEC), (long)(ns % NSEC_PER_SEC)};
+	while (nanosleep(&t, &t) < 0 && errno == EINTR)
+		;
+}
+
+void clock_format_rfc3339(uint64_t ns, char out[32])
+{
+	time_t s = (time_t)(ns / NSEC_PER_SEC);
+	struct tm tm;
+	gmtime_r(&s, &tm);
+	snprintf(out, 32, "%04d-%02d-%02dT%02d:%02d:%02d.%03uZ", (tm.tm_year + 1900) % 10000,
+		tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
+		(unsigned)(ns % NSEC_PER_SEC / NSEC_PER_MSEC) % 1000);
+}
+
+int clock_parse_rfc3339(const char *text, uint64_t *ret_ns)
+{
+	struct tm tm = {0};
+	const char *p = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
+	if (!p)
+		return -EINVAL;
+	uint64_t frac = 0;
+	if (*p == '.') {
+		uint64_t unit = NSEC_PER_SEC / 10;
+		if (*++p < '0' || *p > '9')
+			return -EINVAL;
+		for (; *p >= '0' && *p <= '9'; p++, unit /= 10)
+			frac += (uint64_t)(*p - '0') * unit;
+	}
+	int64_t offset = 0;
+	if (*p == 'Z' || *p == 'z') {
+		p++;
+	} else if (*p == '+' || *p == '-') {
+		int h, m, n = 0;
+		if (sscanf(p + 1, "%2d:%2d%n", &h, &m, &n) != 2 || n != 5 || h > 23 || m > 59)
+			return -EINVAL;
+		offset = (int64_t)(h * 3600 + m * 60) * (*p == '-' ? -1 : 1);
+		p += 6;
+	} else {
+		return -EINVAL;
+	}
+	time_t s = timegm(&tm);
+	if (*p || s - offset < 0)
+		return -EINVAL;
+	*ret_ns = (uint64_t)(s - offset) * NSEC_PER_SEC + frac;
+	return 0;
+}
+
+void clock_boot_id(char out[37])
+{
+	_cleanup_close_ int fd =
+		open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, out, 36);
+	out[n == 36 ? 36 : 0] = '\0';
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files: whole reads with a limit, durable replacement, trees. dirfd may be AT_FDCWD.
+#pragma once
+#include "base/err.h"
+#include "base/str.h"
+
+// Reads to the end (pseudo-files too). -EFBIG above max. The content is NUL-terminated.
+int file_read(int dirfd, const char *path, size_t max, struct strbuf *ret);
+// A one-line file without its newline; NULL in *ret on error.
+int file_read_line(int dirfd, const char *path, char **ret);
+// Plain write of a small existing file (/proc, /sys, cgroup): open O_WRONLY, one write.
+int file_write_existing(int dirfd, const char *path, const char *text);
+// Durable: temporary name beside it, write, fsync, rename, fsync of the directory.
+int file_write_atomic(int dirfd, const char *path, const void *data, size_t len, mode_t mode);
+int file_fsync_dir(int dirfd, const char *path); // path "." for dirfd itself
+// Makes all missing parents too; an existing directory is fine.
+int file_mkdir_p(int dirfd, const char *path, mode_t mode);
+// Removes a file or a whole tree without following links or crossing into other mounts; a missing
+// path is success.
+int file_rm_rf(int dirfd, const char *path);
+bool file_exists(int dirfd, const char *path);
+// Exclusive lock of a lock file, made if missing; the lock lives as long as the descriptor. -EBUSY when
+// another process has it, the pid of the holder (0 unknown) in *ret_holder.
+int file_lock(int dirfd, const char *path, int *ret_fd, pid_t *ret_holder);
+// read and write until all is done or the end; the count, or -errno.
+ssize_t file_read_full(int fd, void *buf, size_t len);
+int file_write_full(int fd, const void *buf, size_t len);
+// Opens path below dirfd; ".." and absolute links cannot leave it (openat2 RESOLVE_BENEATH).
+int file_open_beneath(int dirfd, const char *path, int flags, mode_t mode);

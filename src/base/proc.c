@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/proc.h"
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include "base/clock.h"
+#include "base/file.h"
+
+extern char **environ;
+
+#ifndef P_PIDFD
+#define P_PIDFD 3
+#endif
+
+int proc_pidfd_open(pid_t pid)
+{
+	long fd = syscall(SYS_pidfd_open, pid, 0);
+	return fd < 0 ? -errno : (int)fd;
+}
+
+int proc_kill(int pidfd, int sig)
+{
+	return syscall(SYS_pidfd_send_signal, pidfd, sig, NULL, 0) < 0 ? -errno : 0;
+}
+
+// In the child, between fork and exec: only async-signal-safe calls. Never returns; an errno goes
+// up the pipe.
+static _noreturn_ void child(const struct proc_spawn *s, int report)
+{
+	// Move everything wanted above the range of the targets first, so that no dup2 overwrites a source.
+	int base = 64, src[3 + 32], dst[3 + 32];
+	size_t n = 0;
+	sigset_t none;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	for (int sig = 1; sig < 65; sig++)
+		signal(sig, SIG_DFL);
+	if (s->new_session)
+		setsid();
+	for (size_t i = 0; i < s->n_fds; i++)
+		base = MAX(base, s->fds[i].child_fd + 1);
+	if ((report = fcntl(report, F_DUPFD_CLOEXEC, base)) < 0)
+		_exit(127);
+	const int std[3] = {s->stdin_fd, s->stdout_fd, s->stderr_fd};
+	for (int i = 0; i < 3; i++) {
+		int fd = std[i];
+		if (fd < 0 && i == 2)
+			fd = 2;
+		else if (fd < 0)
+			fd = open("/dev/null", i ? O_WRONLY : O_RDONLY);
+		src[n] = fcntl(fd, F_DUPFD_CLOEXEC, base);
+		dst[n++] = i;
+	}
+	for (size_t i = 0; i < s->n_fds; i++) {
+		src[n] = fcntl(s->fds[i].parent_fd, F_DUPFD_CLOEXEC, base);
+		dst[n++] = s->fds[i].child_fd;
+	}
+	for (size_t i = 0; i < n; i++)
+		if (src[i] < 0 || dup2(src[i], dst[i]) < 0)
+			goto fail;
+	execvpe(s->argv[0], (char *const *)s->argv, s->env ? (char *const *)s->env : environ);
+fail:;
+	int err = errno;
+	if (write(report, &err, sizeof err) < 0) {
+		// the exit status tells it too
+	}
+	_exit(127);
+}
+
+int proc_spawn(const struct proc_spawn *s, pid_t *ret_pid, int *ret_pidfd, struct err *e)
+{
+	int p[2];
+	if (s->n_fds > 32)
+		return err_set(e, ERR_INVALID, "%s: too many descriptors", s->argv[0]);
+	if (pipe2(p, O_CLOEXEC) < 0)
+		return err_errno(e, errno, "pipe");
+	_cleanup_close_ int rd = p[0], wr = p[1];
+	pid_t pid = fork();
+	if (pid < 0)
+		return err_errno(e, errno, "fork for %s", s->argv[0]);
+	if (pid == 0)
+		child(s, wr);
+	wr = safe_close(wr);
+	_cleanup_close_ int pidfd = proc_pidfd_open(pid);
+	int err = pidfd < 0 ? -pidfd : 0;
+	if (!err && file_read_full(rd, &err, sizeof err) != sizeof err)
+		err = 0;
+	if (err) {
+		kill(pid, SIGKILL); // still ours: not reaped yet
+		RETRY_EINTR(waitpid(pid, NULL, 0));
+		return err_errno(e, err, "start %s", s->argv[0]);
+	}
+	if (ret_pid)
+		*ret_pid = pid;
+	*ret_pidfd = TAKE_FD(pidfd);
+	return 0;
+}
+
+int proc_wait(int pidfd, int timeout_ms, int *ret_status)
+{
+	struct pollfd pf = {.fd = pidfd, .events = POLLIN};
+	uint64_t end = clock_monotonic_ns() + (uint64_t)MAX(timeout_ms, 0) * NSEC_PER_MSEC;
+	for (;;) {
+		int left = -1;
+		if (timeout_ms >= 0) {
+			uint64_t now = clock_monotonic_ns();
+			left = now >= end ? 0 : (int)((end - now) / NSEC_PER_MSEC) + 1;
+		}
+		int n = poll(&pf, 1, left);
+		if (n == 0)
+			return -ETIMEDOUT;
+		if (n > 0)
+			break;
+		if (errno != EINTR)
+			return -errno;
+	}
+	siginfo_t si = {0};
+	if (RETRY_EINTR(waitid((idtype_t)P_PIDFD, (id_t)pidfd, &si, WEXITED)) < 0)
+		return -errno;
+	if (ret_status)
+		*ret_status = si.si_code == CLD_EXITED ? W_EXITCODE(si.si_status, 0) :
+							 W_EXITCODE(0, si.si_status);
+	return 0;
+}
+
+int proc_stop(int pidfd, int grace_ms, int *ret_status)
+{
+	proc_kill(pidfd, SIGTERM);
+	int rc = proc_wait(pidfd, grace_ms, ret_status);
+	if (rc != -ETIMEDOUT)
+		return rc;
+	proc_kill(pidfd, SIGKILL);
+	return proc_wait(pidfd, -1, ret_status);
+}
+
+int proc_start_time(pid_t pid, uint64_t *ret)
+{
+	char path[64];
+	_cleanup_strbuf_ struct strbuf b = {0};
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+	int rc = file_read(AT_FDCWD, path, 4096, &b);
+	if (rc < 0)
+		return rc == -ENOENT ? -ESRCH : rc;
+	char *p = strrchr(b.data, ')'); // the name may hold blanks and brackets
+	for (int field = 2; p && field < 22; field++)
+		if ((p = strchr(p, ' ')))
+			p++;
+	if (!p)
+		return -EBADMSG;
+	*strchrnul(p, ' ') = '\0';
+	return str_to_u64(p, UINT64_MAX, ret);
+}
+
+void proc_status_text(int status, char *out, size_t size)
+{
+	if (WIFSIGNALED(status)) {
+		const char *d = sigdescr_np(WTERMSIG(status));
+		snprintf(out, size, "signal: %s", d ? d : "unknown");
+		if (size > 8 && out[8] >= 'A' && out[8] <= 'Z')
+			out[8] = (char)(out[8] + 32);
+	} else {
+		snprintf(out, size, "exit status %d", WEXITSTATUS(status));
+	}
+}
+
+int proc_run(const char *const *argv, const void *input, size_t input_len, int timeout_ms,
+	struct strbuf *ret_out, struct err *e)
+{
+	int in[2] = {-1, -1}, out[2];
+	if (pipe2(out, O_CLOEXEC) < 0)
+		return err_errno(e, errno, "pipe");
+	_cleanup_close_ int rd = out[0], wr = out[1];
+	if (input && pipe2(in, O_CLOEXEC) < 0)
+		return err_errno(e, errno, "pipe");
+	_cleanup_close_ int in_rd = in[0], in_wr = in[1];
+	_cleanup_close_ int pidfd = -1;
+	struct proc_spawn s = {
+		.argv = argv, .stdin_fd = in_rd, .stdout_fd = wr, .stderr_fd = wr};
+	int rc = proc_spawn(&s, NULL, &pidfd, e);
+	if (rc < 0)
+		return rc;
+	wr = safe_close(wr);
+	in_rd = safe_close(in_rd);
+	if (in_wr >= 0)
+		fcntl(in_wr, F_SETFL, O_NONBLOCK);
+	_cleanup_strbuf_ struct strbuf text = {0};
+	const char *p = input;
+	uint64_t end = clock_monotonic_ns() + (uint64_t)MAX(timeout_ms, 0) * NSEC_PER_MSEC;
+	bool late = false;
+	while (rd >= 0) {
+		struct pollfd pf[2] = {{.fd = rd, .events = POLLIN}, {.fd = in_wr, .events = POLLOUT}};
+		int left = -1;
+		if (timeout_ms >= 0) {
+			uint64_t now = clock_monotonic_ns();
+			if ((late = now >= end))
+				break;
+			left = (int)((end - now) / NSEC_PER_MSEC) + 1;
+		}
+		if (poll(pf, 2, left) < 0 && errno != EINTR)
+			break;
+		if (pf[1].revents) {
+			ssize_t n = write(in_wr, p, input_len);
+			if (n > 0) {
+				p += n;
+				input_len -= (size_t)n;
+			}
+			if ((n < 0 && errno != EAGAIN && errno != EINTR) || input_len == 0)
+				in_wr = safe_close(in_wr);
+		}
+		if (pf[0].revents) {
+			char buf[16384];
+			ssize_t n = RETRY_EINTR(read(rd, buf, sizeof buf));
+			if (n <= 0)
+				rd = safe_close(rd);
+			else if (text.len < 16u << 20)
+				strbuf_add(&text, buf, (size_t)n);
+		}
+	}
+	int status = 0;
+	if (late) {
+		proc_kill(pidfd, SIGKILL);
+		proc_wait(pidfd, -1, &status);
+		return err_set(e, ERR_TIMEOUT, "%s: no end after %d ms", argv[0], timeout_ms);
+	}
+	rc = proc_wait(pidfd, -1, &status);
+	if (rc < 0)
+		return err_errno(e, rc, "wait for %s", argv[0]);
+	if (status != 0) {
+		char how[64];
+		proc_status_text(status, how, sizeof how);
+		while (text.len && (text.data[text.len - 1] == '\n' || text.data[text.len - 1] == ' '))
+			text.data[--text.len] = '\0';
+		const char *tail = text.len > 600 ? text.data + text.len - 600 : text.data;
+		return err_set(e, ERR_INTERNAL, "%s: %s%s%s", argv[0], how, tail ? ": " : "",
+			tail ? tail : "");
+	}
+	strbuf_add(&text, "", 0);
+	if (ret_out) {
+		*ret_out = text;
+		text = (struct strbuf){0};
+	}
+	return 0;
+}
