@@ -73,8 +73,7 @@ int clock_parse_rfc3339(const char *text, uint64_t *ret_ns)
 
 void clock_boot_id(char out[37])
 {
-	_cleanup_close_ int fd =
-		open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, out, 36);
 	out[n == 36 ? 36 : 0] = '\0';
 }

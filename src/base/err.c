@@ -134,8 +134,7 @@ int err_errno(struct err *e, int errnum, const char *fmt, ...)
 		int n = vsnprintf(e->text, sizeof e->text, fmt, ap);
 		va_end(ap);
 		if (n >= 0 && (size_t)n < sizeof e->text)
-			snprintf(e->text + n, sizeof e->text - (size_t)n, ": %s",
-				strerror(errnum));
+			snprintf(e->text + n, sizeof e->text - (size_t)n, ": %s", strerror(errnum));
 	}
 	return -errnum;
 }

@@ -9,20 +9,20 @@
 
 enum err_code {
 	ERR_NONE = 0,
-	ERR_INVALID,	   // the request is wrong: 400
+	ERR_INVALID,	     // the request is wrong: 400
 	ERR_UNAUTHENTICATED, // no or wrong key: 401
-	ERR_FORBIDDEN,	   // known, but not allowed: 403
-	ERR_NOT_FOUND,	   // 404
-	ERR_CONFLICT,	   // wrong state or name taken: 409
-	ERR_TOO_LARGE,	   // body over its limit: 413
-	ERR_LIMIT,	   // a quota or the host's capacity: 429
-	ERR_CANCELED,	   // the client went away: 499
-	ERR_INTERNAL,	   // a bug or a failed system call: 500
-	ERR_UNIMPLEMENTED, // 501
-	ERR_BAD_GATEWAY,   // the guest or its port did not answer: 502
-	ERR_UNAVAILABLE,   // volume not mounted, shutting down: 503
-	ERR_TIMEOUT,	   // 504
-	ERR_NO_SPACE,	   // disk full: 507
+	ERR_FORBIDDEN,	     // known, but not allowed: 403
+	ERR_NOT_FOUND,	     // 404
+	ERR_CONFLICT,	     // wrong state or name taken: 409
+	ERR_TOO_LARGE,	     // body over its limit: 413
+	ERR_LIMIT,	     // a quota or the host's capacity: 429
+	ERR_CANCELED,	     // the client went away: 499
+	ERR_INTERNAL,	     // a bug or a failed system call: 500
+	ERR_UNIMPLEMENTED,   // 501
+	ERR_BAD_GATEWAY,     // the guest or its port did not answer: 502
+	ERR_UNAVAILABLE,     // volume not mounted, shutting down: 503
+	ERR_TIMEOUT,	     // 504
+	ERR_NO_SPACE,	     // disk full: 507
 	ERR_CODE_MAX,
 };
 
@@ -46,9 +46,11 @@ enum err_code err_code_from_name(const char *name);
 // Best code for an errno: ENOENT not_found, ENOSPC no_space, ETIMEDOUT timeout, ...
 enum err_code err_code_from_errno(int errnum);
 
-// Sets code and text; returns the negative errno that goes with the code (for "return err_set(...)").
+// Sets code and text; returns the negative errno that goes with the code (for "return
+// err_set(...)").
 int err_set(struct err *e, enum err_code code, const char *fmt, ...) _printf_(3, 4);
-// For a failed call: errnum positive or negative; text gets ": <strerror>" appended. Returns -errnum.
+// For a failed call: errnum positive or negative; text gets ": <strerror>" appended. Returns
+// -errnum.
 int err_errno(struct err *e, int errnum, const char *fmt, ...) _printf_(3, 4);
 // "what: " is put before the text (which is kept, cut at its end if need be). Returns rc unchanged.
 int err_prefix(struct err *e, int rc, const char *fmt, ...) _printf_(3, 4);

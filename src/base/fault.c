@@ -38,7 +38,8 @@ int fault_setup(const char *spec, struct err *e)
 		if (at && at > act) {
 			*at = '\0';
 			if (str_to_u64(at + 1, UINT32_MAX, &p->nth) < 0)
-				return err_set(e, ERR_INVALID, "STASIS_FAULT: bad count in '%s'", s);
+				return err_set(
+					e, ERR_INVALID, "STASIS_FAULT: bad count in '%s'", s);
 		}
 		*act++ = '\0';
 		snprintf(p->name, sizeof p->name, "%s", s);
@@ -46,8 +47,7 @@ int fault_setup(const char *spec, struct err *e)
 			p->action = FAIL;
 		else if (strcmp(act, "kill") == 0)
 			p->action = KILL;
-		else if (str_starts(act, "sleep=") &&
-			str_to_u64(act + 6, 3600000, &p->arg) == 0)
+		else if (str_starts(act, "sleep=") && str_to_u64(act + 6, 3600000, &p->arg) == 0)
 			p->action = SLEEP;
 		else
 			return err_set(e, ERR_INVALID,

@@ -86,9 +86,9 @@ static int open_parent(int dirfd, const char *path, const char **ret_name)
 {
 	const char *slash = strrchr(path, '/');
 	*ret_name = slash ? slash + 1 : path;
-	_cleanup_free_ char *dir = !slash ? strdup(".") :
-		slash == path			  ? strdup("/") :
-						    strndup(path, (size_t)(slash - path));
+	_cleanup_free_ char *dir = !slash	   ? strdup(".")
+				   : slash == path ? strdup("/")
+						   : strndup(path, (size_t)(slash - path));
 	if (!dir)
 		return -ENOMEM;
 	int fd = openat(dirfd, dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -156,7 +156,8 @@ int file_mkdir_p(int dirfd, const char *path, mode_t mode)
 
 static int rm_tree(int parent, const char *name, dev_t dev)
 {
-	_cleanup_close_ int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_close_ int fd =
+		openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
 	struct stat st;

@@ -19,8 +19,8 @@ int file_mkdir_p(int dirfd, const char *path, mode_t mode);
 // path is success.
 int file_rm_rf(int dirfd, const char *path);
 bool file_exists(int dirfd, const char *path);
-// Exclusive lock of a lock file, made if missing; the lock lives as long as the descriptor. -EBUSY when
-// another process has it, the pid of the holder (0 unknown) in *ret_holder.
+// Exclusive lock of a lock file, made if missing; the lock lives as long as the descriptor. -EBUSY
+// when another process has it, the pid of the holder (0 unknown) in *ret_holder.
 int file_lock(int dirfd, const char *path, int *ret_fd, pid_t *ret_holder);
 // read and write until all is done or the end; the count, or -errno.
 ssize_t file_read_full(int fd, void *buf, size_t len);

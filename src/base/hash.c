@@ -38,8 +38,8 @@ int hash_sha256_file_hex(int dirfd, const char *path, char out[SHA256_HEX_SIZE])
 	return rc;
 }
 
-void hash_hmac_sha256_hex(const void *key, size_t key_len, const void *data, size_t len,
-	char out[SHA256_HEX_SIZE])
+void hash_hmac_sha256_hex(
+	const void *key, size_t key_len, const void *data, size_t len, char out[SHA256_HEX_SIZE])
 {
 	unsigned char md[32];
 	unsigned n = sizeof md;

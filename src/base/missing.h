@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernel interfaces newer than Debian 12's headers (Linux 6.1), from the kernel's own uapi headers of
-// the release named. Each has a run-time probe and a fallback where it is used.
+// Kernel interfaces newer than Debian 12's headers (Linux 6.1), from the kernel's own uapi headers
+// of the release named. Each has a run-time probe and a fallback where it is used.
 #pragma once
 #include <linux/ioctl.h>
 #include <linux/userfaultfd.h>

@@ -31,7 +31,8 @@ int proc_kill(int pidfd, int sig)
 // up the pipe.
 static _noreturn_ void child(const struct proc_spawn *s, int report)
 {
-	// Move everything wanted above the range of the targets first, so that no dup2 overwrites a source.
+	// Move everything wanted above the range of the targets first, so that no dup2 overwrites a
+	// source.
 	int base = 64, src[3 + 32], dst[3 + 32];
 	size_t n = 0;
 	sigset_t none;
@@ -122,8 +123,8 @@ int proc_wait(int pidfd, int timeout_ms, int *ret_status)
 	if (RETRY_EINTR(waitid((idtype_t)P_PIDFD, (id_t)pidfd, &si, WEXITED)) < 0)
 		return -errno;
 	if (ret_status)
-		*ret_status = si.si_code == CLD_EXITED ? W_EXITCODE(si.si_status, 0) :
-							 W_EXITCODE(0, si.si_status);
+		*ret_status = si.si_code == CLD_EXITED ? W_EXITCODE(si.si_status, 0)
+						       : W_EXITCODE(0, si.si_status);
 	return 0;
 }
 
@@ -178,8 +179,7 @@ int proc_run(const char *const *argv, const void *input, size_t input_len, int t
 		return err_errno(e, errno, "pipe");
 	_cleanup_close_ int in_rd = in[0], in_wr = in[1];
 	_cleanup_close_ int pidfd = -1;
-	struct proc_spawn s = {
-		.argv = argv, .stdin_fd = in_rd, .stdout_fd = wr, .stderr_fd = wr};
+	struct proc_spawn s = {.argv = argv, .stdin_fd = in_rd, .stdout_fd = wr, .stderr_fd = wr};
 	int rc = proc_spawn(&s, NULL, &pidfd, e);
 	if (rc < 0)
 		return rc;
@@ -192,7 +192,8 @@ int proc_run(const char *const *argv, const void *input, size_t input_len, int t
 	uint64_t end = clock_monotonic_ns() + (uint64_t)MAX(timeout_ms, 0) * NSEC_PER_MSEC;
 	bool late = false;
 	while (rd >= 0) {
-		struct pollfd pf[2] = {{.fd = rd, .events = POLLIN}, {.fd = in_wr, .events = POLLOUT}};
+		struct pollfd pf[2] = {
+			{.fd = rd, .events = POLLIN}, {.fd = in_wr, .events = POLLOUT}};
 		int left = -1;
 		if (timeout_ms >= 0) {
 			uint64_t now = clock_monotonic_ns();
@@ -232,7 +233,8 @@ int proc_run(const char *const *argv, const void *input, size_t input_len, int t
 	if (status != 0) {
 		char how[64];
 		proc_status_text(status, how, sizeof how);
-		while (text.len && (text.data[text.len - 1] == '\n' || text.data[text.len - 1] == ' '))
+		while (text.len &&
+			(text.data[text.len - 1] == '\n' || text.data[text.len - 1] == ' '))
 			text.data[--text.len] = '\0';
 		const char *tail = text.len > 600 ? text.data + text.len - 600 : text.data;
 		return err_set(e, ERR_INTERNAL, "%s: %s%s%s", argv[0], how, tail ? ": " : "",

@@ -11,28 +11,32 @@ struct proc_fd_map {
 };
 
 struct proc_spawn {
-	const char *const *argv; // NULL-terminated; argv[0] is looked up in PATH unless it has a slash
-	const char *const *env;	 // NULL: inherits
+	const char *const
+		*argv; // NULL-terminated; argv[0] is looked up in PATH unless it has a slash
+	const char *const *env;		    // NULL: inherits
 	int stdin_fd, stdout_fd, stderr_fd; // -1: /dev/null (stdin, stdout), inherited (stderr)
 	const struct proc_fd_map *fds;	    // further descriptors; all others are closed on exec
 	size_t n_fds;
 	bool new_session; // setsid: outlives the caller's terminal
 };
 
-// vfork-like speed is not needed; the child is reported failed (exec errors too) by the return value.
-// *ret_pidfd is owned by the caller. Reap with proc_wait.
+// vfork-like speed is not needed; the child is reported failed (exec errors too) by the return
+// value. *ret_pidfd is owned by the caller. Reap with proc_wait.
 int proc_spawn(const struct proc_spawn *s, pid_t *ret_pid, int *ret_pidfd, struct err *e);
-// Waits for and reaps a child. timeout_ms -1: for ever. 0, -ETIMEDOUT, -errno. *ret_status as waitpid.
+// Waits for and reaps a child. timeout_ms -1: for ever. 0, -ETIMEDOUT, -errno. *ret_status as
+// waitpid.
 int proc_wait(int pidfd, int timeout_ms, int *ret_status);
 int proc_kill(int pidfd, int sig); // pidfd_send_signal; -ESRCH when it has ended
 // SIGTERM, then SIGKILL after grace_ms, then reaps. *ret_status may be NULL.
 int proc_stop(int pidfd, int grace_ms, int *ret_status);
 int proc_pidfd_open(pid_t pid); // descriptor or -errno
-// Start time in clock ticks since boot (field 22 of /proc/PID/stat): with the boot id it names a process.
+// Start time in clock ticks since boot (field 22 of /proc/PID/stat): with the boot id it names a
+// process.
 int proc_start_time(pid_t pid, uint64_t *ret);
 // "exit status 1", "signal: killed".
 void proc_status_text(int status, char *out, size_t size);
-// Runs to its end, stdout (and stderr when merge) into *ret_out (may be NULL), at most max_out bytes; kills
-// at the time-out. 0 only for exit status 0; else the error has the command and the end of what it said.
+// Runs to its end, stdout (and stderr when merge) into *ret_out (may be NULL), at most max_out
+// bytes; kills at the time-out. 0 only for exit status 0; else the error has the command and the
+// end of what it said.
 int proc_run(const char *const *argv, const void *input, size_t input_len, int timeout_ms,
 	struct strbuf *ret_out, struct err *e);

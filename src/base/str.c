@@ -174,7 +174,7 @@ void str_percent_encode(struct strbuf *b, const char *s)
 	for (; *s; s++) {
 		unsigned char c = (unsigned char)*s;
 		bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-			(c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.' || c == '~';
+			     (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.' || c == '~';
 		if (plain)
 			strbuf_addc(b, *s);
 		else

@@ -8,42 +8,49 @@ enum disk_clone_method {
 	DISK_CLONE_SPARSE,  // copy of the data extents (copy_file_range): the last resort
 };
 
-// Makes dst (0600, must not exist) a private copy of src; grows it to size bytes when size is larger
-// (never shrinks). Not yet fsynced. On error dst is removed. Both paths relative to dirfd.
-int disk_clone(int dirfd, const char *src, const char *dst, uint64_t size, enum disk_clone_method *ret,
-	struct err *e);
-// Does the file system of dirfd support reflink, and holes of 4 KiB? By trying, in an unlinked file.
+// Makes dst (0600, must not exist) a private copy of src; grows it to size bytes when size is
+// larger (never shrinks). Not yet fsynced. On error dst is removed. Both paths relative to dirfd.
+int disk_clone(int dirfd, const char *src, const char *dst, uint64_t size,
+	enum disk_clone_method *ret, struct err *e);
+// Does the file system of dirfd support reflink, and holes of 4 KiB? By trying, in an unlinked
+// file.
 int disk_probe(int dirfd, bool *ret_reflink, bool *ret_holes, struct err *e);
 // Blocks in use, in bytes (st_blocks * 512).
 int disk_usage(int dirfd, const char *path, uint64_t *ret);
-// Grows the ext4 file system inside the image to its file's size (resize2fs -f, no mount); does nothing
-// when it already fills it.
+// Grows the ext4 file system inside the image to its file's size (resize2fs -f, no mount); does
+// nothing when it already fills it.
 int disk_grow_ext4(const char *path, struct err *e);
 
-// --- the data volume ------------------------------------------------------------------------------------
-// An XFS (reflink=1) file system in a fully allocated loop file "<image>", mounted at the data directory.
-// Loop: direct I/O, autoclear. In-process (LOOP_CTL_GET_FREE, LOOP_CONFIGURE, mount(2)); only mkfs.xfs is a
-// program. The marker "stasis.volume" (JSON: uuid, format_version) is written inside.
+// --- the data volume
+// ------------------------------------------------------------------------------------ An XFS
+// (reflink=1) file system in a fully allocated loop file "<image>", mounted at the data directory.
+// Loop: direct I/O, autoclear. In-process (LOOP_CTL_GET_FREE, LOOP_CONFIGURE, mount(2)); only
+// mkfs.xfs is a program. The marker "stasis.volume" (JSON: uuid, format_version) is written inside.
 struct volume_info {
 	char uuid[37];
 	unsigned format_version;
-	bool loop;	   // in a loop file of ours
+	bool loop;	      // in a loop file of ours
 	char loop_device[32]; // "/dev/loop3"; empty when not mounted through a loop
 };
 #define VOLUME_FORMAT_VERSION 1
 #define VOLUME_MARKER "stasis.volume"
 
 typedef void (*disk_progress_fn)(void *ctx, const char *what, uint64_t done, uint64_t total);
-// Makes the image file (fallocate: full size now, so that the host can't run full later) and its XFS and
-// marker. Refuses an existing image or a size below 1 GiB. Undone on error.
-int volume_create(const char *image, uint64_t size, disk_progress_fn progress, void *ctx, struct err *e);
-// Mounts image at data_dir (made when missing, must be empty otherwise); success when it already is.
+// Makes the image file (fallocate: full size now, so that the host can't run full later) and its
+// XFS and marker. Refuses an existing image or a size below 1 GiB. Undone on error.
+int volume_create(
+	const char *image, uint64_t size, disk_progress_fn progress, void *ctx, struct err *e);
+// Mounts image at data_dir (made when missing, must be empty otherwise); success when it already
+// is.
 int volume_mount(const char *image, const char *data_dir, struct err *e);
-// Unmounts (-EBUSY with the reason when in use); the loop device goes by autoclear. Success when not mounted.
+// Unmounts (-EBUSY with the reason when in use); the loop device goes by autoclear. Success when
+// not mounted.
 int volume_unmount(const char *data_dir, struct err *e);
 // Unmounts and deletes the image.
 int volume_remove(const char *image, const char *data_dir, struct err *e);
-// Makes a plain directory (that has a file system of its own choice) a data directory: writes the marker.
+// Makes a plain directory (that has a file system of its own choice) a data directory: writes the
+// marker.
 int volume_init_dir(const char *data_dir, struct err *e);
-// Reads the marker; ERR_UNAVAILABLE when absent ("run stasis setup" ...), ERR_INVALID for a newer format.
+// Reads the marker; ERR_UNAVAILABLE when absent ("run stasis setup" ...), ERR_INVALID for a newer
+// format.
 int volume_open(const char *data_dir, struct volume_info *ret, struct err *e);

@@ -1,44 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
-// Client of envd's protocol: used by the host (init, health, buffered exec, straight to the slot's address)
-// and by the command line (streams, through the edge).
+// Client of envd's protocol: used by the host (init, health, buffered exec, straight to the slot's
+// address) and by the command line (streams, through the edge).
 #pragma once
 #include "http/client.h"
 
 #define ENVD_PORT 49983
 
 struct envd_target {
-	const char *base_url;	// "http://10.213.0.1:49983" or the edge's address
-	const char *token;	// X-Access-Token; NULL: none
-	const char *sandbox_id; // not NULL: through the edge (adds E2b-Sandbox-Id and E2b-Sandbox-Port)
-	const char *user;	// Basic authorization; NULL: the agent's default
+	const char *base_url; // "http://10.213.0.1:49983" or the edge's address
+	const char *token;    // X-Access-Token; NULL: none
+	const char *
+		sandbox_id; // not NULL: through the edge (adds E2b-Sandbox-Id and E2b-Sandbox-Port)
+	const char *user;   // Basic authorization; NULL: the agent's default
 };
 
 struct envd_init {
-	const char *token;	    // new access token
-	json_t *env;		    // map of strings, borrowed; may be NULL
-	uint64_t timestamp_ns;	    // CLOCK_REALTIME of the host, taken at the call when 0
-	const char *hostname;	    // may be NULL
-	const char *default_user;   // may be NULL
-	const void *entropy;	    // fresh bytes for the kernel's generator
+	const char *token;	  // new access token
+	json_t *env;		  // map of strings, borrowed; may be NULL
+	uint64_t timestamp_ns;	  // CLOCK_REALTIME of the host, taken at the call when 0
+	const char *hostname;	  // may be NULL
+	const char *default_user; // may be NULL
+	const void *entropy;	  // fresh bytes for the kernel's generator
 	size_t entropy_len;
-	bool grow_root;		    // resize the root file system to its device
+	bool grow_root; // resize the root file system to its device
 };
 
 struct envd_process {
-	const char *cmd; // NULL: shell is run as /bin/bash -l -c shell
+	const char *cmd;	 // NULL: shell is run as /bin/bash -l -c shell
 	const char *const *args; // NULL-terminated, without argv[0]; may be NULL
 	const char *shell;
-	json_t *env;	 // borrowed, may be NULL
+	json_t *env; // borrowed, may be NULL
 	const char *cwd;
 	const char *tag;
 	bool stdin_open;
 	bool pty;
 	unsigned cols, rows;
-	uint64_t timeout_ms; // Connect-Timeout-Ms; 0: none. The agent kills the process when it elapses.
+	uint64_t timeout_ms; // Connect-Timeout-Ms; 0: none. The agent kills the process when it
+			     // elapses.
 	// Events, on the calling thread. Non-zero ends the call with -ECANCELED.
 	int (*on_start)(void *ctx, uint32_t pid);
-	int (*on_data)(void *ctx, int stream, const void *data, size_t len); // 1 stdout, 2 stderr, 0 pty
-	int (*tick)(void *ctx); // see http_call.tick
+	int (*on_data)(
+		void *ctx, int stream, const void *data, size_t len); // 1 stdout, 2 stderr, 0 pty
+	int (*tick)(void *ctx);					      // see http_call.tick
 	void *ctx;
 };
 
@@ -50,12 +53,14 @@ struct envd_exit {
 
 // One TCP connection attempt with GET /health, for readiness loops. 0 when it answered 204.
 int envd_probe(const char *ip, uint16_t port, int timeout_ms);
-int envd_call_init(struct http_client *c, const struct envd_target *t, const struct envd_init *i, int timeout_ms,
-	struct err *e);
-// Runs to the end of the stream. 0 with *ret set when the process ended; ERR_INVALID for a missing program or
-// directory, ERR_TIMEOUT when it was killed by the time-out, ERR_BAD_GATEWAY when the guest went away.
+int envd_call_init(struct http_client *c, const struct envd_target *t, const struct envd_init *i,
+	int timeout_ms, struct err *e);
+// Runs to the end of the stream. 0 with *ret set when the process ended; ERR_INVALID for a missing
+// program or directory, ERR_TIMEOUT when it was killed by the time-out, ERR_BAD_GATEWAY when the
+// guest went away.
 int envd_run(struct http_client *c, const struct envd_target *t, const struct envd_process *p,
 	struct envd_exit *ret, struct err *e);
-// Any unary call: method "process.Process/SendSignal". *ret (may be NULL) is owned by the caller. Borrows req.
-int envd_unary(struct http_client *c, const struct envd_target *t, const char *method, json_t *req, int timeout_ms,
-	json_t **ret, struct err *e);
+// Any unary call: method "process.Process/SendSignal". *ret (may be NULL) is owned by the caller.
+// Borrows req.
+int envd_unary(struct http_client *c, const struct envd_target *t, const char *method, json_t *req,
+	int timeout_ms, json_t **ret, struct err *e);

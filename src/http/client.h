@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// HTTP/1.1 client on libcurl, over a Unix socket or TCP. A client keeps its connections (keep-alive);
-// it belongs to one thread at a time.
+// HTTP/1.1 client on libcurl, over a Unix socket or TCP. A client keeps its connections
+// (keep-alive); it belongs to one thread at a time.
 #pragma once
 #include <jansson.h>
 #include "base/err.h"
@@ -11,7 +11,8 @@ struct http_client;
 struct http_client_config {
 	const char *unix_path; // NULL: TCP, to the host of the URL
 	const char *base_url;  // "http://127.0.0.1:7070", "http://localhost" with a Unix socket
-	const char *const *headers; // "Name: value", sent with each request; NULL-terminated, may be NULL
+	const char *const
+		*headers; // "Name: value", sent with each request; NULL-terminated, may be NULL
 };
 
 struct http_response {
@@ -22,15 +23,17 @@ struct http_response {
 
 struct http_call {
 	const char *method;
-	const char *path; // percent-encoded by the caller, with query
+	const char *path;	    // percent-encoded by the caller, with query
 	const char *const *headers; // further ones, NULL-terminated
 	const void *body;
 	size_t body_len;
 	const char *content_type; // default application/json where there is a body
-	// Streaming upload instead of body: fills buf, returns the count, 0 at the end, -errno to abort.
+	// Streaming upload instead of body: fills buf, returns the count, 0 at the end, -errno to
+	// abort.
 	ssize_t (*read)(void *ctx, char *buf, size_t max);
 	int64_t read_length; // its length, or -1: chunked
-	// Streaming download: pieces of a 2xx body go here instead of response->body; non-zero aborts.
+	// Streaming download: pieces of a 2xx body go here instead of response->body; non-zero
+	// aborts.
 	int (*write)(void *ctx, const char *data, size_t len);
 	// Called about every 100 ms and at each wake-up; non-zero aborts the call with -ECANCELED.
 	int (*tick)(void *ctx);
@@ -43,8 +46,8 @@ struct http_call {
 int http_client_new(const struct http_client_config *cfg, struct http_client **ret, struct err *e);
 struct http_client *http_client_free(struct http_client *c);
 DEFINE_CLEANUP(struct http_client *, http_client_free)
-// 0 for any complete answer, whatever its status; -ETIMEDOUT, -ECONNREFUSED, -ECONNRESET, -ENOENT (no such
-// socket), ... with the error set. Initialise *ret with {0}; http_response_done frees it.
+// 0 for any complete answer, whatever its status; -ETIMEDOUT, -ECONNREFUSED, -ECONNRESET, -ENOENT
+// (no such socket), ... with the error set. Initialise *ret with {0}; http_response_done frees it.
 int http_client_call(struct http_client *c, const struct http_call *call, struct http_response *ret,
 	struct err *e);
 void http_response_done(struct http_response *r);

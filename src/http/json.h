@@ -11,13 +11,13 @@ static inline void json_decrefp(json_t **j)
 #define _cleanup_json_ _cleanup_(json_decrefp)
 
 enum json_field_type {
-	JF_STRING, // const char * into the object
-	JF_BOOL,   // bool
-	JF_U64,	   // uint64_t, min..max
-	JF_OBJECT, // json_t *, borrowed
-	JF_ARRAY,  // json_t *, borrowed
+	JF_STRING,     // const char * into the object
+	JF_BOOL,       // bool
+	JF_U64,	       // uint64_t, min..max
+	JF_OBJECT,     // json_t *, borrowed
+	JF_ARRAY,      // json_t *, borrowed
 	JF_STRING_MAP, // json_t *, borrowed; all values are strings
-	JF_ANY,	   // json_t *, borrowed
+	JF_ANY,	       // json_t *, borrowed
 };
 
 struct json_field {
@@ -29,8 +29,9 @@ struct json_field {
 	bool *present;	   // may be NULL
 };
 
-// 0, or -EINVAL naming the field: "vcpus: must be an integer from 1 to 32". With ignore_unknown false a
-// field outside the table is an error "unknown field 'x'". Strings must be free of NUL bytes.
+// 0, or -EINVAL naming the field: "vcpus: must be an integer from 1 to 32". With ignore_unknown
+// false a field outside the table is an error "unknown field 'x'". Strings must be free of NUL
+// bytes.
 int json_read_fields(json_t *object, const struct json_field *fields, size_t n, bool ignore_unknown,
 	struct err *e);
 // Parses text; must be one JSON object without duplicate keys. Owned by the caller.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// HTTP/1.1 server on libmicrohttpd, one thread per connection, so handlers may block and read top to
-// bottom. Used by the API server (behind nginx, Unix socket) and by envd (TCP in the guest).
+// HTTP/1.1 server on libmicrohttpd, one thread per connection, so handlers may block and read top
+// to bottom. Used by the API server (behind nginx, Unix socket) and by envd (TCP in the guest).
 //
-// Life of a request: route lookup (404, 405) -> before hook (authentication; may answer) -> the body
-// is collected up to the route's limit (413 beyond it), or handed piece by piece to a streaming
-// route -> handler -> exactly one http_reply_*. A handler that returns without replying is a bug and
-// gives a 500.
+// Life of a request: route lookup (404, 405) -> before hook (authentication; may answer) -> the
+// body is collected up to the route's limit (413 beyond it), or handed piece by piece to a
+// streaming route -> handler -> exactly one http_reply_*. A handler that returns without replying
+// is a bug and gives a 500.
 #pragma once
 #include <jansson.h>
 #include "base/err.h"
@@ -15,33 +15,36 @@ struct http_server;
 struct http_request;
 
 typedef void (*http_handler_fn)(struct http_request *req, void *ctx);
-// Streaming upload. Called with each piece, then once with len 0 at the end. Return 0, or a negative
-// errno after replying with an error (http_reply_*): the rest of the body is then read and dropped.
+// Streaming upload. Called with each piece, then once with len 0 at the end. Return 0, or a
+// negative errno after replying with an error (http_reply_*): the rest of the body is then read and
+// dropped.
 typedef int (*http_body_fn)(struct http_request *req, void *ctx, const void *data, size_t len);
 
 struct http_route {
 	const char *method;  // "GET"; "*" for all
-	const char *pattern; // "/v1/sandboxes/{id}/exec"; "{x}" is one segment, a last "{x...}" the rest
-	http_handler_fn handler; // buffered routes: called with the whole body; streaming: called first,
-				 // before the body, to prepare (may already reply to refuse)
-	http_body_fn body;	 // not NULL: streaming route; the reply comes from body(len 0)
-	size_t body_limit;	 // bytes; 0: the server's default. Streaming: SIZE_MAX for none
-	unsigned flags;		 // free for the before hook (for example ROUTE_PUBLIC)
+	const char *pattern; // "/v1/sandboxes/{id}/exec"; "{x}" is one segment, a last "{x...}" the
+			     // rest
+	http_handler_fn handler; // buffered routes: called with the whole body; streaming: called
+				 // first, before the body, to prepare (may already reply to refuse)
+	http_body_fn body; // not NULL: streaming route; the reply comes from body(len 0)
+	size_t body_limit; // bytes; 0: the server's default. Streaming: SIZE_MAX for none
+	unsigned flags;	   // free for the before hook (for example ROUTE_PUBLIC)
 };
 
 struct http_server_config {
 	const struct http_route *routes;
 	size_t n_routes;
-	void *ctx;		     // handed to all callbacks
-	int listen_fd;		     // a listening socket, Unix or TCP; owned by the server from then on
-	size_t default_body_limit;   // 0: 1 MiB
-	unsigned max_connections;    // 0: 1024
-	unsigned idle_timeout_s;     // keep-alive connections without traffic; 0: none
-	size_t thread_stack;	     // 0: 256 KiB
+	void *ctx;     // handed to all callbacks
+	int listen_fd; // a listening socket, Unix or TCP; owned by the server from then on
+	size_t default_body_limit; // 0: 1 MiB
+	unsigned max_connections;  // 0: 1024
+	unsigned idle_timeout_s;   // keep-alive connections without traffic; 0: none
+	size_t thread_stack;	   // 0: 256 KiB
 	// Runs before the body is read; true: it has replied and the request ends.
 	bool (*before)(struct http_request *req, const struct http_route *route, void *ctx);
 	// Writes the body of an error reply. NULL: {"error":{"code","message"}}, as /v1 has it.
-	void (*format_error)(struct http_request *req, int status, const struct err *e, struct strbuf *out);
+	void (*format_error)(
+		struct http_request *req, int status, const struct err *e, struct strbuf *out);
 	// After the reply was queued; for access logs and counters. May be NULL.
 	void (*done)(struct http_request *req, int status, uint64_t duration_ns, void *ctx);
 };
@@ -51,20 +54,24 @@ int http_listen_tcp(const char *host, uint16_t port, struct err *e);
 // Removes a stale socket file of that name first. mode is set before connections are accepted.
 int http_listen_unix(const char *path, mode_t mode, struct err *e);
 
-int http_server_start(const struct http_server_config *cfg, struct http_server **ret, struct err *e);
+int http_server_start(
+	const struct http_server_config *cfg, struct http_server **ret, struct err *e);
 // Stops accepting, ends all streams (readers get req_closing() true), waits for the handlers.
 struct http_server *http_server_free(struct http_server *s);
 unsigned http_server_connections(struct http_server *s);
 
-// --- request; all returned text lives as long as the request -----------------------------------------
+// --- request; all returned text lives as long as the request
+// -----------------------------------------
 const char *http_req_method(const struct http_request *r);
-const char *http_req_path(const struct http_request *r);	 // raw, still percent-encoded
+const char *http_req_path(const struct http_request *r); // raw, still percent-encoded
 const char *http_req_header(const struct http_request *r, const char *name); // NULL when absent
-const char *http_req_query(const struct http_request *r, const char *name);  // decoded; NULL when absent
-const char *http_req_param(const struct http_request *r, const char *name);  // "{id}", decoded once
+const char *http_req_query(
+	const struct http_request *r, const char *name); // decoded; NULL when absent
+const char *http_req_param(const struct http_request *r, const char *name); // "{id}", decoded once
 // True when a decoded path parameter or query value held a NUL byte: such a request is answered 400
 // by the server itself, so handlers never see it.
-const void *http_req_body(const struct http_request *r, size_t *ret_len); // buffered routes; NUL-terminated
+const void *http_req_body(
+	const struct http_request *r, size_t *ret_len); // buffered routes; NUL-terminated
 // The buffered body as a JSON object; an empty body gives {} when allow_empty. Owned by the caller.
 int http_req_json(struct http_request *r, bool allow_empty, json_t **ret, struct err *e);
 // Per-request pointer of the handlers, freed with its function when the request ends.
@@ -73,22 +80,24 @@ void *http_req_data(const struct http_request *r);
 bool http_req_closing(const struct http_request *r); // the server shuts down: streams should end
 uint64_t http_req_started_ns(const struct http_request *r); // CLOCK_MONOTONIC
 
-// --- reply: exactly one per request -----------------------------------------------------------------
-void http_reply_header(struct http_request *r, const char *name, const char *value); // before the reply
+// --- reply: exactly one per request
+// -----------------------------------------------------------------
+void http_reply_header(
+	struct http_request *r, const char *name, const char *value);	// before the reply
 void http_reply_json(struct http_request *r, int status, json_t *body); // steals body
 void http_reply_data(struct http_request *r, int status, const char *content_type, const void *data,
-	size_t len); // copies
-void http_reply_empty(struct http_request *r, int status); // 204, or Content-Length: 0
+	size_t len);						    // copies
+void http_reply_empty(struct http_request *r, int status);	    // 204, or Content-Length: 0
 void http_reply_error(struct http_request *r, const struct err *e); // status by the err table
 void http_reply_error_status(struct http_request *r, int status, const struct err *e);
 // An open file from its offset: length bytes with Content-Length (sendfile). Owns fd.
-void http_reply_fd(struct http_request *r, int status, const char *content_type, int fd, uint64_t offset,
-	uint64_t length);
-// Chunked stream. next is called on the connection's thread and may block; it fills buf and returns the
-// count, 0 for the end, or a negative errno to cut the connection (the client sees an aborted body).
-// What is returned is on the wire before next is called again. free_fn runs when the stream is over, by
-// whichever end (final, error, aborted by the client).
+void http_reply_fd(struct http_request *r, int status, const char *content_type, int fd,
+	uint64_t offset, uint64_t length);
+// Chunked stream. next is called on the connection's thread and may block; it fills buf and returns
+// the count, 0 for the end, or a negative errno to cut the connection (the client sees an aborted
+// body). What is returned is on the wire before next is called again. free_fn runs when the stream
+// is over, by whichever end (final, error, aborted by the client).
 typedef ssize_t (*http_stream_fn)(void *stream, char *buf, size_t max);
-void http_reply_stream(struct http_request *r, int status, const char *content_type, http_stream_fn next,
-	void *stream, void (*free_fn)(void *));
+void http_reply_stream(struct http_request *r, int status, const char *content_type,
+	http_stream_fn next, void *stream, void (*free_fn)(void *));
 bool http_replied(const struct http_request *r);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Client of Firecracker's HTTP API over its Unix socket; the one VMM interface. fcqemu speaks the same.
-// Errors carry method, path, status and body: "PUT /drives/rootfs: status 400: {"fault_message": ...}".
-// Each kind of call has its own time-out. Fields that only newer versions know are sent only to those
-// (shared reference: Firecracker API table 1.5).
+// Client of Firecracker's HTTP API over its Unix socket; the one VMM interface. fcqemu speaks the
+// same. Errors carry method, path, status and body: "PUT /drives/rootfs: status 400:
+// {"fault_message": ...}". Each kind of call has its own time-out. Fields that only newer versions
+// know are sent only to those (shared reference: Firecracker API table 1.5).
 #pragma once
 #include "base/err.h"
 
@@ -15,7 +15,7 @@ struct vmm_version {
 };
 
 struct vmm_machine {
-	unsigned vcpus;	    // 1..32
+	unsigned vcpus; // 1..32
 	unsigned memory_mib;
 	bool track_dirty;
 };
@@ -62,5 +62,6 @@ int vmm_start(struct vmm *v, struct err *e);
 int vmm_pause(struct vmm *v, struct err *e);
 int vmm_resume(struct vmm *v, struct err *e);
 // diff false: Full. mem_path and state_path as the VMM sees them.
-int vmm_snapshot_create(struct vmm *v, const char *state_path, const char *mem_path, bool diff, struct err *e);
+int vmm_snapshot_create(
+	struct vmm *v, const char *state_path, const char *mem_path, bool diff, struct err *e);
 int vmm_snapshot_load(struct vmm *v, const struct vmm_load *l, struct err *e);
