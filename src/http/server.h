@@ -26,9 +26,9 @@ struct http_route {
 			     // rest
 	http_handler_fn handler; // buffered routes: called with the whole body; streaming: called
 				 // first, before the body, to prepare (may already reply to refuse)
-	http_body_fn body; // not NULL: streaming route; the reply comes from body(len 0)
-	size_t body_limit; // bytes; 0: the server's default. Streaming: SIZE_MAX for none
-	unsigned flags;	   // free for the before hook (for example ROUTE_PUBLIC)
+	http_body_fn body;	 // not NULL: streaming route; the reply comes from body(len 0)
+	size_t body_limit;	 // bytes; 0: the server's default. Streaming: SIZE_MAX for none
+	unsigned flags;		 // free for the before hook (for example ROUTE_PUBLIC)
 };
 
 struct http_server_config {
