@@ -4,10 +4,7 @@
 #include <jansson.h>
 #include "base/err.h"
 
-static inline void json_decrefp(json_t **j)
-{
-	json_decref(*j);
-}
+// json_decrefp is jansson's own.
 #define _cleanup_json_ _cleanup_(json_decrefp)
 
 enum json_field_type {
