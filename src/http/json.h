@@ -4,8 +4,7 @@
 #include <jansson.h>
 #include "base/err.h"
 
-// json_decrefp is jansson's own.
-#define _cleanup_json_ _cleanup_(json_decrefp)
+#define _cleanup_json_ _cleanup_(json_decrefp) // jansson's own; takes NULL
 
 enum json_field_type {
 	JF_STRING,     // const char * into the object
