@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a sandbox is made: fifteen dependent steps, read top to bottom. The journal entry comes before the
-// first side effect; on any error sandbox_free_resources undoes whatever was made and the row goes. A
-// server killed in between finds the open journal entry at its next start and does the same (recover.c).
+// How a sandbox is made: fifteen dependent steps, read top to bottom. The journal entry comes
+// before the first side effect; on any error sandbox_free_resources undoes whatever was made and
+// the row goes. A server killed in between finds the open journal entry at its next start and does
+// the same (recover.c).
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
@@ -36,8 +37,8 @@ static void phase(struct host_sandbox *i, const char *name, uint64_t *since)
 	*since = now;
 }
 
-static int check_request(struct host *h, const struct host_create *req, const struct image_info *img,
-	struct host_sandbox *ret, struct err *e)
+static int check_request(struct host *h, const struct host_create *req,
+	const struct image_info *img, struct host_sandbox *ret, struct err *e)
 {
 	struct sysinfo si;
 	struct host_sandbox i = {.state = SANDBOX_PENDING};
@@ -103,7 +104,8 @@ static int claim(struct host *h, const struct host_create *req, const struct hos
 	return rc;
 }
 
-static int prepare_disk(struct host *h, struct sandbox *s, const struct image_info *img, struct err *e)
+static int prepare_disk(
+	struct host *h, struct sandbox *s, const struct image_info *img, struct err *e)
 {
 	char dir[512], path[512];
 	enum disk_clone_method method;
@@ -112,16 +114,11 @@ static int prepare_disk(struct host *h, struct sandbox *s, const struct image_in
 		return err_set(e, ERR_INTERNAL, "data directory path too long");
 	if (mkdir(dir, 0711) < 0)
 		return err_errno(e, errno, "%s", dir);
-	int rc = disk_clone(AT_FDCWD, img->rootfs_path, path, s->info.disk_mb << 20, &method, e);
-	if (rc < 0)
-		return rc;
-	uid_t uid = slot_uid(&s->slot);
-	if (chown(path, uid, uid) < 0)
-		return err_errno(e, errno, "%s", path);
-	return 0;
+	return disk_clone(AT_FDCWD, img->rootfs_path, path, s->info.disk_mb << 20, &method, e);
 }
 
-static int start_shim(struct host *h, struct sandbox *s, const struct image_info *img, struct err *e)
+static int start_shim(
+	struct host *h, struct sandbox *s, const struct image_info *img, struct err *e)
 {
 	char dir[512], rootfs[512], console[512];
 	const char *argv[16];
@@ -159,8 +156,7 @@ static int configure(struct host *h, struct sandbox *s, const struct image_info 
 {
 	struct vmm_machine m = {
 		.vcpus = s->info.vcpus, .memory_mib = s->info.memory_mb, .track_dirty = true};
-	struct vmm_boot b = {
-		.kernel = JAIL_KERNEL, .initrd = JAIL_INITRD, .args = img->boot_args};
+	struct vmm_boot b = {.kernel = JAIL_KERNEL, .initrd = JAIL_INITRD, .args = img->boot_args};
 	struct vmm_drive d = {.id = "rootfs", .path = JAIL_ROOTFS, .root = true};
 	struct vmm_net n = {.id = "eth0", .tap = SLOT_TAP_NAME, .mac = SLOT_GUEST_MAC};
 	int rc = vmm_put_machine(v, &m, e);
@@ -189,15 +185,16 @@ static int wait_ready(struct host *h, struct sandbox *s, struct err *e)
 			struct shim_exit x = {0};
 			host_run_path(h, s->info.id, dir);
 			shim_read_exit(dir, &x, NULL);
-			return err_set(e, ERR_INTERNAL, "the VMM ended while the guest booted: %s %s",
-				x.cause, x.detail);
+			return err_set(e, ERR_INTERNAL,
+				"the VMM ended while the guest booted: %s %s", x.cause, x.detail);
 		}
 	}
-	return err_set(e, ERR_TIMEOUT, "the guest's agent did not answer within %d s", limit / 1000);
+	return err_set(
+		e, ERR_TIMEOUT, "the guest's agent did not answer within %d s", limit / 1000);
 }
 
-static int init_guest(
-	struct sandbox *s, const struct host_create *req, const struct image_info *img, struct err *e)
+static int init_guest(struct sandbox *s, const struct host_create *req,
+	const struct image_info *img, struct err *e)
 {
 	char url[96];
 	unsigned char entropy[64];
@@ -218,12 +215,13 @@ static int init_guest(
 	return envd_call_init(c, &t, &i, INIT_MS, e);
 }
 
-// All steps with side effects. s->info and s are written by this thread only: the sandbox is claimed.
+// All steps with side effects. s->info and s are written by this thread only: the sandbox is
+// claimed.
 static int build(struct host *h, const struct host_create *req, struct sandbox *s,
 	const struct image_info *img, struct err *e)
 {
 	uint64_t t = clock_monotonic_ns(), started = t;
-	char dir[512], sock[512];
+	char dir[512], sock[108];
 	int rc = store_op_begin(h, req->op_id, "create", s, e);
 	if (rc < 0 || (rc = fault_hit("create.after_journal", e)) < 0)
 		return rc;
@@ -242,8 +240,10 @@ static int build(struct host *h, const struct host_create *req, struct sandbox *
 	if ((rc = fault_hit("create.after_disk", e)) < 0)
 		return rc;
 
-	if (host_run_path(h, s->info.id, dir) < 0 || shim_api_socket_path(dir, sock) < 0)
+	if (host_run_path(h, s->info.id, dir) < 0)
 		return err_set(e, ERR_INTERNAL, "run directory path too long");
+	if ((rc = shim_api_socket_path(dir, sock, e)) < 0)
+		return rc;
 	if (mkdir(dir, 0711) < 0)
 		return err_errno(e, errno, "%s", dir);
 	if ((rc = fault_hit("create.after_dir", e)) < 0)
@@ -328,10 +328,11 @@ int host_create(
 		return 0;
 	}
 	log_warn("create failed sandbox=%s error=%s", req->id, err_text(e, rc));
-	// What could not be freed keeps its row and its open journal entry: the next start tries again.
+	// What could not be freed keeps its row and its open journal entry: the next start tries
+	// again.
 	struct err undo = {0};
-	_cleanup_(json_decrefp) json_t *data = json_pack("{s:s%}", "error", err_text(e, rc),
-		MIN(strlen(err_text(e, rc)), (size_t)400));
+	_cleanup_(json_decrefp) json_t *data = json_pack(
+		"{s:s%}", "error", err_text(e, rc), MIN(strlen(err_text(e, rc)), (size_t)400));
 	struct store_event ev = {.kind = "create_failed", .cause = "create_failed", .data = data};
 	if (sandbox_free_resources(h, s, false) == 0 && store_forget(h, req->id, &ev, &undo) < 0)
 		log_error("journal not closed sandbox=%s error=%s", req->id, undo.text);

@@ -10,8 +10,6 @@
 #include "sandbox/internal.h"
 #include "shim/shim.h"
 
-#define STOP_GRACE_MS 3000
-
 int sandbox_free_resources(struct host *h, struct sandbox *s, bool keep_log)
 {
 	char dir[512], disk[512];
@@ -20,9 +18,7 @@ int sandbox_free_resources(struct host *h, struct sandbox *s, bool keep_log)
 	if (host_run_path(h, s->info.id, dir) < 0 ||
 		host_disk_path(h, s->info.id, keep_log ? "rootfs.img" : NULL, disk) < 0)
 		return -ENAMETOOLONG;
-	int rc = file_exists(AT_FDCWD, dir) || s->pidfd >= 0 ?
-		shim_stop(dir, s->pidfd, STOP_GRACE_MS, &e) :
-		0;
+	int rc = file_exists(AT_FDCWD, dir) || s->pidfd >= 0 ? shim_stop(dir, s->pidfd, 0, &e) : 0;
 	if (rc < 0) {
 		log_error("shim not ended sandbox=%s error=%s", s->info.id, err_text(&e, rc));
 		return rc; // its slot and disk are still in use
@@ -61,16 +57,18 @@ static int record_end(struct host *h, struct sandbox *s, const char *op_id, cons
 	return 0;
 }
 
-int host_destroy(struct host *h, const char *op_id, const char *id, const char *cause, struct err *e)
+int host_destroy(
+	struct host *h, const char *op_id, const char *id, const char *cause, struct err *e)
 {
 	char op_state[8], op_sandbox[64];
 	int rc = store_op_find(h, op_id, op_state, op_sandbox, e);
 	if (rc < 0)
 		return rc;
 	if (str_eq(op_state, "done"))
-		return str_eq(op_sandbox, id) ?
-			0 :
-			err_set(e, ERR_CONFLICT, "operation id was used for sandbox '%s'", op_sandbox);
+		return str_eq(op_sandbox, id)
+			       ? 0
+			       : err_set(e, ERR_CONFLICT, "operation id was used for sandbox '%s'",
+					 op_sandbox);
 	pthread_mutex_lock(&h->lock);
 	struct sandbox *s;
 	// One that is being made or changed is waited for, then ended: the caller wants it gone.

@@ -74,7 +74,8 @@ int host_disk_path(const struct host *h, const char *id, const char *file, char 
 
 static int make_dirs(struct host *h, struct err *e)
 {
-	static const char *const below[] = {"sandboxes", "layers", "snapshots", "kernels", "templates"};
+	static const char *const below[] = {
+		"sandboxes", "layers", "snapshots", "kernels", "templates"};
 	int rc = file_mkdir_p(AT_FDCWD, h->run_dir, 0711);
 	if (rc < 0)
 		return err_errno(e, rc, "%s", h->run_dir);
@@ -117,7 +118,8 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 		rc = err_set(e, ERR_INTERNAL, "stasis-shim not found: run make, or make install");
 		goto fail;
 	}
-	// Without the marker nothing may be created, deleted or judged: the disk may just not be mounted.
+	// Without the marker nothing may be created, deleted or judged: the disk may just not be
+	// mounted.
 	if ((rc = volume_open(h->data_dir, &volume, e)) < 0)
 		goto fail;
 	h->data_fd = open(h->data_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -159,7 +161,8 @@ struct host *host_close(struct host *h, bool kill_all)
 				char op[UUID_SIZE];
 				id_new_uuid(op);
 				if (host_destroy(h, op, list[i].id, "server_stopped", &e) < 0)
-					log_warn("not ended sandbox=%s error=%s", list[i].id, e.text);
+					log_warn("not ended sandbox=%s error=%s", list[i].id,
+						e.text);
 			}
 		free(list);
 	}

@@ -12,19 +12,21 @@ struct host_config {
 	unsigned warm_slots;	      // 0: 4
 	const char *vmm;	      // "auto", "firecracker", "fcqemu"
 	const char *firecracker_path; // NULL: firecracker of PATH
-	const char *const *allow;     // CIDRs that guests may reach in spite of the policy; may be NULL
+	const char *const *allow; // CIDRs that guests may reach in spite of the policy; may be NULL
 };
 
 struct host;
 
-// Refuses when the volume is absent or another server has the directory (ERR_CONFLICT, with its pid).
-// Finishes or undoes what an earlier server left, adopts the sandboxes that run.
+// Refuses when the volume is absent or another server has the directory (ERR_CONFLICT, with its
+// pid). Finishes or undoes what an earlier server left, adopts the sandboxes that run.
 int host_open(const struct host_config *cfg, struct host **ret, struct err *e);
 // Sandboxes go on; kill_all ends them first.
 struct host *host_close(struct host *h, bool kill_all);
 
-int host_create(struct host *h, const struct host_create *req, struct host_sandbox *ret, struct err *e);
-int host_destroy(struct host *h, const char *op_id, const char *id, const char *cause, struct err *e);
+int host_create(
+	struct host *h, const struct host_create *req, struct host_sandbox *ret, struct err *e);
+int host_destroy(
+	struct host *h, const char *op_id, const char *id, const char *cause, struct err *e);
 int host_get(struct host *h, const char *id, struct host_sandbox *ret, struct err *e);
 int host_list(struct host *h, struct host_sandbox **ret, size_t *ret_n, struct err *e);
 int host_set_timeout(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One thread waits for the ends of all shims (their pidfds in one epoll set) and for the nearest
 // time-out. It sleeps until one of the two; nothing is polled.
+#include <fcntl.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -30,7 +31,8 @@ void monitor_wake(struct host *h)
 	eventfd_write(h->wake_fd, 1);
 }
 
-// The sandbox of an ended shim, claimed; NULL when an operation has it (which then sees the end itself).
+// The sandbox of an ended shim, claimed; NULL when an operation has it (which then sees the end
+// itself).
 static struct sandbox *claim_ended(struct host *h, int pidfd)
 {
 	struct sandbox *found = NULL;
@@ -40,7 +42,8 @@ static struct sandbox *claim_ended(struct host *h, int pidfd)
 			if (s->watched && s->pidfd == pidfd)
 				found = s;
 	if (found && found->operation) {
-		// Only the setting of a time-out holds a watched sandbox, and not for long: look again then.
+		// Only the setting of a time-out holds a watched sandbox, and not for long: look
+		// again then.
 		while (found->operation)
 			pthread_cond_wait(&h->changed, &h->lock);
 		if (!found->watched)

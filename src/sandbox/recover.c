@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a starting server does with what an earlier one left, in this order:
-//  1. every row is loaded; running ones whose shim is alive (boot id, pid, start time agree) are kept;
+//  1. every row is loaded; running ones whose shim is alive (boot id, pid, start time agree) are
+//  kept;
 //  2. the slot pool starts and removes all slots but theirs;
-//  3. open creates are undone, open destroys finished, ended sandboxes get their cause from exit.json;
+//  3. open creates are undone, open destroys finished, ended sandboxes get their cause from
+//  exit.json;
 //  4. directories that no row claims are removed.
 // Each step can be cut by another kill and done again.
 #include <dirent.h>
@@ -122,7 +124,7 @@ static int sweep(struct host *h, const char *path, bool run, struct err *e)
 		log_info("left over, removed path=%s", full);
 		if (run && shim_adopt(full, &st, &pidfd, &why) < 0)
 			pidfd = -1;
-		int rc = run ? shim_stop(full, pidfd, 3000, &why) : file_rm_rf(AT_FDCWD, full);
+		int rc = run ? shim_stop(full, pidfd, 0, &why) : file_rm_rf(AT_FDCWD, full);
 		if (rc < 0)
 			log_warn("could not remove path=%s error=%s", full, err_text(&why, rc));
 	}
@@ -141,7 +143,8 @@ int host_recover(struct host *h, const struct host_config *cfg, struct err *e)
 			struct err why = {0};
 			rc = settle(h, s, &why);
 			if (rc < 0) {
-				// One that cannot be settled must not keep the others from their users.
+				// One that cannot be settled must not keep the others from their
+				// users.
 				log_error("not settled sandbox=%s error=%s", s->info.id, why.text);
 				s->info.state = SANDBOX_ERROR;
 			}

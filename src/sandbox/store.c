@@ -33,8 +33,8 @@ static char *phases_text(const struct host_sandbox *s)
 {
 	_cleanup_json_ json_t *a = json_array();
 	for (unsigned i = 0; a && i < s->n_phases; i++)
-		json_array_append_new(a,
-			json_pack("[s, I]", s->phases[i].name, (json_int_t)s->phases[i].us));
+		json_array_append_new(
+			a, json_pack("[s, I]", s->phases[i].name, (json_int_t)s->phases[i].us));
 	return a ? json_compact(a) : NULL;
 }
 
@@ -82,8 +82,8 @@ static int put_sandbox(struct host *h, const struct sandbox *s, struct err *e)
 		phases);
 }
 
-// Ends a transaction begun by db_begin with the lock held: commits when rc is 0, and tells the waiters.
-// An event is always the last row put in.
+// Ends a transaction begun by db_begin with the lock held: commits when rc is 0, and tells the
+// waiters. An event is always the last row put in.
 static int finish(struct host *h, int rc, const struct store_event *ev, struct err *e)
 {
 	uint64_t last = 0;
@@ -110,9 +110,8 @@ int store_op_begin(
 	db_lock(h->db);
 	int rc = db_begin(h->db, e);
 	if (rc == 0)
-		rc = db_exec(h->db, e,
-			"INSERT INTO operations VALUES (?, ?, ?, 'open', ?, 0)", "sssi", op_id, kind,
-			s->info.id, (int64_t)clock_realtime_ns());
+		rc = db_exec(h->db, e, "INSERT INTO operations VALUES (?, ?, ?, 'open', ?, 0)",
+			"sssi", op_id, kind, s->info.id, (int64_t)clock_realtime_ns());
 	if (rc == 0)
 		rc = put_sandbox(h, s, e);
 	if (rc == 0)
@@ -132,7 +131,8 @@ int store_commit(struct host *h, const char *op_id, const struct sandbox *s,
 		rc = put_sandbox(h, s, e);
 	if (rc == 0 && op_id)
 		rc = db_exec(h->db, e,
-			"INSERT INTO operations VALUES (?, '', ?, 'done', ?, ?) ON CONFLICT (op_id) DO "
+			"INSERT INTO operations VALUES (?, '', ?, 'done', ?, ?) ON CONFLICT "
+			"(op_id) DO "
 			"UPDATE SET state = 'done', ended_ns = excluded.ended_ns",
 			"ssii", op_id, s->info.id, (int64_t)clock_realtime_ns(),
 			(int64_t)clock_realtime_ns());
@@ -253,15 +253,16 @@ int store_events(struct host *h, uint64_t after, size_t max, struct host_event *
 		return err_errno(e, ENOMEM, "events");
 	db_lock(h->db);
 	// after UINT64_MAX asks for the newest one.
-	int rc = after == UINT64_MAX ?
-		db_query(h->db, e, read_event, &l,
-			"SELECT seq, at_ns, sandbox, kind, cause, data FROM events ORDER BY seq DESC "
-			"LIMIT 1",
-			"") :
-		db_query(h->db, e, read_event, &l,
-			"SELECT seq, at_ns, sandbox, kind, cause, data FROM events WHERE seq > ? "
-			"ORDER BY seq LIMIT ?",
-			"ii", (int64_t)after, (int64_t)max);
+	int rc = after == UINT64_MAX ? db_query(h->db, e, read_event, &l,
+					       "SELECT seq, at_ns, sandbox, kind, cause, data FROM "
+					       "events ORDER BY seq DESC "
+					       "LIMIT 1",
+					       "")
+				     : db_query(h->db, e, read_event, &l,
+					       "SELECT seq, at_ns, sandbox, kind, cause, data FROM "
+					       "events WHERE seq > ? "
+					       "ORDER BY seq LIMIT ?",
+					       "ii", (int64_t)after, (int64_t)max);
 	db_unlock(h->db);
 	if (rc < 0) {
 		for (size_t i = 0; i < l.n; i++)

@@ -28,7 +28,8 @@ static char *which(const char *program)
 	return NULL;
 }
 
-// The answer of "fcqemu --probe", kept for this boot of the machine: a guest really has to run for it.
+// The answer of "fcqemu --probe", kept for this boot of the machine: a guest really has to run for
+// it.
 static int probe(const char *run_dir, const char *fcqemu, json_t **ret, struct err *e)
 {
 	_cleanup_free_ char *cache = str_printf("%s/probe.json", run_dir);
@@ -77,13 +78,14 @@ int vmm_choose(const struct host_config *cfg, struct vmm_choice *ret, struct err
 {
 	struct vmm_choice c = {0};
 	const char *want = cfg->vmm ? cfg->vmm : "auto";
-	_cleanup_free_ char *fc = cfg->firecracker_path ? strdup(cfg->firecracker_path) :
-							  which("firecracker");
+	_cleanup_free_ char *fc =
+		cfg->firecracker_path ? strdup(cfg->firecracker_path) : which("firecracker");
 	_cleanup_free_ char *fcqemu = paths_find("fcqemu");
 	_cleanup_json_ json_t *j = NULL;
 	bool only_fc = str_eq(want, "firecracker"), only_qemu = str_eq(want, "fcqemu");
 	if (!only_fc && !only_qemu && !str_eq(want, "auto"))
-		return err_set(e, ERR_INVALID, "--vmm: '%s' is not auto, firecracker or fcqemu", want);
+		return err_set(
+			e, ERR_INVALID, "--vmm: '%s' is not auto, firecracker or fcqemu", want);
 	if (only_fc && (!fc || access(fc, X_OK) < 0))
 		return err_set(e, ERR_UNAVAILABLE,
 			"no firecracker program at '%s': install it, or use --vmm auto",
@@ -101,7 +103,8 @@ int vmm_choose(const struct host_config *cfg, struct vmm_choice *ret, struct err
 	snprintf(c.qemu_version, sizeof c.qemu_version, "%s", qemu ? qemu : "");
 	if (only_fc && !c.kvm)
 		return err_set(e, ERR_UNAVAILABLE,
-			"firecracker needs KVM, which does not work here (%s): use --vmm auto", reason);
+			"firecracker needs KVM, which does not work here (%s): use --vmm auto",
+			reason);
 	c.firecracker = !only_qemu && fc && c.kvm;
 	snprintf(c.program, sizeof c.program, "%s", c.firecracker ? fc : fcqemu);
 	if (c.firecracker) {
@@ -118,16 +121,18 @@ int vmm_choose(const struct host_config *cfg, struct vmm_choice *ret, struct err
 int vmm_runtime_build(struct host *h, struct err *e)
 {
 	_cleanup_free_ char *hook = paths_find("ramhook.so"), *hook_pair = NULL;
+	_cleanup_free_ char **files = NULL;
 	const char *extra[32], *programs[3] = {h->vmm.program};
 	size_t n = 0;
 	if (!h->vmm.firecracker) {
-		const char *const *files = shim_qemu_extra_files();
+		if (!(files = shim_qemu_extra_files()))
+			return err_errno(e, ENOMEM, "runtime");
 		programs[1] = QEMU;
 		for (; files[n] && n < ARRAY_SIZE(extra) - 2; n++)
 			extra[n] = files[n];
-		if (!hook || !(hook_pair = str_printf("%s=/usr/lib/stasis/ramhook.so", hook)))
-			return err_set(e, ERR_INTERNAL,
-				"ramhook.so not found: run make, or make install");
+		if (!hook || !(hook_pair = str_printf("%s=" JAIL_LIB "/ramhook.so", hook)))
+			return err_set(
+				e, ERR_INTERNAL, "ramhook.so not found: run make, or make install");
 		extra[n++] = hook_pair;
 	}
 	extra[n] = NULL;
@@ -137,7 +142,7 @@ int vmm_runtime_build(struct host *h, struct err *e)
 void vmm_argv(const struct host *h, const char *id, const char *argv[16])
 {
 	size_t n = 0;
-	argv[n++] = h->vmm.firecracker ? "/usr/bin/firecracker" : "/usr/bin/fcqemu";
+	argv[n++] = h->vmm.firecracker ? JAIL_BIN "/firecracker" : JAIL_BIN "/fcqemu";
 	argv[n++] = "--api-sock";
 	argv[n++] = JAIL_API_SOCK;
 	argv[n++] = "--id";
@@ -146,7 +151,7 @@ void vmm_argv(const struct host *h, const char *id, const char *argv[16])
 		argv[n++] = "--qemu";
 		argv[n++] = QEMU;
 		argv[n++] = "--ramhook";
-		argv[n++] = "/usr/lib/stasis/ramhook.so";
+		argv[n++] = JAIL_LIB "/ramhook.so";
 		argv[n++] = "--accel";
 		argv[n++] = h->vmm.kvm ? "kvm" : "tcg";
 	}
