@@ -281,7 +281,7 @@ static int build(struct host *h, const struct host_create *req, struct sandbox *
 		return rc;
 
 	struct sandbox done = *s;
-	done.info.state = SANDBOX_RUNNING;
+	sandbox_move(&done.info, SANDBOX_RUNNING, req->op_id);
 	done.info.started_ns = clock_realtime_ns();
 	snprintf(done.info.address, sizeof done.info.address, "%s", s->slot.address);
 	_cleanup_(json_decrefp) json_t *data = json_pack(

@@ -41,7 +41,7 @@ static int record_end(struct host *h, struct sandbox *s, const char *op_id, cons
 	const char *detail, struct err *e)
 {
 	struct sandbox done = *s;
-	done.info.state = SANDBOX_STOPPED;
+	sandbox_move(&done.info, SANDBOX_STOPPED, cause);
 	done.info.stopped_ns = clock_realtime_ns();
 	done.info.address[0] = '\0';
 	done.has_slot = false;
@@ -79,15 +79,15 @@ int host_destroy(
 		return err_set(e, ERR_NOT_FOUND, "no running sandbox '%s'", id);
 	}
 	s->operation = "destroy";
-	enum sandbox_state before = s->info.state;
-	s->info.state = SANDBOX_STOPPING;
+	struct host_sandbox before = s->info;
+	sandbox_move(&s->info, SANDBOX_STOPPING, cause);
 	monitor_unwatch(h, s);
 	pthread_mutex_unlock(&h->lock);
 
 	rc = store_op_begin(h, op_id, "destroy", s, e);
 	if (rc < 0) { // nothing was touched yet
 		pthread_mutex_lock(&h->lock);
-		s->info.state = before;
+		s->info = before;
 		if (s->pidfd >= 0)
 			monitor_watch(h, s);
 		host_release(h, s);
@@ -109,7 +109,7 @@ int host_destroy(
 	if (s->info.state == SANDBOX_STOPPED)
 		h->destroys++;
 	else
-		s->info.state = SANDBOX_ERROR;
+		sandbox_move(&s->info, SANDBOX_ERROR, "destroy failed");
 	host_release(h, s);
 	pthread_mutex_unlock(&h->lock);
 	return rc;
@@ -144,7 +144,7 @@ void sandbox_ended(struct host *h, struct sandbox *s)
 	pthread_mutex_lock(&h->lock);
 	h->guest_ends++;
 	if (s->info.state != SANDBOX_STOPPED)
-		s->info.state = SANDBOX_ERROR;
+		sandbox_move(&s->info, SANDBOX_ERROR, "end not recorded");
 	host_release(h, s);
 	pthread_mutex_unlock(&h->lock);
 }

@@ -12,6 +12,9 @@
 #include "sandbox/host.h"
 
 bool sandbox_state_may(enum sandbox_state from, enum sandbox_state to);
+// Every change of state goes through here: checked against the table (a wrong one is a bug and
+// aborts), traced with what caused it.
+void sandbox_move(struct host_sandbox *s, enum sandbox_state to, const char *why);
 
 struct sandbox {
 	struct host_sandbox info;

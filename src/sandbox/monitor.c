@@ -52,7 +52,7 @@ static struct sandbox *claim_ended(struct host *h, int pidfd)
 	if (found) {
 		monitor_unwatch(h, found);
 		found->operation = "end";
-		found->info.state = SANDBOX_STOPPING;
+		sandbox_move(&found->info, SANDBOX_STOPPING, "shim ended");
 	}
 	pthread_mutex_unlock(&h->lock);
 	return found;

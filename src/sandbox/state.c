@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The life cycle as a table (docs/architecture.md, section 6).
+#include <assert.h>
 #include <string.h>
+#include "base/log.h"
 #include "sandbox/internal.h"
 
 #define TO(s) (1u << SANDBOX_##s)
@@ -37,6 +39,14 @@ enum sandbox_state sandbox_state_parse(const char *name)
 bool sandbox_state_may(enum sandbox_state from, enum sandbox_state to)
 {
 	return (unsigned)from < SANDBOX_STATE_MAX && (states[from].next & 1u << to);
+}
+
+void sandbox_move(struct host_sandbox *s, enum sandbox_state to, const char *why)
+{
+	log_debug("state sandbox=%s from=%s to=%s why=%s", s->id, sandbox_state_name(s->state),
+		sandbox_state_name(to), why);
+	assert(s->state == to || sandbox_state_may(s->state, to));
+	s->state = to;
 }
 
 void host_event_done(struct host_event *ev)
