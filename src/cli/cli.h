@@ -61,6 +61,8 @@ const struct cli_command *cli_commands(size_t *ret_n);
 // which must be min to max in number (max -1: any). 0, 1 when help was asked for and printed.
 int cli_parse(struct cli *c, const struct cli_option *options, int min_operands, int max_operands,
 	struct err *e);
+// One value, from wherever it comes. A string is kept, not copied.
+int cli_set_option(const struct cli_option *o, const char *value, struct err *e);
 // The data directory: flag, else STASIS_DATA, else the default.
 const char *cli_data_dir(const char *flag);
 

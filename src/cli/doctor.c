@@ -21,6 +21,7 @@
 #include "cli/local.h"
 #include "cli/output.h"
 #include "disk/disk.h"
+#include "disk/image.h"
 #include "http/json.h"
 
 #define PROBE_TIMEOUT_MS 60000
@@ -246,12 +247,12 @@ static void check_data(struct report *r)
 
 static void check_image(struct report *r)
 {
-	_cleanup_free_ char *path = str_printf("%s/templates/base", r->data_dir);
-	if (path && file_exists(AT_FDCWD, path))
-		tell(r, "image", OK, NULL, "template base is built");
+	struct image_info image;
+	struct err e = {0};
+	if (image_load(r->data_dir, "base", &image, &e) == 0)
+		tell(r, "image", OK, NULL, "template base, Linux %s", image.kernel_release);
 	else
-		tell(r, "image", MISSING, "stasis image build base", "no template base in %s",
-			r->data_dir);
+		tell(r, "image", MISSING, "stasis image build base", "%s", e.text);
 }
 
 static void check_devices(struct report *r)

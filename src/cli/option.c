@@ -127,7 +127,7 @@ static int set_map(json_t **map, const char *value)
 	return 0;
 }
 
-static int set_value(const struct cli_option *o, const char *value, struct err *e)
+int cli_set_option(const struct cli_option *o, const char *value, struct err *e)
 {
 	static const char *const expected[] = {
 		[OPT_U64] = "a number",
@@ -286,7 +286,7 @@ int cli_parse(struct cli *c, const struct cli_option *options, int min_operands,
 		for (size_t i = 0; i < set.n && !row; i++)
 			if (o == 256 + (int)i || o == set.rows[i].letter)
 				row = &set.rows[i];
-		int rc = row ? set_value(row, optarg, e) : -EINVAL;
+		int rc = row ? cli_set_option(row, optarg, e) : -EINVAL;
 		if (rc < 0)
 			return rc;
 		if (row->present)
