@@ -4,11 +4,7 @@
 #include <jansson.h>
 #include "base/err.h"
 
-static inline void json_decrefp(json_t **j)
-{
-	json_decref(*j);
-}
-#define _cleanup_json_ _cleanup_(json_decrefp)
+#define _cleanup_json_ _cleanup_(json_decrefp) // jansson's own; takes NULL
 
 enum json_field_type {
 	JF_STRING,     // const char * into the object

@@ -26,9 +26,9 @@ struct http_route {
 			     // rest
 	http_handler_fn handler; // buffered routes: called with the whole body; streaming: called
 				 // first, before the body, to prepare (may already reply to refuse)
-	http_body_fn body; // not NULL: streaming route; the reply comes from body(len 0)
-	size_t body_limit; // bytes; 0: the server's default. Streaming: SIZE_MAX for none
-	unsigned flags;	   // free for the before hook (for example ROUTE_PUBLIC)
+	http_body_fn body;	 // not NULL: streaming route; the reply comes from body(len 0)
+	size_t body_limit;	 // bytes; 0: the server's default. Streaming: SIZE_MAX for none
+	unsigned flags;		 // free for the before hook (for example ROUTE_PUBLIC)
 };
 
 struct http_server_config {
@@ -56,8 +56,9 @@ int http_listen_unix(const char *path, mode_t mode, struct err *e);
 
 int http_server_start(
 	const struct http_server_config *cfg, struct http_server **ret, struct err *e);
-// Stops accepting, ends all streams (readers get req_closing() true), waits for the handlers.
+// Stops accepting, ends all streams (their http_req_closing() is true), waits for the handlers.
 struct http_server *http_server_free(struct http_server *s);
+DEFINE_CLEANUP(struct http_server *, http_server_free)
 unsigned http_server_connections(struct http_server *s);
 
 // --- request; all returned text lives as long as the request
@@ -78,7 +79,12 @@ int http_req_json(struct http_request *r, bool allow_empty, json_t **ret, struct
 void http_req_set_data(struct http_request *r, void *data, void (*free_fn)(void *));
 void *http_req_data(const struct http_request *r);
 bool http_req_closing(const struct http_request *r); // the server shuts down: streams should end
-uint64_t http_req_started_ns(const struct http_request *r); // CLOCK_MONOTONIC
+uint64_t http_req_started_ns(const struct http_request *r);	       // CLOCK_MONOTONIC
+const struct http_route *http_req_route(const struct http_request *r); // NULL: none matched
+// The client closed its connection. Streams that wait for long must ask (or poll the socket for
+// POLLRDHUP together with what they wait for): nothing else ends them before their next write.
+bool http_req_aborted(const struct http_request *r);
+int http_req_socket(const struct http_request *r); // to poll only
 
 // --- reply: exactly one per request
 // -----------------------------------------------------------------

@@ -22,6 +22,7 @@
 #define SLOT_GATEWAY_IP "169.254.0.22"
 #define SLOT_GUEST_PREFIX 30
 #define SLOT_GUEST_MAC "06:00:a9:fe:00:15"
+#define SLOT_GATEWAY_MAC "06:00:a9:fe:00:16"
 #define SLOT_TAP_NAME "tap0"
 
 struct slot {

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// SQLite databases: WAL, synchronous=FULL, foreign keys, numbered migrations, statements prepared
+// once. A struct db has one connection behind one mutex: db_lock ... db_unlock around each
+// transaction.
+#pragma once
+#include <sqlite3.h>
+#include "base/err.h"
+
+struct db;
+
+struct db_migration {
+	unsigned number;  // 1, 2, ... without gaps
+	const char *name; // "001_first.sql"
+	const char *sql;
+};
+
+// Opens (makes, 0600) the database and applies what is missing, each migration in one transaction
+// with its number (PRAGMA user_version). A newer database than known is refused by name and number.
+int db_open(const char *path, const struct db_migration *migrations, size_t n, struct db **ret,
+	struct err *e);
+struct db *db_close(struct db *db);
+DEFINE_CLEANUP(struct db *, db_close)
+sqlite3 *db_handle(struct db *db);
+
+void db_lock(struct db *db);
+void db_unlock(struct db *db);
+
+// All below: with the lock held. sql must be a string literal (statements are kept by its address).
+// Parameters by a format: s text (NULL is NULL), i int64_t, b (const void *, size_t). The statement
+// is stepped to its end; -errno with SQLite's message on error (ERR_CONFLICT for a violated
+// constraint, ERR_NO_SPACE when full).
+int db_exec(struct db *db, struct err *e, const char *sql, const char *format, ...);
+// Same, and calls row for each row of the result; a non-zero return ends it and is returned.
+typedef int (*db_row_fn)(void *ctx, sqlite3_stmt *row);
+int db_query(struct db *db, struct err *e, db_row_fn row, void *ctx, const char *sql,
+	const char *format, ...);
+int db_begin(struct db *db, struct err *e);  // BEGIN IMMEDIATE
+int db_commit(struct db *db, struct err *e); // durable when it returns 0; rolled back otherwise
+void db_rollback(struct db *db);	     // harmless outside a transaction
+// "" for NULL
+const char *db_text(sqlite3_stmt *row, int column);

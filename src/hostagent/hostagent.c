@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// The contract served directly: each function of the host behind the struct that control calls.
+#include "hostagent/hostagent.h"
+#include "sandbox/host.h"
+
+#define HOST(p) ((struct host *)(p))
+
+static int create(void *h, const struct host_create *req, struct host_sandbox *ret, struct err *e)
+{
+	return host_create(HOST(h), req, ret, e);
+}
+static int destroy(void *h, const char *op_id, const char *id, const char *cause, struct err *e)
+{
+	return host_destroy(HOST(h), op_id, id, cause, e);
+}
+static int get(void *h, const char *id, struct host_sandbox *ret, struct err *e)
+{
+	return host_get(HOST(h), id, ret, e);
+}
+static int list(void *h, struct host_sandbox **ret, size_t *ret_n, struct err *e)
+{
+	return host_list(HOST(h), ret, ret_n, e);
+}
+static int set_timeout(void *h, const char *op_id, const char *id, uint64_t at, struct err *e)
+{
+	return host_set_timeout(HOST(h), op_id, id, at, e);
+}
+static int address(void *h, const char *id, char out[48], struct err *e)
+{
+	return host_address(HOST(h), id, out, e);
+}
+static int open_log(void *h, const char *id, int *ret_fd, struct err *e)
+{
+	return host_open_log(HOST(h), id, ret_fd, e);
+}
+static int events(void *h, uint64_t after, size_t max, int wait_ms, struct host_event **ret,
+	size_t *ret_n, struct err *e)
+{
+	return host_events(HOST(h), after, max, wait_ms, ret, ret_n, e);
+}
+static int templates(void *h, struct host_template **ret, size_t *ret_n, struct err *e)
+{
+	return host_templates(HOST(h), ret, ret_n, e);
+}
+static int info(void *h, struct host_info *ret, struct err *e)
+{
+	return host_info(HOST(h), ret, e);
+}
+static int metrics(void *h, struct strbuf *out, struct err *e)
+{
+	return host_metrics(HOST(h), out, e);
+}
+
+static const struct hostagent_ops local = {
+	.create = create,
+	.destroy = destroy,
+	.get = get,
+	.list = list,
+	.set_timeout = set_timeout,
+	.address = address,
+	.open_log = open_log,
+	.events = events,
+	.templates = templates,
+	.info = info,
+	.metrics = metrics,
+};
+
+int hostagent_start_local(const struct host_config *cfg, struct hostagent *ret, struct err *e)
+{
+	struct host *h = NULL;
+	int rc = host_open(cfg, &h, e);
+	if (rc == 0)
+		*ret = (struct hostagent){&local, h};
+	return rc;
+}
+
+void hostagent_stop_local(struct hostagent *h, bool kill_all)
+{
+	host_close(HOST(h->host), kill_all);
+	h->host = NULL;
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "http/client.h"
+#include <curl/curl.h>
+#include <pthread.h>
+#include <string.h>
+
+struct http_client {
+	CURL *curl;
+	struct curl_slist *headers; // of the client
+	char *base_url;
+	char error[CURL_ERROR_SIZE];
+};
+
+// One call under way, seen by libcurl's callbacks.
+struct transfer {
+	const struct http_call *call;
+	struct http_client *client;
+	struct http_response *response;
+	size_t max_body;
+	bool too_large, failed, aborted;
+};
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static void global_init(void)
+{
+	curl_global_init(CURL_GLOBAL_DEFAULT);
+}
+
+static size_t on_write(char *data, size_t size, size_t n, void *arg)
+{
+	struct transfer *t = arg;
+	size_t len = size * n;
+	long status = 0;
+	curl_easy_getinfo(t->client->curl, CURLINFO_RESPONSE_CODE, &status);
+	if (t->call->write && status >= 200 && status < 300) {
+		if (t->call->write(t->call->ctx, data, len) == 0)
+			return len;
+		t->aborted = true;
+		return 0;
+	}
+	if (len > t->max_body - t->response->body.len) {
+		t->too_large = true;
+		return 0;
+	}
+	strbuf_add(&t->response->body, data, len);
+	t->failed = t->response->body.failed;
+	return t->failed ? 0 : len;
+}
+
+static size_t on_read(char *buf, size_t size, size_t n, void *arg)
+{
+	struct transfer *t = arg;
+	ssize_t got = t->call->read(t->call->ctx, buf, size * n);
+	if (got >= 0)
+		return (size_t)got;
+	t->aborted = true;
+	return CURL_READFUNC_ABORT;
+}
+
+static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d)
+{
+	struct transfer *t = arg;
+	if (t->call->tick(t->call->ctx) == 0)
+		return 0;
+	t->aborted = true;
+	return 1;
+}
+
+int http_client_new(const struct http_client_config *cfg, struct http_client **ret, struct err *e)
+{
+	pthread_once(&once, global_init);
+	_cleanup_(http_client_freep) struct http_client *c = calloc(1, sizeof *c);
+	if (!c || !(c->base_url = strdup(cfg->base_url)) || !(c->curl = curl_easy_init()))
+		return err_errno(e, ENOMEM, "HTTP client");
+	for (const char *const *h = cfg->headers; h && *h; h++) {
+		struct curl_slist *l = curl_slist_append(c->headers, *h);
+		if (!l)
+			return err_errno(e, ENOMEM, "HTTP client");
+		c->headers = l;
+	}
+	curl_easy_setopt(c->curl, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, c->error);
+	curl_easy_setopt(c->curl, CURLOPT_TCP_NODELAY, 1L);
+	curl_easy_setopt(c->curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+	// A proxy of the environment must never see a guest's traffic or a local key.
+	curl_easy_setopt(c->curl, CURLOPT_PROXY, "");
+	curl_easy_setopt(c->curl, CURLOPT_PROTOCOLS_STR, "http,https");
+	if (cfg->unix_path)
+		curl_easy_setopt(c->curl, CURLOPT_UNIX_SOCKET_PATH, cfg->unix_path);
+	*ret = TAKE_PTR(c);
+	return 0;
+}
+
+struct http_client *http_client_free(struct http_client *c)
+{
+	if (!c)
+		return NULL;
+	if (c->curl)
+		curl_easy_cleanup(c->curl);
+	curl_slist_free_all(c->headers);
+	free(c->base_url);
+	free(c);
+	return NULL;
+}
+
+static int map_error(struct transfer *t, CURLcode rc, const char *what, struct err *e)
+{
+	const char *text = t->client->error[0] ? t->client->error : curl_easy_strerror(rc);
+	long os = 0;
+	int err = EIO;
+	if (t->too_large)
+		return err_set(e, ERR_TOO_LARGE, "%s: answer over %zu bytes", what, t->max_body);
+	if (t->failed)
+		return err_errno(e, ENOMEM, "%s", what);
+	if (t->aborted)
+		return err_set(e, ERR_CANCELED, "%s: canceled", what);
+	curl_easy_getinfo(t->client->curl, CURLINFO_OS_ERRNO, &os);
+	switch (rc) {
+	case CURLE_OPERATION_TIMEDOUT:
+		return err_set(e, ERR_TIMEOUT, "%s: %s", what, text);
+	case CURLE_COULDNT_CONNECT:
+	case CURLE_COULDNT_RESOLVE_HOST:
+		err = os ? (int)os : ECONNREFUSED;
+		break;
+	case CURLE_GOT_NOTHING:
+	case CURLE_SEND_ERROR:
+	case CURLE_RECV_ERROR:
+	case CURLE_PARTIAL_FILE:
+		err = ECONNRESET;
+		break;
+	default:
+		break;
+	}
+	err_set(e, err == EIO ? ERR_INTERNAL : ERR_BAD_GATEWAY, "%s: %s", what, text);
+	if (e)
+		e->errnum = err;
+	return -err;
+}
+
+int http_client_call(struct http_client *c, const struct http_call *call, struct http_response *ret,
+	struct err *e)
+{
+	struct transfer t = {.call = call,
+		.client = c,
+		.response = ret,
+		.max_body = call->max_body ? call->max_body : 16u << 20};
+	_cleanup_free_ char *url = str_printf("%s%s", c->base_url, call->path);
+	_cleanup_free_ char *what = str_printf("%s %s", call->method, call->path);
+	_cleanup_free_ char *type = str_printf(
+		"Content-Type: %s", call->content_type ? call->content_type : "application/json");
+	if (!url || !what || !type)
+		return err_errno(e, ENOMEM, "HTTP call");
+	struct curl_slist *headers = NULL;
+	bool ok = true;
+	for (struct curl_slist *h = c->headers; h && ok; h = h->next) {
+		struct curl_slist *l = curl_slist_append(headers, h->data);
+		ok = l != NULL;
+		headers = l ? l : headers;
+	}
+	// "Expect:" without a value switches off curl's one-second wait for 100-continue.
+	const char *extra[4] = {"Expect:"};
+	size_t n = 1;
+	bool upload = call->read || call->body;
+	if (upload)
+		extra[n++] = type;
+	if (call->read && call->read_length < 0)
+		extra[n++] = "Transfer-Encoding: chunked";
+	for (size_t i = 0; ok && i < n; i++) {
+		struct curl_slist *l = curl_slist_append(headers, extra[i]);
+		ok = l != NULL;
+		headers = l ? l : headers;
+	}
+	for (const char *const *h = call->headers; ok && h && *h; h++) {
+		struct curl_slist *l = curl_slist_append(headers, *h);
+		ok = l != NULL;
+		headers = l ? l : headers;
+	}
+	if (!ok) {
+		curl_slist_free_all(headers);
+		return err_errno(e, ENOMEM, "%s", what);
+	}
+	CURL *h = c->curl;
+	c->error[0] = '\0';
+	ret->status = 0;
+	ret->content_type[0] = '\0';
+	ret->body.len = 0;
+	curl_easy_setopt(h, CURLOPT_URL, url);
+	curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
+	curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_write);
+	curl_easy_setopt(h, CURLOPT_WRITEDATA, &t);
+	curl_easy_setopt(h, CURLOPT_NOPROGRESS, call->tick ? 0L : 1L);
+	curl_easy_setopt(h, CURLOPT_XFERINFOFUNCTION, on_progress);
+	curl_easy_setopt(h, CURLOPT_XFERINFODATA, &t);
+	curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS,
+		call->connect_timeout_ms ? (long)call->connect_timeout_ms : 2000L);
+	curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)call->timeout_ms);
+	// The order matters to libcurl: these three decide the method's shape, CUSTOMREQUEST its
+	// name.
+	curl_easy_setopt(h, CURLOPT_POSTFIELDS, NULL);
+	curl_easy_setopt(h, CURLOPT_HTTPGET, 1L);
+	curl_easy_setopt(h, CURLOPT_NOBODY, strcmp(call->method, "HEAD") == 0 ? 1L : 0L);
+	if (call->read) {
+		curl_easy_setopt(h, CURLOPT_UPLOAD, 1L);
+		curl_easy_setopt(h, CURLOPT_READFUNCTION, on_read);
+		curl_easy_setopt(h, CURLOPT_READDATA, &t);
+		curl_easy_setopt(h, CURLOPT_INFILESIZE_LARGE, (curl_off_t)call->read_length);
+	} else if (call->body) {
+		curl_easy_setopt(h, CURLOPT_POST, 1L);
+		curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)call->body_len);
+		curl_easy_setopt(h, CURLOPT_POSTFIELDS, call->body);
+	} else if (strcmp(call->method, "POST") == 0 || strcmp(call->method, "PUT") == 0 ||
+		   strcmp(call->method, "PATCH") == 0) {
+		curl_easy_setopt(h, CURLOPT_POST, 1L);
+		curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)0);
+		curl_easy_setopt(h, CURLOPT_POSTFIELDS, "");
+	}
+	curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, call->method);
+	CURLcode rc = curl_easy_perform(h);
+	long status = 0;
+	const char *ct = NULL;
+	curl_easy_getinfo(h, CURLINFO_RESPONSE_CODE, &status);
+	curl_easy_getinfo(h, CURLINFO_CONTENT_TYPE, &ct);
+	ret->status = (int)status;
+	snprintf(ret->content_type, sizeof ret->content_type, "%s", ct ? ct : "");
+	// libcurl keeps the list's pointer; it must not outlive this call.
+	curl_easy_setopt(h, CURLOPT_HTTPHEADER, NULL);
+	curl_slist_free_all(headers);
+	if (rc != CURLE_OK)
+		return map_error(&t, rc, what, e);
+	return 0;
+}
+
+void http_response_done(struct http_response *r)
+{
+	strbuf_done(&r->body);
+	*r = (struct http_response){0};
+}
+
+json_t *http_response_json(const struct http_response *r)
+{
+	return r->body.len ? json_loadb(r->body.data, r->body.len, JSON_DECODE_ANY, NULL) : NULL;
+}

@@ -1,0 +1,790 @@
+// SPDX-License-Identifier: Apache-2.0
+// How this works. libmicrohttpd runs each connection on its own thread and calls on_access several
+// times per request: once when the headers are there, once for each piece of the body, once at the
+// end. It takes a reply only in the first and the last of these calls. A reply made in between (a
+// refusal, a failed write) is therefore kept in the request while the rest of the body is read and
+// dropped; replying in the first call and closing would let the kernel reset the connection under
+// the client's feet. Only a client that asked first (Expect: 100-continue), or announced more than
+// DRAIN_MAX, is answered at once.
+//
+// The request object is born in on_uri and dies in on_completed, which the library calls for every
+// request whatever its end; streams are freed there too, so a stream may use its request until
+// the end.
+#include "http/server.h"
+#include <arpa/inet.h>
+#include <microhttpd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include "base/clock.h"
+#include "base/log.h"
+#include "http/json.h"
+
+#define MAX_SEGMENTS 32
+#define MAX_PARAMS 8
+#define MAX_QUERY 32
+#define DRAIN_MAX (64u << 20)
+#define CONNECTION_MEMORY (64u << 10)
+#define STREAM_BLOCK (32u << 10)
+#define SHUTDOWN_GRACE_MS 2000
+
+struct http_server {
+	struct http_server_config cfg;
+	struct MHD_Daemon *daemon;
+	atomic_bool closing;
+	pthread_mutex_t lock; // guards the counts
+	pthread_cond_t changed;
+	unsigned requests; // between on_uri and on_completed
+	unsigned handlers; // of those, inside one of our callbacks
+};
+
+struct pair {
+	const char *name;
+	size_t name_len;
+	const char *value;
+};
+
+struct reply_header {
+	struct reply_header *next;
+	const char *value; // behind the name
+	char name[];
+};
+
+struct http_request {
+	struct http_server *server;
+	struct MHD_Connection *conn;
+	const struct http_route *route;
+	const char *method;
+	char *uri;    // as sent, cut at the '?'
+	char *query;  // decoded in place
+	char *params; // decoded copy of the path that the parameters point into
+	struct pair param[MAX_PARAMS], arg[MAX_QUERY];
+	unsigned n_params, n_args;
+	uint64_t started_ns;
+	struct strbuf body;
+	size_t body_limit;
+	uint64_t received;
+	bool seen, malformed, head;
+	struct reply_header *headers;
+	struct MHD_Response *response;
+	int status; // 0: not replied yet
+	bool queued;
+	http_stream_fn stream_next;
+	void *stream;
+	void (*stream_free)(void *);
+	void *data;
+	void (*data_free)(void *);
+};
+
+static void enter(struct http_server *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->handlers++;
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void leave(struct http_server *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->handlers--;
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+}
+
+// --- what was asked
+
+// Decodes in place; false for a bad escape or a NUL byte.
+static bool decode(char *s, bool plus_is_space)
+{
+	ssize_t n = str_percent_decode(s, plus_is_space);
+	return n >= 0 && strlen(s) == (size_t)n;
+}
+
+static bool parse_query(struct http_request *r)
+{
+	char *next = r->query;
+	while (next && *next) {
+		char *name = next;
+		next = strchr(name, '&');
+		if (next)
+			*next++ = '\0';
+		if (!*name)
+			continue;
+		if (r->n_args == MAX_QUERY)
+			return false;
+		char *value = strchr(name, '=');
+		if (value)
+			*value++ = '\0';
+		else
+			value = name + strlen(name);
+		if (!decode(name, true) || (*value && !decode(value, true)))
+			return false;
+		r->arg[r->n_args++] = (struct pair){name, strlen(name), value};
+	}
+	return true;
+}
+
+// Matches the decoded segments with a pattern and notes the parameters. rest[i] is the raw path
+// from segment i on.
+static bool match(
+	const char *pattern, char **segment, size_t n, char **rest, struct http_request *r)
+{
+	size_t i = 0;
+	unsigned n_params = 0;
+	const char *p = pattern;
+	while (*p == '/') {
+		p++;
+		size_t len = strcspn(p, "/");
+		bool param = len >= 2 && p[0] == '{' && p[len - 1] == '}';
+		bool is_rest = param && len > 5 && strncmp(p + len - 4, "...}", 4) == 0;
+		if (is_rest) {
+			if (n_params == MAX_PARAMS)
+				return false;
+			r->param[n_params++] = (struct pair){p + 1, len - 5, i < n ? rest[i] : ""};
+			r->n_params = n_params;
+			return true;
+		}
+		if (i == n)
+			return false;
+		if (param) {
+			if (!segment[i][0] || n_params == MAX_PARAMS)
+				return false;
+			r->param[n_params++] = (struct pair){p + 1, len - 2, segment[i]};
+		} else if (strlen(segment[i]) != len || strncmp(segment[i], p, len) != 0) {
+			return false;
+		}
+		p += len;
+		i++;
+	}
+	r->n_params = n_params;
+	return i == n;
+}
+
+static bool method_fits(const struct http_route *route, const char *method, bool head)
+{
+	return strcmp(route->method, "*") == 0 || strcmp(route->method, method) == 0 ||
+	       (head && strcmp(route->method, "GET") == 0);
+}
+
+// Sets r->route. 0, or the HTTP status of the refusal; then *ret_allow may name the methods.
+static int find_route(struct http_request *r, struct strbuf *ret_allow)
+{
+	// One buffer with the path twice: cut into segments, and whole for a {rest...}.
+	size_t len = strlen(r->uri);
+	r->params = malloc(2 * (len + 1));
+	if (!r->params)
+		return 500;
+	char *copy = r->params, *whole = r->params + len + 1;
+	memcpy(copy, r->uri, len + 1);
+	memcpy(whole, r->uri, len + 1);
+	if (copy[0] != '/')
+		return 400;
+
+	char *segment[MAX_SEGMENTS], *rest[MAX_SEGMENTS];
+	size_t n = 0;
+	for (char *p = copy; p; n++) {
+		*p++ = '\0';
+		if (n == MAX_SEGMENTS)
+			return 404;
+		segment[n] = p;
+		rest[n] = whole + (p - copy);
+		p = strchr(p, '/');
+	}
+	for (size_t i = 0; i < n; i++)
+		if (!decode(segment[i], false))
+			return 400;
+
+	const struct http_server_config *cfg = &r->server->cfg;
+	for (size_t i = 0; i < cfg->n_routes; i++) {
+		const struct http_route *route = &cfg->routes[i];
+		if (!match(route->pattern, segment, n, rest, r))
+			continue;
+		if (method_fits(route, r->method, r->head)) {
+			r->route = route;
+			break;
+		}
+		strbuf_addf(ret_allow, "%s%s", ret_allow->len ? ", " : "", route->method);
+	}
+	if (!r->route)
+		return ret_allow->len ? 405 : 404;
+	// A rest is still raw; only the last parameter can be one.
+	if (r->n_params > 0) {
+		char *last = (char *)r->param[r->n_params - 1].value;
+		if (last >= whole && last <= whole + len && !decode(last, false))
+			return 400;
+	}
+	return 0;
+}
+
+const char *http_req_method(const struct http_request *r)
+{
+	return r->method;
+}
+
+const char *http_req_path(const struct http_request *r)
+{
+	return r->uri;
+}
+
+const struct http_route *http_req_route(const struct http_request *r)
+{
+	return r->route;
+}
+
+const char *http_req_header(const struct http_request *r, const char *name)
+{
+	return MHD_lookup_connection_value(r->conn, MHD_HEADER_KIND, name);
+}
+
+static const char *pair_find(const struct pair *p, unsigned n, const char *name)
+{
+	size_t len = strlen(name);
+	for (unsigned i = 0; i < n; i++)
+		if (p[i].name_len == len && memcmp(p[i].name, name, len) == 0)
+			return p[i].value;
+	return NULL;
+}
+
+const char *http_req_query(const struct http_request *r, const char *name)
+{
+	return pair_find(r->arg, r->n_args, name);
+}
+
+const char *http_req_param(const struct http_request *r, const char *name)
+{
+	return pair_find(r->param, r->n_params, name);
+}
+
+const void *http_req_body(const struct http_request *r, size_t *ret_len)
+{
+	if (ret_len)
+		*ret_len = r->body.len;
+	return r->body.data ? r->body.data : "";
+}
+
+int http_req_json(struct http_request *r, bool allow_empty, json_t **ret, struct err *e)
+{
+	if (r->body.len == 0 && allow_empty) {
+		*ret = json_object();
+		return *ret ? 0 : err_set(e, ERR_INTERNAL, "out of memory");
+	}
+	int rc = json_parse_object(r->body.data, r->body.len, ret, e);
+	return rc < 0 ? err_prefix(e, rc, "request body") : 0;
+}
+
+void http_req_set_data(struct http_request *r, void *data, void (*free_fn)(void *))
+{
+	if (r->data_free)
+		r->data_free(r->data);
+	r->data = data;
+	r->data_free = free_fn;
+}
+
+void *http_req_data(const struct http_request *r)
+{
+	return r->data;
+}
+
+bool http_req_closing(const struct http_request *r)
+{
+	return r->server->closing;
+}
+
+uint64_t http_req_started_ns(const struct http_request *r)
+{
+	return r->started_ns;
+}
+
+int http_req_socket(const struct http_request *r)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(r->conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+	return info ? info->connect_fd : -1;
+}
+
+bool http_req_aborted(const struct http_request *r)
+{
+	struct pollfd p = {.fd = http_req_socket(r), .events = POLLRDHUP};
+	return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
+}
+
+// --- the reply
+
+bool http_replied(const struct http_request *r)
+{
+	return r->status != 0;
+}
+
+void http_reply_header(struct http_request *r, const char *name, const char *value)
+{
+	size_t n = strlen(name) + 1, v = strlen(value) + 1;
+	struct reply_header *h = malloc(sizeof *h + n + v);
+	if (!h)
+		return;
+	memcpy(h->name, name, n);
+	memcpy(h->name + n, value, v);
+	h->value = h->name + n;
+	h->next = r->headers;
+	r->headers = h;
+}
+
+// Takes response, NULL when it could not be made: then the connection is cut.
+static void set_reply(
+	struct http_request *r, int status, const char *content_type, struct MHD_Response *response)
+{
+	if (r->status) {
+		log_error("a second reply to %s %s was dropped", r->method, r->uri);
+		if (response)
+			MHD_destroy_response(response);
+		return;
+	}
+	r->status = status;
+	r->response = response;
+	if (!response)
+		return;
+	if (content_type)
+		MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type);
+	for (struct reply_header *h = r->headers; h; h = h->next)
+		if (MHD_add_response_header(response, h->name, h->value) != MHD_YES)
+			log_debug("header %s cannot be sent", h->name);
+	if (r->server->closing)
+		MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
+}
+
+void http_reply_data(
+	struct http_request *r, int status, const char *content_type, const void *data, size_t len)
+{
+	set_reply(r, status, content_type,
+		MHD_create_response_from_buffer(len, (void *)data, MHD_RESPMEM_MUST_COPY));
+}
+
+void http_reply_json(struct http_request *r, int status, json_t *body)
+{
+	char *text = json_compact(body);
+	json_decref(body);
+	set_reply(r, status, "application/json",
+		text ? MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_FREE)
+		     : NULL);
+}
+
+void http_reply_empty(struct http_request *r, int status)
+{
+	set_reply(r, status, NULL,
+		MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT));
+}
+
+void http_reply_error_status(struct http_request *r, int status, const struct err *e)
+{
+	struct strbuf text = {0};
+	if (r->server->cfg.format_error) {
+		r->server->cfg.format_error(r, status, e, &text);
+	} else {
+		// Text from a guest or a system call may hold any bytes; JSON takes UTF-8 only.
+		char clean[sizeof e->text];
+		snprintf(clean, sizeof clean, "%s", e->text);
+		if (!str_is_utf8(clean, strlen(clean)))
+			for (char *p = clean; *p; p++)
+				if ((unsigned char)*p >= 0x80)
+					*p = '?';
+		_cleanup_json_ json_t *body = json_pack("{s:{s:s, s:s}}", "error", "code",
+			err_info(e->code)->name, "message", clean);
+		_cleanup_free_ char *dump = json_compact(body);
+		strbuf_adds(&text, dump ? dump : "{}");
+	}
+	size_t len = text.len;
+	char *data = strbuf_steal(&text);
+	set_reply(r, status, "application/json",
+		data ? MHD_create_response_from_buffer(len, data, MHD_RESPMEM_MUST_FREE) : NULL);
+	strbuf_done(&text);
+}
+
+void http_reply_error(struct http_request *r, const struct err *e)
+{
+	if (err_is_set(e)) {
+		http_reply_error_status(r, err_info(e->code)->http_status, e);
+		return;
+	}
+	struct err unknown = {0};
+	err_set(&unknown, ERR_INTERNAL, "the request failed without a reason");
+	http_reply_error_status(r, 500, &unknown);
+}
+
+void http_reply_fd(struct http_request *r, int status, const char *content_type, int fd,
+	uint64_t offset, uint64_t length)
+{
+	struct MHD_Response *response =
+		length ? MHD_create_response_from_fd_at_offset64(length, fd, offset)
+		       : MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT);
+	if (!length || !response)
+		close(fd);
+	set_reply(r, status, content_type, response);
+}
+
+static ssize_t on_stream(void *cls, uint64_t pos, char *buf, size_t max)
+{
+	struct http_request *r = cls;
+	enter(r->server);
+	ssize_t n = r->stream_next(r->stream, buf, max);
+	leave(r->server);
+	if (n > 0)
+		return n;
+	return n == 0 ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
+}
+
+void http_reply_stream(struct http_request *r, int status, const char *content_type,
+	http_stream_fn next, void *stream, void (*free_fn)(void *))
+{
+	if (r->status) {
+		log_error("a second reply to %s %s was dropped", r->method, r->uri);
+		if (free_fn)
+			free_fn(stream);
+		return;
+	}
+	r->stream_next = next;
+	r->stream = stream;
+	r->stream_free = free_fn;
+	set_reply(r, status, content_type,
+		MHD_create_response_from_callback(
+			MHD_SIZE_UNKNOWN, STREAM_BLOCK, on_stream, r, NULL));
+}
+
+// --- the library's callbacks
+
+static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
+{
+	struct http_server *s = cls;
+	struct http_request *r = calloc(1, sizeof *r);
+	char *copy = strdup(uri);
+	if (!r || !copy) {
+		free(r);
+		free(copy);
+		return NULL;
+	}
+	r->server = s;
+	r->conn = conn;
+	r->uri = copy;
+	r->started_ns = clock_monotonic_ns();
+	char *q = strchr(copy, '?');
+	if (q) {
+		*q = '\0';
+		r->query = q + 1;
+	}
+	r->malformed = !parse_query(r);
+	pthread_mutex_lock(&s->lock);
+	s->requests++;
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+static void on_completed(
+	void *cls, struct MHD_Connection *conn, void **req, enum MHD_RequestTerminationCode how)
+{
+	struct http_server *s = cls;
+	struct http_request *r = *req;
+	*req = NULL;
+	if (!r)
+		return;
+	if (r->stream_free)
+		r->stream_free(r->stream);
+	if (r->data_free)
+		r->data_free(r->data);
+	if (r->response)
+		MHD_destroy_response(r->response);
+	while (r->headers) {
+		struct reply_header *next = r->headers->next;
+		free(r->headers);
+		r->headers = next;
+	}
+	strbuf_done(&r->body);
+	free(r->params);
+	free(r->uri);
+	free(r);
+	pthread_mutex_lock(&s->lock);
+	s->requests--;
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static enum MHD_Result queue(struct http_request *r)
+{
+	if (!r->response)
+		return MHD_NO;
+	enum MHD_Result ok = MHD_queue_response(r->conn, (unsigned)r->status, r->response);
+	MHD_destroy_response(TAKE_PTR(r->response));
+	r->queued = true;
+	if (r->server->cfg.done)
+		r->server->cfg.done(
+			r, r->status, clock_monotonic_ns() - r->started_ns, r->server->cfg.ctx);
+	return ok;
+}
+
+static void refuse(struct http_request *r, int status, enum err_code code, const char *text)
+{
+	struct err e = {0};
+	err_set(&e, code, "%s", text);
+	http_reply_error_status(r, status, &e);
+}
+
+static void refuse_route(struct http_request *r, int status, const struct strbuf *allow)
+{
+	struct err e = {0};
+	switch (status) {
+	case 404:
+		err_set(&e, ERR_NOT_FOUND, "no such path: %s %.200s", r->method, r->uri);
+		break;
+	case 405:
+		http_reply_header(r, MHD_HTTP_HEADER_ALLOW, allow->data);
+		err_set(&e, ERR_INVALID, "%s is not possible here; allowed: %s", r->method,
+			allow->data);
+		break;
+	case 400:
+		err_set(&e, ERR_INVALID, "the path is not properly percent-encoded");
+		break;
+	default:
+		err_set(&e, ERR_INTERNAL, "out of memory");
+	}
+	http_reply_error_status(r, status, &e);
+}
+
+// The headers are there: route, authenticate, check the announced size, prepare a stream.
+static void begin(struct http_request *r, uint64_t announced)
+{
+	_cleanup_strbuf_ struct strbuf allow = {0};
+	int status = find_route(r, &allow);
+	if (status) {
+		refuse_route(r, status, &allow);
+		return;
+	}
+	if (r->malformed) {
+		refuse(r, 400, ERR_INVALID, "the query is not properly percent-encoded");
+		return;
+	}
+	const struct http_server_config *cfg = &r->server->cfg;
+	if (cfg->before && cfg->before(r, r->route, cfg->ctx)) {
+		if (!r->status)
+			refuse(r, 500, ERR_INTERNAL, "the request was ended without a reply");
+		return;
+	}
+	r->body_limit = r->route->body_limit ? r->route->body_limit : cfg->default_body_limit;
+	if (announced > r->body_limit) {
+		struct err e = {0};
+		err_set(&e, ERR_TOO_LARGE, "the body is larger than %zu bytes", r->body_limit);
+		http_reply_error(r, &e);
+		return;
+	}
+	if (r->route->body)
+		r->route->handler(r, cfg->ctx);
+}
+
+static void take_body(struct http_request *r, const void *data, size_t len)
+{
+	if (r->received > r->body_limit) {
+		struct err e = {0};
+		err_set(&e, ERR_TOO_LARGE, "the body is larger than %zu bytes", r->body_limit);
+		http_reply_error(r, &e);
+	} else if (r->route->body) {
+		int rc = r->route->body(r, r->server->cfg.ctx, data, len);
+		if (rc < 0 && !r->status) {
+			struct err e = {0};
+			err_errno(&e, rc, "the body could not be taken");
+			http_reply_error(r, &e);
+		}
+	} else {
+		strbuf_add(&r->body, data, len);
+		if (r->body.failed)
+			refuse(r, 500, ERR_INTERNAL, "out of memory");
+	}
+}
+
+static void finish(struct http_request *r)
+{
+	if (r->route->body) {
+		int rc = r->route->body(r, r->server->cfg.ctx, NULL, 0);
+		if (rc < 0 && !r->status) {
+			struct err e = {0};
+			err_errno(&e, rc, "the body could not be taken");
+			http_reply_error(r, &e);
+		}
+	} else {
+		r->route->handler(r, r->server->cfg.ctx);
+	}
+	if (!r->status)
+		refuse(r, 500, ERR_INTERNAL, "the request was left without a reply");
+}
+
+static enum MHD_Result first_call(struct http_request *r, const char *method)
+{
+	r->seen = true;
+	r->method = method;
+	r->head = strcmp(method, "HEAD") == 0;
+	uint64_t announced = 0;
+	const char *length = http_req_header(r, MHD_HTTP_HEADER_CONTENT_LENGTH);
+	bool chunked = http_req_header(r, MHD_HTTP_HEADER_TRANSFER_ENCODING) != NULL;
+	if (length && !chunked && str_to_u64(length, UINT64_MAX, &announced) < 0)
+		return MHD_NO; // the library has parsed it before
+	begin(r, announced);
+	if (!r->status)
+		return MHD_YES;
+	const char *expect = http_req_header(r, MHD_HTTP_HEADER_EXPECT);
+	bool asks_first = expect && strcasecmp(expect, "100-continue") == 0;
+	if ((!chunked && announced == 0) || asks_first || announced > DRAIN_MAX)
+		return queue(r);
+	return MHD_YES;
+}
+
+static enum MHD_Result on_access(void *cls, struct MHD_Connection *conn, const char *url,
+	const char *method, const char *version, const char *data, size_t *size, void **req)
+{
+	struct http_request *r = *req;
+	if (!r)
+		return MHD_NO;
+	struct http_server *s = cls;
+	enum MHD_Result result = MHD_YES;
+	enter(s);
+	if (!r->seen) {
+		result = first_call(r, method);
+	} else if (*size > 0) {
+		r->received += *size;
+		if (!r->status)
+			take_body(r, data, *size);
+		else if (r->received > DRAIN_MAX && r->body_limit != SIZE_MAX)
+			result = MHD_NO;
+		*size = 0;
+	} else if (!r->queued) {
+		if (!r->status)
+			finish(r);
+		result = queue(r);
+	}
+	leave(s);
+	return result;
+}
+
+// Paths and queries are decoded here, once and after splitting.
+static size_t keep_escapes(void *cls, struct MHD_Connection *conn, char *s)
+{
+	return strlen(s);
+}
+
+static void on_log(void *cls, const char *fmt, va_list ap)
+{
+	char text[300];
+	vsnprintf(text, sizeof text, fmt, ap);
+	text[strcspn(text, "\n")] = '\0';
+	log_debug("http: %s", text);
+}
+
+// --- life of the server
+
+int http_listen_tcp(const char *host, uint16_t port, struct err *e)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
+	if (host && inet_pton(AF_INET, host, &a.sin_addr) != 1)
+		return err_set(e, ERR_INVALID, "'%s' is not an IPv4 address", host);
+	_cleanup_close_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return err_errno(e, errno, "socket");
+	int one = 1;
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+	if (bind(fd, (struct sockaddr *)&a, sizeof a) < 0 || listen(fd, 1024) < 0)
+		return err_errno(e, errno, "cannot listen on %s:%u", host ? host : "0.0.0.0", port);
+	return TAKE_FD(fd);
+}
+
+int http_listen_unix(const char *path, mode_t mode, struct err *e)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	if (str_format(a.sun_path, sizeof a.sun_path, "%s", path) < 0)
+		return err_set(e, ERR_INVALID, "socket path '%s' is longer than %zu bytes", path,
+			sizeof a.sun_path - 1);
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return err_errno(e, errno, "socket");
+	struct stat st;
+	if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode) && unlink(path) < 0)
+		return err_errno(e, errno, "cannot remove the old socket %s", path);
+	if (bind(fd, (struct sockaddr *)&a, sizeof a) < 0)
+		return err_errno(e, errno, "cannot bind %s", path);
+	// Nobody can connect between bind and listen, so the mode is never too wide.
+	if (chmod(path, mode) < 0 || listen(fd, 1024) < 0) {
+		int errnum = errno;
+		unlink(path);
+		return err_errno(e, errnum, "cannot listen on %s", path);
+	}
+	return TAKE_FD(fd);
+}
+
+int http_server_start(const struct http_server_config *cfg, struct http_server **ret, struct err *e)
+{
+	_cleanup_close_ int fd = cfg->listen_fd;
+	struct http_server *s = calloc(1, sizeof *s);
+	if (!s)
+		return err_errno(e, ENOMEM, "http server");
+	s->cfg = *cfg;
+	s->cfg.listen_fd = -1;
+	if (!s->cfg.default_body_limit)
+		s->cfg.default_body_limit = 1u << 20;
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&s->changed, &attr);
+	pthread_condattr_destroy(&attr);
+	s->daemon = MHD_start_daemon(MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL_INTERNAL_THREAD |
+					     MHD_USE_ITC | MHD_USE_ERROR_LOG,
+		0, NULL, NULL, on_access, s,
+		// First, so that it sees all messages.
+		MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET, fd,
+		MHD_OPTION_CONNECTION_LIMIT, cfg->max_connections ? cfg->max_connections : 1024u,
+		MHD_OPTION_CONNECTION_TIMEOUT, cfg->idle_timeout_s, MHD_OPTION_THREAD_STACK_SIZE,
+		cfg->thread_stack ? cfg->thread_stack : (size_t)(256u << 10),
+		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+		MHD_OPTION_URI_LOG_CALLBACK, on_uri, s, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes,
+		NULL, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_END);
+	if (!s->daemon) {
+		int rc = err_set(e, ERR_INTERNAL, "the HTTP server cannot start");
+		pthread_cond_destroy(&s->changed);
+		pthread_mutex_destroy(&s->lock);
+		free(s);
+		return rc;
+	}
+	TAKE_FD(fd);
+	*ret = s;
+	return 0;
+}
+
+struct http_server *http_server_free(struct http_server *s)
+{
+	if (!s)
+		return NULL;
+	s->closing = true;
+	int fd = MHD_quiesce_daemon(s->daemon);
+	// Stopping the library cuts all connections: running handlers may first finish and have
+	// their replies sent; clients that do not read or write are given up after a short while.
+	uint64_t deadline = clock_monotonic_ns() + SHUTDOWN_GRACE_MS * NSEC_PER_MSEC;
+	pthread_mutex_lock(&s->lock);
+	while (s->requests > 0 && (s->handlers > 0 || clock_monotonic_ns() < deadline)) {
+		uint64_t until = clock_monotonic_ns() + 100 * NSEC_PER_MSEC;
+		struct timespec ts = {.tv_sec = (time_t)(until / NSEC_PER_SEC),
+			.tv_nsec = (long)(until % NSEC_PER_SEC)};
+		pthread_cond_timedwait(&s->changed, &s->lock, &ts);
+	}
+	pthread_mutex_unlock(&s->lock);
+	MHD_stop_daemon(s->daemon);
+	safe_close(fd);
+	pthread_cond_destroy(&s->changed);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+	return NULL;
+}
+
+unsigned http_server_connections(struct http_server *s)
+{
+	const union MHD_DaemonInfo *info =
+		MHD_get_daemon_info(s->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+	return info ? info->num_connections : 0;
+}

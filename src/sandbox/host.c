@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+// Start, stop, the table of sandboxes, and the questions that need no machine.
+#include "sandbox/host.h"
+#include <fcntl.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <sys/sysinfo.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/paths.h"
+#include "disk/disk.h"
+#include "disk/image.h"
+#include "sandbox/internal.h"
+
+#define DEFAULT_RANGE "10.213.0.0/16"
+#define DEFAULT_MAX 200u
+#define DEFAULT_WARM 4u
+
+static struct sandbox **bucket(struct host *h, const char *id)
+{
+	uint32_t x = 2166136261u; // FNV-1a
+	for (; *id; id++)
+		x = (x ^ (unsigned char)*id) * 16777619u;
+	return &h->buckets[x % HOST_BUCKETS];
+}
+
+struct sandbox *host_find(struct host *h, const char *id)
+{
+	struct sandbox *s = *bucket(h, id);
+	while (s && strcmp(s->info.id, id) != 0)
+		s = s->next;
+	return s;
+}
+
+int host_insert(struct host *h, struct sandbox *s)
+{
+	if (host_find(h, s->info.id))
+		return -EEXIST;
+	struct sandbox **b = bucket(h, s->info.id);
+	s->next = *b;
+	*b = s;
+	h->n_sandboxes++;
+	return 0;
+}
+
+void host_remove(struct host *h, struct sandbox *s)
+{
+	struct sandbox **p = bucket(h, s->info.id);
+	while (*p != s)
+		p = &(*p)->next;
+	*p = s->next;
+	h->n_sandboxes--;
+	safe_close(s->pidfd);
+	free(s);
+}
+
+void host_release(struct host *h, struct sandbox *s)
+{
+	s->operation = NULL;
+	pthread_cond_broadcast(&h->changed);
+}
+
+int host_run_path(const struct host *h, const char *id, char out[512])
+{
+	return str_format(out, 512, "%s/%s", h->run_dir, id);
+}
+
+int host_disk_path(const struct host *h, const char *id, const char *file, char out[512])
+{
+	return str_format(out, 512, "%s/sandboxes/%s%s%s", h->data_dir, id, file ? "/" : "",
+		file ? file : "");
+}
+
+static int make_dirs(struct host *h, struct err *e)
+{
+	static const char *const below[] = {
+		"sandboxes", "layers", "snapshots", "kernels", "templates"};
+	int rc = file_mkdir_p(AT_FDCWD, h->run_dir, 0711);
+	if (rc < 0)
+		return err_errno(e, rc, "%s", h->run_dir);
+	for (size_t i = 0; i < ARRAY_SIZE(below); i++)
+		if ((rc = file_mkdir_p(h->data_fd, below[i], 0711)) < 0)
+			return err_errno(e, rc, "%s/%s", h->data_dir, below[i]);
+	return 0;
+}
+
+int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
+{
+	struct host *h = calloc(1, sizeof *h);
+	if (!h)
+		return err_errno(e, ENOMEM, "host");
+	h->data_fd = h->lock_fd = h->epoll_fd = h->wake_fd = -1;
+	pthread_mutex_init(&h->lock, NULL);
+	pthread_mutex_init(&h->event_lock, NULL);
+	pthread_condattr_t mono;
+	pthread_condattr_init(&mono);
+	pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
+	pthread_cond_init(&h->changed, &mono);
+	pthread_cond_init(&h->event_added, &mono);
+	pthread_condattr_destroy(&mono);
+	h->max_sandboxes = cfg->max_sandboxes ? cfg->max_sandboxes : DEFAULT_MAX;
+	h->data_dir = strdup(cfg->data_dir);
+	h->run_dir = strdup(cfg->run_dir);
+	h->shim_program = paths_find("stasis-shim");
+
+	struct host_config full = *cfg;
+	struct volume_info volume;
+	pid_t holder = 0;
+	int rc = -ENOMEM;
+	full.slot_range = cfg->slot_range ? cfg->slot_range : DEFAULT_RANGE;
+	full.warm_slots = cfg->warm_slots ? cfg->warm_slots : DEFAULT_WARM;
+	if (!h->data_dir || !h->run_dir) {
+		err_errno(e, ENOMEM, "host");
+		goto fail;
+	}
+	if (!h->shim_program) {
+		rc = err_set(e, ERR_INTERNAL, "stasis-shim not found: run make, or make install");
+		goto fail;
+	}
+	// Without the marker nothing may be created, deleted or judged: the disk may just not be
+	// mounted.
+	if ((rc = volume_open(h->data_dir, &volume, e)) < 0)
+		goto fail;
+	h->data_fd = open(h->data_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (h->data_fd < 0) {
+		rc = err_errno(e, errno, "%s", h->data_dir);
+		goto fail;
+	}
+	rc = file_lock(h->data_fd, "lock", &h->lock_fd, &holder);
+	if (rc < 0) {
+		if (rc == -EBUSY)
+			rc = err_set(e, ERR_CONFLICT,
+				"another server (pid %d) has the data directory %s", (int)holder,
+				h->data_dir);
+		else
+			err_errno(e, rc, "%s/lock", h->data_dir);
+		goto fail;
+	}
+	if ((rc = make_dirs(h, e)) < 0 || (rc = store_open(h, e)) < 0 ||
+		(rc = vmm_choose(cfg, &h->vmm, e)) < 0 || (rc = vmm_runtime_build(h, e)) < 0 ||
+		(rc = monitor_start(h, e)) < 0 || (rc = host_recover(h, &full, e)) < 0)
+		goto fail;
+	*ret = h;
+	return 0;
+fail:
+	host_close(h, false);
+	return rc;
+}
+
+struct host *host_close(struct host *h, bool kill_all)
+{
+	if (!h)
+		return NULL;
+	if (kill_all) {
+		struct host_sandbox *list = NULL;
+		size_t n = 0;
+		struct err e = {0};
+		if (host_list(h, &list, &n, &e) == 0)
+			for (size_t i = 0; i < n; i++) {
+				char op[UUID_SIZE];
+				id_new_uuid(op);
+				if (host_destroy(h, op, list[i].id, "server_stopped", &e) < 0)
+					log_warn("not ended sandbox=%s error=%s", list[i].id,
+						e.text);
+			}
+		free(list);
+	}
+	pthread_mutex_lock(&h->event_lock);
+	h->closing = true;
+	pthread_cond_broadcast(&h->event_added);
+	pthread_mutex_unlock(&h->event_lock);
+	monitor_stop(h);
+	// Creates and destroys under way end by themselves; nobody starts new ones now.
+	pthread_mutex_lock(&h->lock);
+	for (size_t i = 0; i < HOST_BUCKETS; i++) {
+		while (h->buckets[i]) {
+			struct sandbox *s = h->buckets[i];
+			while (s && s->operation)
+				s = s->next;
+			if (s)
+				host_remove(h, s);
+			else
+				pthread_cond_wait(&h->changed, &h->lock);
+		}
+	}
+	pthread_mutex_unlock(&h->lock);
+	slot_pool_free(h->slots);
+	db_close(h->db);
+	safe_close(h->lock_fd);
+	safe_close(h->data_fd);
+	free(h->runtime_dir);
+	free(h->shim_program);
+	free(h->data_dir);
+	free(h->run_dir);
+	pthread_cond_destroy(&h->changed);
+	pthread_cond_destroy(&h->event_added);
+	pthread_mutex_destroy(&h->lock);
+	pthread_mutex_destroy(&h->event_lock);
+	free(h);
+	return NULL;
+}
+
+int host_get(struct host *h, const char *id, struct host_sandbox *ret, struct err *e)
+{
+	pthread_mutex_lock(&h->lock);
+	struct sandbox *s = host_find(h, id);
+	if (s)
+		*ret = s->info;
+	pthread_mutex_unlock(&h->lock);
+	return s ? 0 : err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
+}
+
+int host_address(struct host *h, const char *id, char out[48], struct err *e)
+{
+	int rc = 0;
+	pthread_mutex_lock(&h->lock);
+	struct sandbox *s = host_find(h, id);
+	if (!s)
+		rc = err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
+	else if (s->info.state != SANDBOX_RUNNING)
+		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", id,
+			sandbox_state_name(s->info.state));
+	else
+		snprintf(out, 48, "%s", s->info.address);
+	pthread_mutex_unlock(&h->lock);
+	return rc;
+}
+
+int host_list(struct host *h, struct host_sandbox **ret, size_t *ret_n, struct err *e)
+{
+	pthread_mutex_lock(&h->lock);
+	size_t n = 0;
+	struct host_sandbox *list = calloc(h->n_sandboxes + 1u, sizeof *list);
+	for (size_t i = 0; list && i < HOST_BUCKETS; i++)
+		for (struct sandbox *s = h->buckets[i]; s; s = s->next)
+			if (s->info.state != SANDBOX_STOPPED)
+				list[n++] = s->info;
+	pthread_mutex_unlock(&h->lock);
+	if (!list)
+		return err_errno(e, ENOMEM, "list of sandboxes");
+	*ret = list;
+	*ret_n = n;
+	return 0;
+}
+
+int host_set_timeout(
+	struct host *h, const char *op_id, const char *id, uint64_t ends_at_ns, struct err *e)
+{
+	struct sandbox copy;
+	pthread_mutex_lock(&h->lock);
+	struct sandbox *s = host_find(h, id);
+	int rc = 0;
+	if (!s)
+		rc = err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
+	else if (s->info.state != SANDBOX_RUNNING || s->operation)
+		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", id,
+			s->operation ? s->operation : sandbox_state_name(s->info.state));
+	if (rc == 0) {
+		s->operation = "set_timeout";
+		copy = *s;
+	}
+	pthread_mutex_unlock(&h->lock);
+	if (rc < 0)
+		return rc;
+	copy.info.ends_at_ns = ends_at_ns;
+	struct store_event ev = {.kind = "timeout_set"};
+	rc = store_commit(h, op_id, &copy, &ev, e);
+	pthread_mutex_lock(&h->lock);
+	if (rc == 0)
+		s->info.ends_at_ns = ends_at_ns;
+	host_release(h, s);
+	pthread_mutex_unlock(&h->lock);
+	monitor_wake(h);
+	return rc;
+}
+
+int host_open_log(struct host *h, const char *id, int *ret_fd, struct err *e)
+{
+	char path[512];
+	if (!id_is_sandbox(id) || host_disk_path(h, id, "console.log", path) < 0)
+		return err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return err_set(e, ERR_NOT_FOUND, "no console log of sandbox '%s'", id);
+	*ret_fd = fd;
+	return 0;
+}
+
+int host_events(struct host *h, uint64_t after, size_t max, int wait_ms, struct host_event **ret,
+	size_t *ret_n, struct err *e)
+{
+	uint64_t end = clock_monotonic_ns() + (uint64_t)MAX(wait_ms, 0) * NSEC_PER_MSEC;
+	struct timespec until = {(time_t)(end / NSEC_PER_SEC), (long)(end % NSEC_PER_SEC)};
+	pthread_mutex_lock(&h->event_lock);
+	while (wait_ms > 0 && h->last_event <= after && !h->closing)
+		if (pthread_cond_timedwait(&h->event_added, &h->event_lock, &until) == ETIMEDOUT)
+			break;
+	bool closing = h->closing;
+	pthread_mutex_unlock(&h->event_lock);
+	if (closing)
+		return err_set(e, ERR_UNAVAILABLE, "the server is stopping");
+	return store_events(h, MIN(after, (uint64_t)INT64_MAX), max, ret, ret_n, e);
+}
+
+static bool volume_ok(struct host *h, char *reason, size_t size)
+{
+	struct volume_info v;
+	struct err e = {0};
+	if (volume_open(h->data_dir, &v, &e) == 0)
+		return true;
+	snprintf(reason, size, "%s", e.text);
+	return false;
+}
+
+int host_info(struct host *h, struct host_info *ret, struct err *e)
+{
+	struct host_info i = {0};
+	struct statvfs fs;
+	struct sysinfo si;
+	snprintf(i.version, sizeof i.version, "%s", STASIS_VERSION);
+	snprintf(i.vmm, sizeof i.vmm, "%s", h->vmm.version);
+	snprintf(i.isolation, sizeof i.isolation, "%s", h->vmm.kvm ? "kvm" : "emulated");
+	i.cpus = (unsigned)get_nprocs();
+	i.max_sandboxes = h->max_sandboxes;
+	i.volume_ok = volume_ok(h, i.volume_reason, sizeof i.volume_reason);
+	if (sysinfo(&si) == 0)
+		i.memory_mb = (uint64_t)si.totalram * si.mem_unit >> 20;
+	if (fstatvfs(h->data_fd, &fs) == 0) {
+		i.disk_total = (uint64_t)fs.f_blocks * fs.f_frsize;
+		i.disk_free = (uint64_t)fs.f_bavail * fs.f_frsize;
+	}
+	slot_pool_stats(h->slots, &i.slots_ready, &i.slots_taken);
+	pthread_mutex_lock(&h->lock);
+	for (size_t b = 0; b < HOST_BUCKETS; b++)
+		for (struct sandbox *s = h->buckets[b]; s; s = s->next)
+			i.running += s->info.state == SANDBOX_RUNNING;
+	pthread_mutex_unlock(&h->lock);
+	*ret = i;
+	return 0;
+}
+
+int host_metrics(struct host *h, struct strbuf *out, struct err *e)
+{
+	struct host_info i;
+	int rc = host_info(h, &i, e);
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&h->lock);
+	uint64_t creates = h->creates, failures = h->create_failures, destroys = h->destroys,
+		 ends = h->guest_ends;
+	pthread_mutex_unlock(&h->lock);
+	strbuf_addf(out,
+		"# TYPE stasis_host_creates_total counter\nstasis_host_creates_total %lu\n"
+		"# TYPE stasis_host_create_failures_total counter\n"
+		"stasis_host_create_failures_total %lu\n"
+		"# TYPE stasis_host_destroys_total counter\nstasis_host_destroys_total %lu\n"
+		"# TYPE stasis_host_guest_ends_total counter\nstasis_host_guest_ends_total %lu\n"
+		"# TYPE stasis_host_slots_ready gauge\nstasis_host_slots_ready %u\n"
+		"# TYPE stasis_host_slots_taken gauge\nstasis_host_slots_taken %u\n"
+		"# TYPE stasis_host_disk_free_bytes gauge\nstasis_host_disk_free_bytes %lu\n",
+		creates, failures, destroys, ends, i.slots_ready, i.slots_taken, i.disk_free);
+	return strbuf_check(out);
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The host: life cycle of the sandboxes of one machine. Owns the slots, jails, disks, host.db and
+// its journal. Thread-safe; every call blocks until done.
+#pragma once
+#include "sandbox/types.h"
+
+struct host_config {
+	const char *data_dir;	      // holds the volume's marker
+	const char *run_dir;	      //
+	const char *slot_range;	      // NULL: 10.213.0.0/16
+	unsigned max_sandboxes;	      // 0: 200
+	unsigned warm_slots;	      // 0: 4
+	const char *vmm;	      // "auto", "firecracker", "fcqemu"
+	const char *firecracker_path; // NULL: firecracker of PATH
+	const char *const *allow; // CIDRs that guests may reach in spite of the policy; may be NULL
+};
+
+struct host;
+
+// Refuses when the volume is absent or another server has the directory (ERR_CONFLICT, with its
+// pid). Finishes or undoes what an earlier server left, adopts the sandboxes that run.
+int host_open(const struct host_config *cfg, struct host **ret, struct err *e);
+// Sandboxes go on; kill_all ends them first.
+struct host *host_close(struct host *h, bool kill_all);
+
+int host_create(
+	struct host *h, const struct host_create *req, struct host_sandbox *ret, struct err *e);
+int host_destroy(
+	struct host *h, const char *op_id, const char *id, const char *cause, struct err *e);
+int host_get(struct host *h, const char *id, struct host_sandbox *ret, struct err *e);
+int host_list(struct host *h, struct host_sandbox **ret, size_t *ret_n, struct err *e);
+int host_set_timeout(
+	struct host *h, const char *op_id, const char *id, uint64_t ends_at_ns, struct err *e);
+int host_address(struct host *h, const char *id, char out[48], struct err *e);
+int host_open_log(struct host *h, const char *id, int *ret_fd, struct err *e);
+int host_events(struct host *h, uint64_t after, size_t max, int wait_ms, struct host_event **ret,
+	size_t *ret_n, struct err *e);
+int host_templates(struct host *h, struct host_template **ret, size_t *ret_n, struct err *e);
+int host_info(struct host *h, struct host_info *ret, struct err *e);
+int host_metrics(struct host *h, struct strbuf *out, struct err *e);

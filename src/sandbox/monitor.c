@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// One thread waits for the ends of all shims (their pidfds in one epoll set) and for the nearest
+// time-out. It sleeps until one of the two; nothing is polled.
+#include <fcntl.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "sandbox/internal.h"
+
+#define HOUR_NS (3600ull * NSEC_PER_SEC)
+
+void monitor_watch(struct host *h, struct sandbox *s)
+{
+	struct epoll_event ev = {.events = EPOLLIN | EPOLLONESHOT, .data.fd = s->pidfd};
+	if (!s->watched && epoll_ctl(h->epoll_fd, EPOLL_CTL_ADD, s->pidfd, &ev) == 0)
+		s->watched = true;
+}
+
+void monitor_unwatch(struct host *h, struct sandbox *s)
+{
+	if (s->watched)
+		epoll_ctl(h->epoll_fd, EPOLL_CTL_DEL, s->pidfd, NULL);
+	s->watched = false;
+}
+
+void monitor_wake(struct host *h)
+{
+	eventfd_write(h->wake_fd, 1);
+}
+
+// The sandbox of an ended shim, claimed; NULL when an operation has it (which then sees the end
+// itself).
+static struct sandbox *claim_ended(struct host *h, int pidfd)
+{
+	struct sandbox *found = NULL;
+	pthread_mutex_lock(&h->lock);
+	for (size_t b = 0; b < HOST_BUCKETS && !found; b++)
+		for (struct sandbox *s = h->buckets[b]; s && !found; s = s->next)
+			if (s->watched && s->pidfd == pidfd)
+				found = s;
+	if (found && found->operation) {
+		// Only the setting of a time-out holds a watched sandbox, and not for long: look
+		// again then.
+		while (found->operation)
+			pthread_cond_wait(&h->changed, &h->lock);
+		if (!found->watched)
+			found = NULL;
+	}
+	if (found) {
+		monitor_unwatch(h, found);
+		found->operation = "end";
+		sandbox_move(&found->info, SANDBOX_STOPPING, "shim ended");
+	}
+	pthread_mutex_unlock(&h->lock);
+	return found;
+}
+
+// Copies the id of one whose time is up; otherwise *ret_next is when the next one's is.
+static bool find_due(struct host *h, char id[64], uint64_t *ret_next)
+{
+	uint64_t now = clock_realtime_ns();
+	bool found = false;
+	*ret_next = UINT64_MAX;
+	pthread_mutex_lock(&h->lock);
+	for (size_t b = 0; b < HOST_BUCKETS && !found; b++)
+		for (struct sandbox *s = h->buckets[b]; s && !found; s = s->next) {
+			uint64_t at = s->info.ends_at_ns;
+			if (s->info.state != SANDBOX_RUNNING || s->operation || !at)
+				continue;
+			if (at <= now) {
+				memcpy(id, s->info.id, 64);
+				found = true;
+			}
+			*ret_next = MIN(*ret_next, at);
+		}
+	pthread_mutex_unlock(&h->lock);
+	return found;
+}
+
+// Rows and consoles of sandboxes that ended over an hour ago.
+static void purge(struct host *h)
+{
+	uint64_t before = clock_realtime_ns() - HOUR_NS;
+	struct err e = {0};
+	pthread_mutex_lock(&h->lock);
+	for (size_t b = 0; b < HOST_BUCKETS; b++)
+		for (struct sandbox *s = h->buckets[b], *next; s; s = next) {
+			char path[512];
+			next = s->next;
+			if (s->info.state != SANDBOX_STOPPED || s->operation ||
+				s->info.stopped_ns >= before)
+				continue;
+			if (host_disk_path(h, s->info.id, NULL, path) == 0)
+				file_rm_rf(AT_FDCWD, path);
+			host_remove(h, s);
+		}
+	pthread_mutex_unlock(&h->lock);
+	if (store_purge(h, before, &e) < 0)
+		log_warn("purge failed error=%s", e.text);
+}
+
+static void *loop(void *arg)
+{
+	struct host *h = arg;
+	uint64_t purge_at = clock_realtime_ns() + HOUR_NS / 6;
+	for (;;) {
+		char id[64];
+		uint64_t next;
+		while (find_due(h, id, &next)) {
+			char op[UUID_SIZE];
+			struct err e = {0};
+			id_new_uuid(op);
+			log_info("time-out sandbox=%s", id);
+			if (host_destroy(h, op, id, "timeout", &e) < 0)
+				log_error("time-out failed sandbox=%s error=%s", id, e.text);
+		}
+		uint64_t now = clock_realtime_ns();
+		if (now >= purge_at) {
+			purge(h);
+			purge_at = now + HOUR_NS / 6;
+		}
+		next = MIN(next, purge_at);
+		// At most a minute: the wall clock may be set while we sleep.
+		uint64_t ms = next <= now ? 0 : MIN((next - now) / NSEC_PER_MSEC + 1, 60000ull);
+		struct epoll_event ev[16];
+		int n = epoll_wait(h->epoll_fd, ev, ARRAY_SIZE(ev), (int)ms);
+		for (int i = 0; i < n; i++) {
+			if (ev[i].data.fd == h->wake_fd) {
+				eventfd_t v;
+				eventfd_read(h->wake_fd, &v);
+				pthread_mutex_lock(&h->event_lock);
+				bool closing = h->closing;
+				pthread_mutex_unlock(&h->event_lock);
+				if (closing)
+					return NULL;
+				continue;
+			}
+			struct sandbox *s = claim_ended(h, ev[i].data.fd);
+			if (s)
+				sandbox_ended(h, s);
+		}
+	}
+}
+
+int monitor_start(struct host *h, struct err *e)
+{
+	h->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	h->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	struct epoll_event ev = {.events = EPOLLIN, .data.fd = h->wake_fd};
+	if (h->epoll_fd < 0 || h->wake_fd < 0 ||
+		epoll_ctl(h->epoll_fd, EPOLL_CTL_ADD, h->wake_fd, &ev) < 0)
+		return err_errno(e, errno, "monitor");
+	int rc = pthread_create(&h->monitor, NULL, loop, h);
+	if (rc)
+		return err_errno(e, rc, "monitor thread");
+	h->monitor_started = true;
+	return 0;
+}
+
+void monitor_stop(struct host *h)
+{
+	if (h->monitor_started) {
+		monitor_wake(h);
+		pthread_join(h->monitor, NULL);
+	}
+	h->monitor_started = false;
+	h->epoll_fd = safe_close(h->epoll_fd);
+	h->wake_fd = safe_close(h->wake_fd);
+}

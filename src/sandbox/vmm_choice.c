@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which VMM runs the guests: Firecracker where it is installed and KVM really works, else fcqemu.
+#include <fcntl.h>
+#include <string.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/paths.h"
+#include "base/proc.h"
+#include "http/json.h"
+#include "sandbox/internal.h"
+#include "shim/shim.h"
+
+#define QEMU "/usr/bin/qemu-system-x86_64"
+#define PROBE_MS 20000
+
+static char *which(const char *program)
+{
+	const char *path = getenv("PATH");
+	_cleanup_free_ char *copy = strdup(path ? path : "/usr/local/bin:/usr/bin:/bin");
+	char *rest = copy;
+	for (char *dir; copy && (dir = strsep(&rest, ":"));) {
+		char *full = str_printf("%s/%s", dir, program);
+		if (full && access(full, X_OK) == 0)
+			return full;
+		free(full);
+	}
+	return NULL;
+}
+
+// The answer of "fcqemu --probe", kept for this boot of the machine: a guest really has to run for
+// it.
+static int probe(const char *run_dir, const char *fcqemu, json_t **ret, struct err *e)
+{
+	_cleanup_free_ char *cache = str_printf("%s/probe.json", run_dir);
+	_cleanup_json_ json_t *j = NULL;
+	char boot[37];
+	clock_boot_id(boot);
+	if (!cache)
+		return err_errno(e, ENOMEM, "probe");
+	j = json_load_file(cache, 0, NULL);
+	if (j && str_eq(json_string_value(json_object_get(j, "boot_id")), boot) &&
+		str_eq(json_string_value(json_object_get(j, "program")), fcqemu)) {
+		*ret = TAKE_PTR(j);
+		return 0;
+	}
+	json_decref(j);
+	j = NULL;
+	const char *argv[] = {fcqemu, "--probe", NULL};
+	_cleanup_strbuf_ struct strbuf out = {0};
+	int rc = proc_run(argv, NULL, 0, PROBE_MS, &out, e);
+	if (rc < 0)
+		return rc;
+	if ((rc = json_parse_object(out.data, out.len, &j, e)) < 0)
+		return err_prefix(e, rc, "%s --probe", fcqemu);
+	json_object_set_new(j, "boot_id", json_string(boot));
+	json_object_set_new(j, "program", json_string(fcqemu));
+	_cleanup_free_ char *text = json_compact(j);
+	if (text && (rc = file_write_atomic(AT_FDCWD, cache, text, strlen(text), 0644)) < 0)
+		log_debug("probe not kept error=%s", strerror(-rc));
+	*ret = TAKE_PTR(j);
+	return 0;
+}
+
+static int firecracker_version(const char *program, char out[64], struct err *e)
+{
+	const char *argv[] = {program, "--version", NULL};
+	_cleanup_strbuf_ struct strbuf text = {0};
+	int rc = proc_run(argv, NULL, 0, PROBE_MS, &text, e);
+	if (rc < 0)
+		return rc;
+	text.data[strcspn(text.data, "\n")] = '\0';
+	snprintf(out, 64, "%s", text.data);
+	return 0;
+}
+
+int vmm_choose(const struct host_config *cfg, struct vmm_choice *ret, struct err *e)
+{
+	struct vmm_choice c = {0};
+	const char *want = cfg->vmm ? cfg->vmm : "auto";
+	_cleanup_free_ char *fc =
+		cfg->firecracker_path ? strdup(cfg->firecracker_path) : which("firecracker");
+	_cleanup_free_ char *fcqemu = paths_find("fcqemu");
+	_cleanup_json_ json_t *j = NULL;
+	bool only_fc = str_eq(want, "firecracker"), only_qemu = str_eq(want, "fcqemu");
+	if (!only_fc && !only_qemu && !str_eq(want, "auto"))
+		return err_set(
+			e, ERR_INVALID, "--vmm: '%s' is not auto, firecracker or fcqemu", want);
+	if (only_fc && (!fc || access(fc, X_OK) < 0))
+		return err_set(e, ERR_UNAVAILABLE,
+			"no firecracker program at '%s': install it, or use --vmm auto",
+			fc ? fc : "PATH");
+	if (!fcqemu)
+		return err_set(e, ERR_INTERNAL, "fcqemu not found: run make, or make install");
+	int rc = probe(cfg->run_dir, fcqemu, &j, e);
+	if (rc < 0)
+		return rc;
+	const char *accel = json_string_value(json_object_get(j, "accel"));
+	const char *reason = json_string_value(json_object_get(j, "kvm_reason"));
+	const char *qemu = json_string_value(json_object_get(j, "qemu_version"));
+	c.kvm = str_eq(accel, "kvm");
+	snprintf(c.kvm_reason, sizeof c.kvm_reason, "%s", reason ? reason : "");
+	snprintf(c.qemu_version, sizeof c.qemu_version, "%s", qemu ? qemu : "");
+	if (only_fc && !c.kvm)
+		return err_set(e, ERR_UNAVAILABLE,
+			"firecracker needs KVM, which does not work here (%s): use --vmm auto",
+			reason);
+	c.firecracker = !only_qemu && fc && c.kvm;
+	snprintf(c.program, sizeof c.program, "%s", c.firecracker ? fc : fcqemu);
+	if (c.firecracker) {
+		if ((rc = firecracker_version(fc, c.version, e)) < 0)
+			return rc;
+	} else {
+		snprintf(c.version, sizeof c.version, "fcqemu %s (QEMU %.20s, %s)", STASIS_VERSION,
+			c.qemu_version, c.kvm ? "kvm" : "tcg");
+	}
+	*ret = c;
+	return 0;
+}
+
+int vmm_runtime_build(struct host *h, struct err *e)
+{
+	_cleanup_free_ char *hook = paths_find("ramhook.so"), *hook_pair = NULL;
+	_cleanup_free_ char **files = NULL;
+	const char *extra[32], *programs[3] = {h->vmm.program};
+	size_t n = 0;
+	if (!h->vmm.firecracker) {
+		if (!(files = shim_qemu_extra_files()))
+			return err_errno(e, ENOMEM, "runtime");
+		programs[1] = QEMU;
+		for (; files[n] && n < ARRAY_SIZE(extra) - 2; n++)
+			extra[n] = files[n];
+		if (!hook || !(hook_pair = str_printf("%s=" JAIL_LIB "/ramhook.so", hook)))
+			return err_set(
+				e, ERR_INTERNAL, "ramhook.so not found: run make, or make install");
+		extra[n++] = hook_pair;
+	}
+	extra[n] = NULL;
+	return shim_runtime_build(h->data_dir, programs, extra, &h->runtime_dir, e);
+}
+
+void vmm_argv(const struct host *h, const char *id, const char *argv[16])
+{
+	size_t n = 0;
+	argv[n++] = h->vmm.firecracker ? JAIL_BIN "/firecracker" : JAIL_BIN "/fcqemu";
+	argv[n++] = "--api-sock";
+	argv[n++] = JAIL_API_SOCK;
+	argv[n++] = "--id";
+	argv[n++] = id;
+	if (!h->vmm.firecracker) {
+		argv[n++] = "--qemu";
+		argv[n++] = QEMU;
+		argv[n++] = "--ramhook";
+		argv[n++] = JAIL_LIB "/ramhook.so";
+		argv[n++] = "--accel";
+		argv[n++] = h->vmm.kvm ? "kvm" : "tcg";
+	}
+	argv[n] = NULL;
+}

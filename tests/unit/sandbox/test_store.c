@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <fcntl.h>
+#include <string.h>
+#include "base/file.h"
+#include "sandbox/internal.h"
+
+static char dir[64];
+
+static struct host *open_host(void)
+{
+	struct host *h = calloc(1, sizeof *h);
+	struct err e = {0};
+	pthread_mutex_init(&h->lock, NULL);
+	pthread_mutex_init(&h->event_lock, NULL);
+	pthread_cond_init(&h->event_added, NULL);
+	h->data_dir = strdup(dir);
+	assert_int_equal(store_open(h, &e), 0);
+	return h;
+}
+
+static void close_host(struct host *h)
+{
+	for (size_t b = 0; b < HOST_BUCKETS; b++)
+		while (h->buckets[b])
+			host_remove(h, h->buckets[b]);
+	db_close(h->db);
+	free(h->data_dir);
+	free(h);
+}
+
+static int setup(void **state)
+{
+	snprintf(dir, sizeof dir, "/tmp/store-test-XXXXXX");
+	assert_non_null(mkdtemp(dir));
+	*state = open_host();
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	close_host(*state);
+	assert_int_equal(file_rm_rf(AT_FDCWD, dir), 0);
+	return 0;
+}
+
+static struct sandbox sample(const char *id)
+{
+	struct sandbox s = {.pidfd = -1, .has_slot = true, .slot.index = 7};
+	snprintf(s.info.id, sizeof s.info.id, "%s", id);
+	snprintf(s.info.template, sizeof s.info.template, "base");
+	s.info.state = SANDBOX_PENDING;
+	s.info.vcpus = 2;
+	s.info.memory_mb = 512;
+	s.info.disk_mb = 2048;
+	s.info.ends_at_ns = 1ull << 62;
+	s.info.n_phases = 1;
+	snprintf(s.info.phases[0].name, sizeof s.info.phases[0].name, "slot");
+	s.info.phases[0].us = 120;
+	snprintf(s.token, sizeof s.token, "secret");
+	return s;
+}
+
+static char seen_op[16], seen_id[64];
+static int keep(struct host *h, struct sandbox *s, const char *op, const char *op_id)
+{
+	snprintf(seen_op, sizeof seen_op, "%s", op);
+	snprintf(seen_id, sizeof seen_id, "%s", op_id);
+	return host_insert(h, s);
+}
+
+static const char op1[] = "11111111-1111-4111-8111-111111111111";
+
+static void an_open_operation_is_found_by_the_next_server(void **state)
+{
+	struct host *h = *state;
+	struct err e = {0};
+	struct sandbox s = sample("iabc");
+	assert_int_equal(store_op_begin(h, op1, "create", &s, &e), 0);
+	close_host(h);
+	*state = h = open_host();
+	assert_int_equal(store_load(h, keep, &e), 0);
+	struct sandbox *r = host_find(h, "iabc");
+	assert_non_null(r);
+	assert_string_equal(seen_op, "create");
+	assert_string_equal(seen_id, op1);
+	assert_int_equal(r->slot.index, 7);
+	assert_true(r->has_slot);
+	assert_string_equal(r->token, "secret");
+	assert_int_equal(r->info.state, SANDBOX_PENDING);
+	assert_int_equal(r->info.ends_at_ns, 1ull << 62);
+	assert_int_equal(r->info.n_phases, 1);
+	assert_int_equal(r->info.phases[0].us, 120);
+}
+
+static void a_committed_operation_is_no_longer_open(void **state)
+{
+	struct host *h = *state;
+	struct err e = {0};
+	char op_state[8], id[64];
+	struct sandbox s = sample("iabc");
+	struct store_event ev = {.kind = "running"};
+	assert_int_equal(store_op_begin(h, op1, "create", &s, &e), 0);
+	s.info.state = SANDBOX_RUNNING;
+	assert_int_equal(store_commit(h, op1, &s, &ev, &e), 0);
+	assert_int_equal(store_op_find(h, op1, op_state, id, &e), 0);
+	assert_string_equal(op_state, "done");
+	assert_string_equal(id, "iabc");
+	assert_int_equal(store_load(h, keep, &e), 0);
+	assert_string_equal(seen_op, "");
+	assert_int_equal(host_find(h, "iabc")->info.state, SANDBOX_RUNNING);
+}
+
+static void an_operation_id_serves_once(void **state)
+{
+	struct host *h = *state;
+	struct err e = {0};
+	struct sandbox s = sample("iabc"), other = sample("idef");
+	assert_int_equal(store_op_begin(h, op1, "create", &s, &e), 0);
+	assert_true(store_op_begin(h, op1, "create", &other, &e) < 0);
+	assert_int_equal(e.code, ERR_CONFLICT);
+	assert_int_equal(store_load(h, keep, &e), 0);
+	assert_null(host_find(h, "idef")); // nothing of the refused one stays
+}
+
+static void a_forgotten_sandbox_leaves_an_event_and_no_row(void **state)
+{
+	struct host *h = *state;
+	struct err e = {0};
+	char op_state[8], id[64];
+	struct sandbox s = sample("iabc");
+	struct store_event ev = {.kind = "create_failed", .cause = "create_failed"};
+	assert_int_equal(store_op_begin(h, op1, "create", &s, &e), 0);
+	assert_int_equal(store_forget(h, "iabc", &ev, &e), 0);
+	assert_int_equal(store_load(h, keep, &e), 0);
+	assert_null(host_find(h, "iabc"));
+	assert_int_equal(store_op_find(h, op1, op_state, id, &e), 0);
+	assert_string_equal(op_state, "");
+	struct host_event *list;
+	size_t n;
+	assert_int_equal(store_events(h, 0, 10, &list, &n, &e), 0);
+	assert_int_equal(n, 1);
+	assert_string_equal(list[0].kind, "create_failed");
+	host_event_done(&list[0]);
+	free(list);
+}
+
+static void events_are_numbered_without_gaps_across_restarts(void **state)
+{
+	struct host *h = *state;
+	struct err e = {0};
+	struct sandbox s = sample("iabc");
+	struct host_event *list;
+	size_t n;
+	for (int i = 0; i < 3; i++) {
+		struct store_event ev = {.kind = "running"};
+		assert_int_equal(store_commit(h, NULL, &s, &ev, &e), 0);
+		assert_int_equal(store_commit(h, NULL, &s, NULL, &e), 0); // no event: no number
+		assert_int_equal(h->last_event, i + 1);
+		close_host(h);
+		*state = h = open_host();
+		assert_int_equal(h->last_event, i + 1);
+	}
+	assert_int_equal(store_events(h, 1, 10, &list, &n, &e), 0);
+	assert_int_equal(n, 2);
+	assert_int_equal(list[0].seq, 2);
+	assert_int_equal(list[1].seq, 3);
+	for (size_t i = 0; i < n; i++)
+		host_event_done(&list[i]);
+	free(list);
+}
+
+static void a_database_of_a_newer_program_is_refused(void **state)
+{
+	struct host *h = *state;
+	struct err e = {0};
+	db_lock(h->db);
+	assert_int_equal(db_exec(h->db, &e, "PRAGMA user_version=99", ""), 0);
+	db_unlock(h->db);
+	db_close(h->db);
+	h->db = NULL;
+	assert_true(store_open(h, &e) < 0);
+	assert_int_equal(e.code, ERR_UNAVAILABLE);
+	assert_non_null(strstr(e.text, "version 99"));
+}
+
+static void states_follow_the_table(void **state _unused_)
+{
+	for (int i = 0; i < SANDBOX_STATE_MAX; i++)
+		assert_int_equal(sandbox_state_parse(sandbox_state_name((enum sandbox_state)i)), i);
+	assert_int_equal(sandbox_state_parse("flying"), SANDBOX_STATE_MAX);
+	assert_true(sandbox_state_may(SANDBOX_PENDING, SANDBOX_RUNNING));
+	assert_true(sandbox_state_may(SANDBOX_PAUSING, SANDBOX_RUNNING)); // a failed pause
+	assert_true(sandbox_state_may(SANDBOX_RESUMING, SANDBOX_PAUSED)); // a failed resume
+	assert_false(sandbox_state_may(SANDBOX_STOPPED, SANDBOX_RUNNING));
+	assert_false(sandbox_state_may(SANDBOX_PAUSED, SANDBOX_RUNNING));
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(an_open_operation_is_found_by_the_next_server),
+		T(a_committed_operation_is_no_longer_open),
+		T(an_operation_id_serves_once),
+		T(a_forgotten_sandbox_leaves_an_event_and_no_row),
+		T(events_are_numbered_without_gaps_across_restarts),
+		T(a_database_of_a_newer_program_is_refused),
+		cmocka_unit_test(states_follow_the_table),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
