@@ -375,6 +375,6 @@ int main(void)
 	write_resolvers(&o);
 	pid_t agent = start_agent();
 	say("root mounted at %lu ms, agent started at %lu ms", root_ms,
-		clock_monotonic_ns() / NSEC_PER_MSEC);
+		(uint64_t)(clock_monotonic_ns() / NSEC_PER_MSEC));
 	supervise(agent, &set);
 }
