@@ -39,3 +39,11 @@ int db_commit(struct db *db, struct err *e); // durable when it returns 0; rolle
 void db_rollback(struct db *db);	     // harmless outside a transaction
 // "" for NULL
 const char *db_text(sqlite3_stmt *row, int column);
+// One call of the above outside a transaction: r = DB_LOCKED(db, db_exec(db, e, ...)).
+#define DB_LOCKED(db, call)                                                                        \
+	({                                                                                         \
+		db_lock(db);                                                                       \
+		int _r = (call);                                                                   \
+		db_unlock(db);                                                                     \
+		_r;                                                                                \
+	})
