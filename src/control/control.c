@@ -85,7 +85,7 @@ static void *keeper(void *arg)
 
 static int lock_data(struct control *c, struct err *e)
 {
-	_cleanup_free_ char *path = str_printf("%s/lock", c->data_dir);
+	_cleanup_free_ char *path = str_printf("%s/control.lock", c->data_dir);
 	pid_t holder = 0;
 	if (!path)
 		return err_errno(e, ENOMEM, "lock");
@@ -98,19 +98,12 @@ static int lock_data(struct control *c, struct err *e)
 	return r < 0 ? err_errno(e, r, "%s", path) : 0;
 }
 
-#define MAX_MIGRATIONS 64
-
 static int open_db(struct control *c, struct err *e)
 {
 	_cleanup_free_ char *path = str_printf("%s/control.db", c->data_dir);
-	struct db_migration m[MAX_MIGRATIONS];
-	size_t n = 0;
 	if (!path)
 		return err_errno(e, ENOMEM, "control.db");
-	for (; control_migrations[n].name && n < MAX_MIGRATIONS; n++)
-		m[n] = (struct db_migration){
-			(unsigned)n + 1, control_migrations[n].name, control_migrations[n].data};
-	return db_open(path, m, n, &c->db, e);
+	return db_open(path, control_migrations, &c->db, e);
 }
 
 static int open_state(struct control *c, struct err *e)

@@ -162,7 +162,9 @@ static int check_route(const struct netlink_route *r, void *arg)
 		"slot range %s overlaps this host's route %s%s%s%s: choose a free private range, "
 		"for example --slot-range 172.30.0.0/16",
 		range, dst, *oif ? " dev " : "", oif,
-		r->protocol == RTPROT_STASIS ? " (another server's slots)" : "");
+		r->protocol == RTPROT_STASIS || is_slot_if(c->m, oif, true)
+			? " (another server's slots)"
+			: "");
 }
 
 int maker_check_range(const struct maker *m, bool any_pool, struct err *e)

@@ -140,10 +140,10 @@ void policy_host_text(
 		"	}\n"
 		"	chain masquerade_slots {\n"
 		"		type nat hook postrouting priority srcnat; policy accept;\n"
-		"		ip saddr %s oifname != \"%s*\" masquerade\n"
+		"		iifname \"%s*\" masquerade\n"
 		"	}\n"
 		"}\n",
-		prefix, range, prefix, prefix, prefix, range, prefix);
+		prefix, range, prefix, prefix, prefix, prefix);
 }
 
 int policy_apply(const struct strbuf *text, struct err *e)
