@@ -411,10 +411,10 @@ static void reused_slot_knows_nothing_of_its_former_guest(void **state)
 	slot_pool_give(f.p, &f.slot);
 	// At rest: an answer at once, by nobody.
 	expect_error(f.w.host, f.slot.address, EHOSTUNREACH);
-	assert_int_equal(world_sysctl(ns, "/proc/sys/net/netfilter/nf_conntrack_count"), 0);
 
 	struct slot again = take(f.p);
 	assert_int_equal(again.index, f.slot.index);
+	assert_int_equal(world_sysctl(ns, "/proc/sys/net/netfilter/nf_conntrack_count"), 0);
 	guest_attach(&next, &again, UID + again.index);
 	expect_open(f.w.host, again.address, WORLD_PORT, next.listener, SLOT_GATEWAY_IP);
 	// A late answer to the former guest comes before what the next one is sent, if at all.
