@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/proc.h"
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -64,6 +65,9 @@ static _noreturn_ void child(const struct proc_spawn *s, pid_t parent, int repor
 		src[n] = fcntl(s->fds[i].parent_fd, F_DUPFD_CLOEXEC, base);
 		dst[n++] = s->fds[i].child_fd;
 	}
+	// What some library opened without the flag must not get through either.
+	if (syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
+		goto fail;
 	for (size_t i = 0; i < n; i++)
 		if (src[i] < 0 || dup2(src[i], dst[i]) < 0)
 			goto fail;
