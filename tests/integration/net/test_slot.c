@@ -394,11 +394,12 @@ static void reused_slot_knows_nothing_of_its_former_guest(void **state)
 	guest_make(&next);
 	_cleanup_close_ int ns = netns_open(f.slot.netns);
 	_cleanup_close_ int conn = world_connect(f.guest.ns, WORLD_PUBLIC, WORLD_PORT, ANSWER_MS);
+	assert_true(conn >= 0);
 	_cleanup_close_ int peer = accept(f.w.outside_listener, NULL, NULL);
-	assert_true(conn >= 0 && peer >= 0);
 	_cleanup_close_ int in = world_connect(f.w.host, f.slot.address, WORLD_PORT, ANSWER_MS);
+	assert_true(in >= 0);
 	_cleanup_close_ int served = accept(f.guest.listener, NULL, NULL);
-	assert_true(in >= 0 && served >= 0);
+	assert_true(peer >= 0 && served >= 0);
 	_cleanup_close_ int outside_udp = world_udp(f.w.outside, "0.0.0.0", 53);
 	_cleanup_close_ int old_udp = world_udp(f.guest.ns, "0.0.0.0", 4000);
 	_cleanup_close_ int next_udp = world_udp(next.ns, "0.0.0.0", 4000);
@@ -608,7 +609,7 @@ static void running_slots_are_adopted(void **state)
 	unsigned ready, taken;
 	const unsigned keep[] = {0, 3};
 	setup(&f);
-	killed_pool(f.run_dir, true, NULL); // slot 0 taken, two more ready
+	killed_pool(f.run_dir, true, NULL); // slots 0 to 2 are there, one of them taken
 	assert_int_equal(slot_pool_new(&f.cfg, keep, 2, &f.p, &e), 0);
 	slot_pool_stats(f.p, &ready, &taken);
 	assert_int_equal(ready, 0);
@@ -631,6 +632,21 @@ static void running_slots_are_adopted(void **state)
 	assert_int_equal(slot_pool_new(&f.cfg, keep, 1, &f.p, &e), 0);
 	assert_true(slot_pool_adopt(f.p, 0, &s, &e) < 0);
 	assert_non_null(strstr(e.text, "--slot-range"));
+	teardown(&f);
+}
+
+static void running_slots_outlive_a_lowered_limit(void **state)
+{
+	struct fixture f;
+	struct err e = {0};
+	const unsigned keep[] = {2};
+	setup(&f);
+	killed_pool(f.run_dir, true, NULL);
+	f.cfg.max = 1;
+	assert_int_equal(slot_pool_new(&f.cfg, keep, 1, &f.p, &e), 0);
+	assert_int_equal(slot_pool_adopt(f.p, 2, &f.slot, &e), 0);
+	guest_attach(&f.guest, &f.slot, UID + 2);
+	expect_open(f.w.host, f.slot.address, WORLD_PORT, f.guest.listener, SLOT_GATEWAY_IP);
 	teardown(&f);
 }
 
@@ -683,7 +699,7 @@ static void range_in_use_is_refused_with_advice(void **state)
 	teardown(&f);
 }
 
-static void host_is_no_router_for_others(void **state)
+static void forwarding_for_all_stays_as_it_was(void **state)
 {
 	struct fixture f;
 	setup(&f);
@@ -735,9 +751,10 @@ int main(int argc, char **argv)
 		cmocka_unit_test(leftovers_of_a_killed_server_are_removed),
 		cmocka_unit_test(failed_make_leaves_nothing),
 		cmocka_unit_test(running_slots_are_adopted),
+		cmocka_unit_test(running_slots_outlive_a_lowered_limit),
 		cmocka_unit_test(pools_side_by_side_do_not_disturb_each_other),
 		cmocka_unit_test(range_in_use_is_refused_with_advice),
-		cmocka_unit_test(host_is_no_router_for_others),
+		cmocka_unit_test(forwarding_for_all_stays_as_it_was),
 		cmocka_unit_test(missing_nft_is_named),
 	};
 	if (argc > 1)
