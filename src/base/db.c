@@ -53,22 +53,24 @@ static int read_version(void *ctx, sqlite3_stmt *row)
 	return 0;
 }
 
-static int migrate(struct db *db, const struct db_migration *m, size_t n, struct err *e)
+static int migrate(struct db *db, const struct embed *m, struct err *e)
 {
-	unsigned have = 0;
+	unsigned have = 0, n = 0;
 	int rc = db_query(db, e, read_version, &have, "PRAGMA user_version", "");
 	if (rc < 0)
 		return rc;
+	while (m[n].name)
+		n++;
 	if (have > n)
 		return err_set(e, ERR_UNAVAILABLE,
-			"database %s has version %u, this program knows %zu: use the newer program",
+			"database %s has version %u, this program knows %u: use the newer program",
 			db->path, have, n);
-	for (size_t i = have; i < n; i++) {
+	for (unsigned i = have; i < n; i++) {
 		char set[48];
-		snprintf(set, sizeof set, "PRAGMA user_version=%u", m[i].number);
+		snprintf(set, sizeof set, "PRAGMA user_version=%u", i + 1);
 		if ((rc = db_begin(db, e)) < 0)
 			return rc;
-		if ((rc = run(db, m[i].sql, e)) < 0 || (rc = run(db, set, e)) < 0 ||
+		if ((rc = run(db, m[i].data, e)) < 0 || (rc = run(db, set, e)) < 0 ||
 			(rc = db_commit(db, e)) < 0) {
 			db_rollback(db);
 			return err_prefix(e, rc, "migration %s", m[i].name);
@@ -77,8 +79,7 @@ static int migrate(struct db *db, const struct db_migration *m, size_t n, struct
 	return 0;
 }
 
-int db_open(const char *path, const struct db_migration *migrations, size_t n, struct db **ret,
-	struct err *e)
+int db_open(const char *path, const struct embed *migrations, struct db **ret, struct err *e)
 {
 	_cleanup_(db_closep) struct db *db = calloc(1, sizeof *db);
 	if (!db || !(db->path = strdup(path)))
@@ -97,7 +98,7 @@ int db_open(const char *path, const struct db_migration *migrations, size_t n, s
 		     "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
 		     "PRAGMA trusted_schema=OFF; PRAGMA cache_size=-512;",
 		     e)) < 0 ||
-		(rc = migrate(db, migrations, n, e)) < 0)
+		(rc = migrate(db, migrations, e)) < 0)
 		return rc;
 	*ret = TAKE_PTR(db);
 	return 0;

@@ -4,20 +4,15 @@
 // transaction.
 #pragma once
 #include <sqlite3.h>
+#include "base/embed.h"
 #include "base/err.h"
 
 struct db;
 
-struct db_migration {
-	unsigned number;  // 1, 2, ... without gaps
-	const char *name; // "001_first.sql"
-	const char *sql;
-};
-
-// Opens (makes, 0600) the database and applies what is missing, each migration in one transaction
-// with its number (PRAGMA user_version). A newer database than known is refused by name and number.
-int db_open(const char *path, const struct db_migration *migrations, size_t n, struct db **ret,
-	struct err *e);
+// Opens (makes, 0600) the database and applies what is missing of the migrations (closed by an
+// entry without a name; the first one makes version 1), each in one transaction with its number
+// (PRAGMA user_version). A newer database than known is refused by name and number.
+int db_open(const char *path, const struct embed *migrations, struct db **ret, struct err *e);
 struct db *db_close(struct db *db);
 DEFINE_CLEANUP(struct db *, db_close)
 sqlite3 *db_handle(struct db *db);
@@ -39,3 +34,11 @@ int db_commit(struct db *db, struct err *e); // durable when it returns 0; rolle
 void db_rollback(struct db *db);	     // harmless outside a transaction
 // "" for NULL
 const char *db_text(sqlite3_stmt *row, int column);
+// One call of the above outside a transaction: r = DB_LOCKED(db, db_exec(db, e, ...)).
+#define DB_LOCKED(db, call)                                                                        \
+	({                                                                                         \
+		db_lock(db);                                                                       \
+		int _r = (call);                                                                   \
+		db_unlock(db);                                                                     \
+		_r;                                                                                \
+	})

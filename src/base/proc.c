@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/proc.h"
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include "base/clock.h"
@@ -29,7 +31,7 @@ int proc_kill(int pidfd, int sig)
 
 // In the child, between fork and exec: only async-signal-safe calls. Never returns; an errno goes
 // up the pipe.
-static _noreturn_ void child(const struct proc_spawn *s, int report)
+static _noreturn_ void child(const struct proc_spawn *s, pid_t parent, int report)
 {
 	// Move everything wanted above the range of the targets first, so that no dup2 overwrites a
 	// source.
@@ -42,6 +44,9 @@ static _noreturn_ void child(const struct proc_spawn *s, int report)
 		signal(sig, SIG_DFL);
 	if (s->new_session)
 		setsid();
+	// A parent that ended before the prctl will send no signal any more.
+	if (s->death_signal && (prctl(PR_SET_PDEATHSIG, s->death_signal) < 0 || getppid() != parent))
+		_exit(127);
 	for (size_t i = 0; i < s->n_fds; i++)
 		base = MAX(base, s->fds[i].child_fd + 1);
 	if ((report = fcntl(report, F_DUPFD_CLOEXEC, base)) < 0)
@@ -60,6 +65,9 @@ static _noreturn_ void child(const struct proc_spawn *s, int report)
 		src[n] = fcntl(s->fds[i].parent_fd, F_DUPFD_CLOEXEC, base);
 		dst[n++] = s->fds[i].child_fd;
 	}
+	// What some library opened without the flag must not get through either.
+	if (syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
+		goto fail;
 	for (size_t i = 0; i < n; i++)
 		if (src[i] < 0 || dup2(src[i], dst[i]) < 0)
 			goto fail;
@@ -80,11 +88,11 @@ int proc_spawn(const struct proc_spawn *s, pid_t *ret_pid, int *ret_pidfd, struc
 	if (pipe2(p, O_CLOEXEC) < 0)
 		return err_errno(e, errno, "pipe");
 	_cleanup_close_ int rd = p[0], wr = p[1];
-	pid_t pid = fork();
+	pid_t parent = getpid(), pid = fork();
 	if (pid < 0)
 		return err_errno(e, errno, "fork for %s", s->argv[0]);
 	if (pid == 0)
-		child(s, wr);
+		child(s, parent, wr);
 	wr = safe_close(wr);
 	_cleanup_close_ int pidfd = proc_pidfd_open(pid);
 	int err = pidfd < 0 ? -pidfd : 0;

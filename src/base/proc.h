@@ -18,6 +18,9 @@ struct proc_spawn {
 	const struct proc_fd_map *fds;	    // further descriptors; all others are closed on exec
 	size_t n_fds;
 	bool new_session; // setsid: outlives the caller's terminal
+	// Signal the child gets when the thread that called proc_spawn ends (0: none). Call it from
+	// the main thread, which lives as long as the process.
+	int death_signal;
 };
 
 // vfork-like speed is not needed; the child is reported failed (exec errors too) by the return

@@ -45,13 +45,13 @@ static int check_request(struct host *h, const struct host_create *req,
 	if (!id_is_sandbox(req->id) || !id_is_uuid(req->op_id))
 		return err_set(e, ERR_INVALID, "bad sandbox or operation id");
 	i.vcpus = req->vcpus ? req->vcpus : img->vcpus;
-	i.memory_mb = req->memory_mb ? req->memory_mb : img->memory_mb;
+	i.memory_mb = req->memory_mb ? req->memory_mb : (unsigned)img->memory_mb;
 	i.disk_mb = req->disk_mb ? req->disk_mb : img->disk_mb;
 	if (i.vcpus < 1 || i.vcpus > 32)
 		return err_set(e, ERR_INVALID, "vcpus: must be an integer from 1 to 32");
 	if (i.memory_mb < img->min_memory_mb)
 		return err_set(e, ERR_INVALID, "memory_mb: template '%s' needs at least %u",
-			img->name, img->min_memory_mb);
+			img->name, (unsigned)img->min_memory_mb);
 	if (i.disk_mb < img->disk_mb)
 		return err_set(e, ERR_INVALID, "disk_mb: template '%s' needs at least %lu",
 			img->name, img->disk_mb);
@@ -107,29 +107,32 @@ static int claim(struct host *h, const struct host_create *req, const struct hos
 static int prepare_disk(
 	struct host *h, struct sandbox *s, const struct image_info *img, struct err *e)
 {
-	char dir[512], path[512];
+	char dir[512], path[512], base[512];
 	enum disk_clone_method method;
 	if (host_disk_path(h, s->info.id, NULL, dir) < 0 ||
-		host_disk_path(h, s->info.id, "rootfs.img", path) < 0)
+		host_disk_path(h, s->info.id, "rootfs.img", path) < 0 ||
+		str_format(base, sizeof base, "%s/%s", h->data_dir, img->rootfs) < 0)
 		return err_set(e, ERR_INTERNAL, "data directory path too long");
 	if (mkdir(dir, 0711) < 0)
 		return err_errno(e, errno, "%s", dir);
-	return disk_clone(AT_FDCWD, img->rootfs_path, path, s->info.disk_mb << 20, &method, e);
+	return disk_clone(AT_FDCWD, base, path, s->info.disk_mb << 20, &method, e);
 }
 
 static int start_shim(
 	struct host *h, struct sandbox *s, const struct image_info *img, struct err *e)
 {
-	char dir[512], rootfs[512], console[512];
+	char dir[512], rootfs[512], console[512], kernel[512], initrd[512];
 	const char *argv[16];
 	if (host_run_path(h, s->info.id, dir) < 0 ||
 		host_disk_path(h, s->info.id, "rootfs.img", rootfs) < 0 ||
-		host_disk_path(h, s->info.id, "console.log", console) < 0)
-		return err_set(e, ERR_INTERNAL, "run directory path too long");
+		host_disk_path(h, s->info.id, "console.log", console) < 0 ||
+		str_format(kernel, sizeof kernel, "%s/%s", h->data_dir, img->vmlinux) < 0 ||
+		str_format(initrd, sizeof initrd, "%s/%s", h->data_dir, img->initrd) < 0)
+		return err_set(e, ERR_INTERNAL, "data directory path too long");
 	vmm_argv(h, s->info.id, argv);
 	struct shim_bind binds[] = {
-		{.source = img->kernel_path, .target = JAIL_KERNEL},
-		{.source = img->initrd_path, .target = JAIL_INITRD},
+		{.source = kernel, .target = JAIL_KERNEL},
+		{.source = initrd, .target = JAIL_INITRD},
 		{.source = rootfs, .target = JAIL_ROOTFS, .writable = true},
 	};
 	struct shim_spec spec = {.id = s->info.id,
@@ -156,7 +159,9 @@ static int configure(struct host *h, struct sandbox *s, const struct image_info 
 {
 	struct vmm_machine m = {
 		.vcpus = s->info.vcpus, .memory_mib = s->info.memory_mb, .track_dirty = true};
-	struct vmm_boot b = {.kernel = JAIL_KERNEL, .initrd = JAIL_INITRD, .args = img->boot_args};
+	char args[sizeof img->boot_args + 32];
+	snprintf(args, sizeof args, "console=ttyS0 %s", img->boot_args);
+	struct vmm_boot b = {.kernel = JAIL_KERNEL, .initrd = JAIL_INITRD, .args = args};
 	struct vmm_drive d = {.id = "rootfs", .path = JAIL_ROOTFS, .root = true};
 	struct vmm_net n = {.id = "eth0", .tap = SLOT_TAP_NAME, .mac = SLOT_GUEST_MAC};
 	int rc = vmm_put_machine(v, &m, e);
@@ -301,7 +306,7 @@ static int build(struct host *h, const struct host_create *req, struct sandbox *
 int host_create(
 	struct host *h, const struct host_create *req, struct host_sandbox *ret, struct err *e)
 {
-	_cleanup_(image_info_done) struct image_info img = {0};
+	struct image_info img;
 	struct host_sandbox info;
 	struct volume_info volume;
 	struct sandbox *s = NULL;

@@ -3,7 +3,8 @@
 #include "base/clock.h"
 #include "http/json.h"
 #include "sandbox/internal.h"
-#include "sql_host.h" // made at build time from sql/host: host_migrations[]
+
+extern const struct embed host_migrations[]; // sql/host, by tools/embed.py
 
 #define DAY_NS (86400ull * NSEC_PER_SEC)
 #define MAX_EVENTS 100000
@@ -13,7 +14,7 @@ int store_open(struct host *h, struct err *e)
 	_cleanup_free_ char *path = str_printf("%s/host.db", h->data_dir);
 	if (!path)
 		return err_errno(e, ENOMEM, "host.db");
-	int rc = db_open(path, host_migrations, ARRAY_SIZE(host_migrations), &h->db, e);
+	int rc = db_open(path, host_migrations, &h->db, e);
 	if (rc < 0)
 		return rc;
 	struct host_event *ev = NULL;

@@ -2,26 +2,31 @@
 // What the sandbox room and the program stasis-shim agree on.
 //
 // stasis-shim is started by the server once per sandbox with the path of a JSON file (struct
-// shim_spec below as an object, same names). It outlives the server. In order:
-//  1. setsid, own mount/IPC/UTS namespaces, joins the slot's network namespace;
-//  2. builds the jail root as a tmpfs on <run>/<id>/root (nodev where possible): read-only bind of
-//  the runtime
-//     tree (programs and libraries of the VMM, see shim_runtime_build), read-only binds of kernel
-//     and initrd, read-write bind of rootfs.img, device nodes null, zero, urandom, net/tun, kvm (if
-//     usable), userfaultfd (if there), owned by the sandbox's uid; /proc of the new PID namespace
-//     (hidepid, read-only paths masked);
-//  3. forks PID 1 of a new PID namespace, pivot_root, detaches the old root, drops to uid/gid,
-//     all capabilities and bounding set gone, no_new_privs, rlimits (nofile, core 0, fsize);
-//  4. PID 1 starts the VMM (argv), with console output to the console.log descriptor, size-bounded;
-//  forwards nothing else;
-//  5. writes <run>/<id>/state.json (shim's pid in the host's namespace, start time, boot id) when
-//  the VMM's
-//     API socket is accepting, at once, without polling delay (inotify or the like);
-//  6. waits for all children; when the VMM (or later the pager) ends, kills the rest, writes
-//     <run>/<id>/exit.json fsynced, and ends. The outer process holds an exclusive flock on
-//     <run>/<id>/shim.lock all its life: "is it alive" is answered by pidfd or by the lock.
-// SIGTERM to the shim: ends the VMM (SIGKILL after 2 s) with cause "killed".
+// shim_spec below as an object, same names). It outlives the server. It is one process: PID 1 of
+// the sandbox's own PID namespace, so that
+//  - its end, however it comes, ends everything in the sandbox, and its pidfd becomes readable only
+//    after all of that is gone;
+//  - the server never has to reap it: the process that the server starts ends at once and hands a
+//    pidfd of PID 1 back.
+// In order it (src/shim/main.c lists what rights it holds in each stage)
+//  1. takes <dir>/shim.lock (held all its life), joins the slot's network namespace, forks PID 1;
+//  2. PID 1: setsid, own mount, IPC and UTS namespaces, a tmpfs on <dir>/root seen only by itself:
+//     /usr (the runtime tree, read-only), the binds, /dev with null, zero, full, random, urandom,
+//     net/tun, userfaultfd (if the host has it), kvm (if asked for), /proc of the new PID namespace
+//     (only processes, only one's own), /tmp (in the tmpfs, so small), and /run, which is the host
+//     directory <dir>/run. pivot_root into it;
+//  3. starts the VMM as the sandbox's uid: no capability, no way to get one, no_new_privs, limits;
+//     its stdout goes to the console log, its stderr to <dir>/shim.log, both bounded;
+//  4. when the API socket accepts: takes /run away from the sandbox's uid (from then on nothing can
+//     be made, replaced or filled there: a VMM makes its other files in /tmp), writes
+//     <dir>/state.json, tells the starter;
+//  5. when the VMM (or the pager) ends: kills the rest, writes <dir>/exit.json (fsynced), ends.
+// SIGTERM to the shim: SIGTERM to the VMM, SIGKILL after 2 s, cause "killed".
+//
+// Nothing but the files in <dir> has to be cleaned up after any end: mounts are in a namespace that
+// goes with the shim.
 #pragma once
+#include <sys/types.h>
 #include "base/err.h"
 
 // Fixed paths in every jail; a VMM's state file bakes them in.
@@ -32,22 +37,27 @@
 #define JAIL_MEM "/mem" // layer or image for a restore (next issue)
 #define JAIL_VMSTATE "/vmstate"
 #define JAIL_PAGER_SOCK "/run/pager.sock"
+#define JAIL_BIN "/usr/bin"	   // programs of the runtime: JAIL_BIN "/fcqemu"
+#define JAIL_LIB "/usr/lib/stasis" // own shared objects: JAIL_LIB "/ramhook.so"
 
 struct shim_bind {
-	const char *source; // host path
+	const char *source; // host path of a regular file
 	const char *target; // jail path; the mount point is made
-	bool writable;
+	bool writable;	    // the source is given to the sandbox's uid (chown)
 };
 
 struct shim_spec {
 	const char *id;		  // sandbox id
-	const char *dir;	  // <run>/<id>, exists, 0711
+	const char *dir;	  // <run>/<id>, exists, root's, 0711
 	const char *netns;	  // path of the slot's namespace
-	uint32_t uid, gid;	  // the sandbox's own
+	uint32_t uid, gid;	  // the sandbox's own, not 0
 	const char *runtime_dir;  // tree made by shim_runtime_build
 	const char *console_path; // host path of console.log; appended; cut to the newest half at
 				  // console_max
-	uint64_t console_max;	  // bytes; 0: 4 MiB
+	uint64_t console_max;	  // bytes, at least 4 KiB; 0: 4 MiB
+	uint64_t fsize_max; // largest file (memfd too) the VMM may write; 0: 1 TiB. At least the
+			    // guest's memory and disk
+	bool kvm;	    // the jail gets /dev/kvm
 	const char *const *vmm_argv; // jail paths, NULL-terminated
 	const struct shim_bind *binds;
 	size_t n_binds;
@@ -68,31 +78,44 @@ struct shim_exit {	// exit.json
 	int32_t status; // as waitpid
 	char cause[32]; // "vmm_exit" (status 0), "vmm_crash", "pager_lost", "killed"; guest causes
 			// are judged from the console by the reader (shim_judge_console)
-	char detail[256]; // "exit status 1", "signal: killed", last line of the VMM's stderr
+	char detail[256]; // "exit status 1: <last line of stderr>", "signal: killed"
 	uint64_t at_ns;	  // CLOCK_REALTIME
 };
 
-// Builds (once per set of programs; atomic, content-addressed by path+size+mtime of what goes in) a
-// directory with the VMM programs, their shared libraries (ELF DT_NEEDED closure, QEMU's
-// accelerator modules, firmware), all root-owned read-only, usable as a jail's base. *ret_dir is
+// Builds (once per set of programs; atomic, content-addressed by path, size and mtime of what goes
+// in) <base_dir>/runtime/<hash> with the programs, their shared libraries (ELF DT_NEEDED closure)
+// and the extra files, all root-owned and read-only. A jail gets its usr/ as /usr. *ret_dir is
 // owned by the caller. Programs not in *programs* are not in the jail: no shell, no coreutils.
+//  programs     host paths; in the jail they are JAIL_BIN "/<last component>"
+//  extra_files  "host path=jail path", or one path where both are the same; the jail path must be
+//               below /usr (/lib/... counts as /usr/lib/...). Shared objects bring what they need.
+//               NULL-terminated; NULL: none
+// Other runtimes there that no running shim uses are removed, but the newest two stay.
 int shim_runtime_build(const char *base_dir, const char *const *programs,
 	const char *const *extra_files, char **ret_dir, struct err *e);
+// What Debian's qemu-system-x86_64 opens for -M microvm besides its libraries: firmware and, if
+// they are there, accelerator modules. NULL-terminated, owned by the caller (one free).
+char **shim_qemu_extra_files(void);
 
 // Starts the shim program; returns when state.json is written (the VMM's socket accepts) or the
-// shim failed (error has what it said and exit.json's cause). *ret_pidfd is owned by the caller;
-// the shim is not a child that needs reaping by the caller (double fork).
+// shim failed: then the error says why (for a VMM that ended: how, and the last line of its
+// stderr), nothing runs any more and *dir* is empty again. *ret_pidfd is owned by the caller; it is
+// not a child: poll it, do not wait for it.
 int shim_start(const char *shim_program, const struct shim_spec *spec, int timeout_ms,
 	struct shim_state *ret, int *ret_pidfd, struct err *e);
+// Host path of the API socket of a running sandbox; out has room for a sun_path (108). Safe to
+// connect to as root: the VMM can neither replace it nor make it a link.
+int shim_api_socket_path(const char *dir, char out[static 108], struct err *e);
 int shim_read_state(const char *dir, struct shim_state *ret, struct err *e);
 int shim_read_exit(const char *dir, struct shim_exit *ret,
 	struct err *e); // -ENOENT: not ended, or killed hard
 // Opens the running shim named by state.json after a server restart: checks boot id and start time.
 // -ESRCH when it is gone.
 int shim_adopt(const char *dir, struct shim_state *ret, int *ret_pidfd, struct err *e);
-// SIGTERM, wait, SIGKILL after grace_ms; then everything of the jail is unmounted and <dir>
-// removed. Idempotent: also cleans the directory of a shim that was SIGKILLed (its PID namespace
-// dies with it).
+// SIGTERM, wait, SIGKILL after grace_ms (0: at once, the quickest), wait until everything in the
+// sandbox is gone; then <dir> is removed (read exit.json before). pidfd -1: found by the lock in
+// dir, so a shim that never wrote state.json is found too. Idempotent: also cleans the directory of
+// a shim that was SIGKILLed. The pidfd stays the caller's.
 int shim_stop(const char *dir, int pidfd, int grace_ms, struct err *e);
 // "guest_panic" when the end of the console shows a kernel panic, "guest_poweroff" for a power-off
 // or reboot, else NULL.

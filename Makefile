@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+# The short way to meson, ninja and the tests. Needs make and nothing else: what is missing is
+# installed from the distribution (packaging/debian-packages.txt).
+#
+#	make            install what the build needs, build into build/
+#	make demo       the whole thing once, on a temporary volume, with times
+#	make test       all tests, with real guests
+#	make check      format, static analysis, gcc and clang, sanitizers
+#	make bench      the figures of bench/README.md
+#	make install    PREFIX=/usr/local DESTDIR=
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+B := build
+SANITIZE := -Db_sanitize=address,undefined -Db_lundef=false
+
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+export LC_ALL := C.UTF-8
+.PHONY: all deps build demo test check format bench install clean
+
+all: build
+
+deps:
+	@scripts/deps build
+
+build: deps
+	@test -f $(B)/build.ninja || meson setup $(B) --prefix=$(PREFIX)
+	@ninja -C $(B)
+
+demo: build
+	@scripts/deps run
+	@scripts/demo
+
+test: build
+	@scripts/deps run test
+	@tests/run
+
+# Each step says what it found; the first that finds anything ends it.
+check: build
+	@scripts/deps test check
+	clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h')
+	cppcheck -q --error-exitcode=1 --inline-suppr --std=c11 -D__x86_64__ -D_GNU_SOURCE \
+		--enable=warning,portability --suppressions-list=scripts/cppcheck.txt -Isrc src
+	test -f build-clang/build.ninja || CC=clang meson setup build-clang
+	ninja -C build-clang
+	test -f build-asan/build.ninja || meson setup build-asan $(SANITIZE)
+	ninja -C build-asan
+	meson test -C build-asan --no-rebuild --suite unit --print-errorlogs --timeout-multiplier 5
+	python3 tests/unit/layers.py
+
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+bench: build
+	@scripts/deps run test
+	@bench/run
+
+install: build
+	@test "$$(meson introspect $(B) --buildoptions | python3 -c 'import json,sys; \
+		print(next(o["value"] for o in json.load(sys.stdin) if o["name"] == "prefix"))')" \
+		= $(PREFIX) || { meson configure $(B) -Dprefix=$(PREFIX) && ninja -C $(B); }
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(B)/stasis
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/stasis $(B)/stasis-shim $(B)/fcqemu \
+		$(B)/ramhook.so $(B)/envd $(B)/stasis-init
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/stasis/images images/*
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man5 docs/man/*.5
+	install -D -m 0644 -t $(DESTDIR)/etc/stasis packaging/stasis.conf
+	sed 's|@bindir@|$(PREFIX)/bin|' packaging/stasis.service | \
+		install -D -m 0644 /dev/stdin $(DESTDIR)/lib/systemd/system/stasis.service
+
+clean:
+	rm -rf build build-asan build-clang

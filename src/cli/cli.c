@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of commands, help, and the way from a command's result to the exit code.
+#include "cli/cli.h"
+#include <string.h>
+#include "base/str.h"
+#include "cli/api.h"
+#include "cli/output.h"
+
+static const char text_create[] =
+	"The id is printed once the guest's agent answers. --timeout counts from the creation; "
+	"the\n"
+	"sandbox is killed then ('none': never).\n"
+	"\n"
+	"Examples:\n"
+	"  id=$(stasis create)\n"
+	"  stasis create --vcpus 2 --memory 1G --timeout 1h --env LANG=C --metadata job=42\n";
+
+static const char text_ls[] = "Newest first. States: pending, running, pausing, paused, resuming, "
+			      "stopping, stopped, error.\n"
+			      "Stopped sandboxes stay readable for an hour.\n"
+			      "\n"
+			      "Examples:\n"
+			      "  stasis ls --metadata job=42\n"
+			      "  stasis rm $(stasis ls -q)\n";
+
+static const char text_exec[] =
+	"Output streams as the program writes it. The exit code is the program's; 128+N when "
+	"signal N\n"
+	"ended it. With -o json the command is buffered and the API's answer is printed.\n"
+	"\n"
+	"  -i     sends standard input to the program; its end closes the program's input\n"
+	"  -t     gives it a terminal (with -i: this one, in raw mode, resized with it)\n"
+	"\n"
+	"Without -t, Ctrl-C terminates the program in the sandbox, a second one kills it.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis exec i0abc -- python3 -c 'print(1 + 1)'\n"
+	"  stasis exec i0abc -it -- bash\n"
+	"  tar -c src | stasis exec i0abc -i -- tar -x\n";
+
+static const char text_cp[] =
+	"One of SRC and DST is ID:PATH; a relative PATH starts at the user's home. '-' is "
+	"standard\n"
+	"input or output. A directory is copied with all that is below it, file by file; modes "
+	"are\n"
+	"kept; a link to a file is copied as that file, other links are skipped and named. Into "
+	"an\n"
+	"existing directory, SRC keeps its name. What was copied only in part is removed.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis cp data.csv i0abc:\n"
+	"  stasis cp i0abc:/tmp/out ./results\n"
+	"  echo hi | stasis cp - i0abc:/tmp/hi\n";
+
+static const char text_events[] = "Each line is one change of a sandbox's life. With -f it goes on "
+				  "until Ctrl-C; with -o json\n"
+				  "each line is one JSON object then.\n";
+
+static const char text_key[] = "The key is shown this one time; the server keeps only its hash.\n";
+
+static const char text_build[] =
+	"Needs no server, but root and the data volume. What was built before is taken from the "
+	"cache\n"
+	"(STASIS_CACHE, else /var/cache/stasis) when nothing that goes into it has changed.\n";
+
+static const char text_volume[] =
+	"Makes an XFS file system with reflink in a file beside the data directory (DIR.img) that "
+	"is\n"
+	"allocated in full now, so that the disk cannot run full below it, and mounts it. 'stasis\n"
+	"serve' mounts it again after a restart. Where the data directory already is on a file\n"
+	"system with reflink (XFS, Btrfs), run it without --size: it is used as it is.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis setup volume --size 20G\n"
+	"  stasis setup volume --data-dir /srv/stasis\n";
+
+static const char text_doctor[] =
+	"Each requirement is ok, degraded (works, with less) or missing; what is not ok has the\n"
+	"command that mends it. Exits 0 when nothing is missing.\n";
+
+static const char text_serve[] =
+	"Flags win over the file (--config, INI, the same names with '_'). SIGTERM and SIGINT "
+	"stop\n"
+	"the server; sandboxes go on running and the next start takes them over, unless\n"
+	"--kill-on-exit is given. Ready is said on standard output: stasis: ready on URL.\n";
+
+static const struct cli_command commands[] = {
+	{"create", "", "create a sandbox and print its id", text_create, CLI_SANDBOXES, true, false,
+		cmd_create},
+	{"ls", "", "list sandboxes", text_ls, CLI_SANDBOXES, true, false, cmd_ls},
+	{"get", "ID", "show one sandbox", NULL, CLI_SANDBOXES, true, false, cmd_get},
+	{"exec", "ID -- COMMAND [ARG...]", "run a command in a sandbox", text_exec, CLI_SANDBOXES,
+		true, false, cmd_exec},
+	{"cp", "SRC DST", "copy files into or out of a sandbox", text_cp, CLI_SANDBOXES, true,
+		false, cmd_cp},
+	{"timeout", "ID TIME", "set when a sandbox ends, counted from now", NULL, CLI_SANDBOXES,
+		true, false, cmd_timeout},
+	{"logs", "ID", "show a guest's console", NULL, CLI_SANDBOXES, true, true, cmd_logs},
+	{"rm", "ID...", "end and remove sandboxes", NULL, CLI_SANDBOXES, true, false, cmd_rm},
+	{"events", "", "show what happened to sandboxes", text_events, CLI_SERVER, true, false,
+		cmd_events},
+	{"health", "", "ask the server how it is", NULL, CLI_SERVER, true, false, cmd_health},
+	{"image ls", "", "list templates", NULL, CLI_SERVER, true, false, cmd_image_ls},
+	{"key create", "NAME", "make an API key", text_key, CLI_SERVER, true, false,
+		cmd_key_create},
+	{"key ls", "", "list API keys", NULL, CLI_SERVER, true, false, cmd_key_ls},
+	{"key rm", "ID...", "revoke API keys", NULL, CLI_SERVER, true, false, cmd_key_rm},
+	{"doctor", "", "check what this machine can do", text_doctor, CLI_MACHINE, false, false,
+		cmd_doctor},
+	{"setup volume", "", "make and mount the data volume", text_volume, CLI_MACHINE, false,
+		true, cmd_setup_volume},
+	{"setup check", "", "say whether the data volume is in order", NULL, CLI_MACHINE, false,
+		false, cmd_setup_check},
+	{"setup remove", "", "unmount and delete the data volume with all sandboxes", NULL,
+		CLI_MACHINE, false, true, cmd_setup_remove},
+	{"image build", "[base]", "build the guest's kernel and root file system", text_build,
+		CLI_MACHINE, false, true, cmd_image_build},
+	{"serve", "", "run the server", text_serve, CLI_MACHINE, false, true, cmd_serve},
+};
+
+const struct cli_command *cli_commands(size_t *ret_n)
+{
+	*ret_n = ARRAY_SIZE(commands);
+	return commands;
+}
+
+static const char *command_name(const void *ctx, size_t i)
+{
+	return commands[i].name;
+}
+
+static void print_overview(FILE *out)
+{
+	static const char *const titles[CLI_GROUP_MAX] = {
+		[CLI_SANDBOXES] = "Sandboxes",
+		[CLI_SERVER] = "Server",
+		[CLI_MACHINE] = "This machine",
+	};
+	fputs("Usage: stasis COMMAND [options]\n\nMicroVM sandboxes on your own machine.\n", out);
+	for (int g = 0; g < CLI_GROUP_MAX; g++) {
+		fprintf(out, "\n%s:\n", titles[g]);
+		for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+			if (commands[i].group == (enum cli_group)g)
+				fprintf(out, "  %-14s %s\n", commands[i].name, commands[i].summary);
+	}
+	fputs("\n'stasis COMMAND --help' tells all about one of them; 'stasis --version' which one "
+	      "this is.\n",
+		out);
+}
+
+// Commands may be two words. *ret_words says how many were taken.
+static const struct cli_command *find_command(int argc, char **argv, int *ret_words)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+		const char *space = strchr(commands[i].name, ' ');
+		size_t n = space ? (size_t)(space - commands[i].name) : strlen(commands[i].name);
+		if (strncmp(argv[0], commands[i].name, n) != 0 || argv[0][n] != '\0')
+			continue;
+		if (space && (argc < 2 || strcmp(argv[1], space + 1) != 0))
+			continue;
+		*ret_words = space ? 2 : 1;
+		return &commands[i];
+	}
+	return NULL;
+}
+
+static int unknown_command(int argc, char **argv)
+{
+	bool first = true;
+	size_t n = strlen(argv[0]);
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+		if (strncmp(commands[i].name, argv[0], n) != 0 || commands[i].name[n] != ' ')
+			continue;
+		if (first && argc > 1 && argv[1][0] != '-')
+			fprintf(stderr, "stasis: unknown command '%s %s'\n", argv[0], argv[1]);
+		if (first)
+			fprintf(stderr, "stasis: '%s' is one of:\n", argv[0]);
+		fprintf(stderr, "  stasis %-14s %s\n", commands[i].name, commands[i].summary);
+		first = false;
+	}
+	if (!first)
+		return err_info(ERR_INVALID)->exit_code;
+	const char *near = cli_suggest(argv[0], command_name, NULL, ARRAY_SIZE(commands));
+	if (near)
+		fprintf(stderr, "stasis: unknown command '%s'; did you mean '%s'?\n", argv[0],
+			near);
+	else
+		fprintf(stderr, "stasis: unknown command '%s'; see 'stasis help'\n", argv[0]);
+	return err_info(ERR_INVALID)->exit_code;
+}
+
+int cli_main(int argc, char **argv)
+{
+	static char help_flag[] = "--help";
+	struct cli c = {0};
+	struct err e = {0};
+	if (argc < 2) {
+		print_overview(stderr);
+		return err_info(ERR_INVALID)->exit_code;
+	}
+	argc--;
+	argv++;
+	if (strcmp(argv[0], "--version") == 0 || strcmp(argv[0], "version") == 0) {
+		puts("stasis " STASIS_VERSION);
+		return output_flush() < 0;
+	}
+	bool help = strcmp(argv[0], "help") == 0;
+	if ((help && argc == 1) || strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0) {
+		print_overview(stdout);
+		return output_flush() < 0;
+	}
+	if (help) {
+		argc--;
+		argv++;
+	}
+	int words = 0;
+	c.command = find_command(argc, argv, &words);
+	if (!c.command)
+		return unknown_command(argc, argv);
+	char *asked[] = {argv[0], help_flag, NULL};
+	c.argc = help ? 2 : argc - words + 1;
+	c.argv = help ? asked : argv + words - 1; // the last word of the name stands for argv[0]
+
+	int rc = c.command->run(&c, &e);
+	if (rc == 0 && (rc = output_flush()) < 0)
+		err_errno(&e, rc, "standard output");
+	api_close(&c);
+	if (rc >= 0)
+		return rc > 0 ? output_flush() < 0 : c.exit_code;
+	fprintf(stderr, "stasis: %s\n", err_text(&e, rc));
+	return err_info(err_is_set(&e) ? e.code : err_code_from_errno(rc))->exit_code;
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+// exec. How this works: the main thread reads the process's stream (envd_run) and writes what comes
+// to stdout and stderr. While it waits, its tick turns signals into calls on a second connection:
+// Ctrl-C into a signal to the process, a changed window into a new size. With -i a thread of its
+// own carries standard input over a third connection, since it may block as long as the process
+// does not read.
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/str.h"
+#include "cli/api.h"
+#include "cli/output.h"
+#include "cli/term.h"
+#include "http/json.h"
+
+#define INPUT_CHUNK 32768
+#define CONTROL_TIMEOUT_MS 5000
+
+struct exec {
+	struct guest stream, control, input;
+	bool interactive, tty;
+	_Atomic uint32_t pid; // 0: not started
+	unsigned interrupts;  // already handled
+	int write_error;      // of our own stdout or stderr
+	pthread_t feeder;
+	bool feeding;
+	int wake[2]; // closing the writing end stops the feeder
+};
+
+static int process_call(
+	struct guest *g, const struct exec *x, const char *method, const char *key, json_t *value)
+{
+	_cleanup_json_ json_t *req = json_pack("{s:{s:I}}", "process", "pid", (json_int_t)x->pid);
+	if (key)
+		json_object_set_new(req, key, value);
+	return req ? envd_unary(g->http, &g->target, method, req, 0, NULL, NULL) : -ENOMEM;
+}
+
+static void send_signal(struct exec *x, const char *name)
+{
+	_cleanup_json_ json_t *req =
+		json_pack("{s:{s:I},s:s}", "process", "pid", (json_int_t)x->pid, "signal", name);
+	envd_unary(x->control.http, &x->control.target, "process.Process/SendSignal", req,
+		CONTROL_TIMEOUT_MS, NULL, NULL);
+}
+
+static int tick(void *ctx)
+{
+	struct exec *x = ctx;
+	unsigned n = term_interrupts(NULL);
+	if (n != x->interrupts) {
+		// A process that never started has nobody to be told.
+		if (x->pid == 0)
+			return -1;
+		send_signal(x, x->interrupts == 0 ? "SIGNAL_SIGTERM" : "SIGNAL_SIGKILL");
+		x->interrupts = n;
+	}
+	if (x->tty && x->pid != 0 && term_take_resize()) {
+		unsigned cols, rows;
+		term_size(&cols, &rows);
+		process_call(&x->control, x, "process.Process/Update", "pty",
+			json_pack("{s:{s:I,s:I}}", "size", "cols", (json_int_t)cols, "rows",
+				(json_int_t)rows));
+	}
+	return 0;
+}
+
+static void *feed(void *ctx)
+{
+	struct exec *x = ctx;
+	_cleanup_free_ char *buf = malloc(INPUT_CHUNK);
+	while (buf) {
+		struct pollfd pf[2] = {{.fd = STDIN_FILENO, .events = POLLIN},
+			{.fd = x->wake[0], .events = POLLIN}};
+		if (poll(pf, 2, -1) < 0 && errno != EINTR)
+			break;
+		if (pf[1].revents)
+			break;
+		if (!pf[0].revents)
+			continue;
+		ssize_t n = read(STDIN_FILENO, buf, INPUT_CHUNK);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
+			continue;
+		if (n <= 0) {
+			if (!x->tty)
+				process_call(
+					&x->input, x, "process.Process/CloseStdin", NULL, NULL);
+			break;
+		}
+		_cleanup_strbuf_ struct strbuf b64 = {0};
+		str_base64_encode(&b64, buf, (size_t)n);
+		// An error means that the process has ended or closed its input: nobody reads on.
+		if (b64.failed ||
+			process_call(&x->input, x, "process.Process/SendInput", "input",
+				json_pack("{s:s}", x->tty ? "pty" : "stdin", b64.data)) < 0)
+			break;
+	}
+	return NULL;
+}
+
+static int on_start(void *ctx, uint32_t pid)
+{
+	struct exec *x = ctx;
+	sigset_t all, old;
+	x->pid = pid;
+	if (!x->interactive)
+		return 0;
+	// Signals are for the main thread: they must end its wait.
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	x->feeding = pthread_create(&x->feeder, NULL, feed, x) == 0;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return x->feeding ? 0 : -1;
+}
+
+static int on_data(void *ctx, int stream, const void *data, size_t len)
+{
+	struct exec *x = ctx;
+	x->write_error = file_write_full(stream == 2 ? STDERR_FILENO : STDOUT_FILENO, data, len);
+	return x->write_error;
+}
+
+// "signal: killed" -> 9, by the system's own descriptions; 0 when unknown.
+static int signal_number(const char *status)
+{
+	if (!str_starts(status, "signal: "))
+		return 0;
+	for (int s = 1; s < NSIG; s++) {
+		const char *d = sigdescr_np(s);
+		if (d && strcasecmp(d, status + 8) == 0)
+			return s;
+	}
+	return 0;
+}
+
+static int exec_buffered(struct cli *c, const char *user, const char *cwd, json_t *env,
+	uint64_t timeout, struct err *e)
+{
+	_cleanup_json_ json_t *body = json_object(), *answer = NULL;
+	_cleanup_free_ char *path = NULL;
+	json_t *args = json_array();
+	for (int i = 1; i < c->argc; i++)
+		json_array_append_new(args, json_string(c->argv[i]));
+	if (json_array_size(args) != (size_t)c->argc - 1) {
+		json_decref(args);
+		return err_set(e, ERR_INVALID, "-o json: the command is not UTF-8");
+	}
+	json_object_set_new(body, "args", args);
+	if (user)
+		json_object_set_new(body, "user", json_string(user));
+	if (cwd)
+		json_object_set_new(body, "cwd", json_string(cwd));
+	if (env)
+		json_object_set(body, "env", env);
+	if (timeout)
+		json_object_set_new(body, "timeout_sec", json_integer((json_int_t)timeout));
+	int rc = api_sandbox_path(c->argv[0], "/exec", &path, e);
+	if (rc == 0)
+		rc = api_call(c, "POST", path, body, &answer, e);
+	if (rc < 0)
+		return rc;
+	const char *sig = json_string_value(json_object_get(answer, "signal"));
+	_cleanup_free_ char *status = str_printf("signal: %s", sig ? sig : "");
+	c->exit_code = sig ? 128 + (status ? signal_number(status) : 0)
+			   : (int)json_integer_value(json_object_get(answer, "exit_code"));
+	return output_json(answer);
+}
+
+static int run(struct cli *c, struct exec *x, struct envd_process *p, struct err *e)
+{
+	struct envd_exit end = {0};
+	int rc = envd_run(x->stream.http, &x->stream.target, p, &end, e);
+	if (x->feeding) {
+		struct timespec until;
+		x->wake[1] = safe_close(x->wake[1]);
+		// It may sit in a call that a background child keeps from ending.
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += 2;
+		if (pthread_timedjoin_np(x->feeder, NULL, &until) == 0)
+			x->feeding = false;
+	}
+	if (x->write_error < 0 && x->pid) {
+		send_signal(x, "SIGNAL_SIGKILL");
+		if (x->write_error == -EPIPE) {
+			c->exit_code = 128 + SIGPIPE;
+			return 0;
+		}
+		return err_errno(e, x->write_error, "standard output");
+	}
+	int sig;
+	if (term_interrupts(&sig)) {
+		c->exit_code = 128 + sig;
+		return 0;
+	}
+	if (rc < 0)
+		return rc;
+	c->exit_code = end.exited ? end.exit_code : 128 + signal_number(end.status);
+	return 0;
+}
+
+static int exec_stream(
+	struct cli *c, struct exec *x, struct envd_process *p, const char *user, struct err *e)
+{
+	int rc = guest_open(c, c->argv[0], user, &x->stream, e);
+	if (rc == 0)
+		rc = guest_dup(c, &x->stream, &x->control, e);
+	if (rc == 0)
+		rc = guest_dup(c, &x->stream, &x->input, e);
+	if (rc == 0 && pipe2(x->wake, O_CLOEXEC) < 0)
+		rc = err_errno(e, errno, "pipe");
+	if (rc < 0)
+		return rc;
+	struct term term = {.fd = -1};
+	term_catch_signals(x->tty);
+	if (x->tty) {
+		term_size(&p->cols, &p->rows);
+		if (x->interactive && (rc = term_raw(&term, STDIN_FILENO)) < 0)
+			return err_errno(e, rc, "terminal");
+	}
+	rc = run(c, x, p, e);
+	term_restore(&term);
+	return rc;
+}
+
+int cmd_exec(struct cli *c, struct err *e)
+{
+	const char *user = NULL, *cwd = NULL;
+	bool interactive = false, tty = false;
+	uint64_t timeout = 0;
+	_cleanup_json_ json_t *env = NULL;
+	const struct cli_option options[] = {
+		{'i', "interactive", NULL, "send standard input", OPT_FLAG, &interactive},
+		{'t', "tty", NULL, "give the program a terminal", OPT_FLAG, &tty},
+		{'u', "user", "USER", "run as (default: user)", OPT_STRING, &user},
+		{'w', "workdir", "DIR", "run in (default: the user's home)", OPT_STRING, &cwd},
+		{'e', "env", "K=V", "environment; repeatable", OPT_MAP, &env},
+		{0, "timeout", "TIME", "kill it after (default: none; 60s with -o json)",
+			OPT_SECONDS, &timeout, 1, 86400},
+		{0},
+	};
+	int rc = cli_parse(c, options, 2, -1, e);
+	if (rc != 0)
+		return rc;
+	if (c->json && (interactive || tty))
+		return err_set(
+			e, ERR_INVALID, "-o json buffers: it goes neither with -i nor with -t");
+	if (c->json)
+		return exec_buffered(c, user, cwd, env, timeout, e);
+	if (interactive && tty && !isatty(STDIN_FILENO))
+		return err_set(e, ERR_INVALID,
+			"-it needs a terminal on standard input; use -i alone for a pipe or file");
+	if (tty && !env)
+		env = json_object();
+	const char *kind = getenv("TERM");
+	if (tty && kind && *kind && !json_object_get(env, "TERM"))
+		json_object_set_new(env, "TERM", json_string(kind));
+	// Not on the stack: a feeder that could not be joined goes on looking at it until exit.
+	struct exec *x = calloc(1, sizeof *x);
+	if (!x)
+		return err_errno(e, ENOMEM, "exec");
+	*x = (struct exec){.interactive = interactive, .tty = tty, .wake = {-1, -1}};
+	struct envd_process p = {
+		.cmd = c->argv[1],
+		.args = (const char *const *)c->argv + 2,
+		.env = env,
+		.cwd = cwd,
+		.stdin_open = interactive,
+		.pty = tty,
+		.timeout_ms = timeout * 1000,
+		.on_start = on_start,
+		.on_data = on_data,
+		.tick = tick,
+		.ctx = x,
+	};
+	rc = exec_stream(c, x, &p, user, e);
+	if (x->feeding)
+		return rc;
+	guest_done(&x->stream);
+	guest_done(&x->control);
+	guest_done(&x->input);
+	safe_close(x->wake[0]);
+	safe_close(x->wake[1]);
+	free(x);
+	return rc;
+}

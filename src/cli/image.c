@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// image build, image ls.
+#include <signal.h>
+#include <string.h>
+#include "base/paths.h"
+#include "base/str.h"
+#include "cli/api.h"
+#include "cli/local.h"
+#include "cli/output.h"
+#include "disk/image.h"
+#include "http/json.h"
+
+static volatile sig_atomic_t cancel;
+
+static void on_signal(int sig)
+{
+	cancel = 1;
+}
+
+struct build {
+	bool terminal;
+	char last[200];
+};
+
+// A terminal gets one line that is redrawn, everything else a line for each step.
+static void on_progress(void *ctx, unsigned percent, const char *text)
+{
+	struct build *b = ctx;
+	bool same = strncmp(b->last, text, sizeof b->last - 1) == 0;
+	snprintf(b->last, sizeof b->last, "%s", text);
+	if (b->terminal)
+		fprintf(stderr, "\r\033[K%3u %%  %s", percent, text);
+	else if (!same)
+		fprintf(stderr, "%3u %%  %s\n", percent, text);
+}
+
+int cmd_image_build(struct cli *c, struct err *e)
+{
+	const char *dir = NULL;
+	bool force = false;
+	struct image_info image;
+	struct build b = {.terminal = isatty(STDERR_FILENO) == 1};
+	const struct cli_option options[] = {
+		{0, "data-dir", "DIR",
+			"data directory (default: STASIS_DATA, else " PATH_DATA_DEFAULT ")",
+			OPT_STRING, &dir},
+		{'f', "force", NULL, "build anew, with today's packages", OPT_FLAG, &force},
+		{0},
+	};
+	int rc = cli_parse(c, options, 0, 1, e);
+	if (rc != 0)
+		return rc;
+	if (c->argc == 1 && strcmp(c->argv[0], "base") != 0)
+		return err_set(
+			e, ERR_INVALID, "'%s': only the template base is built here", c->argv[0]);
+	dir = cli_data_dir(dir);
+	if ((rc = local_mount_volume(dir, e)) < 0)
+		return rc;
+	struct sigaction act = {.sa_handler = on_signal};
+	sigaction(SIGINT, &act, NULL);
+	sigaction(SIGTERM, &act, NULL);
+	rc = image_build(
+		&(struct image_build_config){
+			.data_dir = dir,
+			.name = "base",
+			.force = force,
+			.progress = on_progress,
+			.progress_ctx = &b,
+			.cancel = &cancel,
+		},
+		&image, e);
+	if (b.terminal && b.last[0])
+		fputs("\r\033[K", stderr);
+	if (rc < 0)
+		return rc;
+	char size[24];
+	human_size(image.rootfs_bytes, size);
+	printf("template %s: Linux %s, root file system of %s\n", image.name, image.kernel_release,
+		size);
+	return 0;
+}
+
+int cmd_image_ls(struct cli *c, struct err *e)
+{
+	bool quiet = false;
+	_cleanup_json_ json_t *answer = NULL;
+	const struct cli_option options[] = {
+		{'q', "quiet", NULL, "print names only", OPT_FLAG, &quiet},
+		{0},
+	};
+	int rc = cli_parse(c, options, 0, 0, e);
+	if (rc == 0)
+		rc = api_call(c, "GET", "/v1/templates", NULL, &answer, e);
+	if (rc != 0)
+		return rc;
+	if (c->json)
+		return output_json(answer);
+	const json_t *t;
+	size_t i;
+	_cleanup_table_ struct table table;
+	table_init(&table, (const char *const[]){"NAME", "KIND", "VCPUS", "MEMORY", "DISK", "SIZE",
+				   "CREATED", NULL});
+	json_array_foreach (json_object_get(answer, "templates"), i, t) {
+		const char *name = json_string_value(json_object_get(t, "name"));
+		const char *kind = json_string_value(json_object_get(t, "kind"));
+		char memory[24], disk[24], size[24], created[32];
+		if (quiet && name)
+			puts(name);
+		human_size((uint64_t)json_integer_value(json_object_get(t, "memory_mb")) << 20,
+			memory);
+		human_size((uint64_t)json_integer_value(json_object_get(t, "disk_mb")) << 20, disk);
+		human_size((uint64_t)json_integer_value(json_object_get(t, "size_bytes")), size);
+		human_when(json_object_get(t, "created_at"), created);
+		table_cell(&table, "%s", name ? name : "-");
+		table_cell(&table, "%s", kind ? kind : "-");
+		table_cell(
+			&table, "%lld", (long long)json_integer_value(json_object_get(t, "vcpus")));
+		table_cell(&table, "%s", memory);
+		table_cell(&table, "%s", disk);
+		table_cell(&table, "%s", size);
+		table_cell(&table, "%s", created);
+	}
+	return quiet ? 0 : table_print(&table, stdout);
+}

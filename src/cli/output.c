@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/output.h"
+#include <stdarg.h>
+#include <string.h>
+#include "base/clock.h"
+
+static void add_cell(struct table *t, char *text)
+{
+	if (t->n == t->cap && text) {
+		size_t cap = t->cap ? t->cap * 2 : 64;
+		char **p = reallocarray(t->cells, cap, sizeof *p);
+		if (p) {
+			t->cells = p;
+			t->cap = cap;
+		}
+	}
+	if (!text || t->n == t->cap) {
+		t->failed = true;
+		free(text);
+		return;
+	}
+	for (char *s = text; *s; s++)
+		if ((unsigned char)*s < ' ' || *s == 127)
+			*s = '?';
+	t->cells[t->n++] = text;
+}
+
+void table_init(struct table *t, const char *const *titles)
+{
+	*t = (struct table){0};
+	for (; titles[t->columns] && t->columns < TABLE_MAX_COLUMNS; t->columns++)
+		add_cell(t, strdup(titles[t->columns]));
+}
+
+void table_cell(struct table *t, const char *fmt, ...)
+{
+	char *text = NULL;
+	va_list ap;
+	va_start(ap, fmt);
+	int n = vasprintf(&text, fmt, ap);
+	va_end(ap);
+	add_cell(t, n < 0 ? NULL : text);
+}
+
+static size_t width_of(const char *s)
+{
+	size_t n = 0;
+	for (; *s; s++)
+		n += ((unsigned char)*s & 0xc0) != 0x80; // characters, not bytes
+	return n;
+}
+
+int table_print(struct table *t, FILE *out)
+{
+	size_t width[TABLE_MAX_COLUMNS] = {0};
+	if (t->failed)
+		return -ENOMEM;
+	for (size_t i = 0; i < t->n; i++)
+		width[i % t->columns] = MAX(width[i % t->columns], width_of(t->cells[i]));
+	for (size_t i = 0; i < t->n; i++) {
+		size_t column = i % t->columns;
+		if (column == t->columns - 1)
+			fprintf(out, "%s\n", t->cells[i]);
+		else
+			fprintf(out, "%s%*s", t->cells[i],
+				(int)(width[column] - width_of(t->cells[i]) + 2), "");
+	}
+	return fflush(out) == 0 ? 0 : -errno;
+}
+
+void table_done(struct table *t)
+{
+	for (size_t i = 0; i < t->n; i++)
+		free(t->cells[i]);
+	free(t->cells);
+	*t = (struct table){0};
+}
+
+void human_size(uint64_t bytes, char out[24])
+{
+	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+	size_t u = 0;
+	double v = (double)bytes;
+	for (; v >= 1024 && u + 1 < ARRAY_SIZE(units); u++)
+		v /= 1024;
+	if (bytes == 0)
+		snprintf(out, 24, "-");
+	else
+		snprintf(out, 24, v < 10 && u ? "%.1f %s" : "%.0f %s", v, units[u]);
+}
+
+void human_span(uint64_t s, char out[24])
+{
+	typedef unsigned long long ull;
+	if (s < 60)
+		snprintf(out, 24, "%llus", (ull)s);
+	else if (s < 3600)
+		snprintf(out, 24, "%llum", (ull)s / 60);
+	else if (s < 86400)
+		snprintf(out, 24, "%lluh %llum", (ull)s / 3600, (ull)s / 60 % 60);
+	else
+		snprintf(out, 24, "%llud %lluh", (ull)s / 86400, (ull)s / 3600 % 24);
+}
+
+void human_when(const json_t *time, char out[32])
+{
+	uint64_t at, now = clock_realtime_ns();
+	const char *text = json_string_value(time);
+	char span[24];
+	if (!text || clock_parse_rfc3339(text, &at) < 0) {
+		snprintf(out, 32, "%s", "-");
+		return;
+	}
+	human_span((now > at ? now - at : at - now) / NSEC_PER_SEC, span);
+	snprintf(out, 32, now > at ? "%s ago" : "in %s", span);
+}
+
+void human_ms(uint64_t us, char out[24])
+{
+	if (us < 1000000)
+		snprintf(out, 24, "%.2f ms", (double)us / 1e3);
+	else
+		snprintf(out, 24, "%.2f s", (double)us / 1e6);
+}
+
+int output_flush(void)
+{
+	return fflush(stdout) == 0 && !ferror(stdout) ? 0 : -(errno ? errno : EIO);
+}
+
+int output_json(const json_t *j)
+{
+	_cleanup_free_ char *text = json_dumps(j, JSON_INDENT(2) | JSON_ENCODE_ANY);
+	if (!text)
+		return -ENOMEM;
+	puts(text);
+	return output_flush();
+}
+
+void progress_start(struct progress *p, const char *what)
+{
+	*p = (struct progress){
+		.on = isatty(STDERR_FILENO) == 1, .started_ns = clock_monotonic_ns(), .what = what};
+}
+
+int progress_tick(void *ctx)
+{
+	static const char frames[] = "|/-\\";
+	struct progress *p = ctx;
+	uint64_t now = clock_monotonic_ns();
+	if (!p->on || now - p->drawn_ns < 80 * NSEC_PER_MSEC)
+		return 0;
+	p->drawn_ns = now;
+	char amount[96] = "", done[24], total[24];
+	if (p->bytes) {
+		human_size(p->done, done);
+		human_size(p->total, total);
+		if (p->total)
+			snprintf(amount, sizeof amount, " %s of %s (%.0f %%)", done, total,
+				100.0 * (double)p->done / (double)p->total);
+		else
+			snprintf(amount, sizeof amount, " %s", done);
+	}
+	fprintf(stderr, "\r\033[K%c %s%s %.1f s", frames[p->frame++ % 4], p->what, amount,
+		(double)(now - p->started_ns) / 1e9);
+	return 0;
+}
+
+void progress_clear(struct progress *p)
+{
+	if (p->on && p->drawn_ns)
+		fputs("\r\033[K", stderr);
+	p->on = false;
+}

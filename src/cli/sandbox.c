@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+// create, ls, get, rm, timeout.
+#include <string.h>
+#include "base/str.h"
+#include "cli/api.h"
+#include "cli/output.h"
+#include "http/json.h"
+
+static const char *text_of(const json_t *object, const char *name)
+{
+	const char *s = json_string_value(json_object_get(object, name));
+	return s ? s : "-";
+}
+
+static json_int_t int_of(const json_t *object, const char *name)
+{
+	return json_integer_value(json_object_get(object, name));
+}
+
+static int print_phases(const json_t *sandbox, FILE *out)
+{
+	_cleanup_table_ struct table t;
+	const json_t *p;
+	size_t i;
+	json_int_t total = 0;
+	char us[24];
+	table_init(&t, (const char *const[]){"PHASE", "TIME", NULL});
+	json_array_foreach (json_object_get(sandbox, "phases"), i, p) {
+		human_ms((uint64_t)int_of(p, "us"), us);
+		total += int_of(p, "us");
+		table_cell(&t, "%s", text_of(p, "name"));
+		table_cell(&t, "%s", us);
+	}
+	human_ms((uint64_t)total, us);
+	table_cell(&t, "total");
+	table_cell(&t, "%s", us);
+	return table_print(&t, out);
+}
+
+int cmd_create(struct cli *c, struct err *e)
+{
+	const char *template = NULL;
+	uint64_t vcpus = 0, memory = 0, disk = 0, timeout = 0;
+	bool has_timeout = false, verbose = false;
+	_cleanup_json_ json_t *env = NULL, *metadata = NULL, *sandbox = NULL;
+	const struct cli_option options[] = {
+		{0, "template", "NAME", "what to start from (default: base)", OPT_STRING,
+			&template},
+		{0, "vcpus", "N", "virtual CPUs (default: the template's)", OPT_U64, &vcpus, 1, 32},
+		{0, "memory", "MIB", "memory: 512, 512M, 2G (default: the template's)", OPT_MIB,
+			&memory, 1},
+		{0, "disk", "MIB", "size of the root file system: 4096, 4G", OPT_MIB, &disk, 1},
+		{0, "timeout", "TIME", "life: 90s, 5m, 2h, none (default: 5m)", OPT_SECONDS,
+			&timeout, 0, 2592000, &has_timeout},
+		{'e', "env", "K=V", "environment of all its processes; repeatable", OPT_MAP, &env},
+		{0, "metadata", "K=V", "label, to find it by; repeatable", OPT_MAP, &metadata},
+		{'v', "verbose", NULL, "show how long each step took", OPT_FLAG, &verbose},
+		{0},
+	};
+	int rc = cli_parse(c, options, 0, 0, e);
+	if (rc != 0)
+		return rc;
+	_cleanup_json_ json_t *body = json_object();
+	if (template)
+		json_object_set_new(body, "template", json_string(template));
+	if (vcpus)
+		json_object_set_new(body, "vcpus", json_integer((json_int_t)vcpus));
+	if (memory)
+		json_object_set_new(body, "memory_mb", json_integer((json_int_t)memory));
+	if (disk)
+		json_object_set_new(body, "disk_mb", json_integer((json_int_t)disk));
+	if (has_timeout)
+		json_object_set_new(body, "timeout_sec", json_integer((json_int_t)timeout));
+	if (env)
+		json_object_set(body, "env", env);
+	if (metadata)
+		json_object_set(body, "metadata", metadata);
+	_cleanup_free_ char *text = json_compact(body);
+	if (!text)
+		return err_errno(e, ENOMEM, "create");
+	struct progress p;
+	progress_start(&p, "creating the sandbox");
+	rc = api_call_with(c,
+		&(struct http_call){
+			.method = "POST",
+			.path = "/v1/sandboxes",
+			.body = text,
+			.body_len = strlen(text),
+			.tick = p.on ? progress_tick : NULL,
+			.ctx = &p,
+		},
+		&sandbox, e);
+	progress_clear(&p);
+	if (rc < 0)
+		return rc;
+	if (c->json)
+		return output_json(sandbox);
+	puts(text_of(sandbox, "id"));
+	return verbose ? print_phases(sandbox, stderr) : 0;
+}
+
+// All pages of the list as one answer of the API's shape. query starts with '&' or is empty.
+static int list_all(struct cli *c, const char *query, uint64_t limit, json_t **ret, struct err *e)
+{
+	_cleanup_json_ json_t *all = json_object(), *list = json_array();
+	_cleanup_free_ char *cursor = NULL;
+	do {
+		_cleanup_json_ json_t *page = NULL;
+		_cleanup_strbuf_ struct strbuf path = {0};
+		uint64_t left = limit ? limit - json_array_size(list) : 100;
+		strbuf_addf(&path, "/v1/sandboxes?limit=%u%s", (unsigned)MIN(left, 100u), query);
+		if (cursor) {
+			strbuf_adds(&path, "&cursor=");
+			str_percent_encode(&path, cursor);
+		}
+		if (strbuf_check(&path) < 0)
+			return err_errno(e, ENOMEM, "list");
+		int rc = api_call(c, "GET", path.data, NULL, &page, e);
+		if (rc < 0)
+			return rc;
+		json_array_extend(list, json_object_get(page, "sandboxes"));
+		const char *next = json_string_value(json_object_get(page, "next_cursor"));
+		free(cursor);
+		cursor = next ? strdup(next) : NULL;
+	} while (cursor && (!limit || json_array_size(list) < limit));
+	json_object_set(all, "sandboxes", list);
+	json_object_set_new(all, "next_cursor", cursor ? json_string(cursor) : json_null());
+	*ret = TAKE_PTR(all);
+	return 0;
+}
+
+static void add_row(struct table *t, const json_t *s)
+{
+	char disk[24], memory[24], created[32], ends[32];
+	_cleanup_strbuf_ struct strbuf labels = {0};
+	const char *key;
+	json_t *value;
+	json_object_foreach (json_object_get(s, "metadata"), key, value)
+		strbuf_addf(&labels, "%s%s=%s", labels.len ? " " : "", key,
+			json_string_value(value) ? json_string_value(value) : "");
+	human_size((uint64_t)int_of(s, "memory_mb") << 20, memory);
+	human_size((uint64_t)int_of(s, "disk_used_bytes"), disk);
+	human_when(json_object_get(s, "created_at"), created);
+	human_when(json_object_get(s, "ends_at"), ends);
+	table_cell(t, "%s", text_of(s, "id"));
+	table_cell(t, "%s", text_of(s, "template"));
+	table_cell(t, "%s%s%s", text_of(s, "state"),
+		json_is_string(json_object_get(s, "cause")) ? ": " : "",
+		json_is_string(json_object_get(s, "cause")) ? text_of(s, "cause") : "");
+	table_cell(t, "%d", (int)int_of(s, "vcpus"));
+	table_cell(t, "%s", memory);
+	table_cell(t, "%s", disk);
+	table_cell(t, "%s", created);
+	table_cell(t, "%s", ends);
+	table_cell(t, "%s", labels.len ? labels.data : "-");
+}
+
+int cmd_ls(struct cli *c, struct err *e)
+{
+	bool all = false, quiet = false;
+	const char *state = NULL, *template = NULL;
+	uint64_t limit = 0;
+	_cleanup_json_ json_t *metadata = NULL, *answer = NULL;
+	const struct cli_option options[] = {
+		{'a', "all", NULL, "in every state, stopped ones too", OPT_FLAG, &all},
+		{0, "state", "STATE[,STATE]", "only in these states", OPT_STRING, &state},
+		{0, "template", "NAME", "only of this template", OPT_STRING, &template},
+		{0, "metadata", "K=V", "only with this label; repeatable", OPT_MAP, &metadata},
+		{'n', "limit", "N", "at most so many", OPT_U64, &limit, 1},
+		{'q', "quiet", NULL, "print ids only", OPT_FLAG, &quiet},
+		{0},
+	};
+	int rc = cli_parse(c, options, 0, 0, e);
+	if (rc != 0)
+		return rc;
+	if (all && state)
+		return err_set(e, ERR_INVALID, "--all and --state exclude each other");
+	_cleanup_strbuf_ struct strbuf query = {0}, labels = {0};
+	const char *key;
+	json_t *value;
+	// The filter is a query string of its own inside one parameter: encoded twice.
+	json_object_foreach (metadata, key, value) {
+		strbuf_adds(&labels, labels.len ? "&" : "");
+		str_percent_encode(&labels, key);
+		strbuf_addc(&labels, '=');
+		str_percent_encode(&labels, json_string_value(value));
+	}
+	strbuf_adds(&query, all ? "&state=all" : state ? "&state=" : "");
+	if (state)
+		str_percent_encode(&query, state);
+	if (template) {
+		strbuf_adds(&query, "&template=");
+		str_percent_encode(&query, template);
+	}
+	if (labels.len) {
+		strbuf_adds(&query, "&metadata=");
+		str_percent_encode(&query, labels.data);
+	}
+	if (query.failed || labels.failed)
+		return err_errno(e, ENOMEM, "list");
+	rc = list_all(c, query.data ? query.data : "", limit, &answer, e);
+	if (rc < 0)
+		return rc;
+	if (c->json)
+		return output_json(answer);
+	const json_t *s;
+	size_t i;
+	_cleanup_table_ struct table t;
+	table_init(&t, (const char *const[]){"ID", "TEMPLATE", "STATE", "VCPUS", "MEMORY", "DISK",
+			       "CREATED", "ENDS", "METADATA", NULL});
+	json_array_foreach (json_object_get(answer, "sandboxes"), i, s) {
+		if (quiet)
+			puts(text_of(s, "id"));
+		else
+			add_row(&t, s);
+	}
+	return quiet ? 0 : table_print(&t, stdout);
+}
+
+int cmd_get(struct cli *c, struct err *e)
+{
+	_cleanup_free_ char *path = NULL;
+	_cleanup_json_ json_t *s = NULL;
+	int rc = cli_parse(c, NULL, 1, 1, e);
+	if (rc == 0)
+		rc = api_sandbox_path(c->argv[0], "", &path, e);
+	else
+		return rc;
+	if (rc == 0)
+		rc = api_call(c, "GET", path, NULL, &s, e);
+	if (rc < 0)
+		return rc;
+	if (c->json)
+		return output_json(s);
+	static const char *const shown[] = {"id", "template", "state", "cause", "detail", "vcpus",
+		"memory_mb", "disk_mb", "disk_used_bytes", "created_at", "started_at", "ends_at",
+		"stopped_at", "on_timeout", "metadata"};
+	for (size_t i = 0; i < ARRAY_SIZE(shown); i++) {
+		const json_t *v = json_object_get(s, shown[i]);
+		if (!v || json_is_null(v))
+			continue;
+		_cleanup_free_ char *other = json_is_string(v) ? NULL : json_compact(v);
+		printf("%-16s %s\n", shown[i], other ? other : json_string_value(v));
+	}
+	return 0;
+}
+
+int cmd_rm(struct cli *c, struct err *e)
+{
+	bool force = false;
+	const struct cli_option options[] = {
+		{'f', "force", NULL, "do not mind those that are not there", OPT_FLAG, &force},
+		{0},
+	};
+	int rc = cli_parse(c, options, 1, -1, e);
+	if (rc != 0)
+		return rc;
+	// All are tried; the first failure is the command's, further ones are told at once.
+	int result = 0;
+	for (int i = 0; i < c->argc; i++) {
+		struct err one = {0};
+		_cleanup_free_ char *path = NULL;
+		rc = api_sandbox_path(c->argv[i], "", &path, &one);
+		if (rc == 0)
+			rc = api_call(c, "DELETE", path, NULL, NULL, &one);
+		if (rc == 0 || (force && one.code == ERR_NOT_FOUND))
+			continue;
+		if (result == 0)
+			*e = one;
+		else
+			fprintf(stderr, "stasis: %s\n", one.text);
+		result = result ? result : rc;
+	}
+	return result;
+}
+
+int cmd_timeout(struct cli *c, struct err *e)
+{
+	_cleanup_free_ char *path = NULL;
+	_cleanup_json_ json_t *s = NULL;
+	uint64_t seconds;
+	int rc = cli_parse(c, NULL, 2, 2, e);
+	if (rc != 0)
+		return rc;
+	if (cli_parse_seconds(c->argv[1], &seconds) < 0)
+		return err_set(e, ERR_INVALID, "'%s' is not a time such as 90s, 5m, 2h or 'none'",
+			c->argv[1]);
+	rc = api_sandbox_path(c->argv[0], "/timeout", &path, e);
+	_cleanup_json_ json_t *body = json_pack("{s:I}", "timeout_sec", (json_int_t)seconds);
+	if (rc == 0)
+		rc = api_call(c, "POST", path, body, &s, e);
+	if (rc < 0)
+		return rc;
+	if (c->json)
+		return output_json(s);
+	printf("%s\n", json_is_string(json_object_get(s, "ends_at")) ? text_of(s, "ends_at")
+								     : "never ends by itself");
+	return 0;
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+// Start and stop of the control plane, and its upkeep thread.
+#include "control/control.h"
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "control/internal.h"
+
+#define UPKEEP_S 10
+
+// A new key is in its file before it is in the database: a crash in between makes another one.
+static int make_admin_key(struct control *c, struct err *e)
+{
+	if (keys_count(c->keys) > 0)
+		return 0;
+	char key[API_KEY_SIZE], line[API_KEY_SIZE + 1];
+	_cleanup_free_ char *path = str_printf("%s/admin.key", c->data_dir);
+	if (!path)
+		return err_errno(e, ENOMEM, "admin.key");
+	keys_generate(key);
+	int n = snprintf(line, sizeof line, "%s\n", key);
+	int r = file_write_atomic(AT_FDCWD, path, line, (size_t)n, 0600);
+	if (r < 0)
+		return err_errno(e, r, "%s", path);
+	r = keys_add(c->keys, "admin", key, NULL, e);
+	explicit_bzero(key, sizeof key);
+	explicit_bzero(line, sizeof line);
+	return r;
+}
+
+// 64 hex digits that the agents' tokens are made from; losing it would lock us out of them.
+static int load_secret(const char *data_dir, char **ret, struct err *e)
+{
+	_cleanup_free_ char *path = str_printf("%s/secret", data_dir);
+	_cleanup_free_ char *text = NULL;
+	if (!path)
+		return err_errno(e, ENOMEM, "secret");
+	int r = file_read_line(AT_FDCWD, path, &text);
+	if (r == -ENOENT) {
+		unsigned char raw[32];
+		text = malloc(65);
+		if (!text)
+			return err_errno(e, ENOMEM, "secret");
+		id_random_bytes(raw, sizeof raw);
+		id_hex(raw, sizeof raw, text);
+		r = file_write_atomic(AT_FDCWD, path, text, 64, 0600);
+	}
+	if (r < 0)
+		return err_errno(e, r, "%s", path);
+	if (strlen(text) != 64)
+		return err_set(e, ERR_INTERNAL,
+			"%s is damaged: restore it, or remove it and all running sandboxes", path);
+	*ret = TAKE_PTR(text);
+	return 0;
+}
+
+static void upkeep(struct control *c)
+{
+	struct err e = {0};
+	sandboxes_reconcile(c);
+	if (keys_flush(c->keys, &e) < 0)
+		log_warn("times of use of keys are not written: %s", e.text);
+}
+
+static void *keeper(void *arg)
+{
+	struct control *c = arg;
+	pthread_mutex_lock(&c->lock);
+	while (!c->stopping) {
+		uint64_t until = clock_monotonic_ns() + UPKEEP_S * NSEC_PER_SEC;
+		struct timespec ts = {.tv_sec = (time_t)(until / NSEC_PER_SEC),
+			.tv_nsec = (long)(until % NSEC_PER_SEC)};
+		if (pthread_cond_timedwait(&c->wake, &c->lock, &ts) != ETIMEDOUT)
+			continue;
+		pthread_mutex_unlock(&c->lock);
+		upkeep(c);
+		pthread_mutex_lock(&c->lock);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return NULL;
+}
+
+static int lock_data(struct control *c, struct err *e)
+{
+	_cleanup_free_ char *path = str_printf("%s/control.lock", c->data_dir);
+	pid_t holder = 0;
+	if (!path)
+		return err_errno(e, ENOMEM, "lock");
+	int r = file_lock(AT_FDCWD, path, &c->lock_fd, &holder);
+	if (r == -EBUSY)
+		return err_set(e, ERR_CONFLICT,
+			"%s is used by another server (pid %d): stop that one or choose another "
+			"--data-dir",
+			c->data_dir, (int)holder);
+	return r < 0 ? err_errno(e, r, "%s", path) : 0;
+}
+
+static int open_db(struct control *c, struct err *e)
+{
+	_cleanup_free_ char *path = str_printf("%s/control.db", c->data_dir);
+	if (!path)
+		return err_errno(e, ENOMEM, "control.db");
+	return db_open(path, control_migrations, &c->db, e);
+}
+
+static int open_state(struct control *c, struct err *e)
+{
+	_cleanup_free_ char *secret = NULL;
+	int r = open_db(c, e);
+	if (r == 0)
+		r = load_secret(c->data_dir, &secret, e);
+	if (r == 0)
+		r = keys_load(c->db, &c->keys, e);
+	if (r == 0)
+		r = make_admin_key(c, e);
+	if (r == 0)
+		r = rows_load(c->db, secret, strlen(secret), &c->rows, e);
+	if (secret)
+		explicit_bzero(secret, strlen(secret));
+	return r;
+}
+
+static int start_http(struct control *c, struct err *e)
+{
+	// nginx's workers come by the group; nobody else may connect.
+	gid_t group = edge_group();
+	int fd = http_listen_unix(c->socket, group == (gid_t)-1 ? 0600 : 0660, e);
+	if (fd < 0)
+		return fd;
+	if (group != (gid_t)-1 && chown(c->socket, (uid_t)-1, group) < 0) {
+		int errnum = errno;
+		safe_close(fd);
+		return err_errno(e, errnum, "%s", c->socket);
+	}
+	const struct http_server_config cfg = {
+		.routes = control_routes,
+		.n_routes = control_n_routes,
+		.ctx = c,
+		.listen_fd = fd,
+		.before = control_before,
+		.done = control_done,
+	};
+	return http_server_start(&cfg, &c->http, e);
+}
+
+static int start_edge(struct control *c, const char *nginx, struct err *e)
+{
+	_cleanup_free_ char *dir = str_printf("%s/nginx", c->run_dir);
+	const struct edge_config cfg = {
+		.nginx = nginx,
+		.dir = dir,
+		.listen = c->listen,
+		.domain = c->domain,
+		.socket = c->socket,
+		.key = c->edge_key,
+	};
+	return dir ? edge_start(&cfg, &c->edge, e) : err_errno(e, ENOMEM, "edge");
+}
+
+int control_start(const struct control_config *cfg, struct control **ret, struct err *e)
+{
+	_cleanup_(control_stopp) struct control *c = calloc(1, sizeof *c);
+	if (!c)
+		return err_errno(e, ENOMEM, "control plane");
+	c->host = cfg->host;
+	c->lock_fd = -1;
+	pthread_mutex_init(&c->lock, NULL);
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&c->wake, &attr);
+	pthread_condattr_destroy(&attr);
+	c->data_dir = strdup(cfg->data_dir);
+	c->run_dir = strdup(cfg->run_dir);
+	c->listen = strdup(cfg->listen ? cfg->listen : CONTROL_LISTEN_DEFAULT);
+	c->domain = strdup(cfg->domain ? cfg->domain : CONTROL_DOMAIN_DEFAULT);
+	c->socket = str_printf("%s/control.sock", cfg->run_dir);
+	c->stats = stats_new(control_routes, control_n_routes);
+	if (!c->data_dir || !c->run_dir || !c->listen || !c->domain || !c->socket || !c->stats)
+		return err_errno(e, ENOMEM, "control plane");
+	unsigned char raw[32];
+	id_random_bytes(raw, sizeof raw);
+	id_hex(raw, sizeof raw, c->edge_key);
+
+	int r = lock_data(c, e);
+	// Others than root pass through it to the socket, but cannot look around.
+	if (r == 0 && (r = file_mkdir_p(AT_FDCWD, c->run_dir, 0711)) < 0)
+		err_errno(e, r, "%s", c->run_dir);
+	if (r == 0)
+		r = open_state(c, e);
+	if (r == 0) {
+		sandboxes_reconcile(c);
+		r = start_http(c, e);
+	}
+	if (r == 0 && !cfg->no_edge)
+		r = start_edge(c, cfg->nginx, e);
+	if (r == 0) {
+		r = -pthread_create(&c->keeper, NULL, keeper, c);
+		if (r < 0)
+			err_errno(e, r, "upkeep thread");
+		c->keeper_runs = r == 0;
+	}
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(c);
+	return 0;
+}
+
+struct control *control_stop(struct control *c)
+{
+	if (!c)
+		return NULL;
+	edge_drain(c->edge);
+	pthread_mutex_lock(&c->lock);
+	c->stopping = true;
+	pthread_cond_broadcast(&c->wake);
+	pthread_mutex_unlock(&c->lock);
+	if (c->http) {
+		http_server_free(c->http);
+		unlink(c->socket);
+	}
+	edge_stop(c->edge);
+	if (c->keeper_runs)
+		pthread_join(c->keeper, NULL);
+	struct err e = {0};
+	if (c->keys && keys_flush(c->keys, &e) < 0)
+		log_warn("times of use of keys are not written: %s", e.text);
+	rows_free(c->rows);
+	keys_free(c->keys);
+	db_close(c->db);
+	stats_free(c->stats);
+	safe_close(c->lock_fd);
+	pthread_cond_destroy(&c->wake);
+	pthread_mutex_destroy(&c->lock);
+	explicit_bzero(c->edge_key, sizeof c->edge_key);
+	free(c->data_dir);
+	free(c->run_dir);
+	free(c->listen);
+	free(c->domain);
+	free(c->socket);
+	free(c);
+	return NULL;
+}
+
+const char *control_listen(const struct control *c)
+{
+	return c->listen;
+}
+
+const char *control_socket(const struct control *c)
+{
+	return c->socket;
+}

@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: Apache-2.0
+// How this works. nginx runs in the foreground as a child in its own session, on a configuration
+// written once (nginx.conf.in). The decision where a request goes is the server's (route.c).
+// Internal headers are set or removed on every way, so clients cannot forge them; internal requests
+// to the server also carry a random key.
+//
+// nginx's workers run as another user than root and must reach the API socket: they get it by the
+// socket's group. A supervisor thread starts nginx again when it dies, and kills the workers that a
+// killed master leaves behind (they would keep the port).
+#include "control/edge.h"
+#include <arpa/inet.h>
+#include <grp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <pwd.h>
+#include <signal.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include "base/clock.h"
+#include "base/embed.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/proc.h"
+#include "base/str.h"
+#include "http/json.h"
+
+extern const struct embed control_nginx[]; // nginx.conf.in
+
+#define START_MS 10000
+#define STOP_GRACE_MS 3000
+#define BACKOFF_MIN_MS 100
+#define BACKOFF_MAX_MS 5000
+#define STEADY_NS (30 * NSEC_PER_SEC) // after this long a death starts the back-off anew
+
+struct edge {
+	char *program, *dir, *conf;
+	char ip[16];
+	uint16_t port;
+	pthread_t supervisor;
+	pthread_mutex_t lock;
+	pthread_cond_t wake;
+	bool supervised;
+	// under lock
+	bool stopping;
+	int pidfd; // of nginx, -1 between two; closed by the supervisor alone
+	unsigned deaths;
+};
+
+static const char *const worker_users[] = {"www-data", "nginx", "nobody"};
+
+static const struct passwd *worker_user(struct passwd *pw, char *buf, size_t size)
+{
+	struct passwd *found = NULL;
+	for (size_t i = 0; i < ARRAY_SIZE(worker_users) && !found; i++)
+		if (getpwnam_r(worker_users[i], pw, buf, size, &found) != 0)
+			found = NULL;
+	return found;
+}
+
+gid_t edge_group(void)
+{
+	struct passwd pw;
+	char buf[1024];
+	const struct passwd *found = geteuid() == 0 ? worker_user(&pw, buf, sizeof buf) : NULL;
+	return found ? found->pw_gid : (gid_t)-1;
+}
+
+// --- configuration
+
+static bool is_plain(const char *text, const char *more)
+{
+	for (; *text; text++)
+		if (!((*text >= 'a' && *text <= 'z') || (*text >= '0' && *text <= '9') ||
+			    strchr(more, *text)))
+			return false;
+	return true;
+}
+
+static int write_conf(struct edge *g, const struct edge_config *cfg, struct err *e)
+{
+	static const char path_chars[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ/._+=,:-";
+	if (!is_plain(cfg->domain, ".-") || !cfg->domain[0])
+		return err_set(e, ERR_INVALID,
+			"domain '%s': must be lower-case letters, digits, '-' and '.'",
+			cfg->domain);
+	if (!is_plain(cfg->dir, path_chars) || !is_plain(cfg->socket, path_chars))
+		return err_set(e, ERR_INVALID,
+			"the run directory must have a name of letters, digits and /._+=,:- only: "
+			"%s",
+			cfg->dir);
+	_cleanup_strbuf_ struct strbuf domain = {0}, conf = {0};
+	for (const char *p = cfg->domain; *p; p++)
+		strbuf_addf(&domain, "%s%c", *p == '.' ? "\\" : "", *p);
+	struct passwd pw;
+	char buf[1024], user[80] = "", workers[16], listen[32];
+	const struct passwd *found = geteuid() == 0 ? worker_user(&pw, buf, sizeof buf) : NULL;
+	if (found)
+		snprintf(user, sizeof user, "user %s;", found->pw_name);
+	snprintf(workers, sizeof workers, "%ld", MIN(MAX(sysconf(_SC_NPROCESSORS_ONLN), 1), 4));
+	snprintf(listen, sizeof listen, "%s:%u", g->ip, g->port);
+	const struct {
+		const char *name, *value;
+	} values[] = {
+		{"@USER@", user},
+		{"@WORKERS@", workers},
+		{"@DIR@", cfg->dir},
+		{"@LISTEN@", listen},
+		{"@DOMAIN@", domain.data},
+		{"@SOCKET@", cfg->socket},
+		{"@KEY@", cfg->key},
+	};
+	for (const char *p = control_nginx[0].data; *p;) {
+		size_t plain = strcspn(p, "@"), i = 0;
+		strbuf_add(&conf, p, plain);
+		p += plain;
+		while (i < ARRAY_SIZE(values) && !str_starts(p, values[i].name))
+			i++;
+		if (i < ARRAY_SIZE(values)) {
+			strbuf_adds(&conf, values[i].value);
+			p += strlen(values[i].name);
+		} else if (*p) {
+			strbuf_addc(&conf, *p++); // a named location
+		}
+	}
+	if (strbuf_check(&domain) < 0 || strbuf_check(&conf) < 0)
+		return err_errno(e, ENOMEM, "nginx.conf");
+	int r = file_write_atomic(AT_FDCWD, g->conf, conf.data, conf.len, 0600);
+	return r < 0 ? err_errno(e, r, "%s", g->conf) : 0;
+}
+
+static int check_conf(struct edge *g, struct err *e)
+{
+	const char *const argv[] = {
+		g->program, "-t", "-q", "-e", "stderr", "-p", g->dir, "-c", g->conf, NULL};
+	int r = proc_run(argv, NULL, 0, 10000, NULL, e);
+	return r < 0 ? err_prefix(e, r, "the edge's configuration was refused") : 0;
+}
+
+// --- which nginx is ours, for the time after a crash
+
+static char *pid_path(const struct edge *g)
+{
+	return str_printf("%s/edge.json", g->dir);
+}
+
+static void record(struct edge *g, pid_t pid)
+{
+	_cleanup_free_ char *path = pid_path(g);
+	uint64_t start = 0;
+	char boot[37];
+	clock_boot_id(boot);
+	if (!path || proc_start_time(pid, &start) < 0)
+		return;
+	_cleanup_json_ json_t *j = json_pack("{s:I, s:I, s:s}", "pid", (json_int_t)pid,
+		"start_time", (json_int_t)start, "boot_id", boot);
+	_cleanup_free_ char *text = json_compact(j);
+	int r = text ? file_write_atomic(AT_FDCWD, path, text, strlen(text), 0600) : -ENOMEM;
+	if (r < 0)
+		log_warn("a crash of the server would leave nginx running pid=%d: %s: %s", pid,
+			path, strerror(-r));
+}
+
+static void end_leftover(struct edge *g)
+{
+	_cleanup_free_ char *path = pid_path(g);
+	_cleanup_strbuf_ struct strbuf text = {0};
+	_cleanup_json_ json_t *j = NULL;
+	uint64_t pid = 0, start = 0, now_start = 0;
+	const char *boot = "";
+	char this_boot[37];
+	const struct json_field fields[] = {
+		{.name = "pid",
+			.type = JF_U64,
+			.out = &pid,
+			.min = 2,
+			.max = INT32_MAX,
+			.required = true},
+		{.name = "start_time", .type = JF_U64, .out = &start, .required = true},
+		{.name = "boot_id", .type = JF_STRING, .out = &boot, .required = true},
+	};
+	if (!path || file_read(AT_FDCWD, path, 4096, &text) < 0 ||
+		json_parse_object(text.data, text.len, &j, NULL) < 0 ||
+		json_read_fields(j, fields, ARRAY_SIZE(fields), false, NULL) < 0)
+		return;
+	clock_boot_id(this_boot);
+	_cleanup_close_ int pidfd = proc_pidfd_open((pid_t)pid);
+	// The start time is read while the descriptor holds the process.
+	if (pidfd < 0 || !str_eq(boot, this_boot) || proc_start_time((pid_t)pid, &now_start) < 0 ||
+		now_start != start)
+		return;
+	log_info("ending the nginx of an earlier server pid=%d", (int)pid);
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+	proc_kill(pidfd, SIGTERM);
+	if (poll(&p, 1, STOP_GRACE_MS) <= 0)
+		kill(-(pid_t)pid, SIGKILL);
+}
+
+// --- supervision
+
+static int spawn(struct edge *g, struct err *e)
+{
+	const char *const argv[] = {g->program, "-e", "stderr", "-p", g->dir, "-c", g->conf, NULL};
+	const struct proc_spawn s = {.argv = argv,
+		.stdin_fd = -1,
+		.stdout_fd = -1,
+		.stderr_fd = -1,
+		.new_session = true,
+		.death_signal = SIGTERM}; // the supervisor's thread ends after nginx
+	pid_t pid;
+	int pidfd;
+	int r = proc_spawn(&s, &pid, &pidfd, e);
+	if (r < 0)
+		return err_prefix(e, r, "the edge cannot be started");
+	record(g, pid);
+	pthread_mutex_lock(&g->lock);
+	g->pidfd = pidfd;
+	// A stop that came in between found no process.
+	if (g->stopping)
+		proc_kill(pidfd, SIGTERM);
+	pthread_mutex_unlock(&g->lock);
+	return pid;
+}
+
+static bool has_ended(int pidfd, int timeout_ms)
+{
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+	return RETRY_EINTR(poll(&p, 1, timeout_ms)) > 0;
+}
+
+// Waits for the end of nginx and reaps it. While it is unreaped its process group is surely ours.
+static int reap(struct edge *g, pid_t pid)
+{
+	int status = 0;
+	has_ended(g->pidfd, -1);
+	kill(-pid, SIGKILL);
+	proc_wait(g->pidfd, -1, &status);
+	pthread_mutex_lock(&g->lock);
+	g->pidfd = safe_close(g->pidfd);
+	g->deaths++;
+	pthread_mutex_unlock(&g->lock);
+	return status;
+}
+
+// Sleeps; true when the edge is to stop.
+static bool pause_stopping(struct edge *g, unsigned ms)
+{
+	uint64_t until = clock_monotonic_ns() + ms * NSEC_PER_MSEC;
+	struct timespec ts = {
+		.tv_sec = (time_t)(until / NSEC_PER_SEC), .tv_nsec = (long)(until % NSEC_PER_SEC)};
+	pthread_mutex_lock(&g->lock);
+	while (!g->stopping && pthread_cond_timedwait(&g->wake, &g->lock, &ts) != ETIMEDOUT)
+		;
+	bool stopping = g->stopping;
+	pthread_mutex_unlock(&g->lock);
+	return stopping;
+}
+
+static void *supervise(void *arg)
+{
+	struct edge *g = arg;
+	unsigned backoff = BACKOFF_MIN_MS;
+	do {
+		struct err e = {0};
+		char text[64];
+		uint64_t started = clock_monotonic_ns();
+		int pid = spawn(g, &e);
+		if (pid < 0) {
+			log_error("%s; again in %u ms", e.text, backoff);
+			pthread_mutex_lock(&g->lock);
+			g->deaths++;
+			pthread_mutex_unlock(&g->lock);
+			continue;
+		}
+		int status = reap(g, pid);
+		if (pause_stopping(g, 0))
+			break;
+		if (clock_monotonic_ns() - started > STEADY_NS)
+			backoff = BACKOFF_MIN_MS;
+		proc_status_text(status, text, sizeof text);
+		log_error("nginx ended (%s), starting it again in %u ms", text, backoff);
+	} while (!pause_stopping(g, backoff) && (backoff = MIN(backoff * 2, BACKOFF_MAX_MS)));
+	return NULL;
+}
+
+// --- life
+
+static int parse_listen(struct edge *g, const char *listen, struct err *e)
+{
+	const char *colon = strrchr(listen, ':');
+	uint64_t port = 0;
+	struct in_addr a;
+	if (!colon || str_to_u64(colon + 1, UINT16_MAX, &port) < 0 || port == 0 ||
+		(size_t)(colon - listen) >= sizeof g->ip)
+		return err_set(e, ERR_INVALID, "listen '%s': must be ADDRESS:PORT", listen);
+	snprintf(g->ip, sizeof g->ip, "%.*s", (int)(colon - listen), listen);
+	if (str_eq(g->ip, "localhost"))
+		snprintf(g->ip, sizeof g->ip, "127.0.0.1");
+	if (inet_pton(AF_INET, g->ip, &a) != 1)
+		return err_set(
+			e, ERR_INVALID, "listen '%s': '%s' is not an IPv4 address", listen, g->ip);
+	g->port = (uint16_t)port;
+	return 0;
+}
+
+static struct sockaddr_in address_of(const struct edge *g)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(g->port)};
+	inet_pton(AF_INET, g->ip, &a.sin_addr);
+	return a;
+}
+
+// nginx would try for seconds and then say less.
+static int check_free(const struct edge *g, struct err *e)
+{
+	struct sockaddr_in a = address_of(g);
+	_cleanup_close_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int one = 1;
+	if (fd < 0)
+		return err_errno(e, errno, "socket");
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+	if (bind(fd, (struct sockaddr *)&a, sizeof a) < 0)
+		return err_errno(e, errno, "cannot listen on %s:%u (choose another with --listen)",
+			g->ip, g->port);
+	return 0;
+}
+
+static int wait_ready(struct edge *g, struct err *e)
+{
+	struct sockaddr_in a = address_of(g);
+	if (a.sin_addr.s_addr == htonl(INADDR_ANY))
+		a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	uint64_t deadline = clock_monotonic_ns() + START_MS * NSEC_PER_MSEC;
+	while (clock_monotonic_ns() < deadline) {
+		_cleanup_close_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		if (fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof a) == 0)
+			return 0;
+		pthread_mutex_lock(&g->lock);
+		unsigned deaths = g->deaths;
+		pthread_mutex_unlock(&g->lock);
+		if (deaths > 0)
+			return err_set(e, ERR_INTERNAL,
+				"the edge ended while starting; see the lines above");
+		clock_sleep_ns(2 * NSEC_PER_MSEC);
+	}
+	return err_set(
+		e, ERR_TIMEOUT, "the edge does not accept connections on %s:%u", g->ip, g->port);
+}
+
+int edge_start(const struct edge_config *cfg, struct edge **ret, struct err *e)
+{
+	_cleanup_(edge_stopp) struct edge *g = calloc(1, sizeof *g);
+	if (!g)
+		return err_errno(e, ENOMEM, "edge");
+	pthread_mutex_init(&g->lock, NULL);
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&g->wake, &attr);
+	pthread_condattr_destroy(&attr);
+	g->pidfd = -1;
+	// Root's PATH need not have sbin in it.
+	const char *found = access("/usr/sbin/nginx", X_OK) == 0 ? "/usr/sbin/nginx" : "nginx";
+	g->program = strdup(cfg->nginx ? cfg->nginx : found);
+	g->dir = strdup(cfg->dir);
+	g->conf = str_printf("%s/nginx.conf", cfg->dir);
+	if (!g->program || !g->dir || !g->conf)
+		return err_errno(e, ENOMEM, "edge");
+	int r = parse_listen(g, cfg->listen, e);
+	if (r == 0 && (r = file_mkdir_p(AT_FDCWD, g->dir, 0711)) < 0)
+		err_errno(e, r, "%s", g->dir);
+	if (r == 0) {
+		end_leftover(g);
+		r = check_free(g, e);
+	}
+	if (r == 0)
+		r = write_conf(g, cfg, e);
+	if (r == 0)
+		r = check_conf(g, e);
+	if (r == 0) {
+		r = -pthread_create(&g->supervisor, NULL, supervise, g);
+		if (r < 0)
+			err_errno(e, r, "thread of the edge");
+		g->supervised = r == 0;
+	}
+	if (r == 0)
+		r = wait_ready(g, e);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(g);
+	return 0;
+}
+
+void edge_drain(struct edge *g)
+{
+	if (!g)
+		return;
+	pthread_mutex_lock(&g->lock);
+	g->stopping = true;
+	if (g->pidfd >= 0)
+		proc_kill(g->pidfd, SIGQUIT);
+	pthread_cond_broadcast(&g->wake);
+	pthread_mutex_unlock(&g->lock);
+}
+
+struct edge *edge_stop(struct edge *g)
+{
+	if (!g)
+		return NULL;
+	edge_drain(g);
+	// A copy, since the supervisor closes its own as soon as nginx has ended.
+	pthread_mutex_lock(&g->lock);
+	_cleanup_close_ int pidfd = g->pidfd >= 0 ? dup(g->pidfd) : -1;
+	pthread_mutex_unlock(&g->lock);
+	if (pidfd >= 0 && !has_ended(pidfd, STOP_GRACE_MS)) {
+		proc_kill(pidfd, SIGTERM);
+		if (!has_ended(pidfd, STOP_GRACE_MS))
+			proc_kill(pidfd, SIGKILL);
+	}
+	if (g->supervised)
+		pthread_join(g->supervisor, NULL);
+	_cleanup_free_ char *path = pid_path(g);
+	if (path)
+		unlink(path);
+	pthread_cond_destroy(&g->wake);
+	pthread_mutex_destroy(&g->lock);
+	free(g->program);
+	free(g->dir);
+	free(g->conf);
+	free(g);
+	return NULL;
+}

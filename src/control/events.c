@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// /v1/events: the host's journal of what happened, as pages or followed line by line.
+#include <inttypes.h>
+#include <string.h>
+#include "base/clock.h"
+#include "control/internal.h"
+#include "http/json.h"
+
+#define PAGE_MAX 100
+#define WAIT_MS 1000 // how long a follower may go without a look at its connection
+#define KEEPALIVE_NS (15 * NSEC_PER_SEC)
+
+static json_t *event_json(const struct host_event *ev)
+{
+	return json_pack("{s:I, s:o, s:o, s:s, s:o, s:o}", "seq", (json_int_t)ev->seq, "at",
+		control_json_time(ev->at_ns), "sandbox", control_json_or_null(ev->sandbox), "kind",
+		ev->kind, "cause", control_json_or_null(ev->cause), "data",
+		ev->data ? json_incref(ev->data) : json_object());
+}
+
+// Calls take for each event after *cursor that fits; moves *cursor behind the last one seen.
+// *ret_n is how many the host gave.
+static int read_events(struct control *c, uint64_t *cursor, const char *sandbox, size_t max,
+	int wait_ms, int (*take)(void *ctx, const struct host_event *ev), void *ctx, size_t *ret_n,
+	struct err *e)
+{
+	_cleanup_free_ struct host_event *list = NULL;
+	size_t n = 0;
+	int r = c->host.ops->events(c->host.host, *cursor, max, wait_ms, &list, &n, e);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < n; i++) {
+		if (r == 0 && (!sandbox || str_eq(sandbox, list[i].sandbox)))
+			r = take(ctx, &list[i]);
+		*cursor = list[i].seq;
+		host_event_done(&list[i]);
+	}
+	*ret_n = n;
+	return r;
+}
+
+// --- follow
+
+struct follower {
+	struct control *c;
+	struct http_request *req;
+	char *sandbox; // NULL: all
+	uint64_t cursor, spoke_ns;
+	struct strbuf lines;
+};
+
+static void follower_free(void *p)
+{
+	struct follower *f = p;
+	free(f->sandbox);
+	strbuf_done(&f->lines);
+	free(f);
+}
+
+static int add_line(void *ctx, const struct host_event *ev)
+{
+	struct follower *f = ctx;
+	_cleanup_json_ json_t *j = event_json(ev);
+	_cleanup_free_ char *text = json_compact(j);
+	if (!text)
+		return -ENOMEM;
+	strbuf_adds(&f->lines, text);
+	strbuf_addc(&f->lines, '\n');
+	return strbuf_check(&f->lines);
+}
+
+static ssize_t follower_next(void *p, char *buf, size_t max)
+{
+	struct follower *f = p;
+	while (f->lines.len == 0) {
+		if (http_req_closing(f->req))
+			return 0;
+		if (http_req_aborted(f->req))
+			return -ECONNRESET;
+		size_t n;
+		int r = read_events(
+			f->c, &f->cursor, f->sandbox, PAGE_MAX, WAIT_MS, add_line, f, &n, NULL);
+		if (r < 0)
+			return r;
+		if (clock_monotonic_ns() - f->spoke_ns > KEEPALIVE_NS)
+			strbuf_addc(&f->lines, '\n');
+	}
+	size_t n = MIN(max, f->lines.len);
+	memcpy(buf, f->lines.data, n);
+	strbuf_consume(&f->lines, n);
+	f->spoke_ns = clock_monotonic_ns();
+	return (ssize_t)n;
+}
+
+static void follow(struct http_request *r, struct control *c, uint64_t cursor, const char *sandbox)
+{
+	struct err e = {0};
+	struct follower *f = calloc(1, sizeof *f);
+	if (!f || (sandbox && !(f->sandbox = strdup(sandbox)))) {
+		free(f);
+		err_errno(&e, ENOMEM, "events");
+		http_reply_error(r, &e);
+		return;
+	}
+	f->c = c;
+	f->req = r;
+	f->cursor = cursor;
+	f->spoke_ns = clock_monotonic_ns();
+	http_reply_stream(r, 200, "application/x-ndjson", follower_next, f, follower_free);
+}
+
+// --- page
+
+static int add_item(void *ctx, const struct host_event *ev)
+{
+	return json_array_append_new(ctx, event_json(ev)) < 0 ? -ENOMEM : 0;
+}
+
+void events_list(struct http_request *r, void *ctx)
+{
+	struct err e = {0};
+	uint64_t cursor = 0, limit = PAGE_MAX;
+	const char *from = http_req_query(r, "cursor"), *max = http_req_query(r, "limit");
+	const char *sandbox = http_req_query(r, "sandbox"), *live = http_req_query(r, "follow");
+	int rc = 0;
+	if (from && str_to_u64(from, INT64_MAX, &cursor) < 0)
+		rc = err_set(&e, ERR_INVALID, "cursor: must be the number of an event");
+	else if (max && (str_to_u64(max, PAGE_MAX, &limit) < 0 || limit == 0))
+		rc = err_set(&e, ERR_INVALID, "limit: must be an integer from 1 to %d", PAGE_MAX);
+	else if (live && !str_eq(live, "0") && !str_eq(live, "1"))
+		rc = err_set(&e, ERR_INVALID, "follow: must be 0 or 1");
+	if (rc == 0 && str_eq(live, "1")) {
+		follow(r, ctx, cursor, sandbox);
+		return;
+	}
+	_cleanup_json_ json_t *list = json_array();
+	size_t n = 1;
+	while (rc == 0 && n > 0 && json_array_size(list) < limit)
+		rc = read_events(ctx, &cursor, sandbox, limit - json_array_size(list), 0, add_item,
+			list, &n, &e);
+	if (rc < 0)
+		http_reply_error(r, &e);
+	else
+		http_reply_json(r, 200,
+			json_pack("{s:O, s:I}", "events", list, "next_cursor", (json_int_t)cursor));
+}

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+// Buffered exec: runs a program by the guest's agent, straight over the sandbox's address, and
+// replies when it has ended.
+#include <pthread.h>
+#include <string.h>
+#include "base/clock.h"
+#include "control/internal.h"
+#include "envd/client.h"
+#include "http/json.h"
+
+#define MAX_OUTPUT (8u << 20) // per stream
+#define MAX_TIMEOUT_SEC 3600
+#define DEFAULT_TIMEOUT_SEC 60
+#define GUEST_GRACE_NS (5 * NSEC_PER_SEC) // the agent kills at the time-out; then we give up
+#define STDIN_PIECE 32768
+#define CONTROL_CALL_MS 5000
+
+struct exec_body {
+	const char *cmd, *cwd, *user, *stdin_text, *encoding;
+	json_t *args, *env;
+	uint64_t timeout_sec;
+};
+
+struct output {
+	struct strbuf text;
+	bool truncated;
+};
+
+enum stop_reason { STOP_NONE, STOP_CLIENT_GONE, STOP_CLOSING, STOP_DEADLINE, STOP_NO_MEMORY };
+
+struct exec {
+	struct http_request *req;
+	struct envd_target target;
+	char base_url[80];
+	uint32_t pid;
+	uint64_t deadline_ns; // CLOCK_MONOTONIC
+	enum stop_reason stop;
+	struct output out, err;
+	struct strbuf input;
+	bool has_input;
+	pthread_t feeder;
+	bool feeder_runs;
+};
+
+static int read_body(json_t *body, struct exec_body *b, struct err *e)
+{
+	*b = (struct exec_body){.timeout_sec = DEFAULT_TIMEOUT_SEC, .encoding = "auto"};
+	const struct json_field fields[] = {
+		{.name = "cmd", .type = JF_STRING, .out = &b->cmd, .max = 128u << 10},
+		{.name = "args", .type = JF_ARRAY, .out = &b->args},
+		{.name = "cwd", .type = JF_STRING, .out = &b->cwd},
+		{.name = "env", .type = JF_STRING_MAP, .out = &b->env},
+		{.name = "user", .type = JF_STRING, .out = &b->user, .max = 64},
+		{.name = "timeout_sec",
+			.type = JF_U64,
+			.out = &b->timeout_sec,
+			.min = 1,
+			.max = MAX_TIMEOUT_SEC},
+		{.name = "stdin", .type = JF_STRING, .out = &b->stdin_text, .max = 1u << 20},
+		{.name = "encoding", .type = JF_STRING, .out = &b->encoding},
+	};
+	int r = json_read_fields(body, fields, ARRAY_SIZE(fields), false, e);
+	if (r < 0)
+		return r;
+	if (!b->cmd == !b->args)
+		return err_set(e, ERR_INVALID, "cmd: give exactly one of 'cmd' and 'args'");
+	if (b->args && json_array_size(b->args) == 0)
+		return err_set(e, ERR_INVALID, "args: must not be empty");
+	size_t i;
+	json_t *item;
+	json_array_foreach (b->args, i, item)
+		if (!json_is_string(item))
+			return err_set(e, ERR_INVALID, "args: all must be strings");
+	if (!str_eq(b->encoding, "auto") && !str_eq(b->encoding, "base64"))
+		return err_set(e, ERR_INVALID, "encoding: must be \"auto\" or \"base64\"");
+	return 0;
+}
+
+// --- callbacks of envd_run, on the request's thread
+
+static void *feed(void *arg);
+
+static int on_start(void *ctx, uint32_t pid)
+{
+	struct exec *x = ctx;
+	x->pid = pid;
+	// Its own thread: a program that writes while it reads would otherwise block both of us.
+	if (!x->has_input)
+		return 0;
+	x->feeder_runs = pthread_create(&x->feeder, NULL, feed, x) == 0;
+	if (!x->feeder_runs)
+		x->stop = STOP_NO_MEMORY;
+	return x->stop != STOP_NONE;
+}
+
+static int on_data(void *ctx, int stream, const void *data, size_t len)
+{
+	struct exec *x = ctx;
+	struct output *o = stream == 2 ? &x->err : &x->out;
+	size_t room = MAX_OUTPUT - o->text.len;
+	o->truncated |= len > room;
+	strbuf_add(&o->text, data, MIN(len, room));
+	if (!o->text.failed)
+		return 0;
+	x->stop = STOP_NO_MEMORY;
+	return -ENOMEM;
+}
+
+static int on_tick(void *ctx)
+{
+	struct exec *x = ctx;
+	if (http_req_aborted(x->req))
+		x->stop = STOP_CLIENT_GONE;
+	else if (http_req_closing(x->req))
+		x->stop = STOP_CLOSING;
+	else if (clock_monotonic_ns() > x->deadline_ns)
+		x->stop = STOP_DEADLINE;
+	return x->stop != STOP_NONE;
+}
+
+// --- calls beside it, each thread with its own connection
+
+static int client_new(const char *base_url, struct http_client **ret, struct err *e)
+{
+	const struct http_client_config cfg = {.base_url = base_url};
+	return http_client_new(&cfg, ret, e);
+}
+
+static void *feed(void *arg)
+{
+	struct exec *x = arg;
+	_cleanup_(http_client_freep) struct http_client *client = NULL;
+	if (client_new(x->base_url, &client, NULL) < 0)
+		return NULL;
+	// Errors mean that the program does not read any more: its own affair.
+	int r = 0;
+	for (size_t at = 0; at < x->input.len && r == 0; at += STDIN_PIECE) {
+		_cleanup_strbuf_ struct strbuf b64 = {0};
+		str_base64_encode(&b64, x->input.data + at, MIN(x->input.len - at, STDIN_PIECE));
+		_cleanup_json_ json_t *req = json_pack("{s:{s:I}, s:{s:s}}", "process", "pid",
+			(json_int_t)x->pid, "input", "stdin", b64.data);
+		uint64_t now = clock_monotonic_ns();
+		if (!req || now >= x->deadline_ns)
+			return NULL;
+		r = envd_unary(client, &x->target, "process.Process/SendInput", req,
+			(int)((x->deadline_ns - now) / NSEC_PER_MSEC) + 1, NULL, NULL);
+	}
+	_cleanup_json_ json_t *req = json_pack("{s:{s:I}}", "process", "pid", (json_int_t)x->pid);
+	envd_unary(
+		client, &x->target, "process.Process/CloseStdin", req, CONTROL_CALL_MS, NULL, NULL);
+	return NULL;
+}
+
+// The program of a request that nobody waits for any more.
+static void kill_program(struct exec *x)
+{
+	_cleanup_(http_client_freep) struct http_client *client = NULL;
+	if (client_new(x->base_url, &client, NULL) < 0)
+		return;
+	_cleanup_json_ json_t *req = json_pack(
+		"{s:{s:I}, s:s}", "process", "pid", (json_int_t)x->pid, "signal", "SIGNAL_SIGKILL");
+	envd_unary(
+		client, &x->target, "process.Process/SendSignal", req, CONTROL_CALL_MS, NULL, NULL);
+}
+
+// --- the reply
+
+static int add_output(json_t *reply, const char *name, const char *encoding_name,
+	const struct output *o, bool always_base64)
+{
+	const char *data = o->text.data ? o->text.data : "";
+	if (!always_base64 && str_is_utf8(data, o->text.len))
+		return json_object_set_new(reply, name, json_stringn(data, o->text.len)) |
+		       json_object_set_new(reply, encoding_name, json_string("utf8"));
+	_cleanup_strbuf_ struct strbuf b64 = {0};
+	str_base64_encode(&b64, data, o->text.len);
+	if (strbuf_check(&b64) < 0)
+		return -ENOMEM;
+	return json_object_set_new(reply, name, json_stringn(b64.data ? b64.data : "", b64.len)) |
+	       json_object_set_new(reply, encoding_name, json_string("base64"));
+}
+
+static json_t *reply_json(struct exec *x, const struct envd_exit *exit, bool base64)
+{
+	static const char prefix[] = "signal: ";
+	const char *signal =
+		str_starts(exit->status, prefix) ? exit->status + sizeof prefix - 1 : NULL;
+	json_t *j = json_pack("{s:i, s:s?, s:b, s:I}", "exit_code", exit->exit_code, "signal",
+		signal, "truncated", x->out.truncated || x->err.truncated, "duration_ms",
+		(json_int_t)((clock_monotonic_ns() - http_req_started_ns(x->req)) / NSEC_PER_MSEC));
+	if (j && (add_output(j, "stdout", "stdout_encoding", &x->out, base64) ||
+			 add_output(j, "stderr", "stderr_encoding", &x->err, base64))) {
+		json_decref(j);
+		return NULL;
+	}
+	return j;
+}
+
+static int stop_error(const struct exec *x, uint64_t timeout_sec, struct err *e)
+{
+	switch (x->stop) {
+	case STOP_CLIENT_GONE:
+		return err_set(e, ERR_CANCELED, "the client went away");
+	case STOP_CLOSING:
+		return err_set(
+			e, ERR_UNAVAILABLE, "the server is stopping; the program was killed");
+	case STOP_DEADLINE:
+		return err_set(e, ERR_TIMEOUT, "the program did not end within %u s",
+			(unsigned)timeout_sec);
+	default:
+		return err_set(e, ERR_INTERNAL, "out of memory");
+	}
+}
+
+static int run(struct control *c, struct exec *x, const struct exec_body *b, struct envd_exit *ret,
+	struct err *e)
+{
+	char address[48];
+	const char *id = http_req_param(x->req, "id");
+	_cleanup_(row_unrefp) struct row *row = NULL;
+	int r = sandboxes_find_live(c, id, &row, e);
+	if (r == 0)
+		r = c->host.ops->address(c->host.host, id, address, e);
+	if (r < 0)
+		return r;
+	snprintf(x->base_url, sizeof x->base_url, "http://%s:%d", address, ENVD_PORT);
+	x->has_input = b->stdin_text != NULL;
+	x->target =
+		(struct envd_target){.base_url = x->base_url, .token = row->token, .user = b->user};
+
+	size_t n = json_array_size(b->args);
+	_cleanup_free_ const char **argv = calloc(n + 1, sizeof *argv);
+	if (!argv)
+		return err_errno(e, ENOMEM, "args");
+	for (size_t i = 0; i < n; i++)
+		argv[i] = json_string_value(json_array_get(b->args, i));
+	const struct envd_process p = {
+		.cmd = b->args ? argv[0] : NULL,
+		.args = b->args ? argv + 1 : NULL,
+		.shell = b->cmd,
+		.env = b->env,
+		.cwd = b->cwd,
+		.stdin_open = b->stdin_text != NULL,
+		.timeout_ms = b->timeout_sec * 1000,
+		.on_start = on_start,
+		.on_data = on_data,
+		.tick = on_tick,
+		.ctx = x,
+	};
+	_cleanup_(http_client_freep) struct http_client *client = NULL;
+	r = client_new(x->base_url, &client, e);
+	if (r < 0)
+		return r;
+	x->deadline_ns = clock_monotonic_ns() + b->timeout_sec * NSEC_PER_SEC + GUEST_GRACE_NS;
+	r = envd_run(client, &x->target, &p, ret, e);
+	if (r < 0 && x->stop != STOP_NONE) {
+		if (x->pid)
+			kill_program(x);
+		r = stop_error(x, b->timeout_sec, e);
+	}
+	if (x->feeder_runs)
+		pthread_join(x->feeder, NULL);
+	return r;
+}
+
+void exec_run(struct http_request *r, void *ctx)
+{
+	struct exec x = {.req = r};
+	struct exec_body b = {0};
+	struct envd_exit exit = {0};
+	struct err e = {0};
+	_cleanup_json_ json_t *body = NULL;
+	int rc = http_req_json(r, false, &body, &e);
+	if (rc == 0)
+		rc = read_body(body, &b, &e);
+	if (rc == 0 && b.stdin_text &&
+		str_base64_decode(&x.input, b.stdin_text, strlen(b.stdin_text)) < 0)
+		rc = err_set(&e, ERR_INVALID, "stdin: is not base64");
+	if (rc == 0)
+		rc = run(ctx, &x, &b, &exit, &e);
+	if (rc == 0) {
+		json_t *reply = reply_json(&x, &exit, str_eq(b.encoding, "base64"));
+		if (reply)
+			http_reply_json(r, 200, reply);
+		else
+			err_set(&e, ERR_INTERNAL, "out of memory");
+	}
+	if (!http_replied(r))
+		http_reply_error(r, &e);
+	strbuf_done(&x.out.text);
+	strbuf_done(&x.err.text);
+	strbuf_done(&x.input);
+}

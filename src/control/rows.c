@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "control/rows.h"
+#include <pthread.h>
+#include <string.h>
+#include "base/clock.h"
+#include "base/str.h"
+#include "http/json.h"
+
+#define BUCKETS 4096 // a power of two
+
+struct rows {
+	struct db *db;
+	pthread_rwlock_t lock;
+	unsigned char token_key[64];
+	size_t token_key_len;
+	struct row *bucket[BUCKETS];
+	struct row *newest, *oldest;
+	size_t count;
+};
+
+static struct row **bucket_of(struct rows *r, const char *id)
+{
+	uint32_t h = 2166136261u; // FNV-1a
+	for (; *id; id++)
+		h = (h ^ (unsigned char)*id) * 16777619u;
+	return &r->bucket[h & (BUCKETS - 1)];
+}
+
+struct row *row_unref(struct row *row)
+{
+	if (row && atomic_fetch_sub(&row->refs, 1) == 1) {
+		json_decref(row->metadata);
+		free(row->ended);
+		free(row);
+	}
+	return NULL;
+}
+
+static struct row *row_ref(struct row *row)
+{
+	atomic_fetch_add(&row->refs, 1);
+	return row;
+}
+
+static void link_row(struct rows *r, struct row *row)
+{
+	struct row **b = bucket_of(r, row->id);
+	row->next = *b;
+	*b = row;
+	row->older = r->newest;
+	if (r->newest)
+		r->newest->newer = row;
+	else
+		r->oldest = row;
+	r->newest = row;
+	r->count++;
+}
+
+// Gives back the table's reference.
+static void unlink_row(struct rows *r, struct row *row)
+{
+	struct row **b = bucket_of(r, row->id);
+	while (*b != row)
+		b = &(*b)->next;
+	*b = row->next;
+	*(row->newer ? &row->newer->older : &r->newest) = row->older;
+	*(row->older ? &row->older->newer : &r->oldest) = row->newer;
+	r->count--;
+	row_unref(row);
+}
+
+// --- the last report as JSON: only what is shown of a stopped sandbox
+
+static char *ended_dump(const struct host_sandbox *s)
+{
+	_cleanup_json_ json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s}",
+		"state", sandbox_state_name(s->state), "vcpus", (json_int_t)s->vcpus, "memory_mb",
+		(json_int_t)s->memory_mb, "disk_mb", (json_int_t)s->disk_mb, "started_ns",
+		(json_int_t)s->started_ns, "stopped_ns", (json_int_t)s->stopped_ns, "ends_at_ns",
+		(json_int_t)s->ends_at_ns, "cause", s->cause, "detail", s->detail);
+	return json_compact(j);
+}
+
+static int ended_parse(const char *text, struct host_sandbox *ret)
+{
+	_cleanup_json_ json_t *j = NULL;
+	const char *state = "", *cause = "", *detail = "";
+	uint64_t vcpus = 0, memory = 0;
+	const struct json_field fields[] = {
+		{.name = "state", .type = JF_STRING, .out = &state},
+		{.name = "vcpus", .type = JF_U64, .out = &vcpus, .max = UINT32_MAX},
+		{.name = "memory_mb", .type = JF_U64, .out = &memory, .max = UINT32_MAX},
+		{.name = "disk_mb", .type = JF_U64, .out = &ret->disk_mb},
+		{.name = "started_ns", .type = JF_U64, .out = &ret->started_ns},
+		{.name = "stopped_ns", .type = JF_U64, .out = &ret->stopped_ns},
+		{.name = "ends_at_ns", .type = JF_U64, .out = &ret->ends_at_ns},
+		{.name = "cause", .type = JF_STRING, .out = &cause},
+		{.name = "detail", .type = JF_STRING, .out = &detail},
+	};
+	int r = json_parse_object(text, strlen(text), &j, NULL);
+	if (r == 0)
+		r = json_read_fields(j, fields, ARRAY_SIZE(fields), true, NULL);
+	if (r < 0)
+		return r;
+	ret->state = sandbox_state_parse(state);
+	if (ret->state == SANDBOX_STATE_MAX)
+		ret->state = SANDBOX_STOPPED;
+	ret->vcpus = (unsigned)vcpus;
+	ret->memory_mb = (unsigned)memory;
+	snprintf(ret->cause, sizeof ret->cause, "%s", cause);
+	snprintf(ret->detail, sizeof ret->detail, "%s", detail);
+	return 0;
+}
+
+// --- table
+
+static struct row *row_new(struct rows *r, const char *id, const char *template)
+{
+	struct row *row = calloc(1, sizeof *row);
+	if (!row)
+		return NULL;
+	row->refs = 1;
+	snprintf(row->id, sizeof row->id, "%s", id);
+	snprintf(row->template, sizeof row->template, "%s", template);
+	hash_hmac_sha256_hex(r->token_key, r->token_key_len, id, strlen(id), row->token);
+	return row;
+}
+
+static int load_row(void *ctx, sqlite3_stmt *st)
+{
+	struct rows *r = ctx;
+	_cleanup_(row_unrefp) struct row *row = row_new(r, db_text(st, 0), db_text(st, 1));
+	if (!row)
+		return -ENOMEM;
+	const char *metadata = db_text(st, 2);
+	if (json_parse_object(metadata, strlen(metadata), &row->metadata, NULL) < 0)
+		return -EBADMSG;
+	row->on_timeout = str_eq(db_text(st, 3), "pause") ? ON_TIMEOUT_PAUSE : ON_TIMEOUT_KILL;
+	row->timeout_sec = (uint64_t)sqlite3_column_int64(st, 4);
+	row->created_ns = (uint64_t)sqlite3_column_int64(st, 5);
+	row->confirmed = sqlite3_column_int(st, 8) != 0;
+	const char *ended = sqlite3_column_type(st, 7) == SQLITE_NULL ? NULL : db_text(st, 7);
+	if (ended) {
+		row->ended = calloc(1, sizeof *row->ended);
+		if (!row->ended)
+			return -ENOMEM;
+		if (ended_parse(ended, row->ended) < 0)
+			return -EBADMSG;
+		row->ended_ns = (uint64_t)sqlite3_column_int64(st, 6);
+	}
+	link_row(r, TAKE_PTR(row));
+	return 0;
+}
+
+int rows_load(
+	struct db *db, const void *token_key, size_t key_len, struct rows **ret, struct err *e)
+{
+	_cleanup_(rows_freep) struct rows *r = calloc(1, sizeof *r);
+	if (!r)
+		return err_errno(e, ENOMEM, "sandboxes");
+	if (key_len > sizeof r->token_key)
+		return err_set(e, ERR_INTERNAL, "the token key is too long");
+	pthread_rwlock_init(&r->lock, NULL);
+	r->db = db;
+	memcpy(r->token_key, token_key, key_len);
+	r->token_key_len = key_len;
+	int rc = DB_LOCKED(db, db_query(db, e, load_row, r,
+				       "SELECT id, template, metadata, on_timeout, timeout_sec, "
+				       "created_ns, ended_ns, "
+				       "ended, confirmed FROM sandboxes ORDER BY created_ns",
+				       ""));
+	if (rc < 0)
+		return err_prefix(e, rc, "sandboxes in control.db");
+	*ret = TAKE_PTR(r);
+	return 0;
+}
+
+struct rows *rows_free(struct rows *r)
+{
+	if (!r)
+		return NULL;
+	while (r->newest)
+		unlink_row(r, r->newest);
+	pthread_rwlock_destroy(&r->lock);
+	explicit_bzero(r->token_key, sizeof r->token_key);
+	free(r);
+	return NULL;
+}
+
+int rows_add(struct rows *r, const struct row_new *n, struct row **ret, struct err *e)
+{
+	_cleanup_(row_unrefp) struct row *row = row_new(r, n->id, n->template);
+	_cleanup_free_ char *metadata = json_compact(n->metadata);
+	_cleanup_free_ char *env = json_compact(n->env);
+	if (!row || !metadata || !env)
+		return err_errno(e, ENOMEM, "sandbox");
+	row->metadata = json_deep_copy(n->metadata);
+	if (!row->metadata)
+		return err_errno(e, ENOMEM, "sandbox");
+	row->on_timeout = n->on_timeout;
+	row->timeout_sec = n->timeout_sec;
+	row->creating = true;
+
+	// Creation times order the list and are its cursors, so they are unique; the lock is held
+	// over the write to keep memory and database in the same order.
+	pthread_rwlock_wrlock(&r->lock);
+	row->created_ns = clock_realtime_ns();
+	if (r->newest && row->created_ns <= r->newest->created_ns)
+		row->created_ns = r->newest->created_ns + 1;
+	int rc = DB_LOCKED(r->db, db_exec(r->db, e,
+					  "INSERT INTO sandboxes (id, template, metadata, env, "
+					  "on_timeout, timeout_sec, "
+					  "created_ns) VALUES (?, ?, ?, ?, ?, ?, ?)",
+					  "sssssii", row->id, row->template, metadata, env,
+					  n->on_timeout == ON_TIMEOUT_PAUSE ? "pause" : "kill",
+					  (int64_t)n->timeout_sec, (int64_t)row->created_ns));
+	if (rc == 0) {
+		link_row(r, row_ref(row));
+		*ret = TAKE_PTR(row);
+	}
+	pthread_rwlock_unlock(&r->lock);
+	return rc;
+}
+
+int rows_confirm(struct rows *r, struct row *row, struct err *e)
+{
+	int rc = DB_LOCKED(r->db,
+		db_exec(r->db, e, "UPDATE sandboxes SET confirmed = 1 WHERE id = ?", "s", row->id));
+	if (rc == 0) {
+		row->ready_ns = clock_monotonic_ns();
+		row->confirmed = true;
+	}
+	return rc;
+}
+
+int rows_remove(struct rows *r, struct row *row, struct err *e)
+{
+	pthread_rwlock_wrlock(&r->lock);
+	int rc = DB_LOCKED(
+		r->db, db_exec(r->db, e, "DELETE FROM sandboxes WHERE id = ?", "s", row->id));
+	if (rc == 0)
+		unlink_row(r, row);
+	pthread_rwlock_unlock(&r->lock);
+	return rc;
+}
+
+struct row *rows_get(struct rows *r, const char *id)
+{
+	pthread_rwlock_rdlock(&r->lock);
+	struct row *row = *bucket_of(r, id);
+	while (row && strcmp(row->id, id) != 0)
+		row = row->next;
+	if (row)
+		row_ref(row);
+	pthread_rwlock_unlock(&r->lock);
+	return row;
+}
+
+size_t rows_older(struct rows *r, uint64_t created_ns, struct row **ret, size_t max)
+{
+	size_t n = 0;
+	pthread_rwlock_rdlock(&r->lock);
+	struct row *row = r->newest;
+	while (row && row->created_ns >= created_ns)
+		row = row->older;
+	for (; row && n < max; row = row->older)
+		ret[n++] = row_ref(row);
+	pthread_rwlock_unlock(&r->lock);
+	return n;
+}
+
+int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last, struct err *e)
+{
+	_cleanup_free_ struct host_sandbox *copy = malloc(sizeof *copy);
+	_cleanup_free_ char *text = ended_dump(last);
+	if (!copy || !text)
+		return err_errno(e, ENOMEM, "sandbox %s", row->id);
+	*copy = *last;
+	copy->disk_bytes = 0; // gone with it
+	copy->n_phases = 0;
+	int rc = 0;
+	pthread_rwlock_wrlock(&r->lock);
+	if (!row->ended_ns) {
+		uint64_t at = last->stopped_ns ? last->stopped_ns : clock_realtime_ns();
+		rc = DB_LOCKED(
+			r->db, db_exec(r->db, e,
+				       "UPDATE sandboxes SET ended_ns = ?, ended = ? WHERE id = ?",
+				       "iss", (int64_t)at, text, row->id));
+		if (rc == 0) {
+			row->ended = TAKE_PTR(copy);
+			row->ended_ns = at;
+		}
+	}
+	pthread_rwlock_unlock(&r->lock);
+	return rc;
+}
+
+int rows_expire(struct rows *r, uint64_t ended_before_ns, struct err *e)
+{
+	pthread_rwlock_wrlock(&r->lock);
+	int rc = 0;
+	for (struct row *row = r->oldest, *newer; row && rc == 0; row = newer) {
+		newer = row->newer;
+		if (!row->ended_ns || row->ended_ns >= ended_before_ns)
+			continue;
+		rc = DB_LOCKED(r->db,
+			db_exec(r->db, e, "DELETE FROM sandboxes WHERE id = ?", "s", row->id));
+		if (rc == 0)
+			unlink_row(r, row);
+	}
+	pthread_rwlock_unlock(&r->lock);
+	return rc;
+}
+
+size_t rows_count(struct rows *r)
+{
+	pthread_rwlock_rdlock(&r->lock);
+	size_t n = r->count;
+	pthread_rwlock_unlock(&r->lock);
+	return n;
+}

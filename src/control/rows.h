@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sandboxes users asked for: in memory, written through to the database before the host hears
+// of them. What a sandbox does right now is the host's knowledge and not kept here; only its last
+// report is, once it has stopped.
+#pragma once
+#include <jansson.h>
+#include <stdatomic.h>
+#include "base/hash.h"
+#include "base/db.h"
+#include "hostagent/hostagent.h"
+
+#define ROW_KEEP_NS (3600 * 1000000000ull) // stopped ones stay readable for an hour
+
+// Immutable but for the members behind "state"; read those through rows_ended and the atomics.
+struct row {
+	atomic_uint refs;
+	struct row *next; // in its bucket
+	struct row *older, *newer;
+	char id[64], template[64];
+	char token[SHA256_HEX_SIZE];
+	json_t *metadata;
+	enum on_timeout on_timeout;
+	uint64_t timeout_sec, created_ns;
+	// state
+	atomic_bool creating;	   // a create runs in this process
+	atomic_bool confirmed;	   // the host has made it
+	_Atomic uint64_t ready_ns; // CLOCK_MONOTONIC of that, 0 when before this process
+	_Atomic uint64_t ended_ns;
+	struct host_sandbox *ended; // set once, before ended_ns
+};
+
+struct rows;
+
+struct row_new {
+	const char *id, *template;
+	json_t *metadata, *env; // borrowed
+	enum on_timeout on_timeout;
+	uint64_t timeout_sec;
+};
+
+// token_key: the agents' tokens are HMACs of the ids with it.
+int rows_load(
+	struct db *db, const void *token_key, size_t key_len, struct rows **ret, struct err *e);
+struct rows *rows_free(struct rows *r);
+DEFINE_CLEANUP(struct rows *, rows_free)
+
+// The row is durable and marked creating when this returns. All rows returned are references.
+int rows_add(struct rows *r, const struct row_new *n, struct row **ret, struct err *e);
+// The create is done.
+int rows_confirm(struct rows *r, struct row *row, struct err *e);
+// For a create that failed.
+int rows_remove(struct rows *r, struct row *row, struct err *e);
+struct row *rows_get(struct rows *r, const char *id); // NULL when unknown
+// Up to max rows older than created_ns (UINT64_MAX: all), newest first.
+size_t rows_older(struct rows *r, uint64_t created_ns, struct row **ret, size_t max);
+// Notes how it ended; only the first report counts.
+int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last, struct err *e);
+// The last report, or NULL while it has not ended.
+static inline const struct host_sandbox *row_ended(const struct row *row)
+{
+	return row->ended_ns ? row->ended : NULL;
+}
+// Drops those that ended before the time.
+int rows_expire(struct rows *r, uint64_t ended_before_ns, struct err *e);
+size_t rows_count(struct rows *r);
+struct row *row_unref(struct row *row);
+DEFINE_CLEANUP(struct row *, row_unref)

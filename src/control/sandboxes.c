@@ -1,0 +1,572 @@
+// SPDX-License-Identifier: Apache-2.0
+// /v1/sandboxes. A row (what was asked for) is written before the host is told, and a sandbox is
+// shown as row and host's report together.
+#include <inttypes.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "base/clock.h"
+#include "base/log.h"
+#include "control/internal.h"
+#include "http/json.h"
+
+#define MAX_TIMEOUT_SEC 2592000 // 30 days
+#define DEFAULT_TIMEOUT_SEC 300
+#define MAX_METADATA (16u << 10)
+#define MAX_ENV (64u << 10)
+#define MAX_VCPUS 32
+#define PAGE_MAX 100
+
+static int no_sandbox(const char *id, struct err *e)
+{
+	return err_set(e, ERR_NOT_FOUND, "no sandbox '%.64s'", id);
+}
+
+// --- what is known of one
+
+static void synthesise(const struct row *row, enum sandbox_state state, struct host_sandbox *ret)
+{
+	*ret = (struct host_sandbox){.state = state, .on_timeout = row->on_timeout};
+	snprintf(ret->id, sizeof ret->id, "%s", row->id);
+	snprintf(ret->template, sizeof ret->template, "%s", row->template);
+	ret->created_ns = row->created_ns;
+}
+
+// lost_cause: what to note when the host does not know it (any more).
+static int report(struct control *c, struct row *row, const char *lost_cause,
+	struct host_sandbox *ret, struct err *e)
+{
+	const struct host_sandbox *ended = row_ended(row);
+	if (ended) {
+		*ret = *ended;
+		return 0;
+	}
+	struct host_sandbox s;
+	struct err why = {0};
+	int r = c->host.ops->get(c->host.host, row->id, &s, &why);
+	if (r < 0 && why.code != ERR_NOT_FOUND) {
+		if (e)
+			*e = why;
+		return r;
+	}
+	if (r < 0 && row->creating) {
+		synthesise(row, SANDBOX_PENDING, &s);
+	} else if (r < 0) {
+		synthesise(row, SANDBOX_STOPPED, &s);
+		s.stopped_ns = clock_realtime_ns();
+		snprintf(s.cause, sizeof s.cause, "%s", lost_cause);
+	}
+	if (s.state == SANDBOX_STOPPED && !row->creating) {
+		r = rows_end(c->rows, row, &s, e);
+		if (r < 0)
+			return r;
+		s = *row_ended(row);
+	}
+	*ret = s;
+	return 0;
+}
+
+int sandboxes_report(struct control *c, struct row *row, struct host_sandbox *ret, struct err *e)
+{
+	return report(c, row, "host_lost", ret, e);
+}
+
+int sandboxes_find_live(struct control *c, const char *id, struct row **ret, struct err *e)
+{
+	struct row *row = rows_get(c->rows, id);
+	if (!row || row_ended(row)) {
+		row_unref(row);
+		return no_sandbox(id, e);
+	}
+	*ret = row;
+	return 0;
+}
+
+static int put(json_t *object, const char *key, json_t *value)
+{
+	return json_object_set_new_nocheck(object, key, value);
+}
+
+static json_t *sandbox_json(const struct row *row, const struct host_sandbox *s)
+{
+	json_t *j = json_object();
+	int r = put(j, "id", json_string(row->id));
+	r |= put(j, "template", json_string(row->template));
+	r |= put(j, "state", json_string(sandbox_state_name(s->state)));
+	r |= put(j, "vcpus", json_integer(s->vcpus));
+	r |= put(j, "memory_mb", json_integer(s->memory_mb));
+	r |= put(j, "disk_mb", json_integer((json_int_t)s->disk_mb));
+	r |= put(j, "created_at", control_json_time(row->created_ns));
+	r |= put(j, "started_at", control_json_time(s->started_ns));
+	r |= put(j, "ends_at", control_json_time(s->ends_at_ns));
+	r |= put(j, "stopped_at", control_json_time(s->stopped_ns));
+	r |= put(j, "on_timeout",
+		json_string(row->on_timeout == ON_TIMEOUT_PAUSE ? "pause" : "kill"));
+	r |= put(j, "metadata", json_incref(row->metadata));
+	r |= put(j, "cause", control_json_or_null(s->cause));
+	r |= put(j, "detail", control_json_or_null(s->detail));
+	r |= put(j, "disk_used_bytes", json_integer((json_int_t)s->disk_bytes));
+	r |= put(j, "envd_token", json_string(row->token));
+	json_t *phases = json_array();
+	for (unsigned i = 0; i < s->n_phases && i < HOST_MAX_PHASES; i++)
+		r |= json_array_append_new(
+			phases, json_pack("{s:s, s:I}", "name", s->phases[i].name, "us",
+					(json_int_t)s->phases[i].us));
+	r |= put(j, "phases", phases);
+	if (r == 0)
+		return j;
+	json_decref(j);
+	return NULL;
+}
+
+static void reply_sandbox(
+	struct http_request *r, int status, const struct row *row, const struct host_sandbox *s)
+{
+	json_t *j = sandbox_json(row, s);
+	if (j) {
+		http_reply_json(r, status, j);
+		return;
+	}
+	struct err e = {0};
+	err_set(&e, ERR_INTERNAL, "sandbox %s cannot be shown", row->id);
+	http_reply_error(r, &e);
+}
+
+// --- create
+
+struct create_body {
+	const char *template, *on_timeout;
+	uint64_t vcpus, memory_mb, disk_mb, timeout_sec;
+	json_t *env, *metadata;
+};
+
+static int read_create(json_t *body, struct create_body *b, struct err *e)
+{
+	*b = (struct create_body){
+		.template = "base", .on_timeout = "kill", .timeout_sec = DEFAULT_TIMEOUT_SEC};
+	const struct json_field fields[] = {
+		{.name = "template", .type = JF_STRING, .out = &b->template, .max = 63},
+		{.name = "vcpus", .type = JF_U64, .out = &b->vcpus, .min = 1, .max = MAX_VCPUS},
+		{.name = "memory_mb",
+			.type = JF_U64,
+			.out = &b->memory_mb,
+			.min = 1,
+			.max = 1u << 20},
+		{.name = "disk_mb", .type = JF_U64, .out = &b->disk_mb, .min = 1, .max = 16u << 20},
+		{.name = "timeout_sec",
+			.type = JF_U64,
+			.out = &b->timeout_sec,
+			.max = MAX_TIMEOUT_SEC},
+		{.name = "on_timeout", .type = JF_STRING, .out = &b->on_timeout},
+		{.name = "env", .type = JF_STRING_MAP, .out = &b->env},
+		{.name = "metadata", .type = JF_STRING_MAP, .out = &b->metadata},
+	};
+	int r = json_read_fields(body, fields, ARRAY_SIZE(fields), false, e);
+	if (r < 0)
+		return r;
+	if (!id_is_name(b->template))
+		return err_set(e, ERR_INVALID,
+			"template: must be 1-63 of a-z, 0-9, '.', '_', '-' and start with a letter "
+			"or "
+			"digit");
+	if (str_eq(b->on_timeout, "pause"))
+		return err_set(e, ERR_UNIMPLEMENTED,
+			"on_timeout: \"pause\" is not supported by this version, use \"kill\"");
+	if (!str_eq(b->on_timeout, "kill"))
+		return err_set(e, ERR_INVALID, "on_timeout: must be \"kill\"");
+	_cleanup_free_ char *metadata = b->metadata ? json_compact(b->metadata) : NULL;
+	if (metadata && strlen(metadata) > MAX_METADATA)
+		return err_set(
+			e, ERR_INVALID, "metadata: larger than %u bytes as JSON", MAX_METADATA);
+	_cleanup_free_ char *env = b->env ? json_compact(b->env) : NULL;
+	if (env && strlen(env) > MAX_ENV)
+		return err_set(e, ERR_INVALID, "env: larger than %u bytes as JSON", MAX_ENV);
+	const char *name;
+	json_t *value;
+	json_object_foreach (b->env, name, value)
+		if (!*name || strchr(name, '='))
+			return err_set(
+				e, ERR_INVALID, "env: '%.100s' is not a variable name", name);
+	return 0;
+}
+
+// Against the template: it must exist, and the machine be no smaller than it needs.
+static int check_template(struct control *c, const struct create_body *b, struct err *e)
+{
+	_cleanup_free_ struct host_template *list = NULL;
+	size_t n = 0;
+	int r = c->host.ops->templates(c->host.host, &list, &n, e);
+	if (r < 0)
+		return r;
+	const struct host_template *t = NULL;
+	for (size_t i = 0; i < n; i++)
+		if (str_eq(list[i].name, b->template))
+			t = &list[i];
+	if (!t)
+		return err_set(e, ERR_NOT_FOUND, "template: no template '%s'%s", b->template,
+			n == 0 ? "; build one with 'stasis image build base'" : "");
+	if (b->memory_mb && b->memory_mb < t->min_memory_mb)
+		return err_set(e, ERR_INVALID, "memory_mb: template '%s' needs at least %u",
+			t->name, t->min_memory_mb);
+	if (b->disk_mb && b->disk_mb < t->disk_mb)
+		return err_set(e, ERR_INVALID, "disk_mb: template '%s' needs at least %" PRIu64,
+			t->name, t->disk_mb);
+	return 0;
+}
+
+static int create(struct control *c, const struct create_body *b, struct row **ret_row,
+	struct host_sandbox *ret, struct err *e)
+{
+	int r = check_template(c, b, e);
+	if (r < 0)
+		return r;
+	_cleanup_json_ json_t *none = json_object();
+	struct host_create req = {.vcpus = (unsigned)b->vcpus,
+		.memory_mb = (unsigned)b->memory_mb,
+		.disk_mb = b->disk_mb,
+		.on_timeout = ON_TIMEOUT_KILL,
+		.env = b->env ? b->env : none};
+	id_new_uuid(req.op_id);
+	id_new_sandbox(req.id);
+	snprintf(req.template, sizeof req.template, "%s", b->template);
+	if (b->timeout_sec)
+		req.ends_at_ns = clock_realtime_ns() + b->timeout_sec * NSEC_PER_SEC;
+	const struct row_new n = {.id = req.id,
+		.template = req.template,
+		.metadata = b->metadata ? b->metadata : none,
+		.env = req.env,
+		.on_timeout = req.on_timeout,
+		.timeout_sec = b->timeout_sec};
+	_cleanup_(row_unrefp) struct row *row = NULL;
+	r = rows_add(c->rows, &n, &row, e);
+	if (r < 0)
+		return r;
+	req.token = row->token;
+	r = c->host.ops->create(c->host.host, &req, ret, e);
+	if (r == 0) {
+		r = rows_confirm(c->rows, row, e);
+		if (r < 0) {
+			char op[UUID_SIZE];
+			id_new_uuid(op);
+			c->host.ops->destroy(c->host.host, op, row->id, "create_failed", NULL);
+		}
+	}
+	if (r < 0) {
+		log_warn("create failed sandbox=%s template=%s: %s", row->id, row->template,
+			err_text(e, r));
+		struct err why = {0};
+		if (rows_remove(c->rows, row, &why) < 0) {
+			log_error("row of a failed create is kept for now sandbox=%s: %s", row->id,
+				why.text);
+			row->creating = false; // leaves it to sandboxes_reconcile
+		}
+		return r;
+	}
+	row->creating = false;
+	log_info("created sandbox=%s template=%s", row->id, row->template);
+	*ret_row = TAKE_PTR(row);
+	return 0;
+}
+
+void sandboxes_create(struct http_request *r, void *ctx)
+{
+	struct control *c = ctx;
+	_cleanup_json_ json_t *body = NULL;
+	_cleanup_(row_unrefp) struct row *row = NULL;
+	struct create_body b;
+	struct host_sandbox s;
+	struct err e = {0};
+	int rc = http_req_json(r, true, &body, &e);
+	if (rc == 0)
+		rc = read_create(body, &b, &e);
+	if (rc == 0)
+		rc = create(c, &b, &row, &s, &e);
+	if (rc < 0)
+		http_reply_error(r, &e);
+	else
+		reply_sandbox(r, 201, row, &s);
+}
+
+// --- one
+
+void sandboxes_get(struct http_request *r, void *ctx)
+{
+	struct control *c = ctx;
+	struct host_sandbox s;
+	struct err e = {0};
+	const char *id = http_req_param(r, "id");
+	_cleanup_(row_unrefp) struct row *row = rows_get(c->rows, id);
+	int rc = row ? sandboxes_report(c, row, &s, &e) : no_sandbox(id, &e);
+	if (rc < 0)
+		http_reply_error(r, &e);
+	else
+		reply_sandbox(r, 200, row, &s);
+}
+
+void sandboxes_delete(struct http_request *r, void *ctx)
+{
+	struct control *c = ctx;
+	struct err e = {0};
+	_cleanup_(row_unrefp) struct row *row = NULL;
+	int rc = sandboxes_find_live(c, http_req_param(r, "id"), &row, &e);
+	if (rc == 0 && row->creating)
+		rc = err_set(&e, ERR_CONFLICT, "sandbox '%s' is still being created", row->id);
+	if (rc == 0) {
+		char op[UUID_SIZE];
+		id_new_uuid(op);
+		rc = c->host.ops->destroy(c->host.host, op, row->id, "killed", &e);
+		bool gone = rc == 0 || e.code == ERR_NOT_FOUND;
+		struct host_sandbox s;
+		struct err why = {0};
+		// Notes the end; a failure here is made up for by the next look at the sandbox.
+		if (gone && report(c, row, rc == 0 ? "killed" : "host_lost", &s, &why) < 0)
+			log_warn("end not noted yet sandbox=%s: %s", row->id, why.text);
+	}
+	if (rc < 0)
+		http_reply_error(r, &e);
+	else
+		http_reply_empty(r, 204);
+}
+
+void sandboxes_set_timeout(struct http_request *r, void *ctx)
+{
+	struct control *c = ctx;
+	uint64_t sec = 0;
+	const struct json_field fields[] = {{.name = "timeout_sec",
+		.type = JF_U64,
+		.out = &sec,
+		.max = MAX_TIMEOUT_SEC,
+		.required = true}};
+	_cleanup_json_ json_t *body = NULL;
+	_cleanup_(row_unrefp) struct row *row = NULL;
+	struct host_sandbox s;
+	struct err e = {0};
+	int rc = http_req_json(r, false, &body, &e);
+	if (rc == 0)
+		rc = json_read_fields(body, fields, ARRAY_SIZE(fields), false, &e);
+	if (rc == 0)
+		rc = sandboxes_find_live(c, http_req_param(r, "id"), &row, &e);
+	if (rc == 0) {
+		char op[UUID_SIZE];
+		id_new_uuid(op);
+		rc = c->host.ops->set_timeout(c->host.host, op, row->id,
+			sec ? clock_realtime_ns() + sec * NSEC_PER_SEC : 0, &e);
+	}
+	if (rc == 0)
+		rc = sandboxes_report(c, row, &s, &e);
+	if (rc < 0)
+		http_reply_error(r, &e);
+	else
+		reply_sandbox(r, 200, row, &s);
+}
+
+void sandboxes_logs(struct http_request *r, void *ctx)
+{
+	struct control *c = ctx;
+	struct err e = {0};
+	_cleanup_(row_unrefp) struct row *row = NULL;
+	_cleanup_close_ int fd = -1;
+	struct stat st;
+	// Not only live ones: the log of one that crashed is what is wanted most.
+	row = rows_get(c->rows, http_req_param(r, "id"));
+	int rc = row ? c->host.ops->open_log(c->host.host, row->id, &fd, &e)
+		     : no_sandbox(http_req_param(r, "id"), &e);
+	if (rc == 0 && fstat(fd, &st) < 0)
+		rc = err_errno(&e, errno, "console log");
+	if (rc < 0)
+		http_reply_error(r, &e);
+	else
+		http_reply_fd(
+			r, 200, "text/plain; charset=utf-8", TAKE_FD(fd), 0, (uint64_t)st.st_size);
+}
+
+// --- list
+
+struct filter {
+	bool states[SANDBOX_STATE_MAX];
+	const char *template;
+	char *metadata; // "k1=v1&k2=v2", cut up into pairs below
+	const char *key[16], *value[16];
+	size_t n;
+	uint64_t limit, before;
+};
+
+static void filter_done(struct filter *f)
+{
+	free(f->metadata);
+}
+
+static int read_states(const char *text, struct filter *f, struct err *e)
+{
+	for (int s = 0; s < SANDBOX_STATE_MAX; s++)
+		f->states[s] = text ? str_eq(text, "all") : s != SANDBOX_STOPPED;
+	if (!text || str_eq(text, "all"))
+		return 0;
+	while (*text) {
+		size_t len = strcspn(text, ",");
+		char name[32];
+		snprintf(name, sizeof name, "%.*s", (int)MIN(len, sizeof name), text);
+		enum sandbox_state s = sandbox_state_parse(name);
+		if (s == SANDBOX_STATE_MAX)
+			return err_set(e, ERR_INVALID,
+				"state: '%s' is none of pending, running, pausing, paused, "
+				"resuming, "
+				"stopping, stopped, error, all",
+				name);
+		f->states[s] = true;
+		text += len + (text[len] == ',');
+	}
+	return 0;
+}
+
+static int read_filter(struct http_request *r, struct filter *f, struct err *e)
+{
+	f->limit = PAGE_MAX;
+	f->before = UINT64_MAX;
+	f->template = http_req_query(r, "template");
+	const char *limit = http_req_query(r, "limit"), *cursor = http_req_query(r, "cursor");
+	if (limit && (str_to_u64(limit, PAGE_MAX, &f->limit) < 0 || f->limit == 0))
+		return err_set(e, ERR_INVALID, "limit: must be an integer from 1 to %d", PAGE_MAX);
+	// The cursor is the creation time of the last one shown: unique, and it stays valid when
+	// that one is gone.
+	if (cursor && *cursor && str_to_u64(cursor, INT64_MAX, &f->before) < 0)
+		return err_set(e, ERR_INVALID, "cursor: is not one that a list has given");
+	const char *metadata = http_req_query(r, "metadata");
+	if (metadata && !(f->metadata = strdup(metadata)))
+		return err_errno(e, ENOMEM, "metadata");
+	for (char *p = f->metadata; p && *p;) {
+		char *next = strchr(p, '&'), *value;
+		if (next)
+			*next++ = '\0';
+		if (!(value = strchr(p, '=')) || f->n == ARRAY_SIZE(f->key))
+			return err_set(e, ERR_INVALID,
+				"metadata: must be key=value pairs joined by '&', at most %zu",
+				ARRAY_SIZE(f->key));
+		*value++ = '\0';
+		f->key[f->n] = p;
+		f->value[f->n++] = value;
+		p = next;
+	}
+	return read_states(http_req_query(r, "state"), f, e);
+}
+
+static bool fits(const struct filter *f, const struct row *row, enum sandbox_state state)
+{
+	if (!f->states[state] || (f->template && !str_eq(f->template, row->template)))
+		return false;
+	for (size_t i = 0; i < f->n; i++)
+		if (!str_eq(json_string_value(json_object_get(row->metadata, f->key[i])),
+			    f->value[i]))
+			return false;
+	return true;
+}
+
+static int by_id(const void *a, const void *b)
+{
+	const struct host_sandbox *x = a, *y = b;
+	return strcmp(x->id, y->id);
+}
+
+static int list(
+	struct control *c, const struct filter *f, json_t *out, uint64_t *ret_next, struct err *e)
+{
+	_cleanup_free_ struct host_sandbox *live = NULL;
+	size_t n_live = 0;
+	int rc = c->host.ops->list(c->host.host, &live, &n_live, e);
+	if (rc < 0)
+		return rc;
+	if (n_live)
+		qsort(live, n_live, sizeof *live, by_id);
+	uint64_t before = f->before, last_shown = 0;
+	struct row *page[PAGE_MAX];
+	size_t n;
+	while (rc == 0 && (n = rows_older(c->rows, before, page, PAGE_MAX)) > 0) {
+		before = page[n - 1]->created_ns;
+		for (size_t i = 0; i < n; i++) {
+			_cleanup_(row_unrefp) struct row *row = page[i];
+			if (rc != 0)
+				continue;
+			struct host_sandbox key, *s = NULL;
+			snprintf(key.id, sizeof key.id, "%s", row->id);
+			if (n_live && !row_ended(row))
+				s = bsearch(&key, live, n_live, sizeof *live, by_id);
+			if (!s) {
+				rc = sandboxes_report(c, row, &key, e);
+				s = &key;
+			}
+			if (rc < 0 || !fits(f, row, s->state))
+				continue;
+			// One more fits than the page holds: there is a next page.
+			if (json_array_size(out) == f->limit) {
+				*ret_next = last_shown;
+				rc = 1;
+			} else {
+				json_array_append_new(out, sandbox_json(row, s));
+				last_shown = row->created_ns;
+			}
+		}
+	}
+	return rc < 0 ? rc : 0;
+}
+
+void sandboxes_list(struct http_request *r, void *ctx)
+{
+	_cleanup_(filter_done) struct filter f = {0};
+	_cleanup_json_ json_t *out = json_array();
+	struct err e = {0};
+	uint64_t next = 0;
+	int rc = read_filter(r, &f, &e);
+	if (rc == 0)
+		rc = list(ctx, &f, out, &next, &e);
+	if (rc < 0) {
+		http_reply_error(r, &e);
+		return;
+	}
+	json_t *cursor = json_null();
+	if (next) {
+		char text[24];
+		snprintf(text, sizeof text, "%" PRIu64, next);
+		cursor = json_string(text);
+	}
+	http_reply_json(r, 200, json_pack("{s:O, s:o}", "sandboxes", out, "next_cursor", cursor));
+}
+
+// --- upkeep
+
+void sandboxes_reconcile(struct control *c)
+{
+	struct host_info info;
+	struct err e = {0};
+	// Without its volume the host cannot tell what is lost.
+	if (c->host.ops->info(c->host.host, &info, &e) < 0 || !info.volume_ok)
+		return;
+	struct row *page[PAGE_MAX];
+	uint64_t before = UINT64_MAX;
+	size_t n;
+	while ((n = rows_older(c->rows, before, page, PAGE_MAX)) > 0) {
+		before = page[n - 1]->created_ns;
+		for (size_t i = 0; i < n; i++) {
+			_cleanup_(row_unrefp) struct row *row = page[i];
+			struct host_sandbox s;
+			struct err why = {0};
+			if (row_ended(row) || row->creating)
+				continue;
+			if (row->confirmed) {
+				if (sandboxes_report(c, row, &s, &why) < 0)
+					log_warn("no report sandbox=%s: %s", row->id, why.text);
+				continue;
+			}
+			// The server died while creating it: the host's journal has the outcome.
+			int rc = c->host.ops->get(c->host.host, row->id, &s, &why);
+			if (rc == 0 && s.state != SANDBOX_STOPPED)
+				rc = rows_confirm(c->rows, row, &why);
+			else if (rc == 0 || why.code == ERR_NOT_FOUND)
+				rc = rows_remove(c->rows, row, &why);
+			if (rc < 0)
+				log_warn("unfinished create is kept sandbox=%s: %s", row->id,
+					why.text);
+		}
+	}
+	uint64_t now = clock_realtime_ns();
+	if (rows_expire(c->rows, now - ROW_KEEP_NS, &e) < 0)
+		log_warn("old sandboxes are kept: %s", e.text);
+}

@@ -1,0 +1,793 @@
+// SPDX-License-Identifier: Apache-2.0
+// How this works. Each process has one thread, its pump, that reads the output, watches the pidfd
+// and the time-out, and gives each piece to every subscriber's queue; it waits while one of the
+// queues is full, so the slowest subscriber sets the pace (and without any, output is dropped).
+// The pump publishes the end when the leader was reaped and the pipes are at their end, or, after a
+// signal or time-out, when the leader was reaped and what the pipes held then was read: a child in
+// the background may hold them for ever.
+//
+// One lock guards the table, all queues and all states; nothing blocks under it. Standard input has
+// a lock of its own per process, held while a client's bytes are written, which keeps them in
+// order.
+//
+// Waiting subscribers sleep in poll on an eventfd together with their client's socket. The pump
+// writes to it only when the subscriber said that it sleeps.
+#include "envd/process.h"
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/proc.h"
+#include "envd/spawn.h"
+
+#define PIPE_CHUNK (32u << 10)
+#define PTY_CHUNK (16u << 10)
+#define QUEUE_CHUNKS 32
+#define QUEUE_BYTES (128u << 10)
+#define DRAIN_MAX (1u << 20) // read at most after a kill, should a survivor go on writing
+#define MAX_ENDED 1024
+#define PUMP_STACK (128u << 10)
+
+struct process {
+	struct process *next;
+	struct process_table *table;
+	unsigned refs; // list, pump, subscribers, calls
+	pid_t pid;
+	int pidfd;
+	int out[2]; // read by the pump: stdout and stderr, or the terminal and -1
+	bool pty;
+	char *tag;
+	json_t *config;
+	uint64_t deadline_ns; // UINT64_MAX: none
+	int wake_fd;	      // wakes a pump whose leader is gone; -1 before that
+	bool reaped, forced, timed_out, ended;
+	int status;
+	uint64_t ended_ns;
+	struct process_end end;
+	struct process_sub *subs;
+	pthread_cond_t space; // a queue has room again
+	pthread_mutex_t stdin_lock;
+	int stdin_fd; // a terminal's is a duplicate of out[0]
+};
+
+struct process_sub {
+	struct process_sub *next;
+	struct process *p;
+	int wake_fd;
+	bool asleep;
+	struct process_chunk *queue[QUEUE_CHUNKS];
+	unsigned head, count;
+	size_t bytes;
+};
+
+struct process_table {
+	pthread_mutex_t lock;
+	pthread_cond_t pump_done;
+	struct process *list; // newest first, running and lately ended ones
+	unsigned n_ended, n_pumps;
+	bool closing;
+	int cgroup_fd, null_fd;
+};
+
+// --- table, references
+
+struct process_table *process_table_new(int cgroup_fd)
+{
+	struct process_table *t = calloc(1, sizeof *t);
+	if (!t)
+		return NULL;
+	t->cgroup_fd = cgroup_fd;
+	t->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (t->null_fd < 0) {
+		free(t);
+		return NULL;
+	}
+	pthread_mutex_init(&t->lock, NULL);
+	pthread_cond_init(&t->pump_done, NULL);
+	return t;
+}
+
+static void process_free(struct process *p)
+{
+	for (int i = 0; i < 2; i++)
+		safe_close(p->out[i]);
+	safe_close(p->stdin_fd);
+	safe_close(p->pidfd);
+	safe_close(p->wake_fd);
+	json_decref(p->config);
+	free(p->tag);
+	pthread_cond_destroy(&p->space);
+	pthread_mutex_destroy(&p->stdin_lock);
+	free(p);
+}
+
+static void unref_locked(struct process *p)
+{
+	if (--p->refs == 0)
+		process_free(p);
+}
+
+static void unref(struct process *p)
+{
+	struct process_table *t = p->table;
+	pthread_mutex_lock(&t->lock);
+	unref_locked(p);
+	pthread_mutex_unlock(&t->lock);
+}
+
+// Forgets ended ones that are too old or too many (the list's tail is the oldest).
+static void purge_locked(struct process_table *t)
+{
+	uint64_t now = clock_monotonic_ns();
+	unsigned seen = 0;
+	for (struct process **at = &t->list; *at;) {
+		struct process *p = *at;
+		if (p->ended && (++seen > MAX_ENDED || now - p->ended_ns > PROCESS_END_KEPT_NS)) {
+			*at = p->next;
+			t->n_ended--;
+			unref_locked(p);
+		} else {
+			at = &p->next;
+		}
+	}
+}
+
+// A running one is preferred: its pid or tag may have belonged to an ended one before.
+static struct process *find_locked(
+	struct process_table *t, const struct process_selector *w, bool ended_too)
+{
+	struct process *old = NULL;
+	for (struct process *p = t->list; p; p = p->next) {
+		if (w->tag ? !str_eq(p->tag, w->tag) : p->pid != w->pid)
+			continue;
+		if (!p->ended)
+			return p;
+		if (!old)
+			old = p;
+	}
+	return ended_too ? old : NULL;
+}
+
+static int not_found(const struct process_selector *w, struct err *e)
+{
+	if (w->tag)
+		return err_set(e, ERR_NOT_FOUND, "no process with tag '%.100s'", w->tag);
+	return err_set(e, ERR_NOT_FOUND, "no process with pid %d", (int)w->pid);
+}
+
+static struct process *get_running(
+	struct process_table *t, const struct process_selector *w, struct err *e)
+{
+	pthread_mutex_lock(&t->lock);
+	struct process *p = find_locked(t, w, false);
+	if (p)
+		p->refs++;
+	pthread_mutex_unlock(&t->lock);
+	if (!p)
+		not_found(w, e);
+	return p;
+}
+
+static void kill_locked(struct process *p, int sig)
+{
+	if (p->reaped)
+		return;
+	// The pid is ours until it is reaped, and reaping happens under this lock.
+	kill(sig == SIGKILL ? -p->pid : p->pid, sig);
+}
+
+void process_table_stop(struct process_table *t)
+{
+	pthread_mutex_lock(&t->lock);
+	t->closing = true;
+	for (struct process *p = t->list; p; p = p->next) {
+		kill_locked(p, SIGKILL);
+		p->forced = true;
+		pthread_cond_signal(&p->space);
+		if (p->wake_fd >= 0)
+			eventfd_write(p->wake_fd, 1);
+	}
+	while (t->n_pumps > 0)
+		pthread_cond_wait(&t->pump_done, &t->lock);
+	pthread_mutex_unlock(&t->lock);
+}
+
+struct process_table *process_table_free(struct process_table *t)
+{
+	if (!t)
+		return NULL;
+	process_table_stop(t);
+	while (t->list) {
+		struct process *p = t->list;
+		t->list = p->next;
+		unref_locked(p);
+	}
+	pthread_cond_destroy(&t->pump_done);
+	pthread_mutex_destroy(&t->lock);
+	close(t->null_fd);
+	free(t);
+	return NULL;
+}
+
+// --- subscribers
+
+static void wake_locked(struct process_sub *s)
+{
+	if (s->asleep) {
+		s->asleep = false;
+		eventfd_write(s->wake_fd, 1);
+	}
+}
+
+static struct process_sub *subscribe_locked(struct process *p)
+{
+	struct process_sub *s = calloc(1, sizeof *s);
+	if (!s)
+		return NULL;
+	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->wake_fd < 0) {
+		free(s);
+		return NULL;
+	}
+	s->p = p;
+	p->refs++;
+	s->next = p->subs;
+	p->subs = s;
+	return s;
+}
+
+static void chunk_unref_locked(struct process_chunk *c)
+{
+	if (--c->refs == 0)
+		free(c);
+}
+
+void process_chunk_release(struct process_sub *s, struct process_chunk *c)
+{
+	struct process_table *t = s->p->table;
+	pthread_mutex_lock(&t->lock);
+	chunk_unref_locked(c);
+	pthread_mutex_unlock(&t->lock);
+}
+
+static bool full(const struct process_sub *s)
+{
+	return s->count == QUEUE_CHUNKS || s->bytes >= QUEUE_BYTES;
+}
+
+static struct process_chunk *pop_locked(struct process_sub *s)
+{
+	bool was_full = full(s);
+	struct process_chunk *c = s->queue[s->head];
+	s->head = (s->head + 1) % QUEUE_CHUNKS;
+	s->count--;
+	s->bytes -= c->len;
+	if (was_full && !full(s))
+		pthread_cond_signal(&s->p->space);
+	return c;
+}
+
+struct process_sub *process_sub_free(struct process_sub *s)
+{
+	if (!s)
+		return NULL;
+	struct process *p = s->p;
+	struct process_table *t = p->table;
+	pthread_mutex_lock(&t->lock);
+	struct process_sub **at = &p->subs;
+	while (*at != s)
+		at = &(*at)->next;
+	*at = s->next;
+	while (s->count)
+		chunk_unref_locked(pop_locked(s));
+	pthread_cond_signal(&p->space);
+	unref_locked(p);
+	pthread_mutex_unlock(&t->lock);
+	close(s->wake_fd);
+	free(s);
+	return NULL;
+}
+
+pid_t process_sub_pid(const struct process_sub *s)
+{
+	return s->p->pid;
+}
+
+const struct process_end *process_sub_end(const struct process_sub *s)
+{
+	return &s->p->end;
+}
+
+bool process_sub_ready(struct process_sub *s)
+{
+	struct process_table *t = s->p->table;
+	pthread_mutex_lock(&t->lock);
+	bool ready = s->count > 0 || s->p->ended;
+	pthread_mutex_unlock(&t->lock);
+	return ready;
+}
+
+// Milliseconds from now to until, rounded up; -1: for ever.
+static int ms_until(uint64_t until_ns)
+{
+	if (until_ns == UINT64_MAX)
+		return -1;
+	uint64_t now = clock_monotonic_ns();
+	if (now >= until_ns)
+		return 0;
+	return (int)MIN((until_ns - now + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC, (uint64_t)INT_MAX);
+}
+
+enum process_event process_sub_next(
+	struct process_sub *s, uint64_t until_ns, int socket, struct process_chunk **ret)
+{
+	struct process_table *t = s->p->table;
+	for (;;) {
+		pthread_mutex_lock(&t->lock);
+		if (s->count > 0) {
+			*ret = pop_locked(s);
+			pthread_mutex_unlock(&t->lock);
+			return PROCESS_DATA;
+		}
+		bool ended = s->p->ended;
+		s->asleep = !ended;
+		pthread_mutex_unlock(&t->lock);
+		if (ended)
+			return PROCESS_END;
+		struct pollfd pf[2] = {
+			{.fd = s->wake_fd, .events = POLLIN}, {.fd = socket, .events = POLLRDHUP}};
+		int n = poll(pf, 2, ms_until(until_ns));
+		if (n == 0)
+			return PROCESS_IDLE;
+		if (n > 0 && pf[1].revents)
+			return PROCESS_GONE;
+		eventfd_t count;
+		if (n > 0)
+			eventfd_read(s->wake_fd, &count);
+	}
+}
+
+// --- the pump
+
+static bool any_full_locked(const struct process *p)
+{
+	for (const struct process_sub *s = p->subs; s; s = s->next)
+		if (full(s))
+			return true;
+	return false;
+}
+
+// The time is over: kills the leader's group if it still lives.
+static void expire_locked(struct process *p)
+{
+	p->deadline_ns = UINT64_MAX;
+	p->timed_out = p->forced = true;
+	kill_locked(p, SIGKILL);
+}
+
+static void publish(struct process *p, enum process_stream stream, const char *data, size_t len)
+{
+	struct process_table *t = p->table;
+	struct process_chunk *c = malloc(sizeof *c + len);
+	if (!c)
+		return; // out of memory: nothing could be told to anyone
+	c->stream = stream;
+	c->len = len;
+	c->refs = 1;
+	memcpy(c->data, data, len);
+	pthread_mutex_lock(&t->lock);
+	while (any_full_locked(p) && !t->closing) {
+		struct timespec ts = {.tv_sec = (time_t)(p->deadline_ns / NSEC_PER_SEC),
+			.tv_nsec = (long)(p->deadline_ns % NSEC_PER_SEC)};
+		if (p->deadline_ns == UINT64_MAX)
+			pthread_cond_wait(&p->space, &t->lock);
+		else if (pthread_cond_clockwait(&p->space, &t->lock, CLOCK_MONOTONIC, &ts) ==
+			 ETIMEDOUT)
+			expire_locked(p);
+	}
+	for (struct process_sub *s = p->subs; s && !t->closing; s = s->next) {
+		s->queue[(s->head + s->count++) % QUEUE_CHUNKS] = c;
+		s->bytes += len;
+		c->refs++;
+		wake_locked(s);
+	}
+	chunk_unref_locked(c);
+	pthread_mutex_unlock(&t->lock);
+}
+
+// One read of output i; false when there is nothing more to be had.
+static bool pump_read(struct process *p, int i, char *buf)
+{
+	enum process_stream stream = p->pty ? PROCESS_PTY : i ? PROCESS_STDERR : PROCESS_STDOUT;
+	ssize_t n = RETRY_EINTR(read(p->out[i], buf, p->pty ? PTY_CHUNK : PIPE_CHUNK));
+	if (n < 0 && errno == EAGAIN)
+		return false;
+	if (n <= 0) { // a terminal whose last user is gone gives EIO
+		p->out[i] = safe_close(p->out[i]);
+		return false;
+	}
+	publish(p, stream, buf, (size_t)n);
+	return true;
+}
+
+static void reap(struct process *p)
+{
+	pthread_mutex_lock(&p->table->lock);
+	siginfo_t si = {0};
+	RETRY_EINTR(waitid(P_PID, (id_t)p->pid, &si, WEXITED));
+	p->status = si.si_code == CLD_EXITED ? W_EXITCODE(si.si_status, 0)
+					     : W_EXITCODE(0, si.si_status);
+	p->reaped = true;
+	if (p->out[0] >= 0 || p->out[1] >= 0)
+		p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	pthread_mutex_unlock(&p->table->lock);
+}
+
+static bool over(struct process *p)
+{
+	pthread_mutex_lock(&p->table->lock);
+	bool r = p->reaped && (p->forced || (p->out[0] < 0 && p->out[1] < 0));
+	pthread_mutex_unlock(&p->table->lock);
+	return r;
+}
+
+static void publish_end(struct process *p)
+{
+	struct process_table *t = p->table;
+	pthread_mutex_lock(&p->stdin_lock);
+	p->stdin_fd = safe_close(p->stdin_fd);
+	pthread_mutex_unlock(&p->stdin_lock);
+	pthread_mutex_lock(&t->lock);
+	p->end.exited = WIFEXITED(p->status);
+	p->end.exit_code = p->end.exited ? WEXITSTATUS(p->status) : -1;
+	p->end.timed_out = p->timed_out;
+	proc_status_text(p->status, p->end.status, sizeof p->end.status);
+	p->ended = true;
+	p->ended_ns = clock_monotonic_ns();
+	json_decref(TAKE_PTR(p->config));
+	for (struct process_sub *s = p->subs; s; s = s->next)
+		wake_locked(s);
+	t->n_ended++;
+	t->n_pumps--;
+	pthread_cond_signal(&t->pump_done);
+	unref_locked(p);
+	pthread_mutex_unlock(&t->lock);
+}
+
+static void *pump_main(void *arg)
+{
+	struct process *p = arg;
+	char buf[PIPE_CHUNK];
+	while (!over(p)) {
+		struct pollfd pf[4] = {{.fd = p->out[0], .events = POLLIN},
+			{.fd = p->out[1], .events = POLLIN},
+			{.fd = p->reaped ? -1 : p->pidfd, .events = POLLIN},
+			{.fd = p->wake_fd, .events = POLLIN}};
+		int n = poll(pf, 4, ms_until(p->deadline_ns));
+		if (n == 0) {
+			pthread_mutex_lock(&p->table->lock);
+			expire_locked(p);
+			pthread_mutex_unlock(&p->table->lock);
+			continue;
+		}
+		for (int i = 0; i < 2; i++)
+			if (n > 0 && pf[i].revents)
+				pump_read(p, i, buf);
+		if (n > 0 && pf[2].revents)
+			reap(p);
+	}
+	for (int i = 0; i < 2; i++) {
+		if (p->out[i] < 0)
+			continue;
+		fcntl(p->out[i], F_SETFL, O_NONBLOCK);
+		for (size_t left = DRAIN_MAX / PTY_CHUNK; left && pump_read(p, i, buf); left--)
+			;
+		p->out[i] = safe_close(p->out[i]);
+	}
+	publish_end(p);
+	return NULL;
+}
+
+// --- start
+
+struct stdio {
+	int child[3]; // for the program; given up after the start
+	int out[2];   // for the pump
+	int stdin_fd; // for process_write
+};
+
+static void stdio_done(struct stdio *io)
+{
+	for (int i = 0; i < 3; i++)
+		safe_close(io->child[i]);
+	safe_close(io->out[0]);
+	safe_close(io->out[1]);
+	safe_close(io->stdin_fd);
+}
+
+static int make_pipe(int *rd, int *wr)
+{
+	int p[2];
+	if (pipe2(p, O_CLOEXEC) < 0)
+		return -errno;
+	*rd = p[0];
+	*wr = p[1];
+	return 0;
+}
+
+static int open_pipes(bool stdin_open, int null_fd, struct stdio *io)
+{
+	int rc;
+	if (stdin_open) {
+		rc = make_pipe(&io->child[0], &io->stdin_fd);
+		if (rc == 0 && fcntl(io->stdin_fd, F_SETFL, O_NONBLOCK) < 0)
+			rc = -errno;
+	} else {
+		io->child[0] = fcntl(null_fd, F_DUPFD_CLOEXEC, 3);
+		rc = io->child[0] < 0 ? -errno : 0;
+	}
+	if (rc == 0)
+		rc = make_pipe(&io->out[0], &io->child[1]);
+	if (rc == 0)
+		rc = make_pipe(&io->out[1], &io->child[2]);
+	return rc;
+}
+
+static int open_pty(const struct process_start *s, struct stdio *io)
+{
+	int unlock = 0;
+	struct winsize size = {.ws_col = s->cols, .ws_row = s->rows};
+	io->out[0] = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+	if (io->out[0] < 0 || ioctl(io->out[0], TIOCSPTLCK, &unlock) < 0 ||
+		ioctl(io->out[0], TIOCSWINSZ, &size) < 0)
+		return -errno;
+	io->child[0] = ioctl(io->out[0], TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (io->child[0] < 0)
+		return -errno;
+	// Programs open their terminal again by its name.
+	if (s->user && fchown(io->child[0], s->user->uid, (gid_t)-1) < 0)
+		return -errno;
+	for (int i = 1; i < 3; i++)
+		if ((io->child[i] = fcntl(io->child[0], F_DUPFD_CLOEXEC, 3)) < 0)
+			return -errno;
+	io->stdin_fd = fcntl(io->out[0], F_DUPFD_CLOEXEC, 3);
+	return io->stdin_fd < 0 ? -errno : 0;
+}
+
+static int start_pump(struct process *p)
+{
+	pthread_t thread;
+	pthread_attr_t attr;
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attr, PUMP_STACK);
+	int rc = pthread_create(&thread, &attr, pump_main, p);
+	pthread_attr_destroy(&attr);
+	return -rc;
+}
+
+static struct process *process_new(struct process_table *t, const struct process_start *s)
+{
+	struct process *p = calloc(1, sizeof *p);
+	if (!p)
+		return NULL;
+	p->table = t;
+	p->refs = 1;
+	p->pidfd = p->out[0] = p->out[1] = p->stdin_fd = p->wake_fd = -1;
+	p->pty = s->pty;
+	p->deadline_ns = UINT64_MAX;
+	p->config = json_incref(s->config);
+	pthread_cond_init(&p->space, NULL);
+	pthread_mutex_init(&p->stdin_lock, NULL);
+	if (s->tag && !(p->tag = strdup(s->tag))) {
+		process_free(p);
+		return NULL;
+	}
+	return p;
+}
+
+// Puts a started process into the table with its first subscriber and its pump.
+static struct process_sub *add(struct process_table *t, struct process *p)
+{
+	pthread_mutex_lock(&t->lock);
+	purge_locked(t);
+	struct process_sub *sub = subscribe_locked(p);
+	p->refs++; // the pump's
+	t->n_pumps++;
+	int rc = t->closing ? -ECANCELED : sub ? start_pump(p) : -ENOMEM;
+	if (rc == 0) {
+		p->next = t->list; // the first reference goes to the list
+		t->list = p;
+	} else {
+		p->refs--;
+		t->n_pumps--;
+	}
+	pthread_mutex_unlock(&t->lock);
+	if (rc < 0)
+		return process_sub_free(sub);
+	return sub;
+}
+
+int process_start(struct process_table *t, const struct process_start *s, struct process_sub **ret,
+	struct err *e)
+{
+	_cleanup_(stdio_done) struct stdio io = {{-1, -1, -1}, {-1, -1}, -1};
+	struct process *p = process_new(t, s);
+	if (!p)
+		return err_errno(e, ENOMEM, "cannot start %s", s->cmd);
+	int rc = s->pty ? open_pty(s, &io) : open_pipes(s->stdin_open, t->null_fd, &io);
+	if (rc < 0) {
+		err_errno(e, rc, "cannot make the %s of %s", s->pty ? "terminal" : "pipes", s->cmd);
+		unref(p);
+		return rc;
+	}
+	const struct spawn spawn = {.cmd = s->cmd,
+		.argv = s->argv,
+		.env = s->env,
+		.cwd = s->cwd,
+		.fds = {io.child[0], io.child[1], io.child[2]},
+		.tty = s->pty,
+		.user = s->user,
+		.cgroup_fd = t->cgroup_fd};
+	rc = spawn_process(&spawn, &p->pid, &p->pidfd, e);
+	if (rc < 0) {
+		unref(p);
+		return rc;
+	}
+	p->out[0] = TAKE_FD(io.out[0]);
+	p->out[1] = TAKE_FD(io.out[1]);
+	p->stdin_fd = TAKE_FD(io.stdin_fd);
+	if (s->timeout_ns)
+		p->deadline_ns = clock_monotonic_ns() + s->timeout_ns;
+	struct process_sub *sub = add(t, p);
+	if (!sub) {
+		kill(-p->pid, SIGKILL);
+		RETRY_EINTR(waitpid(p->pid, NULL, 0));
+		unref(p);
+		return err_errno(e, ENOMEM, "cannot start %s", s->cmd);
+	}
+	*ret = sub;
+	return 0;
+}
+
+// --- the other calls
+
+int process_connect(struct process_table *t, const struct process_selector *w,
+	struct process_sub **ret, struct err *e)
+{
+	pthread_mutex_lock(&t->lock);
+	purge_locked(t);
+	struct process *p = find_locked(t, w, true);
+	struct process_sub *s = p ? subscribe_locked(p) : NULL;
+	pthread_mutex_unlock(&t->lock);
+	if (!p)
+		return not_found(w, e);
+	if (!s)
+		return err_errno(e, ENOMEM, "cannot attach to the process");
+	*ret = s;
+	return 0;
+}
+
+json_t *process_list(struct process_table *t)
+{
+	json_t *list = json_array();
+	pthread_mutex_lock(&t->lock);
+	purge_locked(t);
+	for (struct process *p = t->list; p; p = p->next) {
+		if (p->ended)
+			continue;
+		json_t *o = json_pack("{s:O, s:i}", "config", p->config, "pid", (int)p->pid);
+		if (p->tag)
+			json_object_set_new(o, "tag", json_string(p->tag));
+		json_array_append_new(list, o);
+	}
+	pthread_mutex_unlock(&t->lock);
+	return list;
+}
+
+int process_signal(
+	struct process_table *t, const struct process_selector *w, int sig, struct err *e)
+{
+	pthread_mutex_lock(&t->lock);
+	struct process *p = find_locked(t, w, false);
+	if (p) {
+		kill_locked(p, sig);
+		p->forced = true;
+		if (p->wake_fd >= 0)
+			eventfd_write(p->wake_fd, 1);
+	}
+	pthread_mutex_unlock(&t->lock);
+	return p ? 0 : not_found(w, e);
+}
+
+// Under the lock of standard input.
+static int write_input(const struct process *p, const char *data, size_t len, struct err *e)
+{
+	if (p->stdin_fd < 0)
+		return err_set(e, ERR_INTERNAL, "standard input is closed");
+	while (len) {
+		ssize_t n = RETRY_EINTR(write(p->stdin_fd, data, len));
+		if (n >= 0) {
+			data += n;
+			len -= (size_t)n;
+			continue;
+		}
+		if (errno == EPIPE)
+			return err_set(
+				e, ERR_INTERNAL, "the process has closed its standard input");
+		if (errno != EAGAIN)
+			return err_errno(e, errno, "cannot write to the process");
+		struct pollfd pf[2] = {
+			{.fd = p->stdin_fd, .events = POLLOUT}, {.fd = p->pidfd, .events = POLLIN}};
+		if (poll(pf, 2, -1) > 0 && pf[1].revents)
+			return err_set(e, ERR_INTERNAL,
+				"the process ended before it read its standard input");
+	}
+	return 0;
+}
+
+int process_write(struct process_table *t, const struct process_selector *w, bool pty,
+	const void *data, size_t len, struct err *e)
+{
+	struct process *p = get_running(t, w, e);
+	if (!p)
+		return -ENOENT;
+	int rc;
+	if (p->pty != pty) {
+		rc = err_set(e, ERR_INTERNAL, "the process has %s: send its input as '%s'",
+			p->pty ? "a terminal" : "no terminal", p->pty ? "pty" : "stdin");
+	} else {
+		pthread_mutex_lock(&p->stdin_lock);
+		rc = write_input(p, data, len, e);
+		pthread_mutex_unlock(&p->stdin_lock);
+	}
+	unref(p);
+	return rc;
+}
+
+int process_close_stdin(struct process_table *t, const struct process_selector *w, struct err *e)
+{
+	struct process *p = get_running(t, w, e);
+	if (!p)
+		return -ENOENT;
+	int rc = 0;
+	if (p->pty) {
+		err_set(e, ERR_INTERNAL,
+			"a terminal's input cannot be closed; send Ctrl-D (byte 4) instead");
+		rc = -ENOTTY;
+	} else {
+		pthread_mutex_lock(&p->stdin_lock);
+		p->stdin_fd = safe_close(p->stdin_fd);
+		pthread_mutex_unlock(&p->stdin_lock);
+	}
+	unref(p);
+	return rc;
+}
+
+int process_resize(struct process_table *t, const struct process_selector *w, uint16_t cols,
+	uint16_t rows, struct err *e)
+{
+	struct process *p = get_running(t, w, e);
+	if (!p)
+		return -ENOENT;
+	int rc = 0;
+	struct winsize size = {.ws_col = cols, .ws_row = rows};
+	if (!p->pty) {
+		rc = err_set(e, ERR_INTERNAL, "the process has no terminal");
+	} else {
+		pthread_mutex_lock(&p->stdin_lock);
+		if (ioctl(p->stdin_fd, TIOCSWINSZ, &size) < 0)
+			rc = err_errno(e, errno, "cannot set the size of the terminal");
+		pthread_mutex_unlock(&p->stdin_lock);
+	}
+	unref(p);
+	return rc;
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// The processes of the sandbox. They belong to the table, not to the client that started them: a
+// client is a subscriber, any number may attach and leave, and each sees the output from its
+// attachment on. The caller ignores SIGPIPE for the whole program.
+#pragma once
+#include <jansson.h>
+#include "base/err.h"
+#include "envd/users.h"
+
+#define PROCESS_END_KEPT_NS (30 * 1000000000ull) // a late Connect still learns how it ended
+
+struct process_table;
+struct process_sub;
+
+struct process_start {
+	const char *cmd;
+	char *const *argv, *const *env; // NULL-terminated
+	const char *cwd, *tag;		// tag may be NULL
+	const struct user *user;	// NULL: stays who we are
+	bool stdin_open, pty;
+	uint16_t cols, rows;
+	uint64_t timeout_ns; // SIGKILL after that; 0: none
+	json_t *config;	     // borrowed; shown by process_list
+};
+
+struct process_selector {
+	pid_t pid;
+	const char *tag; // NULL: by pid
+};
+
+struct process_end {
+	int exit_code; // -1 when killed by a signal
+	bool exited, timed_out;
+	char status[64]; // "exit status 1", "signal: killed"
+};
+
+enum process_stream { PROCESS_STDOUT, PROCESS_STDERR, PROCESS_PTY };
+
+struct process_chunk {
+	unsigned refs; // under the table's lock
+	enum process_stream stream;
+	size_t len;
+	char data[];
+};
+
+enum process_event {
+	PROCESS_DATA, // *ret is set: give it back with process_chunk_release
+	PROCESS_END,  // process_sub_end tells how
+	PROCESS_IDLE, // nothing until the given time
+	PROCESS_GONE, // the client closed its connection
+};
+
+// cgroup_fd: where processes are put; -1: stay in ours. Borrowed.
+struct process_table *process_table_new(int cgroup_fd);
+// Kills all processes and waits for them; streams see their ends. No start may follow.
+void process_table_stop(struct process_table *t);
+// Stops if need be; no call may be running and no subscriber be left.
+struct process_table *process_table_free(struct process_table *t);
+DEFINE_CLEANUP(struct process_table *, process_table_free)
+
+// The starter is the first subscriber.
+int process_start(struct process_table *t, const struct process_start *s, struct process_sub **ret,
+	struct err *e);
+int process_connect(struct process_table *t, const struct process_selector *which,
+	struct process_sub **ret, struct err *e);
+// [{"config", "pid", "tag"}], owned by the caller.
+json_t *process_list(struct process_table *t);
+// SIGKILL goes to the whole process group while its leader lives. Signalling makes the end come
+// with the leader's, whoever else holds its output.
+int process_signal(
+	struct process_table *t, const struct process_selector *which, int sig, struct err *e);
+// Blocks while the process does not read. pty tells which kind the caller believes it to be.
+int process_write(struct process_table *t, const struct process_selector *which, bool pty,
+	const void *data, size_t len, struct err *e);
+// Closing twice is fine. -ENOTTY for a terminal.
+int process_close_stdin(
+	struct process_table *t, const struct process_selector *which, struct err *e);
+int process_resize(struct process_table *t, const struct process_selector *which, uint16_t cols,
+	uint16_t rows, struct err *e);
+
+pid_t process_sub_pid(const struct process_sub *s);
+// until_ns: CLOCK_MONOTONIC, UINT64_MAX for ever. socket is watched for the client's going, -1:
+// none.
+enum process_event process_sub_next(
+	struct process_sub *s, uint64_t until_ns, int socket, struct process_chunk **ret);
+// More output, or the end, can be had without waiting.
+bool process_sub_ready(struct process_sub *s);
+const struct process_end *process_sub_end(const struct process_sub *s); // after PROCESS_END
+void process_chunk_release(struct process_sub *s, struct process_chunk *c);
+struct process_sub *process_sub_free(struct process_sub *s);
+DEFINE_CLEANUP(struct process_sub *, process_sub_free)

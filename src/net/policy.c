@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How this works
+//
+// A packet of the guest passes two walls that know nothing of each other: the table in the slot's
+// namespace, and the table of the host, which distrusts everything that comes out of a slot's
+// interface. The first refuses (the guest's program gets an error at once), the second drops.
+//
+// Into the guest leads one way only: from the host's end of the veth pair to the slot's address.
+// Packets from elsewhere are never sent on to the guest, so that late answers to the slot's former
+// guest do not reach the next one. The guest sees its gateway as their source.
+//
+// nf_conntrack_tcp_loose is off in the namespace (maker.c): a connection that this namespace has
+// not seen begin (the guest was thawed here, or the entries were flushed) is invalid, and the guest
+// gets a reset instead of silence.
+#include "net/policy.h"
+#include <string.h>
+#include "base/proc.h"
+#include "net/maker.h"
+
+// IANA's special-purpose registry without the documentation networks, which lead nowhere.
+const char *const policy_denied[] = {"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8",
+	"169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15",
+	"224.0.0.0/4", "240.0.0.0/4", NULL};
+
+// Flows that one guest may have open to the outside: the host tracks each too, and its table
+// (nf_conntrack_max, 65,536 and more) is for all slots.
+#define FLOWS_MAX 2048
+
+static void add_sets(struct strbuf *out, const struct policy *p)
+{
+	strbuf_adds(out, "\tset denied {\n\t\ttype ipv4_addr; flags interval; auto-merge\n"
+			 "\t\telements = { ");
+	for (size_t i = 0; policy_denied[i]; i++)
+		strbuf_addf(out, "%s%s", i ? ", " : "", policy_denied[i]);
+	strbuf_adds(out, " }\n\t}\n\tset allowed {\n"
+			 "\t\ttype ipv4_addr; flags interval; auto-merge\n");
+	for (size_t i = 0; i < p->n_allow; i++) {
+		char c[CIDR_TEXT_SIZE];
+		cidr_format(&p->allow[i], c);
+		strbuf_addf(out, "%s%s", i ? ", " : "\t\telements = { ", c);
+	}
+	strbuf_adds(out, p->n_allow ? " }\n\t}\n" : "\t}\n");
+}
+
+void policy_slot_text(struct strbuf *out, const struct policy *p, uint32_t host, uint32_t slot)
+{
+	char range[CIDR_TEXT_SIZE], h[INET_ADDRSTRLEN], s[INET_ADDRSTRLEN];
+	cidr_format(&p->range, range);
+	cidr_format_address(host, h);
+	cidr_format_address(slot, s);
+	strbuf_adds(out, "table inet stasis {\n");
+	add_sets(out, p);
+	strbuf_addf(out,
+		"	chain spoofed {\n"
+		"		type filter hook prerouting priority raw; policy accept;\n"
+		"		meta nfproto != ipv4 drop\n"
+		"		iifname \"" SLOT_TAP_NAME "\" ip saddr != " SLOT_GUEST_IP " drop\n"
+		"	}\n"
+		"	chain to_guest {\n"
+		"		type nat hook prerouting priority dstnat; policy accept;\n"
+		"		iifname \"" SLOT_VETH_NAME "\" ip saddr %s ip daddr %s"
+		" dnat ip to " SLOT_GUEST_IP "\n"
+		"	}\n"
+		"	chain from_guest {\n"
+		"		type nat hook postrouting priority srcnat; policy accept;\n"
+		"		oifname \"" SLOT_VETH_NAME "\" ip saddr " SLOT_GUEST_IP
+		" snat ip to %s\n"
+		"		oifname \"" SLOT_TAP_NAME "\" snat ip to " SLOT_GATEWAY_IP "\n"
+		"	}\n"
+		"	chain refused {\n"
+		"		reject with icmp admin-prohibited\n"
+		"	}\n"
+		"	chain forward {\n"
+		"		type filter hook forward priority filter; policy drop;\n"
+		"		ct state established,related accept\n"
+		"		iifname \"" SLOT_VETH_NAME "\" oifname \"" SLOT_TAP_NAME
+		"\" ct status dnat accept\n"
+		// A resting slot has no tap: callers learn at once that the guest is gone.
+		"		iifname \"" SLOT_VETH_NAME "\" ct status dnat"
+		" reject with icmp host-unreachable\n"
+		"		iifname \"" SLOT_TAP_NAME "\" oifname \"" SLOT_VETH_NAME
+		"\" jump outgoing\n"
+		"	}\n"
+		"	chain outgoing {\n"
+		"		ct state invalid meta l4proto tcp reject with tcp reset\n"
+		"		ct state invalid drop\n"
+		"		ip daddr %s goto refused\n"
+		"		ip daddr @denied ip daddr != @allowed goto refused\n"
+		"		ct count over %d goto refused\n"
+		"		accept\n"
+		"	}\n"
+		"	chain to_gateway {\n"
+		"		type filter hook input priority filter; policy drop;\n"
+		"		iifname \"" SLOT_TAP_NAME
+		"\" meta l4proto tcp reject with tcp reset\n"
+		"	}\n"
+		// Nothing runs here but the VMM: should the guest break out into it, the
+		// namespace has no way out for its sockets. Resets and errors are the kernel's.
+		"	chain from_vmm {\n"
+		"		type filter hook output priority filter; policy drop;\n"
+		"		icmp type { destination-unreachable, time-exceeded } accept\n"
+		"		oifname \"" SLOT_TAP_NAME "\" tcp flags & rst == rst accept\n"
+		"	}\n"
+		"}\n",
+		h, s, s, range, FLOWS_MAX);
+}
+
+void policy_host_text(
+	struct strbuf *out, const struct policy *p, const char *table, const char *prefix)
+{
+	strbuf_addf(
+		out, "table inet %s\ndelete table inet %s\ntable inet %s {\n", table, table, table);
+	add_sets(out, p);
+	strbuf_addf(out,
+		"	chain spoofed {\n"
+		"		type filter hook prerouting priority raw; policy accept;\n"
+		"		iifname != \"%s*\" accept\n"
+		"		meta nfproto != ipv4 drop\n"
+		// Each slot has one address, and the route to it is the one way it may come from.
+		"		fib saddr . iif oif missing drop\n"
+		"	}\n"
+		"	chain to_host {\n"
+		"		type filter hook input priority filter; policy accept;\n"
+		"		iifname \"%s*\" ct state != { established, related } drop\n"
+		"	}\n"
+		"	chain forward {\n"
+		"		type filter hook forward priority filter; policy accept;\n"
+		"		ct state established,related accept\n"
+		"		oifname \"%s*\" drop\n"
+		"		iifname \"%s*\" jump outgoing\n"
+		"	}\n"
+		"	chain outgoing {\n"
+		"		ip daddr @denied ip daddr != @allowed drop\n"
+		// The way out may be narrower than the guest's link, and not every network lets
+		// the errors through that would tell it.
+		"		tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu\n"
+		"	}\n"
+		"	chain masquerade_slots {\n"
+		"		type nat hook postrouting priority srcnat; policy accept;\n"
+		"		iifname \"%s*\" masquerade\n"
+		"	}\n"
+		"}\n",
+		prefix, prefix, prefix, prefix, prefix);
+}
+
+int policy_apply(const struct strbuf *text, struct err *e)
+{
+	static const char *const nft[] = {"nft", "-f", "-", NULL};
+	int rc = strbuf_check(text);
+	if (rc < 0)
+		return err_errno(e, rc, "nft text");
+	rc = proc_run(nft, text->data, text->len, 30000, NULL, e);
+	if (rc == -ENOENT)
+		return err_set(
+			e, ERR_UNAVAILABLE, "the program nft is missing: apt-get install nftables");
+	return rc;
+}
+
+int policy_remove(const char *table, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf b = {0};
+	// Declared first, so that deleting works when it is not there ("destroy" is newer).
+	strbuf_addf(&b, "table inet %s\ndelete table inet %s\n", table, table);
+	return policy_apply(&b, e);
+}

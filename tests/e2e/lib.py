@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real server on a temporary volume, with a free port and network range of its own, ended on
+every exit. Tests share it, and one sandbox, where that is harmless."""
+import atexit
+import base64
+import http.client
+import ipaddress
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.environ.get("STASIS_BUILD", os.path.join(ROOT, "build"))
+STASIS = os.path.join(BUILD, "stasis")
+PROGRAMS = ("stasis-shim", "fcqemu", "qemu-system-x86_64", "firecracker")
+
+# A guest under emulation, with another one beside it on two cores.
+BOOT_LIMIT = 120
+
+
+def wait_until(what, check, limit=30.0):
+    """Asks check() until it gives something true, and returns that."""
+    end = time.monotonic() + limit
+    pause = 0.01
+    while True:
+        result = check()
+        if result:
+            return result
+        if time.monotonic() > end:
+            raise AssertionError(f"after {limit} s still not: {what}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.25)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def free_range():
+    """A /20 that no route of this machine touches."""
+    taken = []
+    out = subprocess.run(["ip", "-j", "-4", "route", "show", "table", "all"], check=True,
+                         capture_output=True).stdout
+    for route in json.loads(out):
+        if route["dst"] != "default":
+            taken.append(ipaddress.ip_network(route["dst"], strict=False))
+    for third in range(0, 256, 16):
+        net = ipaddress.ip_network(f"10.219.{third}.0/20")
+        if not any(net.overlaps(t) for t in taken):
+            return str(net)
+    raise RuntimeError("no free network range")
+
+
+class Cli:
+    """What one run of the command line said."""
+
+    def __init__(self, done):
+        self.code = done.returncode
+        self.out, self.err = done.stdout, done.stderr
+
+    @property
+    def text(self):
+        return self.out.decode()
+
+    @property
+    def errors(self):
+        return self.err.decode(errors="replace")
+
+    def json(self):
+        return json.loads(self.out)
+
+    def ok(self):
+        if self.code != 0:
+            raise AssertionError(f"exit code {self.code}: {self.errors}{self.text[-500:]}")
+        return self
+
+
+class World:
+    """Temporary directory, volume and server."""
+
+    def __init__(self, name="e2e", volume_size="8G"):
+        self.dir = tempfile.mkdtemp(prefix=f"stasis-{name}.")
+        os.chmod(self.dir, 0o711)  # the edge runs as another user
+        self.data = os.path.join(self.dir, "data")
+        self.run = os.path.join(self.dir, "run")
+        self.log = os.path.join(self.dir, "server.log")
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.slots = free_range()
+        self.server = None
+        self.volume = False
+        self.ids = set()
+        atexit.register(self.close)
+        self.cli("setup", "volume", "--size", volume_size, api=False, limit=120).ok()
+        self.volume = True
+
+    # --- programs
+
+    def env(self, extra=None):
+        env = {k: v for k, v in os.environ.items() if not k.startswith("STASIS_")}
+        env.update(STASIS_DATA=self.data, STASIS_URL=self.url)
+        if "STASIS_CACHE" in os.environ:
+            env["STASIS_CACHE"] = os.environ["STASIS_CACHE"]
+        env.update(extra or {})
+        return env
+
+    def cli(self, *args, stdin=b"", limit=120, env=None, api=True, cwd=None):
+        if isinstance(stdin, str):
+            stdin = stdin.encode()
+        return Cli(subprocess.run([STASIS, *args], input=stdin, capture_output=True, timeout=limit,
+                                  env=self.env(env), cwd=cwd or self.dir, check=False))
+
+    def popen(self, *args, env=None, **kw):
+        return subprocess.Popen([STASIS, *args], env=self.env(env), cwd=self.dir, **kw)
+
+    def build_image(self):
+        # Its progress goes to the terminal: without a cache this takes minutes.
+        subprocess.run([STASIS, "image", "build", "base"], env=self.env(), check=True,
+                       stdout=sys.stderr)
+
+    # --- the server
+
+    def serve_args(self):
+        return ["serve", "--data-dir", self.data, "--run-dir", self.run,
+                "--listen", f"127.0.0.1:{self.port}", "--slot-range", self.slots,
+                "--warm-slots", "2", "--log-level", "debug"]
+
+    def start(self, fault=None, limit=60):
+        with open(self.log, "ab") as log:
+            self.server = self.popen(*self.serve_args(), stdout=subprocess.PIPE, stderr=log,
+                                     env={"STASIS_FAULT": fault} if fault else None)
+        line = self.server.stdout.readline().decode()
+        if not line.startswith("stasis: ready on "):
+            self.server.wait(limit)
+            with open(self.log, errors="replace") as log:
+                tail = log.read()[-3000:]
+            raise AssertionError(f"the server did not start: {line!r}\n{tail}")
+        return self
+
+    def stop(self, limit=60):
+        if self.server:
+            self.server.send_signal(signal.SIGTERM)
+            code = self.server.wait(limit)
+            self.server.stdout.close()
+            self.server = None
+            if code != 0:
+                raise AssertionError(f"the server ended with {code}")
+
+    def kill(self):
+        self.server.kill()
+        self.reap()
+
+    def reap(self, limit=60):
+        self.server.wait(limit)
+        self.server.stdout.close()
+        self.server = None
+
+    def key(self):
+        with open(os.path.join(self.data, "admin.key")) as f:
+            return f.read().strip()
+
+    def log_tail(self, n=4000):
+        with open(self.log, errors="replace") as f:
+            return f.read()[-n:]
+
+    def close(self):
+        """The way out, whatever happened before: nothing stays."""
+        atexit.unregister(self.close)
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sig, signal.SIG_IGN)
+        try:
+            if self.server is None and self.volume:
+                self.start()
+            for s in self.api("GET", "/v1/sandboxes?state=all&limit=100").json()["sandboxes"]:
+                self.api("DELETE", f"/v1/sandboxes/{s['id']}")
+            self.stop()
+        except Exception as error:  # the rest must still be tried
+            print(f"clean-up: {error}", file=sys.stderr)
+            if self.server:
+                self.kill()
+        if self.volume:
+            done = self.cli("setup", "remove", "--yes", "--run-dir", self.run, api=False)
+            if done.code != 0:
+                print(f"clean-up: {done.errors}", file=sys.stderr)
+        shutil.rmtree(self.dir, ignore_errors=True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    # --- REST
+
+    def api(self, method, path, body=None, key=None, headers=None, limit=BOOT_LIMIT):
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=limit)
+        try:
+            h = {"X-API-Key": self.key() if key is None else key}
+            if key == "":
+                h = {}
+            if isinstance(body, (dict, list)):
+                body = json.dumps(body)
+                h["Content-Type"] = "application/json"
+            h.update(headers or {})
+            c.request(method, path, body=body, headers=h)
+            return Answer(c.getresponse())
+        finally:
+            c.close()
+
+    def create(self, **body):
+        body.setdefault("timeout_sec", 3600)
+        a = self.api("POST", "/v1/sandboxes", body)
+        if a.status != 201:
+            raise AssertionError(f"create: {a.status} {a.body[:500]!r}")
+        return Sandbox(self, a.json())
+
+    # --- what must be the same before and after
+
+    def leftovers(self):
+        """Everything of this machine that a sandbox could leave behind."""
+        found = set()
+        for line in open("/proc/self/mountinfo"):
+            fields = line.split()
+            if self.dir in fields[4] or self.dir in fields[3]:
+                found.add("mount " + fields[4])
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                exe = os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
+            except OSError:
+                continue
+            if exe in PROGRAMS:
+                found.add(f"process {pid} {exe}")
+        for device in os.listdir("/sys/block"):
+            try:
+                with open(f"/sys/block/{device}/loop/backing_file") as f:
+                    found.add(f"loop {device} {f.read().strip()}")
+            except OSError:
+                continue
+        tables = subprocess.run(["nft", "list", "tables"], capture_output=True, check=True).stdout
+        found.update("nft " + t for t in tables.decode().splitlines())
+        for folder in ("data/sandboxes", "run"):
+            for top, dirs, files in os.walk(os.path.join(self.dir, folder)):
+                if folder == "run" and os.path.basename(top) in ("runtime", "nginx"):
+                    dirs.clear()
+                    continue
+                found.update("file " + os.path.join(top, f) for f in dirs + files
+                             if "netns/" not in os.path.join(top, f) + "/")
+        return found
+
+    def settle(self, before, limit=30):
+        """Waits until nothing is there that was not before."""
+        try:
+            wait_until("clean", lambda: not self.leftovers() - before, limit)
+        except AssertionError:
+            raise AssertionError("left behind: " +
+                                 ", ".join(sorted(self.leftovers() - before))) from None
+
+
+class Answer:
+    def __init__(self, r):
+        self.status, self.headers, self.body = r.status, r.headers, r.read()
+
+    def json(self):
+        return json.loads(self.body)
+
+    def error(self):
+        return self.json()["error"]["code"]
+
+
+class Sandbox:
+    def __init__(self, world, row):
+        self.world, self.row = world, row
+        self.id, self.token = row["id"], row["envd_token"]
+        world.ids.add(self.id)
+
+    def get(self):
+        return self.world.api("GET", f"/v1/sandboxes/{self.id}").json()
+
+    def run(self, cmd, **body):
+        """A shell command by the buffered exec; its answer."""
+        body["cmd"] = cmd
+        a = self.world.api("POST", f"/v1/sandboxes/{self.id}/exec", body)
+        if a.status != 200:
+            raise AssertionError(f"exec {cmd!r}: {a.status} {a.body[:500]!r}")
+        return a.json()
+
+    def sh(self, cmd, **body):
+        """The standard output of a command that must succeed."""
+        r = self.run(cmd, **body)
+        if r["exit_code"] != 0:
+            raise AssertionError(f"{cmd!r}: {r}")
+        return r["stdout"]
+
+    def delete(self):
+        return self.world.api("DELETE", f"/v1/sandboxes/{self.id}")
+
+    def edge(self, method, path, port=49983, body=None, headers=None, token=True, limit=60):
+        h = {"E2b-Sandbox-Id": self.id, "E2b-Sandbox-Port": str(port)}
+        if token:
+            h["X-Access-Token"] = self.token
+        h.update(headers or {})
+        return self.world.api(method, path, body, key="", headers=h, limit=limit)
+
+    def alive(self):
+        """The sandbox is unharmed."""
+        assert self.sh("echo well") == "well\n"
+
+
+def b64(data):
+    return base64.b64encode(data).decode()
+
+
+_world = None
+_sandbox = None
+
+
+def world():
+    """The shared server."""
+    global _world
+    if _world is None:
+        _world = World()
+        _world.build_image()
+        _world.start()
+    elif _world.server is None:
+        _world.start()
+    return _world
+
+
+def shared():
+    """The shared sandbox: whatever a test does to it must not disturb the next."""
+    global _sandbox
+    w = world()
+    if _sandbox is None or w.api("GET", f"/v1/sandboxes/{_sandbox.id}").status != 200 or \
+            _sandbox.get()["state"] != "running":
+        _sandbox = w.create(metadata={"name": "shared"}, env={"FROM_CREATE": "yes"})
+    return _sandbox
+
+
+def close():
+    if _world:
+        _world.close()

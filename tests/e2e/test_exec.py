@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+import hashlib
+import os
+import signal
+import subprocess
+import time
+import unittest
+
+import lib
+
+
+class Stream(unittest.TestCase):
+    """stasis exec, through the edge."""
+
+    def setUp(self):
+        self.s = lib.shared()
+        self.w = self.s.world
+
+    def exec(self, *args, options=(), **kw):
+        return self.w.cli("exec", self.s.id, *options, "--", *args, **kw)
+
+    def test_exit_code_is_the_programs(self):
+        for code in (0, 1, 7, 255):
+            self.assertEqual(self.exec("bash", "-c", f"exit {code}").code, code)
+
+    def test_signal_is_128_and_its_number(self):
+        self.assertEqual(self.exec("bash", "-c", "kill -KILL $$").code, 137)
+        self.assertEqual(self.exec("bash", "-c", "kill -SEGV $$").code, 139)
+
+    def test_streams_stay_apart(self):
+        r = self.exec("bash", "-c", "echo out; echo err >&2; exit 3")
+        self.assertEqual((r.out, r.err, r.code), (b"out\n", b"err\n", 3))
+
+    def test_arguments_arrive_as_they_are(self):
+        args = ["", " a  b ", "$HOME", "*", "'\"", "\u00e9", "-x"]
+        r = self.exec("python3", "-c", "import sys; print(sys.argv[1:])", *args).ok()
+        self.assertEqual(r.text, repr(args) + "\n")
+
+    def test_user_and_home(self):
+        r = self.exec("bash", "-c", "id -un; pwd; echo $HOME").ok()
+        self.assertEqual(r.text, "user\n/home/user\n/home/user\n")
+        r = self.exec("id", "-u", options=["-u", "root"]).ok()
+        self.assertEqual(r.text, "0\n")
+        self.assertNotEqual(self.exec("true", options=["-u", "nobody-there"]).code, 0)
+
+    def test_environment_and_directory(self):
+        r = self.exec("bash", "-c", "echo $A $FROM_CREATE $PWD",
+                      options=["-e", "A=x=y", "-w", "/tmp"]).ok()
+        self.assertEqual(r.text, "x=y yes /tmp\n")
+
+    def test_binary_input_and_output(self):
+        data = os.urandom(300000)
+        r = self.exec("cat", options=["-i"], stdin=data).ok()
+        self.assertEqual(hashlib.sha256(r.out).digest(), hashlib.sha256(data).digest())
+
+    def test_end_of_input_is_seen(self):
+        r = self.exec("wc", "-c", options=["-i"], stdin=b"12345").ok()
+        self.assertEqual(r.text.strip(), "5")
+
+    def test_without_i_input_is_empty(self):
+        r = self.exec("cat", stdin=b"not sent").ok()
+        self.assertEqual(r.out, b"")
+
+    def test_large_output(self):
+        r = self.exec("bash", "-c", "head -c 20000000 /dev/zero | tr '\\0' x").ok()
+        self.assertEqual(len(r.out), 20000000)
+        self.assertEqual(r.out.strip(b"x"), b"")
+
+    def test_time_out_kills(self):
+        r = self.exec("sleep", "777", options=["--timeout", "1s"])
+        self.assertEqual(r.code, 8, r.errors)
+        self.assertEqual(self.s.run("pgrep -f 'sleep 77[7]'")["exit_code"], 1)
+
+    def test_missing_program_and_directory(self):
+        self.assertEqual(self.exec("no-such-program").code, 2)
+        r = self.exec("true", options=["-w", "/no/such/dir"])
+        self.assertEqual(r.code, 2)
+        self.assertIn("/no/such/dir", r.errors)
+
+    def test_output_comes_while_it_runs(self):
+        p = self.w.popen("exec", self.s.id, "-i", "--", "bash", "-c",
+                         "echo first; read x; echo got $x",
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.assertEqual(p.stdout.readline(), b"first\n")
+        out, _ = p.communicate(b"second\n", timeout=30)
+        self.assertEqual((out, p.returncode), (b"got second\n", 0))
+
+    def test_interrupt_ends_the_program_over_there(self):
+        p = self.w.popen("exec", self.s.id, "--", "bash", "-c", "echo up; exec sleep 778",
+                         stdout=subprocess.PIPE)
+        p.stdout.readline()
+        p.send_signal(signal.SIGINT)
+        self.assertEqual(p.wait(20), 130)
+        p.stdout.close()
+        self.assertEqual(self.s.run("pgrep -f 'sleep 77[8]'")["exit_code"], 1)
+
+    def test_closed_output_ends_the_program_over_there(self):
+        p = self.w.popen("exec", self.s.id, "--", "bash", "-c", "exec yes 779",
+                         stdout=subprocess.PIPE)
+        p.stdout.readline()
+        p.stdout.close()
+        self.assertEqual(p.wait(20), 141)
+        lib.wait_until("yes is gone",
+                       lambda: self.s.run("pgrep -f 'yes 77[9]'")["exit_code"] == 1, 10)
+
+    def test_json_is_the_apis_answer(self):
+        r = self.exec("bash", "-c", "echo hi; exit 4", options=["-o", "json"])
+        self.assertEqual(r.code, 4)
+        self.assertEqual((r.json()["stdout"], r.json()["exit_code"]), ("hi\n", 4))
+
+    def test_unknown_sandbox(self):
+        self.assertEqual(self.w.cli("exec", "i" + "0" * 20, "--", "true").code, 4)
+
+
+class Buffered(unittest.TestCase):
+    """POST /v1/sandboxes/{id}/exec."""
+
+    def setUp(self):
+        self.s = lib.shared()
+
+    def post(self, **body):
+        return self.s.world.api("POST", f"/v1/sandboxes/{self.s.id}/exec", body)
+
+    def test_shell_and_program(self):
+        self.assertEqual(self.s.sh("echo $((1 + 1))"), "2\n")
+        a = self.post(args=["/bin/echo", "$HOME"]).json()
+        self.assertEqual((a["stdout"], a["exit_code"], a["signal"]), ("$HOME\n", 0, None))
+
+    def test_binary_is_base64_and_text_is_not(self):
+        a = self.s.run("printf '\\xff\\x00\\xfe'; printf t >&2")
+        self.assertEqual((a["stdout"], a["stdout_encoding"]), (lib.b64(b"\xff\0\xfe"), "base64"))
+        self.assertEqual((a["stderr"], a["stderr_encoding"]), ("t", "utf8"))
+        a = self.s.run("printf t", encoding="base64")
+        self.assertEqual((a["stdout"], a["stdout_encoding"]), (lib.b64(b"t"), "base64"))
+
+    def test_input(self):
+        data = bytes(range(256))
+        a = self.s.run("cat", stdin=lib.b64(data))
+        self.assertEqual(a["stdout"], lib.b64(data))
+
+    def test_signal(self):
+        a = self.s.run("kill -KILL $$")
+        self.assertEqual((a["exit_code"], a["signal"]), (-1, "killed"))
+
+    def test_too_much_output_is_cut(self):
+        a = self.s.run("head -c 9000000 /dev/zero | tr '\\0' y")
+        self.assertTrue(a["truncated"])
+        self.assertEqual(len(a["stdout"]), 8 << 20)
+        self.assertFalse(self.s.run("true")["truncated"])
+
+    def test_time_out(self):
+        began = time.monotonic()
+        a = self.post(cmd="sleep 780", timeout_sec=1)
+        self.assertEqual((a.status, a.error()), (504, "timeout"))
+        self.assertLess(time.monotonic() - began, 15)
+        self.assertEqual(self.s.run("pgrep -f 'sleep 78[0]'")["exit_code"], 1)
+
+    def test_cwd_env_user(self):
+        self.assertEqual(self.s.sh("pwd; echo $X; id -un", cwd="/tmp", env={"X": "y"},
+                                   user="root"), "/tmp\ny\nroot\n")

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every fault point of docs/fault-points.md, failing and killing the server: after the next start
+nothing is left of the operation."""
+import os
+import re
+import unittest
+
+import lib
+
+
+def points():
+    with open(os.path.join(lib.ROOT, "docs/fault-points.md")) as f:
+        return re.findall(r"^\| `([a-z]+\.[a-z_]+)`", f.read(), re.M)
+
+
+class Faults(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.w = lib.world()
+        for s in cls.w.api("GET", "/v1/sandboxes").json()["sandboxes"]:
+            cls.w.api("DELETE", f"/v1/sandboxes/{s['id']}")
+        cls.w.stop()
+        cls.clean = cls.w.leftovers()
+
+    @classmethod
+    def tearDownClass(cls):
+        if cls.w.server:
+            cls.w.stop()
+        cls.w.start()
+        s = cls.w.create()
+        s.alive()
+        s.delete()
+
+    def nothing_is_left(self):
+        rows = self.w.api("GET", "/v1/sandboxes").json()["sandboxes"]
+        self.assertEqual(rows, [])
+        self.w.stop()
+        self.w.settle(self.clean)
+
+    def create(self, point, action):
+        self.w.start(fault=f"{point}:{action}")
+        if action == "fail":
+            a = self.w.api("POST", "/v1/sandboxes", {})
+            self.assertEqual(a.status, 500, a.body)
+            self.assertIn(point, a.json()["error"]["message"])
+        else:
+            with self.assertRaises((OSError, AssertionError)):
+                a = self.w.api("POST", "/v1/sandboxes", {})
+                # The edge outlives its server for a moment and says so.
+                self.assertEqual(a.status, 200, a.body)
+            self.w.reap()
+            self.w.start()
+        self.nothing_is_left()
+
+    def destroy(self, point, action):
+        self.w.start(fault=f"{point}:{action}@1")
+        s = self.w.create()
+        try:
+            status = s.delete().status
+        except OSError:
+            status = None
+        self.assertNotEqual(status, 204)
+        if action == "fail":
+            self.assertIn(s.delete().status, (204, 404))
+        else:
+            self.w.reap()
+            self.w.start()
+        lib.wait_until("destroyed", lambda: s.get()["state"] == "stopped")
+        self.nothing_is_left()
+
+
+def add(point, action):
+    kind = point.split(".")[0]
+
+    def test(self):
+        getattr(self, kind)(point, action)
+    setattr(Faults, f"test_{point.replace('.', '_')}_{action}", test)
+
+
+for _point in points():
+    for _action in ("fail", "kill"):
+        add(_point, _action)

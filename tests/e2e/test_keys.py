@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys, events, logs, health, metrics: what stands beside the sandboxes."""
+import json
+import os
+import stat
+import subprocess
+import unittest
+
+import lib
+
+
+class Keys(unittest.TestCase):
+    def setUp(self):
+        self.w = lib.world()
+
+    def test_the_first_key_is_for_root_only(self):
+        path = os.path.join(self.w.data, "admin.key")
+        self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+        self.assertRegex(self.w.key(), r"^e2b_[0-9a-f]{40}$")
+        for name in ("control.db", "control.db-wal"):
+            with open(os.path.join(self.w.data, name), "rb") as f:
+                self.assertNotIn(self.w.key()[8:].encode(), f.read())
+
+    def test_everything_but_health_needs_one(self):
+        for key in ("", "e2b_" + "0" * 40, "x"):
+            for path in ("/v1/sandboxes", "/v1/keys", "/v1/events", "/v1/metrics", "/v1/host",
+                         "/v1/templates", "/v1/nothing"):
+                a = self.w.api("GET", path, key=key)
+                self.assertEqual((a.status, a.error()), (401, "unauthenticated"), path)
+            self.assertEqual(self.w.api("GET", "/v1/health", key=key).status, 200)
+
+    def test_bearer_is_as_good(self):
+        a = self.w.api("GET", "/v1/keys", key="",
+                       headers={"Authorization": "Bearer " + self.w.key()})
+        self.assertEqual(a.status, 200)
+
+    def test_life_of_a_key(self):
+        made = self.w.cli("key", "create", "ci", "-o", "json").ok().json()
+        self.assertRegex(made["key"], r"^e2b_[0-9a-f]{40}$")
+        env = {"STASIS_API_KEY": made["key"]}
+        self.w.cli("ls", env=env).ok()
+        listing = self.w.cli("key", "ls").ok().text
+        self.assertIn("ci", listing)
+        self.assertNotIn(made["key"], listing)
+        row = [k for k in self.w.api("GET", "/v1/keys").json()["keys"] if k["id"] == made["id"]][0]
+        self.assertNotIn("key", row)
+        self.w.cli("key", "rm", made["id"]).ok()
+        r = self.w.cli("ls", env=env)
+        self.assertEqual(r.code, 3, r.errors)
+        self.assertEqual(self.w.cli("key", "rm", made["id"]).code, 4)
+
+    def test_the_last_key_stays(self):
+        keys = self.w.api("GET", "/v1/keys").json()["keys"]
+        self.assertEqual(len(keys), 1)
+        self.assertEqual(self.w.cli("key", "rm", keys[0]["id"]).code, 5)
+
+    def test_without_a_key_the_command_says_which(self):
+        r = self.w.cli("ls", env={"STASIS_DATA": "/nonexistent"})
+        self.assertEqual(r.code, 3)
+        self.assertIn("STASIS_API_KEY", r.errors)
+
+
+class Around(unittest.TestCase):
+    def setUp(self):
+        self.s = lib.shared()
+        self.w = self.s.world
+
+    def test_events_of_a_sandbox(self):
+        events = self.w.cli("events", "--sandbox", self.s.id, "-o", "json").ok().json()["events"]
+        kinds = [e["kind"] for e in events]
+        self.assertIn("running", kinds)
+        self.assertTrue(all(e["sandbox"] == self.s.id for e in events))
+        numbers = [e["seq"] for e in self.w.cli("events", "-o", "json").json()["events"]]
+        self.assertEqual(numbers, list(range(1, len(numbers) + 1)))
+        self.assertIn(self.s.id, self.w.cli("events").ok().text)
+
+    def test_events_are_followed(self):
+        last = self.w.cli("events", "-o", "json").json()["events"][-1]["seq"]
+        p = self.w.popen("events", "-f", "--since", str(last), "-o", "json",
+                         stdout=subprocess.PIPE)
+        self.w.cli("timeout", self.s.id, "2h").ok()
+        event = json.loads(p.stdout.readline())
+        self.assertEqual((event["sandbox"], event["seq"]), (self.s.id, last + 1))
+        p.terminate()
+        p.wait(10)
+        p.stdout.close()
+
+    def test_logs(self):
+        self.s.sh("echo spoken-on-the-console > /dev/console", user="root")
+        lib.wait_until("line in the log", lambda: "spoken-on-the-console" in
+                       self.w.cli("logs", self.s.id).ok().text)
+
+    def test_logs_are_followed(self):
+        p = self.w.popen("logs", "-f", self.s.id, stdout=subprocess.PIPE)
+        self.s.sh("echo followed-line > /dev/console", user="root")
+        for line in p.stdout:
+            if b"followed-line" in line:
+                break
+        p.terminate()
+        p.wait(10)
+        p.stdout.close()
+
+    def test_health_and_the_like(self):
+        self.assertIn("ok", self.w.cli("health").ok().text)
+        host = self.w.api("GET", "/v1/host").json()
+        self.assertIn(host["isolation"], ("kvm", "emulated"))
+        self.assertIn("base", self.w.cli("image", "ls").ok().text)
+        metrics = self.w.api("GET", "/v1/metrics").body.decode()
+        for line in metrics.splitlines():
+            self.assertRegex(line, r"^(# (HELP|TYPE) \w+ .*|[a-z_]+(\{.*\})? [-+0-9.e]+)$")
+        api = self.w.api("GET", "/v1/openapi.json").json()
+        self.assertIn("/v1/sandboxes/{id}/exec", api["paths"])
