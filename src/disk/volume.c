@@ -261,12 +261,9 @@ int volume_mount(const char *image, const char *data_dir, struct err *e)
 	dev_t dev;
 	bool ours;
 	_cleanup_close_ int fd = open(image, O_RDWR | O_CLOEXEC);
-	// Opened again for the lock: the loop device keeps fd's file, and the lock would stay on
-	// it.
-	_cleanup_close_ int lock = open(image, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || lock < 0)
+	if (fd < 0)
 		return err_errno(e, errno, "data volume %s", image);
-	if (RETRY_EINTR(flock(lock, LOCK_EX)) < 0)
+	if (RETRY_EINTR(flock(fd, LOCK_EX)) < 0)
 		return err_errno(e, errno, "lock %s", image);
 	int rc = dir_mounted(data_dir, &what, &dev, e);
 	if (rc < 0)
