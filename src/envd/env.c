@@ -9,7 +9,7 @@ int env_check(json_t *map, struct err *e)
 	json_t *value;
 	if (!json_is_object(map))
 		return err_set(e, ERR_INVALID, "environment: must be a map of strings");
-	json_object_foreach(map, name, value) {
+	json_object_foreach (map, name, value) {
 		if (!*name || strchr(name, '='))
 			return err_set(e, ERR_INVALID,
 				"environment: '%.100s' cannot be the name of a variable", name);
@@ -23,11 +23,11 @@ int env_check(json_t *map, struct err *e)
 int env_build(const char *path, const char *user, const char *home, json_t *global, json_t *request,
 	char ***ret, struct err *e)
 {
-	_cleanup_json_ json_t *all = json_pack("{s:s, s:s, s:s, s:s}", "PATH", path, "HOME", home,
-		"USER", user, "LOGNAME", user);
+	_cleanup_json_ json_t *all = json_pack(
+		"{s:s, s:s, s:s, s:s}", "PATH", path, "HOME", home, "USER", user, "LOGNAME", user);
 	if (!all)
-		return err_set(e, ERR_INVALID, "the name or home of user '%.100s' is not UTF-8",
-			user);
+		return err_set(
+			e, ERR_INVALID, "the name or home of user '%.100s' is not UTF-8", user);
 	json_t *const maps[] = {global, request};
 	for (size_t i = 0; i < ARRAY_SIZE(maps); i++) {
 		if (!maps[i])
@@ -41,13 +41,13 @@ int env_build(const char *path, const char *user, const char *home, json_t *glob
 	const char *name;
 	json_t *value;
 	size_t n = json_object_size(all), bytes = (n + 1) * sizeof(char *), i = 0;
-	json_object_foreach(all, name, value)
+	json_object_foreach (all, name, value)
 		bytes += strlen(name) + 1 + json_string_length(value) + 1;
 	char **env = malloc(bytes);
 	if (!env)
 		return err_errno(e, ENOMEM, "environment");
 	char *text = (char *)(env + n + 1);
-	json_object_foreach(all, name, value) {
+	json_object_foreach (all, name, value) {
 		env[i++] = text;
 		text = mempcpy(text, name, strlen(name));
 		*text++ = '=';

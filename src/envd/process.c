@@ -130,8 +130,7 @@ static void purge_locked(struct process_table *t)
 	unsigned seen = 0;
 	for (struct process **at = &t->list; *at;) {
 		struct process *p = *at;
-		if (p->ended &&
-			(++seen > MAX_ENDED || now - p->ended_ns > PROCESS_END_KEPT_NS)) {
+		if (p->ended && (++seen > MAX_ENDED || now - p->ended_ns > PROCESS_END_KEPT_NS)) {
 			*at = p->next;
 			t->n_ended--;
 			unref_locked(p);
@@ -185,10 +184,8 @@ static void kill_locked(struct process *p, int sig)
 	kill(sig == SIGKILL ? -p->pid : p->pid, sig);
 }
 
-struct process_table *process_table_free(struct process_table *t)
+void process_table_stop(struct process_table *t)
 {
-	if (!t)
-		return NULL;
 	pthread_mutex_lock(&t->lock);
 	t->closing = true;
 	for (struct process *p = t->list; p; p = p->next) {
@@ -200,12 +197,19 @@ struct process_table *process_table_free(struct process_table *t)
 	}
 	while (t->n_pumps > 0)
 		pthread_cond_wait(&t->pump_done, &t->lock);
+	pthread_mutex_unlock(&t->lock);
+}
+
+struct process_table *process_table_free(struct process_table *t)
+{
+	if (!t)
+		return NULL;
+	process_table_stop(t);
 	while (t->list) {
 		struct process *p = t->list;
 		t->list = p->next;
 		unref_locked(p);
 	}
-	pthread_mutex_unlock(&t->lock);
 	pthread_cond_destroy(&t->pump_done);
 	pthread_mutex_destroy(&t->lock);
 	close(t->null_fd);
@@ -338,8 +342,8 @@ enum process_event process_sub_next(
 		pthread_mutex_unlock(&t->lock);
 		if (ended)
 			return PROCESS_END;
-		struct pollfd pf[2] = {{.fd = s->wake_fd, .events = POLLIN},
-			{.fd = socket, .events = POLLRDHUP}};
+		struct pollfd pf[2] = {
+			{.fd = s->wake_fd, .events = POLLIN}, {.fd = socket, .events = POLLRDHUP}};
 		int n = poll(pf, 2, ms_until(until_ns));
 		if (n == 0)
 			return PROCESS_IDLE;
@@ -495,9 +499,9 @@ static void *pump_main(void *arg)
 // --- start
 
 struct stdio {
-	int child[3];  // for the program; given up after the start
-	int out[2];    // for the pump
-	int stdin_fd;  // for process_write
+	int child[3]; // for the program; given up after the start
+	int out[2];   // for the pump
+	int stdin_fd; // for process_write
 };
 
 static void stdio_done(struct stdio *io)
@@ -598,7 +602,7 @@ static struct process_sub *add(struct process_table *t, struct process *p)
 	struct process_sub *sub = subscribe_locked(p);
 	p->refs++; // the pump's
 	t->n_pumps++;
-	int rc = sub ? start_pump(p) : -ENOMEM;
+	int rc = t->closing ? -ECANCELED : sub ? start_pump(p) : -ENOMEM;
 	if (rc == 0) {
 		p->next = t->list; // the first reference goes to the list
 		t->list = p;
@@ -717,12 +721,12 @@ static int write_input(const struct process *p, const char *data, size_t len, st
 			continue;
 		}
 		if (errno == EPIPE)
-			return err_set(e, ERR_INTERNAL,
-				"the process has closed its standard input");
+			return err_set(
+				e, ERR_INTERNAL, "the process has closed its standard input");
 		if (errno != EAGAIN)
 			return err_errno(e, errno, "cannot write to the process");
-		struct pollfd pf[2] = {{.fd = p->stdin_fd, .events = POLLOUT},
-			{.fd = p->pidfd, .events = POLLIN}};
+		struct pollfd pf[2] = {
+			{.fd = p->stdin_fd, .events = POLLOUT}, {.fd = p->pidfd, .events = POLLIN}};
 		if (poll(pf, 2, -1) > 0 && pf[1].revents)
 			return err_set(e, ERR_INTERNAL,
 				"the process ended before it read its standard input");

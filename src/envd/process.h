@@ -52,7 +52,9 @@ enum process_event {
 
 // cgroup_fd: where processes are put; -1: stay in ours. Borrowed.
 struct process_table *process_table_new(int cgroup_fd);
-// Kills all and waits for them; no call may be running.
+// Kills all processes and waits for them; streams see their ends. No start may follow.
+void process_table_stop(struct process_table *t);
+// Stops if need be; no call may be running and no subscriber be left.
 struct process_table *process_table_free(struct process_table *t);
 DEFINE_CLEANUP(struct process_table *, process_table_free)
 

@@ -123,18 +123,18 @@ static pid_t clone_child(struct clone_args *args, int (*fn)(void *), void *arg)
 	long ret;
 	register int (*call)(void *) __asm__("r12") = fn;
 	register void *call_arg __asm__("r13") = arg;
-	__asm__ volatile("syscall\n\t"
-			 "test %%rax, %%rax\n\t"
-			 "jnz 1f\n\t"
-			 "xor %%ebp, %%ebp\n\t"
-			 "mov %%r13, %%rdi\n\t"
-			 "call *%%r12\n\t"
-			 "ud2\n"
-			 "1:"
-			 : "=a"(ret)
-			 : "0"((long)SYS_clone3), "D"(args), "S"(sizeof *args), "r"(call),
-			 "r"(call_arg)
-			 : "rcx", "r11", "memory");
+	__asm__ volatile(
+		"syscall\n\t"
+		"test %%rax, %%rax\n\t"
+		"jnz 1f\n\t"
+		"xor %%ebp, %%ebp\n\t"
+		"mov %%r13, %%rdi\n\t"
+		"call *%%r12\n\t"
+		"ud2\n"
+		"1:"
+		: "=a"(ret)
+		: "0"((long)SYS_clone3), "D"(args), "S"(sizeof *args), "r"(call), "r"(call_arg)
+		: "rcx", "r11", "memory");
 	if (ret < 0) {
 		errno = (int)-ret;
 		return -1;

@@ -15,8 +15,8 @@ struct field {
 int users_load(const char *passwd_path, const char *group_path, struct users *ret)
 {
 	struct users u = {.last_uid = (uid_t)-1, .last_gid = (gid_t)-1};
-	int rc = file_read(
-		AT_FDCWD, passwd_path ? passwd_path : "/etc/passwd", MAX_FILE, &u.passwd);
+	int rc =
+		file_read(AT_FDCWD, passwd_path ? passwd_path : "/etc/passwd", MAX_FILE, &u.passwd);
 	if (rc == 0 || rc == -ENOENT)
 		rc = file_read(
 			AT_FDCWD, group_path ? group_path : "/etc/group", MAX_FILE, &u.group);

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "envd/agent.h"
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "envd/entry.h"
+#include "envd/path.h"
+#include "http/json.h"
+
+#define SMALL_BODY (1u << 20)
+#define MESSAGE_BODY (24u << 20) // a message of CONNECT_MAX_MESSAGE with its escapes
+
+// --- shared by the handlers
+
+int agent_find_user(
+	struct agent *a, const struct users *u, const char *name, struct user *ret, struct err *e)
+{
+	char preset[256] = "";
+	int rc;
+	if (!name || !*name) {
+		pthread_mutex_lock(&a->lock);
+		if (a->default_user)
+			snprintf(preset, sizeof preset, "%s", a->default_user);
+		pthread_mutex_unlock(&a->lock);
+		name = preset;
+	}
+	if (*name)
+		rc = users_find(u, name, ret);
+	else if (!a->as_root)
+		rc = users_find_uid(u, geteuid(), ret);
+	else if ((rc = users_find(u, "user", ret)) == -ENOENT)
+		rc = users_find(u, name = "root", ret);
+	if (rc == -ENOENT && strcmp(name, "root") == 0) {
+		// A root file system without /etc/passwd still has a root.
+		*ret = (struct user){.name = strdup("root"), .home = strdup("/"), .n_groups = 1};
+		rc = ret->name && ret->home ? 0 : -ENOMEM;
+	}
+	if (rc == -ENOENT)
+		return err_set(e, ERR_UNAUTHENTICATED, "no user '%.100s' in /etc/passwd", name);
+	return rc < 0 ? err_errno(e, rc, "user") : 0;
+}
+
+json_t *agent_env(struct agent *a)
+{
+	pthread_mutex_lock(&a->lock);
+	json_t *env = json_incref(a->env);
+	pthread_mutex_unlock(&a->lock);
+	return env;
+}
+
+int agent_resolve_path(struct agent *a, const char *path, const struct user *user,
+	char out[PATH_SIZE], struct err *e)
+{
+	pthread_mutex_lock(&a->lock);
+	int rc = path_resolve(path, user->home, a->default_workdir, out, e);
+	pthread_mutex_unlock(&a->lock);
+	return rc;
+}
+
+int agent_make_dir(struct agent *a, const char *path, const struct user *user, struct err *e)
+{
+	if (mkdir(path, 0755) < 0)
+		return err_errno(e, errno, "cannot make the directory %s", path);
+	if (a->as_root && lchown(path, user->uid, user->gid) < 0)
+		return err_errno(e, errno, "cannot give the directory %s to %s", path, user->name);
+	return 0;
+}
+
+int agent_make_parents(struct agent *a, const char *path, const struct user *user, struct err *e)
+{
+	char dir[PATH_SIZE];
+	snprintf(dir, sizeof dir, "%s", path);
+	path_cut_last(dir);
+	// Nearly always there.
+	if (access(dir, F_OK) == 0)
+		return 0;
+	for (char *p = dir + 1;; p++) {
+		if (*p != '/' && *p != '\0')
+			continue;
+		char keep = *p;
+		*p = '\0';
+		if (access(dir, F_OK) < 0) {
+			int rc = agent_make_dir(a, dir, user, e);
+			if (rc < 0 && rc != -EEXIST)
+				return rc;
+		}
+		if (!keep)
+			return 0;
+		*p = keep;
+	}
+}
+
+// --- errors
+
+void agent_add_error(struct strbuf *out, const char *code, const char *text)
+{
+	strbuf_adds(out, "{\"code\":");
+	entry_add_json_string(out, code);
+	strbuf_adds(out, ",\"message\":");
+	entry_add_json_string(out, text);
+	strbuf_addc(out, '}');
+}
+
+void agent_format_error(
+	struct http_request *req, int status, const struct err *e, struct strbuf *out)
+{
+	const char *path = http_req_path(req);
+	if (str_starts(path, "/process.") || str_starts(path, "/filesystem.")) {
+		agent_add_error(out, err_info(e->code)->connect, e->text);
+		return;
+	}
+	strbuf_addf(out, "{\"code\":%d,\"message\":", status);
+	entry_add_json_string(out, e->text);
+	strbuf_addc(out, '}');
+}
+
+// --- before every request
+
+static bool has_token(struct agent *a, struct http_request *req)
+{
+	const char *given = http_req_header(req, "X-Access-Token");
+	pthread_mutex_lock(&a->lock);
+	bool ok = !a->token || str_eq_secret(given ? given : "", a->token);
+	pthread_mutex_unlock(&a->lock);
+	return ok;
+}
+
+bool agent_before(struct http_request *req, const struct http_route *route, void *ctx)
+{
+	if (http_req_header(req, "Origin"))
+		http_reply_header(req, "Access-Control-Allow-Origin", "*");
+	if ((route->flags & ROUTE_PUBLIC) || has_token(ctx, req))
+		return false;
+	struct err e = {0};
+	err_set(&e, ERR_UNAUTHENTICATED, "X-Access-Token: missing or wrong");
+	http_reply_error(req, &e);
+	return true;
+}
+
+// --- small routes
+
+// Everything that no other route takes.
+static void other(struct http_request *req, void *ctx)
+{
+	const char *headers = http_req_header(req, "Access-Control-Request-Headers");
+	struct err e = {0};
+	if (strcmp(http_req_method(req), "OPTIONS") != 0) {
+		err_set(&e, ERR_NOT_FOUND, "no such call: %s %.200s", http_req_method(req),
+			http_req_path(req));
+		http_reply_error(req, &e);
+		return;
+	}
+	http_reply_header(req, "Access-Control-Allow-Methods", "GET, POST, HEAD, OPTIONS");
+	if (headers)
+		http_reply_header(req, "Access-Control-Allow-Headers", headers);
+	http_reply_header(req, "Access-Control-Max-Age", "7200");
+	http_reply_empty(req, 204);
+}
+
+static void health_get(struct http_request *req, void *ctx)
+{
+	http_reply_header(req, "Cache-Control", "no-store");
+	http_reply_header(req, "X-Envd-Version", ENVD_VERSION);
+	http_reply_empty(req, 204);
+}
+
+static void envs_get(struct http_request *req, void *ctx)
+{
+	_cleanup_json_ json_t *env = agent_env(ctx);
+	http_reply_json(req, 200, json_copy(env));
+}
+
+static uint64_t meminfo(const char *text, const char *key)
+{
+	const char *at = text ? strstr(text, key) : NULL;
+	return at ? strtoull(at + strlen(key), NULL, 10) * 1024 : 0;
+}
+
+// Busy share of all processors since the last call (since boot at the first one).
+static double cpu_used(struct agent *a)
+{
+	_cleanup_free_ char *line = NULL;
+	uint64_t v[8] = {0}, total = 0;
+	if (file_read_line(AT_FDCWD, "/proc/stat", &line) < 0)
+		return 0;
+	char *p = line + strcspn(line, " ");
+	for (size_t i = 0; i < ARRAY_SIZE(v); i++)
+		total += v[i] = strtoull(p, &p, 10);
+	uint64_t busy = total - v[3] - v[4]; // idle, iowait
+	pthread_mutex_lock(&a->lock);
+	uint64_t d_busy = busy - a->cpu_busy, d_total = total - a->cpu_total;
+	a->cpu_busy = busy;
+	a->cpu_total = total;
+	pthread_mutex_unlock(&a->lock);
+	return d_total && d_busy <= d_total ? 100.0 * (double)d_busy / (double)d_total : 0;
+}
+
+static void metrics_get(struct http_request *req, void *ctx)
+{
+	_cleanup_strbuf_ struct strbuf mem = {0};
+	struct statvfs disk = {0};
+	file_read(AT_FDCWD, "/proc/meminfo", SMALL_BODY, &mem);
+	statvfs("/", &disk);
+	uint64_t total = meminfo(mem.data, "MemTotal:");
+	uint64_t used = total - meminfo(mem.data, "MemAvailable:");
+	json_t *o = json_pack("{s:I, s:i, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "ts",
+		(json_int_t)(clock_realtime_ns() / NSEC_PER_SEC), "cpu_count",
+		(int)sysconf(_SC_NPROCESSORS_ONLN), "cpu_used_pct", cpu_used(ctx), "mem_total",
+		(json_int_t)total, "mem_used", (json_int_t)used, "mem_cache",
+		(json_int_t)meminfo(mem.data, "\nCached:"), "mem_total_mib",
+		(json_int_t)(total >> 20), "mem_used_mib", (json_int_t)(used >> 20), "disk_used",
+		(json_int_t)((disk.f_blocks - disk.f_bfree) * disk.f_frsize), "disk_total",
+		(json_int_t)(disk.f_blocks * disk.f_frsize));
+	http_reply_json(req, 200, o);
+}
+
+const struct http_route agent_routes[] = {
+	{"GET", "/health", health_get, .flags = ROUTE_PUBLIC},
+	{"POST", "/init", init_post, .body_limit = SMALL_BODY, .flags = ROUTE_PUBLIC},
+	{"GET", "/envs", envs_get},
+	{"GET", "/metrics", metrics_get},
+	{"GET", "/files", files_get},
+	{"POST", "/files", files_post, files_post_body, .body_limit = SIZE_MAX},
+	{"POST", "/process.Process/Start", rpc_process_start, .body_limit = MESSAGE_BODY},
+	{"POST", "/process.Process/Connect", rpc_process_connect, .body_limit = SMALL_BODY},
+	{"POST", "/process.Process/{method}", rpc_process_unary, .body_limit = MESSAGE_BODY},
+	{"POST", "/filesystem.Filesystem/{method}", rpc_filesystem_unary, .body_limit = SMALL_BODY},
+	{"*", "/{path...}", other, .body_limit = SMALL_BODY, .flags = ROUTE_PUBLIC},
+};
+const size_t agent_n_routes = ARRAY_SIZE(agent_routes);

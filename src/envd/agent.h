@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the parts of envd share: the settings that /init makes, and the routes.
+#pragma once
+#include <pthread.h>
+#include "envd/path.h"
+#include "envd/process.h"
+#include "envd/users.h"
+#include "http/server.h"
+
+// Clients choose their dialect by this number (protocol page, A.7). 0.6.0 promises what is here but
+// for two things, which are refused with a reason: gzip uploads (asked for since 0.5.7, only by
+// clients told to) and watchers. File metadata starts at 0.6.2.
+#define ENVD_VERSION "0.6.0"
+
+#define ROUTE_PUBLIC 1u // no token needed, or checked by the handler
+
+struct agent {
+	pthread_mutex_t lock; // guards the settings below
+	char *token;	      // NULL: open to all
+	json_t *env;	      // replaced as a whole, never changed: readers keep a reference
+	char *default_user, *default_workdir; // NULL: not set
+	uint64_t last_init_ns;		      // newest timestamp seen
+	uint64_t cpu_busy, cpu_total;	      // at the last /metrics
+	struct process_table *processes;
+	bool set_clock; // obey /init's timestamp
+	bool as_root;	// we can become other users
+};
+
+extern const struct http_route agent_routes[];
+extern const size_t agent_n_routes;
+// Hooks for the server's configuration.
+bool agent_before(struct http_request *req, const struct http_route *route, void *ctx);
+void agent_format_error(
+	struct http_request *req, int status, const struct err *e, struct strbuf *out);
+
+// The user of that name, the default one for NULL or "". ERR_UNAUTHENTICATED when unknown.
+int agent_find_user(
+	struct agent *a, const struct users *u, const char *name, struct user *ret, struct err *e);
+// A new reference; never NULL.
+json_t *agent_env(struct agent *a);
+// path as path_resolve has it, with the default directory of /init.
+int agent_resolve_path(struct agent *a, const char *path, const struct user *user,
+	char out[PATH_SIZE], struct err *e);
+// Missing directories of an absolute path up to the last component (not included), 0755, owned by
+// user.
+int agent_make_parents(struct agent *a, const char *path, const struct user *user, struct err *e);
+
+int agent_make_dir(struct agent *a, const char *path, const struct user *user, struct err *e);
+// {"code": code, "message": text}, whatever bytes text has.
+void agent_add_error(struct strbuf *out, const char *code, const char *text);
+
+// Handlers, by file.
+void files_get(struct http_request *req, void *ctx);
+void files_post(struct http_request *req, void *ctx);
+int files_post_body(struct http_request *req, void *ctx, const void *data, size_t len);
+void init_post(struct http_request *req, void *ctx);
+void rpc_process_unary(struct http_request *req, void *ctx);
+void rpc_process_start(struct http_request *req, void *ctx);
+void rpc_process_connect(struct http_request *req, void *ctx);
+void rpc_filesystem_unary(struct http_request *req, void *ctx);

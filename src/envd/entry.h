@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// File entries as the protocol shows them.
+#pragma once
+#include <sys/stat.h>
+#include "base/str.h"
+#include "envd/users.h"
+
+#define ENTRY_MODE_SIZE 24
+// Go's FileMode.String(): "-rw-r--r--", "dtrwxrwxrwx", "Lrwxrwxrwx".
+void entry_mode_text(mode_t mode, char out[ENTRY_MODE_SIZE]);
+// Appends the EntryInfo of path as JSON. 0 or the -errno of lstat.
+int entry_add_json(struct strbuf *out, const char *path, struct users *users, mode_t *ret_mode);
+// Appends s as a JSON string; bytes that are not UTF-8 become U+FFFD.
+void entry_add_json_string(struct strbuf *out, const char *s);

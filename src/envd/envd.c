@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// The guest agent: processes, terminals, files, clock and identity of a sandbox, over HTTP.
+// In a guest it runs as root below stasis-init; by hand it runs on any Linux host.
+#include <fcntl.h>
+#include <getopt.h>
+#include <linux/close_range.h>
+#include <malloc.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include "base/log.h"
+#include "envd/agent.h"
+#include "envd/client.h"
+#include "envd/env.h"
+
+#ifndef CGROUP2_SUPER_MAGIC
+#define CGROUP2_SUPER_MAGIC 0x63677270
+#endif
+
+#define USER_CGROUP "/sys/fs/cgroup/user"
+#define THREAD_STACK (256u << 10)
+
+static const char usage[] = "usage: envd [--port N] [--host ADDRESS] [--no-clock] [--no-cgroup] "
+			    "[--foreground] [--version]\n"
+			    "  --port N        listen there (49983)\n"
+			    "  --host ADDRESS  IPv4 address to listen at (0.0.0.0)\n"
+			    "  --no-clock      never set the clock\n"
+			    "  --no-cgroup     leave processes in the agent's own cgroup\n"
+			    "  --foreground    stay in the foreground: it always does\n";
+
+struct options {
+	const char *host;
+	uint16_t port;
+	bool clock, cgroup;
+};
+
+// -1: stop with status 2; 1: stop with status 0.
+static int parse_options(int argc, char **argv, struct options *o)
+{
+	static const struct option longs[] = {{"port", required_argument, NULL, 'p'},
+		{"host", required_argument, NULL, 'h'}, {"no-clock", no_argument, NULL, 'c'},
+		{"no-cgroup", no_argument, NULL, 'g'}, {"foreground", no_argument, NULL, 'f'},
+		{"version", no_argument, NULL, 'v'}, {"help", no_argument, NULL, '?'}, {0}};
+	uint64_t port;
+	for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) >= 0;) {
+		switch (c) {
+		case 'p':
+			if (str_to_u64(optarg, UINT16_MAX, &port) < 0) {
+				fprintf(stderr, "envd: --port: '%s' is not a port\n", optarg);
+				return -1;
+			}
+			o->port = (uint16_t)port;
+			break;
+		case 'h':
+			o->host = optarg;
+			break;
+		case 'c':
+			o->clock = false;
+			break;
+		case 'g':
+			o->cgroup = false;
+			break;
+		case 'f':
+			break;
+		case 'v':
+			puts("envd " ENVD_VERSION " (stasis " STASIS_VERSION ")");
+			return 1;
+		default:
+			fputs(usage, stderr);
+			return -1;
+		}
+	}
+	if (optind < argc) {
+		fprintf(stderr, "envd: unexpected argument '%s'\n%s", argv[optind], usage);
+		return -1;
+	}
+	return 0;
+}
+
+// Where users' processes go, so that they can be frozen without us. -1 without cgroup v2.
+static int open_user_cgroup(void)
+{
+	struct statfs fs;
+	if (statfs("/sys/fs/cgroup", &fs) < 0 || fs.f_type != CGROUP2_SUPER_MAGIC)
+		return -1;
+	if (mkdir(USER_CGROUP, 0755) < 0 && errno != EEXIST)
+		return -1;
+	return open(USER_CGROUP, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+// Connections whose peer is gone without a word (the guest was paused) must not stay for ever.
+// Accepted sockets inherit the settings.
+static void set_keepalive(int fd)
+{
+	int on = 1, idle = 60, interval = 10, count = 3;
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+static int serve(const struct options *o, const sigset_t *stop, struct err *e)
+{
+	struct agent a = {.set_clock = o->clock, .as_root = geteuid() == 0};
+	pthread_mutex_init(&a.lock, NULL);
+	_cleanup_close_ int cgroup = o->cgroup ? open_user_cgroup() : -1;
+	a.env = json_pack("{s:s}", "E2B_SANDBOX", "true");
+	a.processes = process_table_new(cgroup);
+	if (!a.env || !a.processes)
+		return err_errno(e, ENOMEM, "cannot start");
+	int fd = http_listen_tcp(o->host, o->port, e);
+	if (fd < 0)
+		return fd;
+	set_keepalive(fd);
+	struct sockaddr_in addr = {0};
+	socklen_t len = sizeof addr;
+	getsockname(fd, (struct sockaddr *)&addr, &len);
+	const struct http_server_config cfg = {.routes = agent_routes,
+		.n_routes = agent_n_routes,
+		.ctx = &a,
+		.listen_fd = fd,
+		.thread_stack = THREAD_STACK,
+		.before = agent_before,
+		.format_error = agent_format_error};
+	struct http_server *server;
+	int rc = http_server_start(&cfg, &server, e);
+	if (rc < 0)
+		return rc;
+	log_info("listening port=%u version=%s", ntohs(addr.sin_port), ENVD_VERSION);
+	int sig;
+	sigwait(stop, &sig);
+	log_info("stopping signal=%d", sig);
+	// Ends the processes, which ends their streams, then the server.
+	process_table_stop(a.processes);
+	http_server_free(server);
+	process_table_free(a.processes);
+	json_decref(a.env);
+	free(a.token);
+	free(a.default_user);
+	free(a.default_workdir);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct options o = {.host = "0.0.0.0", .port = ENVD_PORT, .clock = true, .cgroup = true};
+	struct err e = {0};
+	sigset_t stop;
+	int rc = parse_options(argc, argv, &o);
+	if (rc)
+		return rc < 0 ? 2 : 0;
+	log_setup("envd", LOG_LEVEL_INFO);
+	// One heap for all threads, given back early: an idle agent must be small.
+	mallopt(M_ARENA_MAX, 1);
+	mallopt(M_TRIM_THRESHOLD, 64 << 10);
+	umask(022);
+	// What our starter left open is not for users' processes.
+	close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&stop);
+	sigaddset(&stop, SIGTERM);
+	sigaddset(&stop, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &stop, NULL); // inherited by all threads
+	if (serve(&o, &stop, &e) < 0) {
+		log_error("%s", err_text(&e, 0));
+		return 1;
+	}
+	return 0;
+}

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0
+// GET and POST /files: streamed both ways, a file is never held in memory.
+#include <fcntl.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include "base/file.h"
+#include "envd/agent.h"
+#include "envd/multipart.h"
+#include "envd/path.h"
+#include "http/json.h"
+
+static int query_user(struct http_request *req, struct agent *a, struct user *ret, struct err *e)
+{
+	_cleanup_users_ struct users users = {0};
+	int rc = users_load(NULL, NULL, &users);
+	if (rc < 0)
+		return err_errno(e, rc, "cannot read /etc/passwd");
+	return agent_find_user(a, &users, http_req_query(req, "username"), ret, e);
+}
+
+static int refuse_kind(const char *path, mode_t mode, struct err *e)
+{
+	return err_set(e, ERR_INVALID, "%s: %s", path,
+		S_ISDIR(mode) ? "is a directory" : "is not a regular file");
+}
+
+// --- GET
+
+static const char *content_type(const char *name)
+{
+	static const struct {
+		const char *ext, *type;
+	} types[] = {
+		{".css", "text/css; charset=utf-8"},
+		{".csv", "text/csv; charset=utf-8"},
+		{".gif", "image/gif"},
+		{".gz", "application/gzip"},
+		{".htm", "text/html; charset=utf-8"},
+		{".html", "text/html; charset=utf-8"},
+		{".jpeg", "image/jpeg"},
+		{".jpg", "image/jpeg"},
+		{".js", "text/javascript; charset=utf-8"},
+		{".json", "application/json"},
+		{".md", "text/markdown; charset=utf-8"},
+		{".mp4", "video/mp4"},
+		{".pdf", "application/pdf"},
+		{".png", "image/png"},
+		{".svg", "image/svg+xml"},
+		{".txt", "text/plain; charset=utf-8"},
+		{".wasm", "application/wasm"},
+		{".webp", "image/webp"},
+		{".xml", "text/xml; charset=utf-8"},
+		{".zip", "application/zip"},
+	};
+	const char *dot = strrchr(name, '.');
+	for (size_t i = 0; dot && i < ARRAY_SIZE(types); i++)
+		if (strcasecmp(types[i].ext, dot) == 0)
+			return types[i].type;
+	return "application/octet-stream";
+}
+
+static void add_disposition(struct http_request *req, const char *name)
+{
+	_cleanup_strbuf_ struct strbuf b = {0};
+	bool plain = true;
+	for (const char *p = name; *p; p++)
+		plain = plain && *p >= ' ' && *p < 0x7f && *p != '"' && *p != '\\';
+	if (plain) {
+		strbuf_addf(&b, "inline; filename=\"%s\"", name);
+	} else {
+		strbuf_adds(&b, "inline; filename*=utf-8''");
+		str_percent_encode(&b, name);
+	}
+	if (!b.failed)
+		http_reply_header(req, "Content-Disposition", b.data);
+}
+
+// A file of size 0 with content: /proc and its like.
+struct pseudo {
+	int fd;
+	size_t len, sent; // of head
+	char head[4096];
+};
+
+static void pseudo_free(void *p)
+{
+	struct pseudo *f = p;
+	close(f->fd);
+	free(f);
+}
+
+static ssize_t pseudo_next(void *p, char *buf, size_t max)
+{
+	struct pseudo *f = p;
+	if (f->sent < f->len) {
+		size_t n = MIN(max, f->len - f->sent);
+		memcpy(buf, f->head + f->sent, n);
+		f->sent += n;
+		return (ssize_t)n;
+	}
+	ssize_t n = RETRY_EINTR(read(f->fd, buf, max));
+	return n < 0 ? -errno : n;
+}
+
+// Takes fd. The first read tells whether the file is really empty.
+static int reply_pseudo(struct http_request *req, const char *path, int fd, struct err *e)
+{
+	struct pseudo *f = calloc(1, sizeof *f);
+	if (!f) {
+		close(fd);
+		return err_errno(e, ENOMEM, "%s", path);
+	}
+	f->fd = fd;
+	ssize_t n = RETRY_EINTR(read(fd, f->head, sizeof f->head));
+	if (n <= 0) {
+		int errnum = n < 0 ? errno : 0;
+		pseudo_free(f);
+		if (errnum)
+			return err_errno(e, errnum, "cannot read %s", path);
+		http_reply_data(req, 200, content_type(path), "", 0);
+		return 0;
+	}
+	f->len = (size_t)n;
+	http_reply_stream(req, 200, content_type(path), pseudo_next, f, pseudo_free);
+	return 0;
+}
+
+static int get(struct http_request *req, struct agent *a, struct err *e)
+{
+	_cleanup_user_ struct user user = {0};
+	char path[PATH_SIZE];
+	struct stat st;
+	const char *asked = http_req_query(req, "path");
+	int rc = query_user(req, a, &user, e);
+	if (rc == 0)
+		rc = agent_resolve_path(a, asked ? asked : "", &user, path, e);
+	if (rc < 0)
+		return rc;
+	// Looked at before it is opened: opening a pipe or device may do something.
+	if (stat(path, &st) < 0)
+		return errno == ENOTDIR
+			       ? err_set(e, ERR_NOT_FOUND, "%s: no such file or directory", path)
+			       : err_errno(e, errno, "%s", path);
+	if (!S_ISREG(st.st_mode))
+		return refuse_kind(path, st.st_mode, e);
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_errno(e, errno, "%s", path);
+	if (!S_ISREG(st.st_mode))
+		return refuse_kind(path, st.st_mode, e);
+	http_reply_header(req, "Vary", "Accept-Encoding");
+	add_disposition(req, path_base(path));
+	if (st.st_size == 0)
+		return reply_pseudo(req, path, TAKE_FD(fd), e);
+	http_reply_fd(req, 200, content_type(path), TAKE_FD(fd), 0, (uint64_t)st.st_size);
+	return 0;
+}
+
+void files_get(struct http_request *req, void *ctx)
+{
+	struct err e = {0};
+	if (get(req, ctx, &e) < 0)
+		http_reply_error(req, &e);
+}
+
+// --- POST
+
+struct upload {
+	struct agent *agent;
+	struct user user;
+	const char *query_path;	     // NULL: not given
+	struct multipart *multipart; // NULL: the body is the file
+	json_t *done;		     // array of the answer
+	int fd;			     // of the file being written; -1: none
+	bool created;
+	char path[PATH_SIZE];
+};
+
+// What was written of a file that could not be finished goes away: the file itself when it is new,
+// else its content (the old one is gone in any case).
+static void upload_undo(struct upload *u)
+{
+	if (u->fd < 0)
+		return;
+	if (u->created)
+		unlink(u->path);
+	else if (ftruncate(u->fd, 0) < 0) {
+		// no other way to give the space back
+	}
+	u->fd = safe_close(u->fd);
+}
+
+static void upload_free(void *p)
+{
+	struct upload *u = p;
+	upload_undo(u);
+	multipart_free(u->multipart);
+	json_decref(u->done);
+	user_done(&u->user);
+	free(u);
+}
+
+static int open_target(struct upload *u, struct err *e)
+{
+	struct stat st;
+	int rc = agent_make_parents(u->agent, u->path, &u->user, e);
+	if (rc < 0)
+		return rc;
+	if (stat(u->path, &st) == 0 && !S_ISREG(st.st_mode))
+		return refuse_kind(u->path, st.st_mode, e);
+	const int flags = O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+	int fd = open(u->path, flags | O_EXCL, 0666);
+	u->created = fd >= 0;
+	if (fd < 0 && errno == EEXIST)
+		fd = open(u->path, flags | O_TRUNC, 0666);
+	if (fd < 0)
+		return err_errno(e, errno, "cannot write %s", u->path);
+	u->fd = fd;
+	if (u->agent->as_root && fchown(fd, u->user.uid, u->user.gid) < 0)
+		return err_errno(e, errno, "cannot give %s to %s", u->path, u->user.name);
+	return 0;
+}
+
+static int begin_file(struct upload *u, const char *path, struct err *e)
+{
+	size_t i;
+	json_t *o;
+	int rc = agent_resolve_path(u->agent, path, &u->user, u->path, e);
+	if (rc < 0)
+		return rc;
+	json_array_foreach (u->done, i, o)
+		if (str_eq(json_string_value(json_object_get(o, "path")), u->path))
+			return err_set(e, ERR_INVALID, "%s: twice in one request", u->path);
+	return open_target(u, e);
+}
+
+static int on_part(void *ctx, const char *name, const char *filename, struct err *e)
+{
+	struct upload *u = ctx;
+	if (strcmp(name, "file") != 0)
+		return 0; // skipped: fd stays -1
+	if (u->query_path && json_array_size(u->done) > 0)
+		return err_set(e, ERR_INVALID, "path: can be given for a single file only");
+	const char *path = u->query_path ? u->query_path : filename;
+	if (!path || !*path)
+		return err_set(e, ERR_INVALID, "a part has no file name and the query no path");
+	return begin_file(u, path, e);
+}
+
+static int on_data(void *ctx, const void *data, size_t len, struct err *e)
+{
+	struct upload *u = ctx;
+	if (u->fd < 0)
+		return 0;
+	int rc = file_write_full(u->fd, data, len);
+	if (rc == -ENOSPC || rc == -EDQUOT)
+		return err_set(e, ERR_NO_SPACE, "no space left on the disk for %s", u->path);
+	return rc < 0 ? err_errno(e, rc, "cannot write %s", u->path) : 0;
+}
+
+static int on_part_end(void *ctx, struct err *e)
+{
+	struct upload *u = ctx;
+	if (u->fd < 0)
+		return 0;
+	json_t *o = json_pack(
+		"{s:s, s:s, s:s}", "path", u->path, "name", path_base(u->path), "type", "file");
+	if (!o)
+		return err_set(e, ERR_INVALID, "the path is not UTF-8");
+	json_array_append_new(u->done, o);
+	u->fd = safe_close(u->fd);
+	return 0;
+}
+
+static const struct multipart_events upload_events = {on_part, on_data, on_part_end};
+
+static int post(struct http_request *req, struct agent *a, struct upload *u, struct err *e)
+{
+	static const char octets[] = "application/octet-stream";
+	const char *type = http_req_header(req, "Content-Type");
+	const char *coding = http_req_header(req, "Content-Encoding");
+	u->agent = a;
+	u->query_path = http_req_query(req, "path");
+	if (coding && strcasecmp(coding, "identity") != 0)
+		return err_set(e, ERR_INVALID,
+			"Content-Encoding: %.40s is not supported; send the file uncompressed",
+			coding);
+	int rc = query_user(req, a, &u->user, e);
+	if (rc < 0)
+		return rc;
+	if (!type)
+		return err_set(e, ERR_INVALID,
+			"Content-Type: must be application/octet-stream or multipart/form-data");
+	if (strncasecmp(type, octets, strlen(octets)) != 0)
+		return multipart_new(type, &upload_events, u, &u->multipart, e);
+	if (!u->query_path || !*u->query_path)
+		return err_set(e, ERR_INVALID, "path: must be in the query");
+	return begin_file(u, u->query_path, e);
+}
+
+void files_post(struct http_request *req, void *ctx)
+{
+	struct err e = {0};
+	struct upload *u = calloc(1, sizeof *u);
+	if (!u || !(u->done = json_array())) {
+		free(u);
+		err_errno(&e, ENOMEM, "upload");
+		http_reply_error(req, &e);
+		return;
+	}
+	u->fd = -1;
+	http_req_set_data(req, u, upload_free);
+	if (post(req, ctx, u, &e) < 0) {
+		upload_undo(u);
+		http_reply_error(req, &e);
+	}
+}
+
+int files_post_body(struct http_request *req, void *ctx, const void *data, size_t len)
+{
+	struct upload *u = http_req_data(req);
+	struct err e = {0};
+	int rc;
+	if (u->multipart)
+		rc = len ? multipart_feed(u->multipart, data, len, &e)
+			 : multipart_finish(u->multipart, &e);
+	else
+		rc = len ? on_data(u, data, len, &e) : on_part_end(u, &e);
+	if (rc < 0) {
+		upload_undo(u);
+		http_reply_error(req, &e);
+		return rc;
+	}
+	if (len == 0)
+		http_reply_json(req, 200, json_incref(u->done));
+	return 0;
+}

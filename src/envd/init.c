@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "envd/init.h"
+#include <fcntl.h>
+#include <linux/random.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "envd/agent.h"
+#include "envd/env.h"
+#include "envd/path.h"
+#include "http/json.h"
+
+#ifndef EXT4_IOC_RESIZE_FS // fs/ext4/ext4.h of the kernel, not among its uapi headers
+#define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
+#endif
+#ifndef EXT4_SUPER_MAGIC
+#define EXT4_SUPER_MAGIC 0xEF53
+#endif
+
+#define MAX_TOKEN 512
+#define MAX_ENTROPY 512
+#define CLOCK_BEHIND_NS (50 * NSEC_PER_MSEC)
+#define CLOCK_AHEAD_NS (5 * NSEC_PER_SEC)
+
+// --- reading
+
+static bool is_hostname(const char *s)
+{
+	size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-");
+	return n >= 1 && n <= 63 && !s[n] && s[0] != '-' && s[n - 1] != '-';
+}
+
+int init_read(json_t *body, struct init_request *ret, struct err *e)
+{
+	const char *timestamp = NULL, *entropy = NULL;
+	struct init_request r = {0};
+	const struct json_field f[] = {
+		{"accessToken", JF_STRING, &r.token, .max = MAX_TOKEN},
+		{"envVars", JF_OBJECT, &r.env},
+		{"timestamp", JF_STRING, &timestamp},
+		{"defaultUser", JF_STRING, &r.default_user, .max = 255},
+		{"defaultWorkdir", JF_STRING, &r.default_workdir},
+		{"hostname", JF_STRING, &r.hostname},
+		{"entropy", JF_STRING, &entropy},
+		{"growRoot", JF_BOOL, &r.grow_root},
+	};
+	int rc = json_read_fields(body, f, ARRAY_SIZE(f), true, e);
+	if (rc == 0 && r.env)
+		rc = env_check(r.env, e);
+	if (rc == 0 && r.token && !*r.token)
+		rc = err_set(e, ERR_INVALID, "accessToken: must not be empty");
+	if (rc == 0 && timestamp && clock_parse_rfc3339(timestamp, &r.timestamp_ns) < 0)
+		rc = err_set(e, ERR_INVALID, "timestamp: must be RFC 3339");
+	if (rc == 0 && r.hostname && !is_hostname(r.hostname))
+		rc = err_set(e, ERR_INVALID,
+			"hostname: 1 to 63 letters, digits and hyphens, no hyphen at the ends");
+	if (rc == 0 && r.default_workdir && *r.default_workdir && *r.default_workdir != '/')
+		rc = err_set(e, ERR_INVALID, "defaultWorkdir: must be an absolute path");
+	if (rc == 0 && entropy &&
+		(str_base64_decode(&r.entropy, entropy, strlen(entropy)) < 0 ||
+			r.entropy.len > MAX_ENTROPY))
+		rc = err_set(
+			e, ERR_INVALID, "entropy: must be base64 of at most %d bytes", MAX_ENTROPY);
+	if (rc < 0) {
+		init_request_done(&r);
+		return rc;
+	}
+	*ret = r;
+	return 0;
+}
+
+void init_request_done(struct init_request *r)
+{
+	strbuf_done(&r->entropy);
+}
+
+bool init_clock_is_off(uint64_t now_ns, uint64_t host_ns)
+{
+	return now_ns < host_ns ? host_ns - now_ns > CLOCK_BEHIND_NS
+				: now_ns - host_ns > CLOCK_AHEAD_NS;
+}
+
+bool init_hosts_text(const char *old, const char *hostname, struct strbuf *ret)
+{
+	char line[128];
+	snprintf(line, sizeof line, "127.0.1.1\t%s\n", hostname);
+	unsigned ours = 0, others = 0;
+	for (const char *p = old; *p;) {
+		size_t n = strcspn(p, "\n");
+		n += p[n] == '\n';
+		if (strncmp(p, "127.0.1.1", 9) != 0 || !p[9] || !strchr(" \t", p[9]))
+			strbuf_add(ret, p, n);
+		else if (n == strlen(line) && strncmp(p, line, n) == 0)
+			ours++;
+		else
+			others++;
+		p += n;
+	}
+	if (ret->len && ret->data[ret->len - 1] != '\n')
+		strbuf_addc(ret, '\n');
+	strbuf_adds(ret, line);
+	return ours != 1 || others;
+}
+
+// --- doing
+
+static int add_entropy(const struct strbuf *bytes, struct err *e)
+{
+	struct {
+		struct rand_pool_info info;
+		char bytes[MAX_ENTROPY];
+	} add = {.info = {.entropy_count = (int)bytes->len * 8, .buf_size = (int)bytes->len}};
+	memcpy(add.info.buf, bytes->data, bytes->len);
+	_cleanup_close_ int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || ioctl(fd, RNDADDENTROPY, &add) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
+		return err_errno(e, errno, "cannot give entropy to the kernel");
+	return 0;
+}
+
+static int set_clock(uint64_t host_ns, struct err *e)
+{
+	struct timespec t = {.tv_sec = (time_t)(host_ns / NSEC_PER_SEC),
+		.tv_nsec = (long)(host_ns % NSEC_PER_SEC)};
+	if (init_clock_is_off(clock_realtime_ns(), host_ns) &&
+		clock_settime(CLOCK_REALTIME, &t) < 0)
+		return err_errno(e, errno, "cannot set the clock");
+	return 0;
+}
+
+static int set_hostname(const char *name, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf old = {0}, text = {0};
+	if (sethostname(name, strlen(name)) < 0)
+		return err_errno(e, errno, "cannot set the host name");
+	int rc = file_read(AT_FDCWD, "/etc/hosts", 1u << 20, &old);
+	if (rc < 0 && rc != -ENOENT)
+		return err_errno(e, rc, "cannot read /etc/hosts");
+	if (!init_hosts_text(old.data ? old.data : "127.0.0.1\tlocalhost\n", name, &text))
+		return 0;
+	// In place and not synced: quick, and a container may have bound the file.
+	_cleanup_close_ int fd = open("/etc/hosts", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	rc = fd < 0 ? -errno : file_write_full(fd, text.data, text.len);
+	if (rc < 0 && rc != -EROFS)
+		return err_errno(e, rc, "cannot write /etc/hosts");
+	return 0;
+}
+
+// Grows an ext4 root to the size of its device; other file systems are left alone.
+static int grow_root(struct err *e)
+{
+	struct statfs fs;
+	struct stat st;
+	char path[64];
+	_cleanup_free_ char *line = NULL;
+	uint64_t sectors;
+	_cleanup_close_ int fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || fstatfs(fd, &fs) < 0 || fstat(fd, &st) < 0)
+		return err_errno(e, errno, "cannot look at the root file system");
+	if (fs.f_type != EXT4_SUPER_MAGIC)
+		return 0;
+	snprintf(
+		path, sizeof path, "/sys/dev/block/%u:%u/size", major(st.st_dev), minor(st.st_dev));
+	int rc = file_read_line(AT_FDCWD, path, &line);
+	if (rc == 0)
+		rc = str_to_u64(line, UINT64_MAX / 512, &sectors);
+	if (rc < 0)
+		return err_errno(e, rc, "cannot read the size of the root device (%s)", path);
+	uint64_t blocks = sectors * 512 / (uint64_t)fs.f_bsize;
+	if (ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0)
+		return err_errno(e, errno, "cannot grow the root file system");
+	return 0;
+}
+
+// Under the lock.
+static int take_settings(struct agent *a, const struct init_request *r, struct err *e)
+{
+	const char *const from[] = {r->token, r->default_user, r->default_workdir};
+	char **const to[] = {&a->token, &a->default_user, &a->default_workdir};
+	for (size_t i = 0; i < ARRAY_SIZE(to); i++) {
+		if (!from[i] || str_eq(from[i], *to[i]))
+			continue;
+		char *copy = strdup(from[i]);
+		if (!copy)
+			return err_errno(e, ENOMEM, "settings");
+		free(*to[i]);
+		*to[i] = copy;
+	}
+	if (r->env) {
+		_cleanup_json_ json_t *merged = json_copy(a->env);
+		if (!merged || json_object_update(merged, r->env) < 0)
+			return err_errno(e, ENOMEM, "settings");
+		json_decref(a->env);
+		a->env = json_incref(merged);
+	}
+	return 0;
+}
+
+// The first caller sets the token; later ones show that they know the current one, as the header or
+// by setting it again (a host that repeats a call whose answer was lost).
+static bool authorized(const struct agent *a, const struct init_request *r, const char *header)
+{
+	if (!a->token)
+		return true;
+	return str_eq_secret(header ? header : "", a->token) ||
+	       (r->token && str_eq_secret(r->token, a->token));
+}
+
+static int apply(struct agent *a, const struct init_request *r, const char *header, struct err *e)
+{
+	pthread_mutex_lock(&a->lock);
+	int rc = 0;
+	if (!authorized(a, r, header))
+		rc = err_set(e, ERR_UNAUTHENTICATED,
+			"X-Access-Token: must be the current token to set another one");
+	bool fresh = r->timestamp_ns > a->last_init_ns;
+	if (rc == 0 && r->entropy.len)
+		rc = add_entropy(&r->entropy, e);
+	if (rc == 0 && fresh && a->set_clock)
+		rc = set_clock(r->timestamp_ns, e);
+	if (rc == 0 && fresh)
+		a->last_init_ns = r->timestamp_ns;
+	if (rc == 0 && r->hostname)
+		rc = set_hostname(r->hostname, e);
+	if (rc == 0)
+		rc = take_settings(a, r, e);
+	pthread_mutex_unlock(&a->lock);
+	if (rc == 0 && r->grow_root)
+		rc = grow_root(e);
+	return rc;
+}
+
+void init_post(struct http_request *req, void *ctx)
+{
+	struct err e = {0};
+	_cleanup_json_ json_t *body = NULL;
+	_cleanup_(init_request_done) struct init_request r = {0};
+	http_reply_header(req, "Cache-Control", "no-store");
+	http_reply_header(req, "X-Envd-Version", ENVD_VERSION);
+	if (http_req_json(req, true, &body, &e) < 0 || init_read(body, &r, &e) < 0 ||
+		apply(ctx, &r, http_req_header(req, "X-Access-Token"), &e) < 0)
+		http_reply_error(req, &e);
+	else
+		http_reply_empty(req, 204);
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// POST /init: what the host tells the guest after every start and resume.
+#pragma once
+#include <jansson.h>
+#include "base/err.h"
+#include "base/str.h"
+
+struct init_request {
+	const char *token, *default_user, *default_workdir, *hostname; // NULL: unchanged
+	json_t *env;						       // borrowed; NULL: unchanged
+	uint64_t timestamp_ns;					       // 0: not given
+	struct strbuf entropy;
+	bool grow_root;
+};
+
+// Reads the body; texts point into it. Fields of E2B's own that mean nothing here are ignored.
+int init_read(json_t *body, struct init_request *ret, struct err *e);
+void init_request_done(struct init_request *r);
+
+// How the clock is to be changed: it is set when it is more than 50 ms behind or 5 s ahead.
+bool init_clock_is_off(uint64_t now_ns, uint64_t host_ns);
+// The text of /etc/hosts with 127.0.1.1 naming hostname and nothing else; false when old has that
+// already. Without it sudo and others would ask a name server for their own name.
+bool init_hosts_text(const char *old, const char *hostname, struct strbuf *ret);
