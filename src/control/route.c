@@ -84,6 +84,19 @@ static const char *find_address(struct control *c, const struct http_request *r,
 	return NULL;
 }
 
+// The client's credentials go on to the guest (its programs may have keys of their own), but a key
+// of this server does not: no guest may see it.
+static void pass_credentials(struct control *c, struct http_request *r)
+{
+	const char *key = http_req_header(r, "X-API-Key");
+	const char *auth = http_req_header(r, "Authorization");
+	const char *bearer = auth && str_starts(auth, "Bearer ") ? auth + strlen("Bearer ") : NULL;
+	if (key && !keys_check(c->keys, key))
+		http_reply_header(r, "X-Stasis-Api-Key", key);
+	if (auth && !(bearer && keys_check(c->keys, bearer)))
+		http_reply_header(r, "X-Stasis-Authorization", auth);
+}
+
 void route_auth(struct http_request *r, void *ctx)
 {
 	struct control *c = ctx;
@@ -102,6 +115,7 @@ void route_auth(struct http_request *r, void *ctx)
 	} else {
 		snprintf(text, sizeof text, "%s:%u", address, t.port);
 		http_reply_header(r, "X-Stasis-Target", text);
+		pass_credentials(c, r);
 	}
 	http_reply_header(r, "X-Stasis-Id", t.id);
 	snprintf(text, sizeof text, "%u", t.port);
