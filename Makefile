@@ -12,9 +12,6 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 B := build
-# Together at the top of the build directory, as when installed: they find each other by that.
-PROGRAMS := src/cli/stasis src/shim/stasis-shim src/fcqemu/fcqemu src/fcqemu/ramhook.so \
-	src/envd/envd src/envd/stasis-init
 SANITIZE := -Db_sanitize=address,undefined -Db_lundef=false
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -29,7 +26,6 @@ deps:
 build: deps
 	@test -f $(B)/build.ninja || meson setup $(B) --prefix=$(PREFIX)
 	@ninja -C $(B)
-	@cd $(B) && ln -f $(PROGRAMS) .
 
 demo: build
 	@scripts/deps run

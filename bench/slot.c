@@ -3,8 +3,8 @@
 //
 //	bench-slot [takes]
 //
-// Needs root. Uses 10.213.0.0/16, or the range in SLOT_RANGE. Floor: an empty system call pair of
-// the same clock, and fork+exec of one "nft -v", which every new slot pays.
+// Needs root. Uses 10.213.0.0/16, or the range in SLOT_RANGE. Floor of the making: one "nft -v",
+// as every new slot runs nft once. The two clock readings are part of each figure.
 #include <fcntl.h>
 #include "base/clock.h"
 #include "base/file.h"
@@ -21,7 +21,7 @@ static int compare(const void *a, const void *b)
 static void report(const char *what, uint64_t *ns, size_t n)
 {
 	qsort(ns, n, sizeof *ns, compare);
-	printf("%-28s p50 %9.3f ms   p99 %9.3f ms   n %zu\n", what, (double)ns[n / 2] / 1e6,
+	printf("%-28s p50 %9.4f ms   p99 %9.4f ms   n %zu\n", what, (double)ns[n / 2] / 1e6,
 		(double)ns[n * 99 / 100] / 1e6, n);
 }
 

@@ -276,6 +276,8 @@ int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last, s
 	if (!copy || !text)
 		return err_errno(e, ENOMEM, "sandbox %s", row->id);
 	*copy = *last;
+	copy->disk_bytes = 0; // gone with it
+	copy->n_phases = 0;
 	int rc = 0;
 	pthread_rwlock_wrlock(&r->lock);
 	if (!row->ended_ns) {

@@ -59,6 +59,7 @@ static int report(struct control *c, struct row *row, const char *lost_cause,
 		r = rows_end(c->rows, row, &s, e);
 		if (r < 0)
 			return r;
+		s = *row_ended(row);
 	}
 	*ret = s;
 	return 0;

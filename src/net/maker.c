@@ -81,14 +81,13 @@ int maker_init(struct maker *m, const struct slot_pool_config *cfg, struct err *
 		return err_set(e, ERR_INVALID,
 			"--slot-range %s: a network of /8 to /31 outside 169.254.0.20/30 is needed",
 			cfg->range);
-	uint64_t room = 1ull << (31 - range.prefix);
-	if (cfg->max < 1 || cfg->max > room || cfg->max > SLOT_INDEX_MAX + 1 ||
-		cfg->warm > cfg->max)
+	*m = (struct maker){.policy.range = range};
+	unsigned room = maker_room(m);
+	if (cfg->max < 1 || cfg->max > room || cfg->warm > cfg->max)
 		return err_set(e, ERR_INVALID,
-			"%u slots, %u of them ready: --slot-range %s has room for %llu (two "
+			"%u slots, %u of them ready: --slot-range %s has room for %u (two "
 			"addresses each)",
-			cfg->max, cfg->warm, cfg->range,
-			(unsigned long long)MIN(room, SLOT_INDEX_MAX + 1));
+			cfg->max, cfg->warm, cfg->range, room);
 	rc = file_mkdir_p(AT_FDCWD, cfg->run_dir, 0755);
 	if (rc < 0)
 		return err_errno(e, rc, "make %s", cfg->run_dir);
@@ -119,6 +118,11 @@ void maker_done(struct maker *m)
 {
 	free((void *)m->policy.allow);
 	*m = (struct maker){0};
+}
+
+unsigned maker_room(const struct maker *m)
+{
+	return MIN(1u << (31 - m->policy.range.prefix), SLOT_INDEX_MAX + 1u);
 }
 
 void maker_describe(const struct maker *m, unsigned index, struct slot *ret)
@@ -198,8 +202,8 @@ static int forward_uplink(const struct netlink_route *r, void *arg)
 	return conf("ipv4", name, "forwarding", "1", arg);
 }
 
-// The host forwards for slots and what they talk to, and is no router otherwise: the switch for all
-// interfaces (ip_forward) stays as it is. What was switched on stays on, others may rely on it too.
+// Only slots and the interfaces that lead to other networks forward; the switch for all
+// (ip_forward) stays as it is. What was switched on stays on, as others may rely on it by then.
 static int enable_forwarding(struct netlink *n, struct err *e)
 {
 	_cleanup_free_ char *all = NULL;

@@ -32,6 +32,8 @@ int maker_check_range(const struct maker *m, bool any_pool, struct err *e);
 int maker_host_make(const struct maker *m, struct err *e);
 int maker_host_remove(const struct maker *m, struct err *e);
 
+// How many slots the range and the names have room for.
+unsigned maker_room(const struct maker *m);
 void maker_describe(const struct maker *m, unsigned index, struct slot *ret);
 int maker_make(const struct maker *m, unsigned index, struct err *e);
 // After the guest is gone: no tap, no tracked connections. Callers of the slot's address get

@@ -206,15 +206,20 @@ int slot_pool_new(const struct slot_pool_config *cfg, const unsigned *keep, size
 	int rc = maker_init(&m, cfg, e);
 	if (rc < 0)
 		return rc;
+	// Sandboxes that run outlive a lowered limit.
+	unsigned max = cfg->max;
+	for (size_t i = 0; i < n_keep; i++)
+		if (keep[i] < maker_room(&m))
+			max = MAX(max, keep[i] + 1);
 	struct slot_pool *p = calloc(1, sizeof *p);
-	struct entry *slots = calloc(cfg->max, sizeof *slots);
+	struct entry *slots = calloc(max, sizeof *slots);
 	if (!p || !slots) {
 		maker_done(&m);
 		free(slots);
 		free(p);
 		return err_errno(e, ENOMEM, "network slots");
 	}
-	*p = (struct slot_pool){.maker = m, .warm = cfg->warm, .max = cfg->max, .slots = slots};
+	*p = (struct slot_pool){.maker = m, .warm = cfg->warm, .max = max, .slots = slots};
 	pthread_condattr_t attr;
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -278,8 +283,7 @@ int slot_pool_take(struct slot_pool *p, struct slot *ret, struct err *e)
 		// All others are in use, or about to be ready again: at most a rest away.
 		if (count(p, TAKEN) + count(p, KEPT) == p->max) {
 			rc = err_set(e, ERR_LIMIT,
-				"all %u network slots are in use: delete or pause sandboxes, or "
-				"raise --max-slots",
+				"all %u network slots are in use: delete or pause sandboxes",
 				p->max);
 			break;
 		}

@@ -40,12 +40,13 @@ void boundlog_add(struct boundlog *l, const void *data, size_t len)
 	const char *p = data;
 	if (l->fd < 0)
 		return;
-	if (len > l->max / 2) {
+	if (len > l->max / 2) { // its end alone is the newest half
 		p += len - l->max / 2;
 		len = l->max / 2;
-	}
-	if (l->size + len > l->max)
+		cut(l, 0);
+	} else if (l->size + len > l->max) {
 		cut(l, l->max / 2);
+	}
 	while (len && l->size + len <= l->max) {
 		ssize_t n = pwrite(l->fd, p, len, (off_t)l->size);
 		if (n <= 0)

@@ -278,11 +278,11 @@ char *shim_spec_format(const struct shim_spec *s)
 			    json_pack("{ss ss sb}", "source", s->binds[i].source, "target",
 				    s->binds[i].target, "writable", (int)s->binds[i].writable)) < 0)
 			return NULL;
-	json_auto_t *o = json_pack("{ss ss ss sI sI ss ss sI sI sb so* sO}", "id", s->id,
-		"dir", s->dir, "netns", s->netns, "uid", (json_int_t)s->uid, "gid",
-		(json_int_t)s->gid, "runtime_dir", s->runtime_dir, "console_path", s->console_path,
-		"console_max", (json_int_t)s->console_max, "fsize_max", (json_int_t)s->fsize_max,
-		"kvm", (int)s->kvm, "vmm_argv", argv_json(s->vmm_argv), "binds", binds);
+	json_auto_t *o = json_pack("{ss ss ss sI sI ss ss sI sI sb so* sO}", "id", s->id, "dir",
+		s->dir, "netns", s->netns, "uid", (json_int_t)s->uid, "gid", (json_int_t)s->gid,
+		"runtime_dir", s->runtime_dir, "console_path", s->console_path, "console_max",
+		(json_int_t)s->console_max, "fsize_max", (json_int_t)s->fsize_max, "kvm",
+		(int)s->kvm, "vmm_argv", argv_json(s->vmm_argv), "binds", binds);
 	if (o && s->pager_argv &&
 		json_object_set_new(o, "pager_argv", argv_json(s->pager_argv)) < 0)
 		return NULL;
@@ -291,9 +291,9 @@ char *shim_spec_format(const struct shim_spec *s)
 
 char *shim_state_format(const struct shim_state *s)
 {
-	json_auto_t *o = json_pack("{ss si sI ss sI si}", "id", s->id, "pid", s->pid,
-		"start_time", (json_int_t)s->start_time, "boot_id", s->boot_id, "uid",
-		(json_int_t)s->uid, "vmm_pid", s->vmm_pid);
+	json_auto_t *o = json_pack("{ss si sI ss sI si}", "id", s->id, "pid", s->pid, "start_time",
+		(json_int_t)s->start_time, "boot_id", s->boot_id, "uid", (json_int_t)s->uid,
+		"vmm_pid", s->vmm_pid);
 	return o ? json_dumps(o, JSON_COMPACT) : NULL;
 }
 
@@ -324,8 +324,8 @@ int shim_state_parse(const char *text, size_t len, struct shim_state *ret, struc
 
 char *shim_exit_format(const struct shim_exit *x)
 {
-	json_auto_t *o = json_pack("{ss si ss ss sI}", "first", x->first, "status",
-		x->status, "cause", x->cause, "detail", x->detail, "at_ns", (json_int_t)x->at_ns);
+	json_auto_t *o = json_pack("{ss si ss ss sI}", "first", x->first, "status", x->status,
+		"cause", x->cause, "detail", x->detail, "at_ns", (json_int_t)x->at_ns);
 	return o ? json_dumps(o, JSON_COMPACT) : NULL;
 }
 

@@ -88,6 +88,7 @@ class World:
 
     def __init__(self, name="e2e", volume_size="8G"):
         self.dir = tempfile.mkdtemp(prefix=f"stasis-{name}.")
+        os.chmod(self.dir, 0o711)  # the edge runs as another user
         self.data = os.path.join(self.dir, "data")
         self.run = os.path.join(self.dir, "run")
         self.log = os.path.join(self.dir, "server.log")

@@ -262,13 +262,18 @@ static void broken_namespace_gains_nothing(void **state)
 	world_sh(ns, "echo 0 >/proc/sys/net/ipv6/conf/veth0/disable_ipv6;"
 		     "ip addr add fd01::1/64 dev veth0 nodad;"
 		     "timeout 0.3 bash -c 'echo >/dev/tcp/fd01::2/7' 2>/dev/null || test $? = 124");
-	// A neighbour's address as its own.
-	snprintf(script, sizeof script,
-		"ip addr add %s/32 dev lo; ip link set lo up;"
-		"ip route replace default via 10.213.0.0 src %s",
-		s.address, s.address);
+	// A neighbour's address as its own, with the kernel's own check out of the way.
+	snprintf(script, sizeof script, "echo 0 >/proc/sys/net/ipv4/conf/%s/rp_filter",
+		f.slot.host_if);
+	world_sh(f.w.host, script);
+	snprintf(script, sizeof script, "ip addr add %s/32 dev lo", s.address);
 	world_sh(ns, script);
-	expect_error(ns, WORLD_PUBLIC, ETIMEDOUT);
+	_cleanup_close_ int outside_udp = world_udp(f.w.outside, WORLD_PUBLIC, 53);
+	_cleanup_close_ int spoofed = world_udp(ns, s.address, 0);
+	_cleanup_close_ int honest = world_udp(ns, f.slot.address, 0);
+	world_send(spoofed, WORLD_PUBLIC, 53, "spoofed");
+	world_send(honest, WORLD_PUBLIC, 53, "honest");
+	world_expect(outside_udp, "honest", NULL);
 	guest_remove(&other);
 	teardown(&f);
 }
@@ -394,11 +399,12 @@ static void reused_slot_knows_nothing_of_its_former_guest(void **state)
 	guest_make(&next);
 	_cleanup_close_ int ns = netns_open(f.slot.netns);
 	_cleanup_close_ int conn = world_connect(f.guest.ns, WORLD_PUBLIC, WORLD_PORT, ANSWER_MS);
+	assert_true(conn >= 0);
 	_cleanup_close_ int peer = accept(f.w.outside_listener, NULL, NULL);
-	assert_true(conn >= 0 && peer >= 0);
 	_cleanup_close_ int in = world_connect(f.w.host, f.slot.address, WORLD_PORT, ANSWER_MS);
+	assert_true(in >= 0);
 	_cleanup_close_ int served = accept(f.guest.listener, NULL, NULL);
-	assert_true(in >= 0 && served >= 0);
+	assert_true(peer >= 0 && served >= 0);
 	_cleanup_close_ int outside_udp = world_udp(f.w.outside, "0.0.0.0", 53);
 	_cleanup_close_ int old_udp = world_udp(f.guest.ns, "0.0.0.0", 4000);
 	_cleanup_close_ int next_udp = world_udp(next.ns, "0.0.0.0", 4000);
@@ -410,10 +416,10 @@ static void reused_slot_knows_nothing_of_its_former_guest(void **state)
 	slot_pool_give(f.p, &f.slot);
 	// At rest: an answer at once, by nobody.
 	expect_error(f.w.host, f.slot.address, EHOSTUNREACH);
-	assert_int_equal(world_sysctl(ns, "/proc/sys/net/netfilter/nf_conntrack_count"), 0);
 
 	struct slot again = take(f.p);
 	assert_int_equal(again.index, f.slot.index);
+	assert_int_equal(world_sysctl(ns, "/proc/sys/net/netfilter/nf_conntrack_count"), 0);
 	guest_attach(&next, &again, UID + again.index);
 	expect_open(f.w.host, again.address, WORLD_PORT, next.listener, SLOT_GATEWAY_IP);
 	// A late answer to the former guest comes before what the next one is sent, if at all.
@@ -608,7 +614,7 @@ static void running_slots_are_adopted(void **state)
 	unsigned ready, taken;
 	const unsigned keep[] = {0, 3};
 	setup(&f);
-	killed_pool(f.run_dir, true, NULL); // slot 0 taken, two more ready
+	killed_pool(f.run_dir, true, NULL); // slots 0 to 2 are there, one of them taken
 	assert_int_equal(slot_pool_new(&f.cfg, keep, 2, &f.p, &e), 0);
 	slot_pool_stats(f.p, &ready, &taken);
 	assert_int_equal(ready, 0);
@@ -631,6 +637,21 @@ static void running_slots_are_adopted(void **state)
 	assert_int_equal(slot_pool_new(&f.cfg, keep, 1, &f.p, &e), 0);
 	assert_true(slot_pool_adopt(f.p, 0, &s, &e) < 0);
 	assert_non_null(strstr(e.text, "--slot-range"));
+	teardown(&f);
+}
+
+static void running_slots_outlive_a_lowered_limit(void **state)
+{
+	struct fixture f;
+	struct err e = {0};
+	const unsigned keep[] = {2};
+	setup(&f);
+	killed_pool(f.run_dir, true, NULL);
+	f.cfg.max = 1;
+	assert_int_equal(slot_pool_new(&f.cfg, keep, 1, &f.p, &e), 0);
+	assert_int_equal(slot_pool_adopt(f.p, 2, &f.slot, &e), 0);
+	guest_attach(&f.guest, &f.slot, UID + 2);
+	expect_open(f.w.host, f.slot.address, WORLD_PORT, f.guest.listener, SLOT_GATEWAY_IP);
 	teardown(&f);
 }
 
@@ -683,7 +704,7 @@ static void range_in_use_is_refused_with_advice(void **state)
 	teardown(&f);
 }
 
-static void host_is_no_router_for_others(void **state)
+static void forwarding_for_all_stays_as_it_was(void **state)
 {
 	struct fixture f;
 	setup(&f);
@@ -735,9 +756,10 @@ int main(int argc, char **argv)
 		cmocka_unit_test(leftovers_of_a_killed_server_are_removed),
 		cmocka_unit_test(failed_make_leaves_nothing),
 		cmocka_unit_test(running_slots_are_adopted),
+		cmocka_unit_test(running_slots_outlive_a_lowered_limit),
 		cmocka_unit_test(pools_side_by_side_do_not_disturb_each_other),
 		cmocka_unit_test(range_in_use_is_refused_with_advice),
-		cmocka_unit_test(host_is_no_router_for_others),
+		cmocka_unit_test(forwarding_for_all_stays_as_it_was),
 		cmocka_unit_test(missing_nft_is_named),
 	};
 	if (argc > 1)

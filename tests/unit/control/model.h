@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// A host in memory, with the same struct of functions as the real one. Sandboxes "run" at once at
+// one address unless a failure is ordered.
+#pragma once
+#include <pthread.h>
+#include "hostagent/hostagent.h"
+
+#define MODEL_MAX 512
+
+struct model {
+	pthread_mutex_t lock;
+	pthread_cond_t event_added;
+	struct host_sandbox box[MODEL_MAX];
+	size_t n;
+	struct host_event event[MODEL_MAX * 4];
+	size_t n_events;
+	// Orders
+	enum err_code fail_create, fail_destroy, fail_get;
+	bool volume_gone;
+	char address[48]; // of all sandboxes; 127.0.0.1 unless set
+	char last_token[80];
+	char last_env[200];
+};
+
+struct hostagent model_host(struct model *m);
+void model_init(struct model *m);
+void model_done(struct model *m);
+// The guest ends by itself; forget: as if the host had lost it.
+void model_end(struct model *m, const char *id, const char *cause);
+void model_forget(struct model *m, const char *id);

@@ -1,0 +1,813 @@
+// SPDX-License-Identifier: Apache-2.0
+// The REST API over its socket, on a model of the host and of the agent's client.
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sqlite3.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "control/internal.h"
+#include "envd/client.h"
+#include "http/client.h"
+#include "http/json.h"
+#include "model.h"
+
+struct fixture {
+	char dir[32], data[48], run[48], key[64];
+	struct model model;
+	struct control *control;
+	struct http_client *client;
+};
+
+// --- the agent's client, as exec sees it: programs by name
+
+static struct {
+	char fed[65536];
+	size_t n_fed;
+	bool closed, killed, hangs;
+	char base_url[80], token[80], user[32], cwd[64];
+	uint64_t timeout_ms;
+} agent;
+
+int envd_unary(struct http_client *c, const struct envd_target *t, const char *method, json_t *req,
+	int timeout_ms, json_t **ret, struct err *e)
+{
+	if (strcmp(method, "process.Process/SendInput") == 0) {
+		const char *b64 =
+			json_string_value(json_object_get(json_object_get(req, "input"), "stdin"));
+		_cleanup_strbuf_ struct strbuf raw = {0};
+		assert_int_equal(str_base64_decode(&raw, b64, strlen(b64)), 0);
+		memcpy(agent.fed + agent.n_fed, raw.data, raw.len);
+		agent.n_fed += raw.len;
+	}
+	__atomic_store_n(
+		&agent.closed, agent.closed || str_ends(method, "/CloseStdin"), __ATOMIC_SEQ_CST);
+	agent.killed |= str_ends(method, "/SendSignal");
+	return 0;
+}
+
+int envd_run(struct http_client *c, const struct envd_target *t, const struct envd_process *p,
+	struct envd_exit *ret, struct err *e)
+{
+	snprintf(agent.base_url, sizeof agent.base_url, "%s", t->base_url);
+	snprintf(agent.token, sizeof agent.token, "%s", t->token);
+	snprintf(agent.user, sizeof agent.user, "%s", t->user ? t->user : "");
+	snprintf(agent.cwd, sizeof agent.cwd, "%s", p->cwd ? p->cwd : "");
+	agent.timeout_ms = p->timeout_ms;
+	const char *what = p->shell ? p->shell : p->cmd;
+	if (str_eq(what, "missing"))
+		return err_set(e, ERR_INVALID, "no program 'missing'");
+	if (p->on_start(p->ctx, 77) != 0)
+		return err_set(e, ERR_CANCELED, "canceled");
+	*ret = (struct envd_exit){.exited = true, .status = "exit status 0"};
+	if (str_eq(what, "hang")) {
+		__atomic_store_n(&agent.hangs, true, __ATOMIC_SEQ_CST);
+		while (p->tick(p->ctx) == 0)
+			clock_sleep_ns(5 * NSEC_PER_MSEC);
+		return err_set(e, ERR_CANCELED, "canceled");
+	}
+	if (str_eq(what, "cat"))
+		while (!__atomic_load_n(&agent.closed, __ATOMIC_SEQ_CST))
+			clock_sleep_ns(NSEC_PER_MSEC);
+	if (str_eq(what, "cat"))
+		p->on_data(p->ctx, 1, agent.fed, agent.n_fed);
+	if (str_eq(what, "binary"))
+		p->on_data(p->ctx, 1, "\xff\0x", 3);
+	if (str_eq(what, "flood")) {
+		static char block[1 << 20];
+		memset(block, 'x', sizeof block);
+		for (int i = 0; i < 9; i++)
+			p->on_data(p->ctx, 2, block, sizeof block);
+	}
+	if (str_eq(what, "/bin/args"))
+		for (int i = 0; p->args[i]; i++)
+			p->on_data(p->ctx, 1, p->args[i], strlen(p->args[i]));
+	if (str_eq(what, "shot"))
+		*ret = (struct envd_exit){.exit_code = -1, .status = "signal: killed"};
+	if (str_eq(what, "fail"))
+		*ret = (struct envd_exit){
+			.exit_code = 3, .exited = true, .status = "exit status 3"};
+	return 0;
+}
+
+// --- fixture
+
+static void start(struct fixture *f)
+{
+	struct err e = {0};
+	const struct control_config cfg = {.data_dir = f->data,
+		.run_dir = f->run,
+		.no_edge = true,
+		.host = model_host(&f->model)};
+	if (control_start(&cfg, &f->control, &e) < 0)
+		fail_msg("%s", e.text);
+	_cleanup_free_ char *path = str_printf("%s/admin.key", f->data);
+	_cleanup_free_ char *key = NULL;
+	assert_int_equal(file_read_line(AT_FDCWD, path, &key), 0);
+	snprintf(f->key, sizeof f->key, "X-API-Key: %s", key);
+	const char *const headers[] = {f->key, NULL};
+	const struct http_client_config cc = {.unix_path = control_socket(f->control),
+		.base_url = "http://localhost",
+		.headers = headers};
+	assert_int_equal(http_client_new(&cc, &f->client, &e), 0);
+}
+
+static void stop(struct fixture *f)
+{
+	f->client = http_client_free(f->client);
+	f->control = control_stop(f->control);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof *f);
+	snprintf(f->dir, sizeof f->dir, "/tmp/control.XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	snprintf(f->data, sizeof f->data, "%s/data", f->dir);
+	snprintf(f->run, sizeof f->run, "%s/run", f->dir);
+	assert_int_equal(mkdir(f->data, 0700), 0);
+	model_init(&f->model);
+	memset(&agent, 0, sizeof agent);
+	start(f);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	stop(f);
+	model_done(&f->model);
+	file_rm_rf(AT_FDCWD, f->dir);
+	free(f);
+	return 0;
+}
+
+// The answer's body; status compared. Owned by the caller.
+static json_t *call(
+	struct fixture *f, const char *method, const char *path, const char *body, int want)
+{
+	struct err e = {0};
+	struct http_response r = {0};
+	const struct http_call c = {.method = method,
+		.path = path,
+		.body = body,
+		.body_len = body ? strlen(body) : 0,
+		.timeout_ms = 20000};
+	if (http_client_call(f->client, &c, &r, &e) < 0)
+		fail_msg("%s %s: %s", method, path, e.text);
+	if (r.status != want)
+		fail_msg("%s %s %s: status %d, not %d: %s", method, path, body ? body : "",
+			r.status, want, r.body.data ? r.body.data : "");
+	json_t *j = http_response_json(&r);
+	if (!j)
+		j = json_stringn(r.body.data ? r.body.data : "", r.body.len);
+	http_response_done(&r);
+	return j;
+}
+
+static void call_drop(
+	struct fixture *f, const char *method, const char *path, const char *body, int want)
+{
+	json_decref(call(f, method, path, body, want));
+}
+
+static const char *text(json_t *j, const char *key)
+{
+	const char *s = json_string_value(json_object_get(j, key));
+	return s ? s : "(none)";
+}
+
+static void refused(struct fixture *f, const char *method, const char *path, const char *body,
+	int want, const char *part)
+{
+	_cleanup_json_ json_t *j = call(f, method, path, body, want);
+	const char *message = text(json_object_get(j, "error"), "message");
+	if (!strstr(message, part))
+		fail_msg("no '%s' in '%s'", part, message);
+}
+
+static void create_box(struct fixture *f, const char *body, char id[64])
+{
+	_cleanup_json_ json_t *j = call(f, "POST", "/v1/sandboxes", body, 201);
+	snprintf(id, 64, "%s", text(j, "id"));
+}
+
+static char *path_of(const char *id, const char *rest, char out[200])
+{
+	snprintf(out, 200, "/v1/sandboxes/%s%s", id, rest);
+	return out;
+}
+
+// --- tests
+
+static void test_authentication(void **state)
+{
+	struct fixture *f = *state;
+	const struct http_client_config cc = {
+		.unix_path = control_socket(f->control), .base_url = "http://localhost"};
+	struct http_client *with_key = f->client;
+	struct err e = {0};
+	assert_int_equal(http_client_new(&cc, &f->client, &e), 0);
+	call_drop(f, "GET", "/v1/health", NULL, 200);
+	for (size_t i = 0; i < control_n_routes; i++) {
+		const struct http_route *r = &control_routes[i];
+		if (r->flags & ROUTE_EDGE)
+			refused(f, "GET", "/_edge/auth", NULL, 404, "no such path");
+		else if (!(r->flags & ROUTE_PUBLIC))
+			refused(f, r->method, r->pattern, NULL, 401, "no API key");
+	}
+	http_client_free(f->client);
+
+	char bearer[96];
+	snprintf(bearer, sizeof bearer, "Authorization: Bearer %s", f->key + strlen("X-API-Key: "));
+	static const char *const wrong[] = {"X-API-Key: e2b_0000", NULL};
+	const char *const good[] = {bearer, NULL};
+	const struct http_client_config bad_cfg = {.unix_path = control_socket(f->control),
+		.base_url = "http://localhost",
+		.headers = wrong};
+	assert_int_equal(http_client_new(&bad_cfg, &f->client, &e), 0);
+	refused(f, "GET", "/v1/sandboxes", NULL, 401, "unknown API key");
+	http_client_free(f->client);
+	const struct http_client_config good_cfg = {.unix_path = control_socket(f->control),
+		.base_url = "http://localhost",
+		.headers = good};
+	assert_int_equal(http_client_new(&good_cfg, &f->client, &e), 0);
+	call_drop(f, "GET", "/v1/sandboxes", NULL, 200);
+	http_client_free(f->client);
+	f->client = with_key;
+}
+
+static void test_create_get_delete(void **state)
+{
+	struct fixture *f = *state;
+	char path[200];
+	_cleanup_json_ json_t *j = call(f, "POST", "/v1/sandboxes",
+		"{\"vcpus\":2,\"memory_mb\":256,\"disk_mb\":1024,\"timeout_sec\":60,"
+		"\"env\":{\"A\":\"b\"},\"metadata\":{\"team\":\"x\"}}",
+		201);
+	const char *id = text(j, "id");
+	assert_true(id_is_sandbox(id));
+	assert_string_equal(text(j, "state"), "running");
+	assert_string_equal(text(j, "template"), "base");
+	assert_int_equal(json_integer_value(json_object_get(j, "vcpus")), 2);
+	assert_int_equal(json_integer_value(json_object_get(j, "memory_mb")), 256);
+	assert_string_equal(text(json_object_get(j, "metadata"), "team"), "x");
+	assert_int_equal(strlen(text(j, "envd_token")), 64);
+	assert_string_equal(text(j, "envd_token"), f->model.last_token);
+	assert_string_equal(f->model.last_env, "{\"A\":\"b\"}");
+	assert_true(json_is_null(json_object_get(j, "stopped_at")));
+	assert_true(json_is_null(json_object_get(j, "cause")));
+	uint64_t created, ends;
+	assert_int_equal(clock_parse_rfc3339(text(j, "created_at"), &created), 0);
+	assert_int_equal(clock_parse_rfc3339(text(j, "ends_at"), &ends), 0);
+	assert_in_range(ends - created, 59 * NSEC_PER_SEC, 61 * NSEC_PER_SEC);
+
+	_cleanup_json_ json_t *again = call(f, "GET", path_of(id, "", path), NULL, 200);
+	assert_true(json_equal(j, again));
+	_cleanup_json_ json_t *log = call(f, "GET", path_of(id, "/logs", path), NULL, 200);
+	assert_non_null(strstr(json_string_value(log), id));
+
+	call_drop(f, "DELETE", path_of(id, "", path), NULL, 204);
+	refused(f, "DELETE", path_of(id, "", path), NULL, 404, id);
+	_cleanup_json_ json_t *gone = call(f, "GET", path_of(id, "", path), NULL, 200);
+	assert_string_equal(text(gone, "state"), "stopped");
+	assert_string_equal(text(gone, "cause"), "killed");
+	assert_true(json_is_string(json_object_get(gone, "stopped_at")));
+	refused(f, "GET", "/v1/sandboxes/nosuch", NULL, 404, "no sandbox 'nosuch'");
+	refused(f, "GET", "/v1/sandboxes/..%2F..", NULL, 404, "no sandbox '../..'");
+}
+
+static void test_bad_input(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_free_ char *long_name = calloc(1, 400);
+	_cleanup_free_ char *big = calloc(1, 20000);
+	snprintf(long_name, 400, "{\"template\":\"%0300d\"}", 1);
+	snprintf(big, 20000, "{\"metadata\":{\"k\":\"%017000d\"}}", 1);
+	const struct {
+		const char *body;
+		int status;
+		const char *part;
+	} cases[] = {
+		{"[]", 400, "must be a JSON object"},
+		{"nonsense", 400, "not valid JSON"},
+		{"{\"vcpus\":0}", 400, "vcpus: must be an integer from 1 to 32"},
+		{"{\"vcpus\":1000}", 400, "vcpus: must be an integer from 1 to 32"},
+		{"{\"vcpus\":\"1\"}", 400, "vcpus"},
+		{"{\"memory_mb\":127}", 400, "memory_mb: template 'base' needs at least 128"},
+		{"{\"memory_mb\":99999999}", 400, "memory_mb"},
+		{"{\"disk_mb\":1023}", 400, "disk_mb: template 'base' needs at least 1024"},
+		{"{\"timeout_sec\":2592001}", 400, "timeout_sec"},
+		{"{\"timeout_sec\":-1}", 400, "timeout_sec"},
+		{"{\"on_timeout\":\"pause\"}", 501, "on_timeout"},
+		{"{\"on_timeout\":\"explode\"}", 400, "on_timeout"},
+		{"{\"template\":\"a/b\"}", 400, "template"},
+		{"{\"template\":\"../base\"}", 400, "template"},
+		{"{\"template\":\"\"}", 400, "template"},
+		{"{\"template\":\"nosuch\"}", 404, "no template 'nosuch'"},
+		{long_name, 400, "template: longer than 63 bytes"},
+		{"{\"env\":{\"A=B\":\"c\"}}", 400, "env: 'A=B'"},
+		{"{\"env\":{\"A\":1}}", 400, "env: the value of 'A'"},
+		{"{\"metadata\":[]}", 400, "metadata"},
+		{big, 400, "metadata: larger than 16384 bytes"},
+		{"{\"cpu\":1}", 400, "unknown field 'cpu'"},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
+		refused(f, "POST", "/v1/sandboxes", cases[i].body, cases[i].status, cases[i].part);
+	_cleanup_free_ char *huge = malloc((1u << 20) + 10);
+	memset(huge, ' ', (1u << 20) + 9);
+	huge[(1u << 20) + 9] = '\0';
+	refused(f, "POST", "/v1/sandboxes", huge, 413, "larger than 1048576");
+	assert_int_equal(f->model.n, 0);
+	_cleanup_json_ json_t *all = call(f, "GET", "/v1/sandboxes?state=all", NULL, 200);
+	assert_int_equal(json_array_size(json_object_get(all, "sandboxes")), 0);
+	refused(f, "PUT", "/v1/sandboxes", "{}", 405, "allowed: GET, POST");
+}
+
+static void test_failed_create_leaves_nothing(void **state)
+{
+	struct fixture *f = *state;
+	f->model.fail_create = ERR_LIMIT;
+	refused(f, "POST", "/v1/sandboxes", "{}", 429, "ordered failure");
+	f->model.fail_create = ERR_NONE;
+	assert_int_equal(rows_count(f->control->rows), 0);
+	stop(f);
+	start(f);
+	assert_int_equal(rows_count(f->control->rows), 0);
+}
+
+static void test_list(void **state)
+{
+	struct fixture *f = *state;
+	char id[7][64], path[200];
+	for (int i = 0; i < 7; i++) {
+		char body[128];
+		snprintf(body, sizeof body, "{\"metadata\":{\"n\":\"%d\",\"odd\":\"%d\"}}", i,
+			i % 2);
+		create_box(f, body, id[i]);
+	}
+	call_drop(f, "DELETE", path_of(id[3], "", path), NULL, 204);
+	// Pages of two, newest first, without the stopped one.
+	static const int want[] = {6, 5, 4, 2, 1, 0};
+	char cursor[64] = "";
+	size_t seen = 0;
+	for (int page = 0; page < 3; page++) {
+		snprintf(path, sizeof path, "/v1/sandboxes?limit=2&cursor=%s", cursor);
+		_cleanup_json_ json_t *j = call(f, "GET", path, NULL, 200);
+		json_t *list = json_object_get(j, "sandboxes");
+		assert_int_equal(json_array_size(list), 2);
+		for (size_t i = 0; i < 2; i++)
+			assert_string_equal(text(json_array_get(list, i), "id"), id[want[seen++]]);
+		assert_true(json_is_null(json_object_get(j, "next_cursor")) == (page == 2));
+		snprintf(cursor, sizeof cursor, "%s", text(j, "next_cursor"));
+	}
+	static const struct {
+		const char *query;
+		size_t n;
+	} filters[] = {
+		{"?state=all", 7},
+		{"?state=stopped", 1},
+		{"?state=running,stopped", 7},
+		{"?state=paused", 0},
+		{"?metadata=odd%3D1", 2},
+		{"?metadata=odd%3D0%26n%3D4", 1},
+		{"?metadata=odd%3D0%26n%3D5", 0},
+		{"?template=base", 6},
+		{"?template=other", 0},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(filters); i++) {
+		snprintf(path, sizeof path, "/v1/sandboxes%s", filters[i].query);
+		_cleanup_json_ json_t *j = call(f, "GET", path, NULL, 200);
+		if (json_array_size(json_object_get(j, "sandboxes")) != filters[i].n)
+			fail_msg("%s", path);
+	}
+	refused(f, "GET", "/v1/sandboxes?limit=0", NULL, 400, "limit");
+	refused(f, "GET", "/v1/sandboxes?limit=101", NULL, 400, "limit");
+	refused(f, "GET", "/v1/sandboxes?state=odd", NULL, 400, "state");
+	refused(f, "GET", "/v1/sandboxes?cursor=x", NULL, 400, "cursor");
+	refused(f, "GET", "/v1/sandboxes?metadata=x", NULL, 400, "metadata");
+}
+
+static void test_list_over_many_rows(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], last[64] = "", path[200];
+	for (int i = 0; i < 230; i++) {
+		create_box(f, i % 50 ? "{}" : "{\"metadata\":{\"rare\":\"1\"}}", id);
+		if (i == 0)
+			snprintf(last, sizeof last, "%s", id);
+	}
+	_cleanup_json_ json_t *j =
+		call(f, "GET", "/v1/sandboxes?metadata=rare%3D1&limit=5", NULL, 200);
+	json_t *list = json_object_get(j, "sandboxes");
+	assert_int_equal(json_array_size(list), 5);
+	assert_string_equal(text(json_array_get(list, 4), "id"), last);
+	assert_true(json_is_null(json_object_get(j, "next_cursor")));
+	size_t total = 0;
+	char cursor[64] = "";
+	for (int page = 0; page < 3; page++) {
+		snprintf(path, sizeof path, "/v1/sandboxes?cursor=%s", cursor);
+		_cleanup_json_ json_t *p = call(f, "GET", path, NULL, 200);
+		total += json_array_size(json_object_get(p, "sandboxes"));
+		snprintf(cursor, sizeof cursor, "%s", text(p, "next_cursor"));
+	}
+	assert_int_equal(total, 230);
+	assert_string_equal(cursor, "(none)");
+}
+
+static void test_timeout(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200];
+	create_box(f, "{\"timeout_sec\":0}", id);
+	_cleanup_json_ json_t *before = call(f, "GET", path_of(id, "", path), NULL, 200);
+	assert_true(json_is_null(json_object_get(before, "ends_at")));
+	_cleanup_json_ json_t *j =
+		call(f, "POST", path_of(id, "/timeout", path), "{\"timeout_sec\":600}", 200);
+	uint64_t ends;
+	assert_int_equal(clock_parse_rfc3339(text(j, "ends_at"), &ends), 0);
+	assert_in_range(ends, clock_realtime_ns() + 595 * NSEC_PER_SEC,
+		clock_realtime_ns() + 601 * NSEC_PER_SEC);
+	refused(f, "POST", path, "{}", 400, "timeout_sec: is missing");
+	refused(f, "POST", path, "", 400, "request body");
+	refused(f, "POST", "/v1/sandboxes/nosuch/timeout", "{\"timeout_sec\":1}", 404, "nosuch");
+}
+
+static void test_ends_are_noticed_and_kept(void **state)
+{
+	struct fixture *f = *state;
+	char panicked[64], lost[64], running[64], path[200];
+	create_box(f, NULL, panicked);
+	create_box(f, NULL, lost);
+	create_box(f, NULL, running);
+	model_end(&f->model, panicked, "guest_panic");
+	model_forget(&f->model, lost);
+	stop(f);
+	start(f);
+	_cleanup_json_ json_t *a = call(f, "GET", path_of(panicked, "", path), NULL, 200);
+	assert_string_equal(text(a, "state"), "stopped");
+	assert_string_equal(text(a, "cause"), "guest_panic");
+	_cleanup_json_ json_t *b = call(f, "GET", path_of(lost, "", path), NULL, 200);
+	assert_string_equal(text(b, "cause"), "host_lost");
+	_cleanup_json_ json_t *c = call(f, "GET", path_of(running, "", path), NULL, 200);
+	assert_string_equal(text(c, "state"), "running");
+	assert_int_equal(strlen(text(c, "envd_token")), 64);
+	// What is noted does not change when the host forgets it later.
+	model_forget(&f->model, panicked);
+	stop(f);
+	start(f);
+	_cleanup_json_ json_t *d = call(f, "GET", path_of(panicked, "", path), NULL, 200);
+	assert_true(json_equal(a, d));
+	// After an hour they are gone.
+	struct err e = {0};
+	assert_int_equal(rows_expire(f->control->rows, clock_realtime_ns() + 1, &e), 0);
+	assert_int_equal(rows_count(f->control->rows), 1);
+	refused(f, "GET", path_of(panicked, "", path), NULL, 404, panicked);
+}
+
+static void test_silent_host_loses_nothing(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200];
+	create_box(f, NULL, id);
+	f->model.fail_get = ERR_UNAVAILABLE;
+	refused(f, "GET", path_of(id, "", path), NULL, 503, "ordered");
+	sandboxes_reconcile(f->control);
+	// A host without its volume does not know anything: that is no proof either.
+	f->model.fail_get = ERR_NOT_FOUND;
+	f->model.volume_gone = true;
+	sandboxes_reconcile(f->control);
+	_cleanup_json_ json_t *h = call(f, "GET", "/v1/health", NULL, 200);
+	assert_string_equal(text(h, "status"), "degraded");
+	assert_string_equal(text(h, "reason"), "not mounted");
+	f->model.fail_get = ERR_NONE;
+	f->model.volume_gone = false;
+	_cleanup_json_ json_t *j = call(f, "GET", path, NULL, 200);
+	assert_string_equal(text(j, "state"), "running");
+}
+
+static void test_unfinished_create(void **state)
+{
+	struct fixture *f = *state;
+	// As a server that was killed leaves them: one made by the host, one not.
+	struct err e = {0};
+	static const char *const ids[] = {"imade", "inever"};
+	for (int i = 0; i < 2; i++) {
+		_cleanup_json_ json_t *none = json_object();
+		const struct row_new n = {
+			.id = ids[i], .template = "base", .metadata = none, .env = none};
+		_cleanup_(row_unrefp) struct row *row = NULL;
+		assert_int_equal(rows_add(f->control->rows, &n, &row, &e), 0);
+	}
+	f->model.box[f->model.n++] = (struct host_sandbox){.id = "imade", .state = SANDBOX_RUNNING};
+	_cleanup_json_ json_t *pending = call(f, "GET", "/v1/sandboxes/inever", NULL, 200);
+	assert_string_equal(text(pending, "state"), "pending");
+	refused(f, "DELETE", "/v1/sandboxes/inever", NULL, 409, "still being created");
+	stop(f);
+	start(f);
+	_cleanup_json_ json_t *j = call(f, "GET", "/v1/sandboxes/imade", NULL, 200);
+	assert_string_equal(text(j, "state"), "running");
+	refused(f, "GET", "/v1/sandboxes/inever", NULL, 404, "inever");
+}
+
+static void test_exec(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200];
+	create_box(f, NULL, id);
+	path_of(id, "/exec", path);
+	_cleanup_json_ json_t *j = call(f, "POST", path,
+		"{\"args\":[\"/bin/args\",\"a\",\"b\"],\"user\":\"root\",\"cwd\":\"/tmp\","
+		"\"timeout_sec\":7}",
+		200);
+	assert_string_equal(text(j, "stdout"), "ab");
+	assert_string_equal(text(j, "stdout_encoding"), "utf8");
+	assert_int_equal(json_integer_value(json_object_get(j, "exit_code")), 0);
+	assert_true(json_is_null(json_object_get(j, "signal")));
+	assert_string_equal(agent.base_url, "http://127.0.0.1:49983");
+	assert_string_equal(agent.token, f->model.last_token);
+	assert_string_equal(agent.user, "root");
+	assert_string_equal(agent.cwd, "/tmp");
+	assert_int_equal(agent.timeout_ms, 7000);
+
+	_cleanup_json_ json_t *fail = call(f, "POST", path, "{\"cmd\":\"fail\"}", 200);
+	assert_int_equal(json_integer_value(json_object_get(fail, "exit_code")), 3);
+	_cleanup_json_ json_t *shot = call(f, "POST", path, "{\"cmd\":\"shot\"}", 200);
+	assert_int_equal(json_integer_value(json_object_get(shot, "exit_code")), -1);
+	assert_string_equal(text(shot, "signal"), "killed");
+	_cleanup_json_ json_t *bin = call(f, "POST", path, "{\"cmd\":\"binary\"}", 200);
+	assert_string_equal(text(bin, "stdout"), "/wB4");
+	assert_string_equal(text(bin, "stdout_encoding"), "base64");
+	assert_string_equal(text(bin, "stderr_encoding"), "utf8");
+	_cleanup_json_ json_t *flood = call(f, "POST", path, "{\"cmd\":\"flood\"}", 200);
+	assert_int_equal(json_string_length(json_object_get(flood, "stderr")), 8 << 20);
+	assert_true(json_is_true(json_object_get(flood, "truncated")));
+	_cleanup_json_ json_t *cat = call(f, "POST", path,
+		"{\"cmd\":\"cat\",\"stdin\":\"aGk=\",\"encoding\":\"base64\"}", 200);
+	assert_string_equal(text(cat, "stdout"), "aGk=");
+	assert_true(agent.closed);
+
+	refused(f, "POST", path, "{\"cmd\":\"missing\"}", 400, "no program");
+	refused(f, "POST", path, "{}", 400, "exactly one of");
+	refused(f, "POST", path, "{\"cmd\":\"a\",\"args\":[\"b\"]}", 400, "exactly one of");
+	refused(f, "POST", path, "{\"args\":[]}", 400, "args");
+	refused(f, "POST", path, "{\"args\":[1]}", 400, "args");
+	refused(f, "POST", path, "{\"cmd\":\"a\",\"timeout_sec\":0}", 400, "timeout_sec");
+	refused(f, "POST", path, "{\"cmd\":\"a\",\"timeout_sec\":3601}", 400, "timeout_sec");
+	refused(f, "POST", path, "{\"cmd\":\"a\",\"stdin\":\"*\"}", 400, "stdin");
+	refused(f, "POST", path, "{\"cmd\":\"a\",\"encoding\":\"hex\"}", 400, "encoding");
+	refused(f, "POST", "/v1/sandboxes/no/exec", "{\"cmd\":\"a\"}", 404, "no sandbox 'no'");
+	model_end(&f->model, id, "timeout");
+	refused(f, "POST", path, "{\"cmd\":\"fail\"}", 409, "not running");
+}
+
+static int once_it_runs(void *ctx)
+{
+	return __atomic_load_n(&agent.hangs, __ATOMIC_SEQ_CST);
+}
+
+static void test_exec_of_gone_client_is_killed(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200];
+	create_box(f, NULL, id);
+	struct http_response r = {0};
+	const struct http_call c = {.method = "POST",
+		.path = path_of(id, "/exec", path),
+		.body = "{\"cmd\":\"hang\"}",
+		.body_len = strlen("{\"cmd\":\"hang\"}"),
+		.tick = once_it_runs};
+	assert_int_equal(http_client_call(f->client, &c, &r, NULL), -ECANCELED);
+	http_response_done(&r);
+	f->client = http_client_free(f->client);
+	// The stop waits for the handler, which must have killed the program.
+	f->control = control_stop(f->control);
+	assert_true(agent.killed);
+	start(f);
+}
+
+static void test_keys(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_json_ json_t *made = call(f, "POST", "/v1/keys", "{\"name\":\"ci\"}", 201);
+	assert_true(str_starts(text(made, "key"), "e2b_"));
+	assert_int_equal(strlen(text(made, "key")), 44);
+	_cleanup_json_ json_t *list = call(f, "GET", "/v1/keys", NULL, 200);
+	json_t *keys = json_object_get(list, "keys");
+	assert_int_equal(json_array_size(keys), 2);
+	json_t *admin = json_array_get(keys, 0), *ci = json_array_get(keys, 1);
+	assert_string_equal(text(admin, "name"), "admin");
+	assert_true(json_is_string(json_object_get(admin, "last_used_at")));
+	assert_true(json_is_null(json_object_get(ci, "last_used_at")));
+	assert_null(json_object_get(ci, "key"));
+	assert_int_equal(strncmp(text(made, "key"), text(ci, "prefix"), 12), 0);
+	refused(f, "POST", "/v1/keys", "{\"name\":\"\"}", 400, "name");
+	refused(f, "POST", "/v1/keys", "{\"name\":\"a\\nb\"}", 400, "name");
+	refused(f, "POST", "/v1/keys", "{}", 400, "name: is missing");
+	refused(f, "DELETE", "/v1/keys/nosuch", NULL, 404, "nosuch");
+
+	char path[200];
+	snprintf(path, sizeof path, "/v1/keys/%s", text(ci, "id"));
+	stop(f);
+	start(f);
+	call_drop(f, "DELETE", path, NULL, 204);
+	snprintf(path, sizeof path, "/v1/keys/%s", text(admin, "id"));
+	refused(f, "DELETE", path, NULL, 409, "last key");
+	// Neither file nor database has a key but the first one's file.
+	struct stat st;
+	snprintf(path, sizeof path, "%s/admin.key", f->data);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	_cleanup_strbuf_ struct strbuf raw = {0};
+	snprintf(path, sizeof path, "%s/control.db-wal", f->data);
+	assert_int_equal(file_read(AT_FDCWD, path, 64u << 20, &raw), 0);
+	assert_null(memmem(raw.data, raw.len, f->key + 11, strlen(f->key + 11)));
+}
+
+static void test_events(void **state)
+{
+	struct fixture *f = *state;
+	char a[64], b[64], path[200];
+	create_box(f, NULL, a);
+	create_box(f, NULL, b);
+	model_end(&f->model, a, "guest_panic");
+	_cleanup_json_ json_t *all = call(f, "GET", "/v1/events", NULL, 200);
+	assert_int_equal(json_array_size(json_object_get(all, "events")), 3);
+	assert_int_equal(json_integer_value(json_object_get(all, "next_cursor")), 3);
+	snprintf(path, sizeof path, "/v1/events?sandbox=%s", a);
+	_cleanup_json_ json_t *mine = call(f, "GET", path, NULL, 200);
+	json_t *list = json_object_get(mine, "events");
+	assert_int_equal(json_array_size(list), 2);
+	assert_string_equal(text(json_array_get(list, 1), "cause"), "guest_panic");
+	_cleanup_json_ json_t *page = call(f, "GET", "/v1/events?cursor=1&limit=1", NULL, 200);
+	assert_int_equal(json_integer_value(json_object_get(page, "next_cursor")), 2);
+	refused(f, "GET", "/v1/events?cursor=x", NULL, 400, "cursor");
+	refused(f, "GET", "/v1/events?limit=0", NULL, 400, "limit");
+	refused(f, "GET", "/v1/events?follow=2", NULL, 400, "follow");
+}
+
+struct lines {
+	struct fixture *f;
+	char id[64];
+	int n;
+};
+
+static int on_line(void *ctx, const char *data, size_t len)
+{
+	struct lines *l = ctx;
+	for (size_t i = 0; i < len; i++)
+		l->n += data[i] == '\n';
+	if (l->n == 1) // the second event comes while the stream is open
+		model_end(&l->f->model, l->id, "timeout");
+	return l->n >= 2;
+}
+
+static void test_events_follow(void **state)
+{
+	struct fixture *f = *state;
+	struct lines l = {.f = f};
+	create_box(f, NULL, l.id);
+	struct http_response r = {0};
+	const struct http_call c = {.method = "GET",
+		.path = "/v1/events?follow=1&cursor=0",
+		.write = on_line,
+		.ctx = &l,
+		.timeout_ms = 20000};
+	assert_true(http_client_call(f->client, &c, &r, NULL) < 0); // we hung up
+	assert_int_equal(r.status, 200);
+	assert_int_equal(l.n, 2);
+	http_response_done(&r);
+}
+
+static void test_metrics_and_others(void **state)
+{
+	struct fixture *f = *state;
+	char id[64];
+	create_box(f, NULL, id);
+	_cleanup_json_ json_t *m = call(f, "GET", "/v1/metrics", NULL, 200);
+	const char *t = json_string_value(m);
+	static const char *const want[] = {
+		"stasis_http_requests_total{method=\"POST\",route=\"/v1/"
+		"sandboxes\",status=\"201\"} 1\n",
+		"stasis_http_request_duration_seconds_count{method=\"POST\",route=\"/v1/"
+		"sandboxes\"} 1\n",
+		"stasis_sandboxes{state=\"running\"} 1\n",
+		"process_resident_memory_bytes ",
+		"stasis_model_metric 42\n",
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(want); i++)
+		if (!strstr(t, want[i]))
+			fail_msg("no '%s' in:\n%s", want[i], t);
+	_cleanup_json_ json_t *host = call(f, "GET", "/v1/host", NULL, 200);
+	assert_string_equal(text(host, "vmm"), "model");
+	_cleanup_json_ json_t *tpl = call(f, "GET", "/v1/templates", NULL, 200);
+	assert_string_equal(
+		text(json_array_get(json_object_get(tpl, "templates"), 0), "name"), "base");
+}
+
+static void test_openapi_has_every_route(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_json_ json_t *doc = call(f, "GET", "/v1/openapi.json", NULL, 200);
+	json_t *paths = json_object_get(doc, "paths");
+	size_t n_routes = 0, n_operations = 0;
+	for (size_t i = 0; i < control_n_routes; i++) {
+		const struct http_route *r = &control_routes[i];
+		if (r->flags & ROUTE_EDGE)
+			continue;
+		char method[16] = "";
+		for (size_t k = 0; r->method[k]; k++)
+			method[k] = (char)(r->method[k] | 0x20);
+		if (!json_object_get(json_object_get(paths, r->pattern), method))
+			fail_msg("%s %s is not described", r->method, r->pattern);
+		n_routes++;
+	}
+	const char *path, *method;
+	json_t *item, *op;
+	json_object_foreach (paths, path, item)
+		json_object_foreach (item, method, op)
+			n_operations += strcmp(method, "parameters") != 0;
+	assert_int_equal(n_operations, n_routes);
+}
+
+static void test_second_server_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	char want[32];
+	snprintf(want, sizeof want, "pid %d", (int)getpid());
+	fflush(NULL);
+	pid_t pid = fork();
+	if (pid == 0) {
+		struct err e = {0};
+		struct control *c = NULL;
+		const struct control_config cfg = {.data_dir = f->data,
+			.run_dir = f->run,
+			.no_edge = true,
+			.host = model_host(&f->model)};
+		int r = control_start(&cfg, &c, &e);
+		_exit(r < 0 && e.code == ERR_CONFLICT && strstr(e.text, want) ? 0 : 1);
+	}
+	int status = -1;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+static void test_newer_database_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	stop(f);
+	char path[200];
+	snprintf(path, sizeof path, "%s/control.db", f->data);
+	sqlite3 *db;
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, "PRAGMA user_version = 99", NULL, NULL, NULL), SQLITE_OK);
+	struct err e = {0};
+	struct control *c = NULL;
+	const struct control_config cfg = {.data_dir = f->data,
+		.run_dir = f->run,
+		.no_edge = true,
+		.host = model_host(&f->model)};
+	assert_true(control_start(&cfg, &c, &e) < 0);
+	assert_non_null(strstr(e.text, "version 99"));
+	sqlite3_exec(db, "PRAGMA user_version = 1", NULL, NULL, NULL);
+	sqlite3_close(db);
+	start(f);
+}
+
+int main(void)
+{
+	signal(SIGPIPE, SIG_IGN);
+	log_setup("test", LOG_LEVEL_ERROR);
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(test_authentication),
+		T(test_create_get_delete),
+		T(test_bad_input),
+		T(test_failed_create_leaves_nothing),
+		T(test_list),
+		T(test_list_over_many_rows),
+		T(test_timeout),
+		T(test_ends_are_noticed_and_kept),
+		T(test_silent_host_loses_nothing),
+		T(test_unfinished_create),
+		T(test_exec),
+		T(test_exec_of_gone_client_is_killed),
+		T(test_keys),
+		T(test_events),
+		T(test_events_follow),
+		T(test_metrics_and_others),
+		T(test_openapi_has_every_route),
+		T(test_second_server_is_refused),
+		T(test_newer_database_is_refused),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// The pieces of the QEMU side that need no guest: command line, control protocol against a peer
+// played here, start of something that is no QEMU.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <cmocka.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "fcqemu/qemu.h"
+
+static void command_line_gets_what_the_machine_needs(void **state)
+{
+	char path[] = "/disk";
+	static const struct {
+		const char *args, *partuuid, *expected;
+		bool root, read_only;
+		uint64_t khz;
+	} cases[] = {
+		{"console=ttyS0", NULL, "console=ttyS0 reboot=t panic=-1", false, false, 0},
+		{"panic=1 quiet", NULL, "panic=1 quiet root=/dev/vda rw reboot=t", true, false, 0},
+		{"panic=1", NULL, "panic=1 root=/dev/vda ro reboot=t", true, true, 0},
+		{"panic=1", "ab-1", "panic=1 root=PARTUUID=ab-1 rw reboot=t", true, false, 0},
+		{"panic=1", NULL, "panic=1 tsc_early_khz=2400000 tsc=reliable reboot=t", false,
+			false, 2400000},
+		{"panic=1 -- a b", NULL, "panic=1  reboot=t -- a b", false, false, 0},
+		{"panic=1 x-- b", NULL, "panic=1 x-- b reboot=t", false, false, 0},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct config c = {.boot_args = (char *)cases[i].args, .n_drives = cases[i].root};
+		c.drives[0] = (struct drive){.path = path,
+			.root = true,
+			.read_only = cases[i].read_only,
+			.partuuid = (char *)cases[i].partuuid};
+		_cleanup_free_ char *line = NULL;
+		assert_int_equal(qemu_command_line(&c, cases[i].khz, &line, NULL), 0);
+		assert_string_equal(line, cases[i].expected);
+	}
+	char longest[CONFIG_BOOT_ARGS_MAX];
+	memset(longest, 'x', sizeof longest - 1);
+	longest[sizeof longest - 1] = '\0';
+	struct config c = {.boot_args = longest};
+	char *line = NULL;
+	assert_true(qemu_command_line(&c, 0, &line, NULL) < 0);
+}
+
+static void clock_rate_is_steady(void **state)
+{
+	struct tsc_mark m = tsc_mark_now();
+	uint64_t a = tsc_khz_since(&m), b = tsc_khz_since(&m);
+	assert_true(a > 100000 && a < 10000000);
+	assert_true((a > b ? a - b : b - a) < a / 1000);
+}
+
+// ---- control protocol
+
+struct peer {
+	int ours, theirs;
+	struct qmp qmp;
+};
+
+static int setup(void **state)
+{
+	struct peer *p = calloc(1, sizeof *p);
+	int sv[2];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
+	p->ours = sv[0];
+	p->theirs = sv[1];
+	p->qmp.fd = -1;
+	*state = p;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct peer *p = *state;
+	qmp_close(&p->qmp);
+	safe_close(p->ours);
+	safe_close(p->theirs);
+	free(p);
+	return 0;
+}
+
+static void say(struct peer *p, const char *text)
+{
+	assert_int_equal(file_write_full(p->theirs, text, strlen(text)), 0);
+}
+
+// What it will be asked next is known, so the answers can wait in the socket already.
+static void greet(struct peer *p)
+{
+	say(p, "{\"QMP\": {\"version\": {\"qemu\": {\"major\": 7, \"minor\": 2, \"micro\": "
+	       "22}}}}\r\n"
+	       "{\"return\": {}, \"id\": 1}\r\n");
+	assert_int_equal(qmp_open(&p->qmp, TAKE_FD(p->ours), 1000, NULL), 0);
+}
+
+static void greeting_tells_the_version(void **state)
+{
+	struct peer *p = *state;
+	greet(p);
+	assert_string_equal(p->qmp.version, "7.2.22");
+}
+
+static void events_and_late_answers_are_passed_over(void **state)
+{
+	struct peer *p = *state;
+	struct err e = {0};
+	json_t *ret = NULL;
+	greet(p);
+	say(p, "{\"event\": \"STOP\"}\n");
+	assert_int_equal(qmp_call(&p->qmp, "stop", NULL, -1, 20, NULL, &e), -ETIMEDOUT);
+	assert_int_equal(e.code, ERR_TIMEOUT);
+	assert_string_equal(e.text, "QEMU did not answer stop in time");
+	say(p, "{\"return\": {\"late\": 1}, \"id\": 2}\nnot json\n{\"return\": {\"mine\": 1}, "
+	       "\"id\": 3}\n");
+	assert_int_equal(qmp_call(&p->qmp, "query", NULL, -1, 1000, &ret, &e), 0);
+	assert_non_null(json_object_get(ret, "mine"));
+	json_decref(ret);
+}
+
+static void refusals_carry_the_reason(void **state)
+{
+	struct peer *p = *state;
+	struct err e = {0};
+	greet(p);
+	say(p, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such node\"}, \"id\": "
+	       "2}\n");
+	assert_true(qmp_call(&p->qmp, "blockdev-del", json_pack("{s:s}", "node-name", "x"), -1,
+			    1000, NULL, &e) < 0);
+	assert_string_equal(e.text, "QEMU refused blockdev-del: no such node");
+}
+
+static void an_ended_peer_is_told_at_once(void **state)
+{
+	struct peer *p = *state;
+	struct err e = {0};
+	greet(p);
+	p->theirs = safe_close(p->theirs);
+	uint64_t begin = clock_monotonic_ns();
+	assert_true(qmp_call(&p->qmp, "stop", NULL, -1, 60000, NULL, &e) < 0);
+	assert_true(clock_monotonic_ns() - begin < 10 * NSEC_PER_SEC);
+	assert_int_equal(e.code, ERR_BAD_GATEWAY);
+}
+
+// ---- start
+
+static void a_start_that_fails_leaves_nothing(void **state)
+{
+	struct qemu q;
+	struct err e = {0};
+	char args[] = "quiet", kernel[] = "/dev/null";
+	struct config c = {.vcpus = 1, .memory_mib = 64, .kernel = kernel, .boot_args = args};
+	struct qemu_options o = {.qemu = "/bin/false", .ramhook = "/dev/null", .accel = ACCEL_TCG};
+	qemu_init(&q);
+	assert_true(qemu_start(&q, &o, &c, &e) < 0);
+	assert_non_null(strstr(e.text, "QEMU ended before it answered its greeting"));
+	assert_int_equal(q.pidfd, -1);
+	assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); // no child is left
+
+	o.qemu = "/nowhere/qemu";
+	assert_true(qemu_start(&q, &o, &c, &e) < 0);
+	assert_non_null(strstr(e.text, "/nowhere/qemu"));
+	qemu_done(&q);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(command_line_gets_what_the_machine_needs),
+		cmocka_unit_test(clock_rate_is_steady),
+		cmocka_unit_test_setup_teardown(greeting_tells_the_version, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			events_and_late_answers_are_passed_over, setup, teardown),
+		cmocka_unit_test_setup_teardown(refusals_carry_the_reason, setup, teardown),
+		cmocka_unit_test_setup_teardown(an_ended_peer_is_told_at_once, setup, teardown),
+		cmocka_unit_test(a_start_that_fails_leaves_nothing),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
