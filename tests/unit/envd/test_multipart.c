@@ -104,15 +104,19 @@ static void test_odd_boundaries(void **state)
 static void test_names_and_file_names(void **state)
 {
 	check(TYPE,
-		"--XX\r\ncontent-disposition:form-data;name=file;filename=\"C:\\dir\\a \\\"b\\\\\"\r\n"
+		"--XX\r\ncontent-disposition:form-data;name=file;filename=\"C:\\dir\\a "
+		"\\\"b\\\\\"\r\n"
 		"Content-Type: text/plain\r\n\r\nx\r\n--XX--",
 		"[file|C:\\dir\\a \"b\\]x;");
 	check(TYPE, "--XX\r\nX-Other: 1\r\n" HEAD "\r\nx\r\n--XX--", "[file|a.txt]x;");
 	check(TYPE,
-		"--XX\r\nContent-Disposition: form-data; name=\"k\"; filename=\"x;y=z/\xc3\xa9\"\r\n"
+		"--XX\r\nContent-Disposition: form-data; name=\"k\"; "
+		"filename=\"x;y=z/\xc3\xa9\"\r\n"
 		"\r\nv\r\n--XX--",
 		"[k|x;y=z/\xc3\xa9]v;");
-	check(TYPE, "--XX\r\nContent-Disposition: form-data; filename=\"\"; name=\"k\"\r\n\r\nv\r\n--XX--",
+	check(TYPE,
+		"--XX\r\nContent-Disposition: form-data; filename=\"\"; "
+		"name=\"k\"\r\n\r\nv\r\n--XX--",
 		"[k|]v;");
 }
 
@@ -129,17 +133,18 @@ static void refuse(const char *type, const char *body, size_t len)
 
 static void test_broken_bodies_are_refused(void **state)
 {
-	static const char *const bodies[] = {"x", "--XX", "--XX\r\n" HEAD, "--XX\r\n" HEAD "\r\nhello",
-		"--XX\r\n" HEAD "\r\nhello\r\n--XX", "--XXY\r\n", "--XX\r\n" HEAD "\r\nx\r\n--XXY--"};
+	static const char *const bodies[] = {"x", "--XX", "--XX\r\n" HEAD,
+		"--XX\r\n" HEAD "\r\nhello", "--XX\r\n" HEAD "\r\nhello\r\n--XX", "--XXY\r\n",
+		"--XX\r\n" HEAD "\r\nx\r\n--XXY--"};
 	for (size_t i = 0; i < ARRAY_SIZE(bodies); i++)
 		refuse(TYPE, bodies[i], strlen(bodies[i]));
 	refuse(TYPE, "--XX\r\na\0b\r\n\r\nx\r\n--XX--", 23);
 	static char large[40000] = "--XX\r\n";
 	memset(large + 6, 'h', sizeof large - 6);
 	refuse(TYPE, large, sizeof large);
-	static const char *const types[] = {"multipart/form-data", "multipart/form-data; boundary=",
-		"multipart/form-data; boundary=\"\"", "multipart/form-database; boundary=x",
-		"multipart/mixed; boundary=x", "text/plain"};
+	static const char *const types[] = {"multipart/form-data",
+		"multipart/form-data; boundary=", "multipart/form-data; boundary=\"\"",
+		"multipart/form-database; boundary=x", "multipart/mixed; boundary=x", "text/plain"};
 	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
 		refuse(types[i], "--x--", 5);
 }

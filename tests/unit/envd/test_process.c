@@ -40,8 +40,8 @@ static const struct process_end *read_all(struct process_sub *s, struct strbuf *
 {
 	for (;;) {
 		struct process_chunk *c;
-		enum process_event event = process_sub_next(
-			s, clock_monotonic_ns() + 20 * NSEC_PER_SEC, -1, &c);
+		enum process_event event =
+			process_sub_next(s, clock_monotonic_ns() + 20 * NSEC_PER_SEC, -1, &c);
 		if (event == PROCESS_END)
 			return process_sub_end(s);
 		assert_int_equal(event, PROCESS_DATA);
@@ -51,8 +51,8 @@ static const struct process_end *read_all(struct process_sub *s, struct strbuf *
 	}
 }
 
-static void expect(const char *script, const struct options *o, const char *want_out,
-	const char *want_status)
+static void expect(
+	const char *script, const struct options *o, const char *want_out, const char *want_status)
 {
 	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1);
 	_cleanup_(process_sub_freep) struct process_sub *s = NULL;
@@ -194,7 +194,8 @@ static void test_the_slowest_subscriber_sets_the_pace(void **state)
 	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1);
 	_cleanup_(process_sub_freep) struct process_sub *s = NULL, *slow = NULL;
 	const struct options o = {.stdin_open = true};
-	assert_int_equal(start(t, "read x; head -c 4000000 /dev/zero; echo done >&2", &o, &s, NULL), 0);
+	assert_int_equal(
+		start(t, "read x; head -c 4000000 /dev/zero; echo done >&2", &o, &s, NULL), 0);
 	const struct process_selector pid = {.pid = process_sub_pid(s)};
 	assert_int_equal(process_connect(t, &pid, &slow, NULL), 0);
 	assert_int_equal(process_write(t, &pid, false, "\n", 1, NULL), 0);
@@ -239,8 +240,9 @@ static void test_terminal(void **state)
 	_cleanup_strbuf_ struct strbuf out = {0};
 	struct err e = {0};
 	const struct options o = {.pty = true};
-	assert_int_equal(start(t, "stty -echo; stty size; read x; stty size; echo $x; test -t 0 -a -t 2",
-				 &o, &s, NULL),
+	assert_int_equal(
+		start(t, "stty -echo; stty size; read x; stty size; echo $x; test -t 0 -a -t 2", &o,
+			&s, NULL),
 		0);
 	const struct process_selector pid = {.pid = process_sub_pid(s)};
 	while (!strstr(out.data ? out.data : "", "24 80\r\n")) {

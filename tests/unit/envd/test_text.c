@@ -80,8 +80,8 @@ static void test_users_are_found_with_their_groups(void **state)
 	assert_string_equal(h.home, "/");
 	assert_int_equal(users_find_uid(&u, 1003, &l), 0);
 	assert_string_equal(l.name, "last");
-	static const char *const none[] = {"", "nobody", "use", "# comment", "+nis", "short", "bad",
-		"wide", "user:x"};
+	static const char *const none[] = {
+		"", "nobody", "use", "# comment", "+nis", "short", "bad", "wide", "user:x"};
 	for (size_t i = 0; i < ARRAY_SIZE(none); i++)
 		assert_int_equal(users_find(&u, none[i], &r), -ENOENT);
 }
@@ -179,8 +179,10 @@ static void test_paths_are_cut(void **state)
 
 static void test_later_variables_win(void **state)
 {
-	_cleanup_json_ json_t *global = json_pack("{s:s, s:s, s:s}", "A", "1", "B", "g", "HOME", "/g");
-	_cleanup_json_ json_t *request = json_pack("{s:s, s:s, s:s}", "B", "r", "E", "", "LONG", "a=b\nc");
+	_cleanup_json_ json_t *global =
+		json_pack("{s:s, s:s, s:s}", "A", "1", "B", "g", "HOME", "/g");
+	_cleanup_json_ json_t *request =
+		json_pack("{s:s, s:s, s:s}", "B", "r", "E", "", "LONG", "a=b\nc");
 	_cleanup_free_ char **env = NULL;
 	assert_int_equal(env_build("/bin", "user", "/home/user", global, request, &env, NULL), 0);
 	assert_string_equal(env_get(env, "PATH"), "/bin");
@@ -202,7 +204,8 @@ static void test_bad_variables_are_refused(void **state)
 {
 	struct err e = {0};
 	char **env = NULL;
-	static const char *const bad[] = {"{\"\":\"x\"}", "{\"a=b\":\"x\"}", "{\"a\":1}", "{\"a\":null}"};
+	static const char *const bad[] = {
+		"{\"\":\"x\"}", "{\"a=b\":\"x\"}", "{\"a\":1}", "{\"a\":null}"};
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		_cleanup_json_ json_t *request = json_loads(bad[i], 0, NULL);
 		assert_int_equal(env_build("/bin", "u", "/", NULL, request, &env, &e), -EINVAL);
@@ -233,8 +236,8 @@ static void test_modes_read_as_go_writes_them(void **state)
 
 static void test_json_strings_take_any_bytes(void **state)
 {
-	static const char *const t[] = {"plain", "quote\" back\\slash", "\x01\x1f\n\t", "h\xc3\xa9",
-		"broken \xff\xc3", ""};
+	static const char *const t[] = {
+		"plain", "quote\" back\\slash", "\x01\x1f\n\t", "h\xc3\xa9", "broken \xff\xc3", ""};
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
 		_cleanup_strbuf_ struct strbuf b = {0};
 		strbuf_addc(&b, '[');
@@ -270,9 +273,9 @@ static void test_ends_have_the_texts_clients_look_for(void **state)
 static void test_init_is_read(void **state)
 {
 	_cleanup_json_ json_t *j = json_pack("{s:s, s:{s:s}, s:s, s:s, s:s, s:s, s:s, s:b, s:s}",
-		"accessToken", "t", "envVars", "A", "b", "timestamp", "2026-11-24T03:00:00.123456789Z",
-		"defaultUser", "user", "defaultWorkdir", "/code", "hostname", "i0-a", "entropy",
-		"AAEC", "growRoot", 1, "hyperloopIP", "ignored");
+		"accessToken", "t", "envVars", "A", "b", "timestamp",
+		"2026-11-24T03:00:00.123456789Z", "defaultUser", "user", "defaultWorkdir", "/code",
+		"hostname", "i0-a", "entropy", "AAEC", "growRoot", 1, "hyperloopIP", "ignored");
 	_cleanup_(init_request_done) struct init_request r = {0};
 	assert_int_equal(init_read(j, &r, NULL), 0);
 	assert_string_equal(r.token, "t");
@@ -291,7 +294,8 @@ static void test_bad_init_is_refused_by_name(void **state)
 	} t[] = {{"{\"accessToken\":\"\"}", "accessToken"}, {"{\"accessToken\":1}", "accessToken"},
 		{"{\"timestamp\":\"now\"}", "timestamp"}, {"{\"hostname\":\"a.b\"}", "hostname"},
 		{"{\"hostname\":\"-a\"}", "hostname"}, {"{\"hostname\":\"\"}", "hostname"},
-		{"{\"entropy\":\"*\"}", "entropy"}, {"{\"defaultWorkdir\":\"x\"}", "defaultWorkdir"},
+		{"{\"entropy\":\"*\"}", "entropy"},
+		{"{\"defaultWorkdir\":\"x\"}", "defaultWorkdir"},
 		{"{\"envVars\":{\"a\":1}}", "environment"}, {"{\"growRoot\":1}", "growRoot"}};
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
 		struct err e = {0};
