@@ -389,7 +389,7 @@ def test_killed_server(edge, box, app, agent):
     edge.server.kill()
     edge.server.wait()
     edge.start()
-    assert not alive(old) and nginx_pid(edge) != old
+    wait_until("the old nginx's end", lambda: not alive(old) and nginx_pid(edge) != old)
     assert answers(edge)
 
 
