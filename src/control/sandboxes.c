@@ -464,6 +464,10 @@ static int read_filter(struct http_request *r, struct filter *f, struct err *e)
 				"metadata: must be key=value pairs joined by '&', at most %zu",
 				ARRAY_SIZE(f->key));
 		*value++ = '\0';
+		// A query string inside a query value: so that keys and values may hold '&' and
+		// '='.
+		if (str_percent_decode(p, true) < 0 || str_percent_decode(value, true) < 0)
+			return err_set(e, ERR_INVALID, "metadata: bad percent-encoding");
 		f->key[f->n] = p;
 		f->value[f->n++] = value;
 		p = next;
