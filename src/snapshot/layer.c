@@ -146,19 +146,17 @@ static int read_at(int fd, void *data, size_t len, uint64_t offset)
 static int write_sum_pages(int fd, const struct content *c)
 {
 	const uint64_t per_page = SNAPSHOT_BLOCK / sizeof(uint32_t), end = c->size / SNAPSHOT_BLOCK;
-	uint64_t done = 0; // blocks whose entries are written
 	for (size_t i = 0; i < c->n;) {
 		uint64_t from = c->ranges[i].offset / SNAPSHOT_BLOCK / per_page * per_page,
 			 to = from;
 		// As many ranges as touch pages without a gap go out in one write.
-		for (; i < c->n && c->ranges[i].offset / SNAPSHOT_BLOCK <= to; i++) {
+		do {
 			uint64_t last =
-				(c->ranges[i].offset + c->ranges[i].length - 1) / SNAPSHOT_BLOCK;
-			to = MAX(to, (last / per_page + 1) * per_page);
-		}
-		from = MAX(from, done);
-		done = MIN(to, end);
-		int r = write_at(fd, c->sums + from, (done - from) * sizeof *c->sums,
+				(c->ranges[i].offset + c->ranges[i].length) / SNAPSHOT_BLOCK - 1;
+			to = (last / per_page + 1) * per_page;
+		} while (++i < c->n && c->ranges[i].offset / SNAPSHOT_BLOCK < to + per_page);
+		to = MIN(to, end);
+		int r = write_at(fd, c->sums + from, (to - from) * sizeof *c->sums,
 			HEAD_SIZE + from * sizeof *c->sums);
 		if (r < 0)
 			return r;
