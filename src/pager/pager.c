@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -33,6 +34,7 @@
 #define MAX_QUEUE 4096u // a waiting thread has one fault: more than any VM has threads
 #define MAX_READ 64u
 #define CHUNK (128u * 1024u)
+#define MAX_TRIES 64u // before the descriptor is looked at again
 #define RETRY_MS 1
 #define STUCK_NS (5 * NSEC_PER_SEC) // EAGAIN for so long is a fault of the kernel or the VMM
 
@@ -188,11 +190,17 @@ static int answer_queue(struct pager *p, struct err *e)
 {
 	size_t done = 0;
 	int r = 0;
-	while (done < p->queued && !p->ended) {
+	for (unsigned tries = 0; done < p->queued && !p->ended;) {
 		r = answer(p, &p->queue[done], e);
-		if (r < 0)
+		if (r == 0) {
+			done++;
+		} else if (r == -EAGAIN && ++tries < MAX_TRIES) {
+			// The remove was read, but its caller has not run yet. It will, and a guest
+			// that gives back memory all the time leaves no more than that moment.
+			sched_yield();
+		} else {
 			break;
-		done++;
+		}
 	}
 	p->queued -= done;
 	if (done || !p->queued)
