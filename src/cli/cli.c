@@ -31,7 +31,7 @@ static const char text_exec[] =
 	"  -i     sends standard input to the program; its end closes the program's input\n"
 	"  -t     gives it a terminal (with -i: this one, in raw mode, resized with it)\n"
 	"\n"
-	"Without -t, Ctrl-C terminates the program in the sandbox, a second one kills it.\n"
+	"Without -t, Ctrl-C terminates the program in the sandbox; a second one, or two seconds, kill it.\n"
 	"\n"
 	"Examples:\n"
 	"  stasis exec i0abc -- python3 -c 'print(1 + 1)'\n"
