@@ -48,7 +48,7 @@ static void check(const char *type, const char *body, const char *want)
 {
 	size_t len = strlen(body);
 	for (size_t piece = 1; piece <= len; piece++) {
-		_cleanup_strbuf_ struct strbuf unused = {0};
+		_cleanup_strbuf_ _unused_ struct strbuf unused = {0};
 		struct heard h = {0};
 		struct err e = {0};
 		int rc = parse(type, body, len, piece, &h, &e);
