@@ -40,7 +40,8 @@ check: build
 	@scripts/deps test check
 	clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h')
 	cppcheck -q --error-exitcode=1 --inline-suppr --std=c11 -D__x86_64__ -D_GNU_SOURCE \
-		--enable=warning,portability --suppressions-list=scripts/cppcheck.txt -Isrc src
+		--enable=warning,portability --library=scripts/cppcheck.cfg \
+		--suppressions-list=scripts/cppcheck.txt -Isrc src
 	test -f build-clang/build.ninja || CC=clang meson setup build-clang
 	ninja -C build-clang
 	test -f build-asan/build.ninja || meson setup build-asan $(SANITIZE)
