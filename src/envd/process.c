@@ -453,6 +453,7 @@ static void publish_end(struct process *p)
 	proc_status_text(p->status, p->end.status, sizeof p->end.status);
 	p->ended = true;
 	p->ended_ns = clock_monotonic_ns();
+	p->wake_fd = safe_close(p->wake_fd);
 	json_decref(TAKE_PTR(p->config));
 	for (struct process_sub *s = p->subs; s; s = s->next)
 		wake_locked(s);

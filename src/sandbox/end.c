@@ -7,6 +7,7 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "net/sockets.h"
 #include "sandbox/internal.h"
 #include "shim/shim.h"
 
@@ -25,6 +26,9 @@ int sandbox_free_resources(struct host *h, struct sandbox *s, bool keep_log)
 	}
 	s->pidfd = safe_close(s->pidfd);
 	if (s->has_slot) {
+		// Requests under way would wait for a guest that is gone.
+		if (s->slot.address[0] && sockets_abort(s->slot.address, NULL, &e) < 0)
+			log_debug("connections not aborted error=%s", e.text);
 		if (h->slots)
 			slot_pool_give(h->slots, &s->slot);
 		s->has_slot = false;
