@@ -65,9 +65,10 @@ static int exec_search(const struct spawn *s, const char *path)
 
 static int child_setup(const struct spawn *s)
 {
-	// Handlers are reset by exec; what we ignore would stay ignored.
+	// Handlers are reset by exec; what we, or who started us, ignore would stay ignored.
 	struct sigaction dfl = {.sa_handler = SIG_DFL};
-	sigaction(SIGPIPE, &dfl, NULL);
+	for (int sig = 1; sig < NSIG; sig++)
+		sigaction(sig, &dfl, NULL);
 	if (setsid() < 0)
 		return errno;
 	if (s->tty && ioctl(s->fds[0], TIOCSCTTY, 0) < 0)
