@@ -311,9 +311,11 @@ class Processes(Case):
         status, e = self.a.rpc("process.Process/CloseStdin", {"process": {"pid": pid}})
         self.assertEqual((status, e["code"]), (500, "unknown"))
         self.assertIn("Ctrl-D", e["message"])
-        self.send(pid, b"\x03sleep 100\n", "pty")  # Ctrl-C reaches the foreground job
-        s.until("pty", b"sleep 100\r\n")
-        self.send(pid, b"\x03", "pty")
+        self.send(pid, b"sh -c 'echo u\"\"p; exec sleep 100'\n", "pty")
+        s.until("pty", b"up\r\n")
+        s.out["pty"] = b""
+        self.send(pid, b"\x03", "pty")  # Ctrl-C reaches the foreground job
+        s.until("pty", b"ready> ")
         self.send(pid, b"exit 5\n", "pty")
         s.finish()
         self.assertEqual(s.end["exitCode"], 5)
