@@ -18,10 +18,10 @@
 #include "pager/pager.h"
 #include <fcntl.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -59,7 +59,7 @@ struct pager {
 	const struct pager_config *cfg;
 	struct image image;
 	struct handshake vm;
-	int signal_fd;
+	int signal_fd, epoll_fd;
 	struct bitmap removed, recorded, ahead;
 	struct fault queue[MAX_QUEUE];
 	size_t queued;
@@ -91,7 +91,6 @@ static void bitmap_set(struct bitmap *b, uint64_t offset)
 }
 
 // --- one ioctl
-// ---------------------------------------------------------------------------------------
 
 // Supplies len bytes at address, zeros when data is NULL. Returns the bytes supplied, 0 or more, or
 // -errno of the block that stopped it.
@@ -138,7 +137,6 @@ static int wake(struct pager *p, uint64_t address, struct err *e)
 }
 
 // --- faults
-// ------------------------------------------------------------------------------------------
 
 static void record_touch(struct pager *p, uint64_t offset)
 {
@@ -272,7 +270,6 @@ static int take_messages(struct pager *p, struct err *e)
 }
 
 // --- loading ahead
-// -----------------------------------------------------------------------------------
 
 static int compare_range(const void *a, const void *b)
 {
@@ -381,7 +378,6 @@ static int prefetch_step(struct pager *p, struct err *e)
 }
 
 // --- the loop
-// ----------------------------------------------------------------------------------------
 
 // Replaced as a whole; not synced, for a pager must not wait for a disk, and both are advice.
 static void write_file(struct pager *p, const char *path, const struct strbuf *b)
@@ -438,56 +434,70 @@ static bool memory_is_gone(const struct pager *p)
 // The socket or the process of the VMM ended. Old Firecrackers close the socket after the
 // hand-shake, and the one who connected may have passed its socket on: so one of the two alone
 // proves nothing.
-static void peer_event(struct pager *p, struct pollfd *socket, struct pollfd *process)
+static void peer_event(struct pager *p, int *fd)
 {
 	char buf[64];
-	if (socket->revents && recv(socket->fd, buf, sizeof buf, MSG_DONTWAIT) == 0) {
-		p->vm.socket = safe_close(p->vm.socket);
-		socket->fd = -1;
-	}
-	if (process->revents) {
-		p->vm.pidfd = safe_close(p->vm.pidfd);
-		process->fd = -1;
-	}
-	if ((socket->fd < 0 && process->fd < 0) || memory_is_gone(p))
+	if (fd == &p->vm.socket && recv(*fd, buf, sizeof buf, MSG_DONTWAIT) > 0)
+		return; // nothing is expected, nothing is answered
+	*fd = safe_close(*fd);
+	if ((p->vm.socket < 0 && p->vm.pidfd < 0) || memory_is_gone(p))
 		p->ended = true;
+}
+
+static int watch(struct pager *p, int *fd, struct err *e)
+{
+	struct epoll_event ev = {.events = EPOLLIN, .data.ptr = fd};
+	if (*fd >= 0 && epoll_ctl(p->epoll_fd, EPOLL_CTL_ADD, *fd, &ev) < 0)
+		return err_errno(e, errno, "epoll_ctl");
+	return 0;
 }
 
 static int serve(struct pager *p, struct err *e)
 {
-	enum { UFFD, SIGNAL, SOCKET, PROCESS, N_FDS };
-	struct pollfd fds[N_FDS] = {
-		[UFFD] = {p->vm.uffd, POLLIN},
-		[SIGNAL] = {p->signal_fd, POLLIN},
-		[SOCKET] = {p->vm.socket, POLLIN},
-		[PROCESS] = {p->vm.pidfd, POLLIN},
-	};
+	int *const fds[] = {&p->vm.uffd, &p->signal_fd, &p->vm.socket, &p->vm.pidfd};
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		int r = watch(p, fds[i], e);
+		if (r < 0)
+			return r;
+	}
 	while (!p->ended) {
-		p->stats.polls++;
-		int n = poll(fds, N_FDS, p->queued ? RETRY_MS : prefetch_pending(p) ? 0 : -1);
+		struct epoll_event events[ARRAY_SIZE(fds)];
+		int *peer[ARRAY_SIZE(fds)];
+		size_t n_peer = 0;
+		p->stats.waits++;
+		int n = epoll_wait(p->epoll_fd, events, ARRAY_SIZE(events),
+			p->queued	      ? RETRY_MS
+			: prefetch_pending(p) ? 0
+					      : -1);
 		if (n < 0 && errno != EINTR)
-			return err_errno(e, errno, "poll");
-		if (n < 0)
-			continue;
-		if (fds[SIGNAL].revents && take_signal(p))
-			return 0;
-		if (fds[UFFD].revents & ~POLLIN)
-			return err_set(e, ERR_INTERNAL, "the userfaultfd cannot be waited for");
-		int r = fds[UFFD].revents ? take_messages(p, e) : 0;
+			return err_errno(e, errno, "epoll_wait");
+		int r = 0;
+		for (int i = 0; i < n && r == 0; i++) {
+			int *fd = events[i].data.ptr;
+			if (fd == &p->signal_fd && take_signal(p))
+				return 0;
+			if (fd == &p->vm.socket || fd == &p->vm.pidfd)
+				peer[n_peer++] = fd;
+			if (fd != &p->vm.uffd)
+				continue;
+			if (events[i].events & ~(uint32_t)EPOLLIN)
+				return err_set(
+					e, ERR_INTERNAL, "the userfaultfd cannot be waited for");
+			r = take_messages(p, e);
+		}
 		if (r == 0 && p->queued)
 			r = answer_queue(p, e);
 		else if (r == 0 && prefetch_pending(p))
 			r = prefetch_step(p, e);
 		if (r < 0)
 			return r;
-		if (fds[SOCKET].revents || fds[PROCESS].revents)
-			peer_event(p, &fds[SOCKET], &fds[PROCESS]);
+		for (size_t i = 0; i < n_peer; i++)
+			peer_event(p, peer[i]);
 	}
 	return 0;
 }
 
 // --- start
-// -------------------------------------------------------------------------------------------
 
 static int prepare(struct pager *p, struct err *e)
 {
@@ -535,6 +545,9 @@ static int start_and_serve(struct pager *p, struct err *e)
 	p->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (p->signal_fd < 0)
 		return err_errno(e, errno, "signalfd");
+	p->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (p->epoll_fd < 0)
+		return err_errno(e, errno, "epoll");
 	r = serve(p, e);
 	if (r == 0)
 		write_results(p);
@@ -547,9 +560,10 @@ int pager_run(const struct pager_config *cfg, struct err *e)
 	if (!p)
 		return err_errno(e, ENOMEM, "pager");
 	p->cfg = cfg;
-	p->signal_fd = -1;
+	p->signal_fd = p->epoll_fd = -1;
 	p->vm = (struct handshake){.uffd = -1, .socket = -1, .pidfd = -1};
 	int r = start_and_serve(p, e);
+	safe_close(p->epoll_fd);
 	safe_close(p->signal_fd);
 	handshake_done(&p->vm);
 	image_close(&p->image);

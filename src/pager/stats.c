@@ -27,7 +27,7 @@ void stats_write(const struct pager_stats *s, const char *note, struct strbuf *o
 		{"removes", s->removes},
 		{"removed_pages", s->removed_pages},
 		{"reads", s->reads},
-		{"polls", s->polls},
+		{"waits", s->waits},
 		{"prefetch_pages", s->prefetch_pages},
 		{"prefetch_zero_pages", s->prefetch_zero_pages},
 		{"prefetch_hits", s->prefetch_hits},

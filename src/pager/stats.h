@@ -11,7 +11,7 @@ struct pager_stats {
 	uint64_t zero_pages;	 // faults answered with zeros
 	uint64_t eexist, eagain; // the page was there already; an unread remove stood in the way
 	uint64_t removes, removed_pages;
-	uint64_t reads, polls;	 // system calls made for them
+	uint64_t reads, waits;	 // system calls made for them
 	uint64_t prefetch_pages; // loaded ahead; prefetch_zero_pages of them zeros
 	uint64_t prefetch_zero_pages;
 	uint64_t prefetch_hits; // faults that found their page loaded ahead since they were raised

@@ -58,7 +58,6 @@ bool layer_block_is_zero(const void *block)
 }
 
 // --- what a layer holds, while it is made
-// ------------------------------------------------------------
 
 struct content {
 	uint64_t size;
@@ -106,7 +105,6 @@ static int content_add(struct content *c, uint64_t block, uint32_t sum)
 }
 
 // --- the .sum file
-// -----------------------------------------------------------------------------------
 
 static uint64_t sums_file_size(uint64_t size)
 {
@@ -252,7 +250,6 @@ static int read_sums(const struct layer *l, uint64_t block, size_t n, uint32_t *
 }
 
 // --- ingest
-// ------------------------------------------------------------------------------------------
 
 static int add_extent(int fd, uint64_t from, uint64_t to, uint8_t *buf, struct content *c)
 {
@@ -428,7 +425,6 @@ int layer_ingest(int dirfd, const char *diff, int layers_fd, const char *id,
 }
 
 // --- reading
-// -----------------------------------------------------------------------------------------
 
 int layer_open(int layers_fd, const char *id, uint64_t size, struct layer *ret, struct err *e)
 {
@@ -586,7 +582,6 @@ int layer_verify(const struct layer *l, struct err *e)
 }
 
 // --- copies of whole images
-// --------------------------------------------------------------------------
 
 // Checks the run and brings it into out; *clone is cleared where sharing blocks does not work.
 static int copy_run(const struct layer *l, const struct header_map *m, int out_fd, uint8_t *buf,

@@ -20,7 +20,6 @@ const char *snapshot_kind_name(enum snapshot_kind k)
 }
 
 // --- snapshot.json
-// -----------------------------------------------------------------------------------
 
 // Sorted keys, no blanks: one text for one content, so that it can carry its own checksum.
 static char *canonical(json_t *j)
@@ -217,7 +216,6 @@ int snapshot_decode(const char *text, size_t len, struct snapshot_info *ret, str
 }
 
 // --- paths
-// -------------------------------------------------------------------------------------------
 
 struct path {
 	char text[sizeof "snapshots/" + UUID_SIZE + 32];
@@ -237,7 +235,6 @@ static int open_layers(int data_fd, struct err *e)
 }
 
 // --- writing
-// -----------------------------------------------------------------------------------------
 
 // Makes the file's content durable and gives its size; with sum also its checksum.
 static int settle(
@@ -339,7 +336,6 @@ int snapshot_write(int data_fd, struct snapshot_info *info, const struct header 
 }
 
 // --- reading
-// -----------------------------------------------------------------------------------------
 
 static int check_layer(int layers_fd, const char *id, uint64_t size, struct err *e)
 {
@@ -414,7 +410,6 @@ int snapshot_read(int data_fd, const char *id, struct snapshot_info *ret,
 }
 
 // --- changing
-// ----------------------------------------------------------------------------------------
 
 int snapshot_replace_header(int data_fd, const char *id, const struct header *h, struct err *e)
 {

@@ -172,7 +172,6 @@ static void compare_all(const struct vm *vm, const uint8_t *model)
 }
 
 // --- touching from several threads
-// -------------------------------------------------------------------
 
 struct toucher {
 	const struct vm *vm;
@@ -242,7 +241,6 @@ static void test_two_regions_with_a_hole_between(void **state)
 }
 
 // --- ranges given back
-// -------------------------------------------------------------------------------
 
 struct remover {
 	const struct vm *vm;
@@ -298,7 +296,6 @@ static void test_removed_ranges_are_zeros_while_faults_run(void **state)
 }
 
 // --- write-protect
-// -----------------------------------------------------------------------------------
 
 // Pages that read as written by PAGEMAP_SCAN, by the dirty rule of fcqemu.
 static uint64_t dirty_pages(const struct vm *vm, bool *ret)
@@ -346,7 +343,6 @@ static void test_pages_only_read_stay_clean(void **state)
 }
 
 // --- the working set
-// ---------------------------------------------------------------------------------
 
 static void touch_some(const struct vm *vm, const uint8_t *model)
 {
@@ -513,7 +509,6 @@ static void test_the_recording_ends_with_the_first_usr1(void **state)
 }
 
 // --- ends and failures
-// -------------------------------------------------------------------------------
 
 static void test_the_end_of_the_vm_ends_the_pager(void **state)
 {
@@ -632,7 +627,6 @@ static void test_a_killed_pager_says_nothing_and_delivers_nothing(void **state)
 }
 
 // --- the hand-shake
-// ----------------------------------------------------------------------------------
 
 static void test_a_hand_shake_in_pieces(void **state)
 {

@@ -239,7 +239,6 @@ static void test_working_set_flips_lengths_and_strangers(void **state)
 }
 
 // --- layers
-// ------------------------------------------------------------------------------------------
 
 static uint8_t memory[16 * B];
 
@@ -443,7 +442,6 @@ static void test_foreign_and_truncated_sums(void **state)
 }
 
 // --- the store
-// ---------------------------------------------------------------------------------------
 
 static struct snapshot_info info_of(const struct header *h)
 {
@@ -587,7 +585,6 @@ static void test_damaged_snapshots_are_refused_by_file(void **state)
 }
 
 // --- collection
-// --------------------------------------------------------------------------------------
 
 static bool named_layer(void *ctx, const char *id)
 {
