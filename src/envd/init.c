@@ -111,13 +111,13 @@ bool init_hosts_text(const char *old, const char *hostname, struct strbuf *ret)
 
 static int add_entropy(const struct strbuf *bytes, struct err *e)
 {
-	union { // the structure ends with an array without a length
-		struct rand_pool_info info;
-		char room[sizeof(struct rand_pool_info) + MAX_ENTROPY];
-	} add = {.info = {.entropy_count = (int)bytes->len * 8, .buf_size = (int)bytes->len}};
-	memcpy(add.info.buf, bytes->data, bytes->len);
+	_Alignas(struct rand_pool_info) char room[sizeof(struct rand_pool_info) + MAX_ENTROPY];
+	struct rand_pool_info *add = (struct rand_pool_info *)room;
+	add->entropy_count = (int)bytes->len * 8;
+	add->buf_size = (int)bytes->len;
+	memcpy(add->buf, bytes->data, bytes->len);
 	_cleanup_close_ int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || ioctl(fd, RNDADDENTROPY, &add) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
+	if (fd < 0 || ioctl(fd, RNDADDENTROPY, add) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
 		return err_errno(e, errno, "cannot give entropy to the kernel");
 	return 0;
 }

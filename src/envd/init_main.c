@@ -22,6 +22,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -324,6 +325,13 @@ static void set_hostname(void)
 	sethostname(text, strnlen(text, 64));
 }
 
+// As distributions have them; the kernel's own are of another age.
+static void set_limits(void)
+{
+	const struct rlimit files = {1024, 524288};
+	setrlimit(RLIMIT_NOFILE, &files);
+}
+
 static pid_t start_envd(void)
 {
 	static char *const argv[] = {"envd", NULL};
@@ -493,6 +501,7 @@ int main(int argc, char **argv)
 	set_up_network(&c);
 	mount_for_envd();
 	set_hostname();
+	set_limits();
 	envd_start(&w);
 	say("envd started");
 	write_resolv_conf(&c);

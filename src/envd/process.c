@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include "base/clock.h"
@@ -48,7 +49,7 @@ struct process {
 	json_t *config;
 	uint64_t deadline_ns; // UINT64_MAX: none
 	int wake_fd;	      // wakes a pump whose leader is gone; -1 before that
-	bool reaped, forced, timed_out, ended;
+	bool reaped, forced, timed_out, ended, wake_tried;
 	int status;
 	uint64_t ended_ns;
 	struct process_end end;
@@ -75,6 +76,7 @@ struct process_table {
 	unsigned n_ended, n_pumps;
 	bool closing;
 	int cgroup_fd, null_fd;
+	struct rlimit nofile; // what we were started with: for the processes
 };
 
 // --- table, references
@@ -90,6 +92,9 @@ struct process_table *process_table_new(int cgroup_fd)
 		free(t);
 		return NULL;
 	}
+	getrlimit(RLIMIT_NOFILE, &t->nofile);
+	const struct rlimit most = {t->nofile.rlim_max, t->nofile.rlim_max};
+	setrlimit(RLIMIT_NOFILE, &most);
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_cond_init(&t->pump_done, NULL);
 	return t;
@@ -426,8 +431,15 @@ static void reap(struct process *p)
 	p->status = si.si_code == CLD_EXITED ? W_EXITCODE(si.si_status, 0)
 					     : W_EXITCODE(0, si.si_status);
 	p->reaped = true;
-	if (p->out[0] >= 0 || p->out[1] >= 0)
-		p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	pthread_mutex_unlock(&p->table->lock);
+}
+
+// Without a leader, process_signal can only be heard through this.
+static void open_wake(struct process *p)
+{
+	pthread_mutex_lock(&p->table->lock);
+	p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	p->wake_tried = true; // without descriptors a kill is heard at the next output
 	pthread_mutex_unlock(&p->table->lock);
 }
 
@@ -455,6 +467,7 @@ static void publish_end(struct process *p)
 	p->ended_ns = clock_monotonic_ns();
 	p->wake_fd = safe_close(p->wake_fd);
 	json_decref(TAKE_PTR(p->config));
+	p->wake_fd = safe_close(p->wake_fd);
 	for (struct process_sub *s = p->subs; s; s = s->next)
 		wake_locked(s);
 	t->n_ended++;
@@ -473,7 +486,14 @@ static void *pump_main(void *arg)
 			{.fd = p->out[1], .events = POLLIN},
 			{.fd = p->reaped ? -1 : p->pidfd, .events = POLLIN},
 			{.fd = p->wake_fd, .events = POLLIN}};
-		int n = poll(pf, 4, ms_until(p->deadline_ns));
+		// The ends of the pipes mostly come with the leader's; only a process that leaves
+		// them to others needs more.
+		bool left_behind = p->reaped && !p->wake_tried;
+		int n = poll(pf, 4, left_behind ? 0 : ms_until(p->deadline_ns));
+		if (n == 0 && left_behind) {
+			open_wake(p);
+			continue;
+		}
 		if (n == 0) {
 			pthread_mutex_lock(&p->table->lock);
 			expire_locked(p);
@@ -638,7 +658,8 @@ int process_start(struct process_table *t, const struct process_start *s, struct
 		.fds = {io.child[0], io.child[1], io.child[2]},
 		.tty = s->pty,
 		.user = s->user,
-		.cgroup_fd = t->cgroup_fd};
+		.cgroup_fd = t->cgroup_fd,
+		.nofile = &t->nofile};
 	rc = spawn_process(&spawn, &p->pid, &p->pidfd, e);
 	if (rc < 0) {
 		unref(p);

@@ -50,7 +50,8 @@ enum process_event {
 	PROCESS_GONE, // the client closed its connection
 };
 
-// cgroup_fd: where processes are put; -1: stay in ours. Borrowed.
+// cgroup_fd: where processes are put; -1: stay in ours. Borrowed. Raises our own limit of open
+// files as far as it goes; processes get the one that we were started with.
 struct process_table *process_table_new(int cgroup_fd);
 // Kills all processes and waits for them; streams see their ends. No start may follow.
 void process_table_stop(struct process_table *t);

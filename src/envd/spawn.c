@@ -24,6 +24,9 @@
 #define STACK_SIZE (32u << 10)
 #define OOM_SCORE_ADJ "100"
 
+// The sanitizers' bookkeeping belongs to the parent, whose memory it is.
+#define _in_child_ __attribute__((no_sanitize("address", "undefined", "thread")))
+
 enum step { STEP_SETUP, STEP_USER, STEP_CWD, STEP_EXEC };
 
 struct child {
@@ -34,7 +37,7 @@ struct child {
 };
 
 // execvpe by the new environment's PATH, without allocation.
-static int exec_search(const struct spawn *s, const char *path)
+_in_child_ static int exec_search(const struct spawn *s, const char *path)
 {
 	if (strchr(s->cmd, '/')) {
 		execve(s->cmd, s->argv, s->env);
@@ -63,7 +66,7 @@ static int exec_search(const struct spawn *s, const char *path)
 	}
 }
 
-static int child_setup(const struct spawn *s)
+_in_child_ static int child_setup(const struct spawn *s)
 {
 	// Handlers are reset by exec; what we, or who started us, ignore would stay ignored.
 	struct sigaction dfl = {.sa_handler = SIG_DFL};
@@ -76,6 +79,8 @@ static int child_setup(const struct spawn *s)
 	for (int i = 0; i < 3; i++)
 		if (dup2(s->fds[i], i) < 0)
 			return errno;
+	if (s->nofile && setrlimit(RLIMIT_NOFILE, s->nofile) < 0)
+		return errno;
 	// Users' programs go before the agent when memory runs out. Not possible for an agent that
 	// was started by hand with a higher value, and no reason to fail then.
 	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -84,7 +89,7 @@ static int child_setup(const struct spawn *s)
 	return 0;
 }
 
-static int child_become(const struct user *u)
+_in_child_ static int child_become(const struct user *u)
 {
 	if (syscall(SYS_setgroups, u->n_groups, u->groups) < 0 ||
 		syscall(SYS_setresgid, u->gid, u->gid, u->gid) < 0 ||
@@ -93,7 +98,7 @@ static int child_become(const struct user *u)
 	return 0;
 }
 
-static int child_main(void *arg)
+_in_child_ static int child_main(void *arg)
 {
 	struct child *c = arg;
 	const struct spawn *s = c->s;

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -478,7 +479,7 @@ class Processes(Case):
 
     def test_child_starts_clean(self):
         s = self.a.start("/bin/sh", "-c", "grep -E '^Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd; cat "
-                         "/proc/self/oom_score_adj; ps -o pid= -o sid= -p $$")
+                         "/proc/self/oom_score_adj; ulimit -n; ps -o pid= -o sid= -p $$")
         pid = s.begin()
         s.finish()
         out = s.out["stdout"].decode().split("\n")
@@ -487,7 +488,8 @@ class Processes(Case):
         self.assertEqual(masks, [0, 0])
         self.assertEqual(out[2:6], ["0", "1", "2", "3"])  # 3 is ls's own
         self.assertEqual(out[6], "100")
-        self.assertEqual(out[7].split(), [str(pid)] * 2)
+        self.assertEqual(int(out[7]), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self.assertEqual(out[8].split(), [str(pid)] * 2)
 
     def test_working_directory(self):
         for cwd, want in ((self.dir, self.dir), ("", os.path.expanduser("~root")), ("~", os.path.expanduser("~root"))):
