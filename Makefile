@@ -66,7 +66,8 @@ install: build
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/stasis/images images/*
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man5 docs/man/*.5
-	install -D -m 0644 -t $(DESTDIR)/etc/stasis packaging/stasis.conf
+	test -e $(DESTDIR)/etc/stasis/stasis.conf || \
+		install -D -m 0644 -t $(DESTDIR)/etc/stasis packaging/stasis.conf
 	sed 's|@bindir@|$(PREFIX)/bin|' packaging/stasis.service | \
 		install -D -m 0644 /dev/stdin $(DESTDIR)/lib/systemd/system/stasis.service
 
