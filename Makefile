@@ -12,9 +12,6 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 B := build
-# Together at the top of the build directory, as when installed: they find each other by that.
-PROGRAMS := src/cli/stasis src/shim/stasis-shim src/fcqemu/fcqemu src/fcqemu/ramhook.so \
-	src/envd/envd src/envd/stasis-init
 SANITIZE := -Db_sanitize=address,undefined -Db_lundef=false
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -29,7 +26,6 @@ deps:
 build: deps
 	@test -f $(B)/build.ninja || meson setup $(B) --prefix=$(PREFIX)
 	@ninja -C $(B)
-	@cd $(B) && ln -f $(PROGRAMS) .
 
 demo: build
 	@scripts/deps run
@@ -44,7 +40,8 @@ check: build
 	@scripts/deps test check
 	clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h')
 	cppcheck -q --error-exitcode=1 --inline-suppr --std=c11 -D__x86_64__ -D_GNU_SOURCE \
-		--enable=warning,portability --suppressions-list=scripts/cppcheck.txt -Isrc src
+		--enable=warning,portability --library=scripts/cppcheck.cfg \
+		--suppressions-list=scripts/cppcheck.txt -Isrc src
 	test -f build-clang/build.ninja || CC=clang meson setup build-clang
 	ninja -C build-clang
 	test -f build-asan/build.ninja || meson setup build-asan $(SANITIZE)

@@ -71,6 +71,8 @@ class BareGuest:
         self.namespace = namespace
         self.disk = os.path.join(work, "bare.img")
         kernel = os.path.join(data, "kernels", template["kernel"])
+        with open(f"{kernel}/config.json") as f:
+            boot_args = json.load(f)["boot_args"]
         # The machine as fcqemu makes it, without what is ours.
         self.args = [
             "/usr/bin/qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
@@ -79,14 +81,14 @@ class BareGuest:
             "-accel", "tcg,thread=" + ("multi" if vcpus > 1 else "single") + ",tb-size=256",
             "-cpu", "max", "-smp", str(vcpus), "-m", f"{memory_mb}M",
             "-kernel", f"{kernel}/vmlinux", "-initrd", f"{kernel}/initrd", "-append",
-            f"console=ttyS0 {template['boot_args']} root=/dev/vda rw tsc_early_khz={tsc_khz()} "
+            f"console=ttyS0 {boot_args} root=/dev/vda rw tsc_early_khz={tsc_khz()} "
             "tsc=reliable reboot=t",
             "-blockdev", f"driver=file,node-name=f,filename={self.disk},locking=off,cache.no-flush=on",
             "-blockdev", "driver=raw,node-name=d,file=f",
-            "-device", "virtio-blk-device,drive=d,bus=virtio-mmio-bus.0",
+            "-device", "virtio-blk-device,drive=d,bus=virtio-mmio-bus.23",
             "-netdev", "tap,id=n,ifname=tap0,script=no,downscript=no",
-            "-device", "virtio-net-device,netdev=n,bus=virtio-mmio-bus.15,mac=06:00:a9:fe:00:15",
-            "-object", "rng-builtin,id=r", "-device", "virtio-rng-device,rng=r,bus=virtio-mmio-bus.23"]
+            "-device", "virtio-net-device,netdev=n,bus=virtio-mmio-bus.9,mac=06:00:a9:fe:00:15",
+            "-object", "rng-builtin,id=r", "-device", "virtio-rng-device,rng=r,bus=virtio-mmio-bus.1"]
         self.source = os.path.join(data, "templates", template["name"], template["rootfs"])
 
     def boot(self):

@@ -38,8 +38,9 @@ finish() {
 	status=$?
 	trap '' INT TERM HUP
 	# A namespace's first process takes all others with it; unshare ends after they have ended.
-	if [ -n "$background" ] && read -r first <"/proc/$background/task/$background/children"; then
-		kill -KILL "$first" && wait "$background"
+	if [ -n "$background" ]; then
+		kill -KILL $(cat "/proc/$background/task/$background/children") || :
+		wait "$background" || :
 	fi 2>/dev/null
 	if [ "$status" -gt 0 ] && [ "$status" -lt 128 ] && [ ! -e "$tmp/failed" ]; then
 		echo "${0##*/}: exit status $status; the last lines of its log:" >&4
@@ -53,6 +54,7 @@ finish() {
 background= # a running unshare --fork
 exec 3>&1 4>&2
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/stasis-image.XXXXXX")
+export TMPDIR="$tmp" # what the programs called put aside goes with it
 trap finish EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT

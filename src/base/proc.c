@@ -45,7 +45,8 @@ static _noreturn_ void child(const struct proc_spawn *s, pid_t parent, int repor
 	if (s->new_session)
 		setsid();
 	// A parent that ended before the prctl will send no signal any more.
-	if (s->death_signal && (prctl(PR_SET_PDEATHSIG, s->death_signal) < 0 || getppid() != parent))
+	if (s->death_signal &&
+		(prctl(PR_SET_PDEATHSIG, s->death_signal) < 0 || getppid() != parent))
 		_exit(127);
 	for (size_t i = 0; i < s->n_fds; i++)
 		base = MAX(base, s->fds[i].child_fd + 1);

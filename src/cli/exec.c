@@ -20,12 +20,14 @@
 
 #define INPUT_CHUNK 32768
 #define CONTROL_TIMEOUT_MS 5000
+#define GRACE_NS (2 * NSEC_PER_SEC)
 
 struct exec {
 	struct guest stream, control, input;
 	bool interactive, tty;
 	_Atomic uint32_t pid; // 0: not started
 	unsigned interrupts;  // already handled
+	uint64_t kill_at_ns;  // what was terminated and still runs is killed then; 0: nothing was
 	int write_error;      // of our own stdout or stderr
 	pthread_t feeder;
 	bool feeding;
@@ -59,6 +61,12 @@ static int tick(void *ctx)
 			return -1;
 		send_signal(x, x->interrupts == 0 ? "SIGNAL_SIGTERM" : "SIGNAL_SIGKILL");
 		x->interrupts = n;
+		x->kill_at_ns = clock_monotonic_ns() + GRACE_NS;
+	}
+	// An interactive shell ignores SIGTERM, to name one.
+	if (x->kill_at_ns && clock_monotonic_ns() > x->kill_at_ns) {
+		send_signal(x, "SIGNAL_SIGKILL");
+		x->kill_at_ns = clock_monotonic_ns() + GRACE_NS;
 	}
 	if (x->tty && x->pid != 0 && term_take_resize()) {
 		unsigned cols, rows;

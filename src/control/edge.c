@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // How this works. nginx runs in the foreground as a child in its own session, on a configuration
-// written once. A request that names a sandbox, by header or by host, is rewritten to one internal
-// location, where auth_request asks the server for the target (route.c); everything else is proxied
-// to the API socket. Whatever reaches a guest or the server has the internal headers set or removed
-// here, so clients cannot forge them; internal requests to the server also carry a random key.
+// written once (nginx.conf.in). The decision where a request goes is the server's (route.c).
+// Internal headers are set or removed on every way, so clients cannot forge them; internal requests
+// to the server also carry a random key.
 //
 // nginx's workers run as another user than root and must reach the API socket: they get it by the
 // socket's group. A supervisor thread starts nginx again when it dies, and kills the workers that a
@@ -20,11 +19,14 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include "base/clock.h"
+#include "base/embed.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/proc.h"
 #include "base/str.h"
 #include "http/json.h"
+
+extern const struct embed control_nginx[]; // nginx.conf.in
 
 #define START_MS 10000
 #define STOP_GRACE_MS 3000
@@ -67,110 +69,6 @@ gid_t edge_group(void)
 
 // --- configuration
 
-static const char conf_head[] =
-	"daemon off;\n"
-	"worker_shutdown_timeout 2s;\n"
-	"worker_rlimit_nofile 16384;\n"
-	"error_log stderr warn;\n"
-	"pcre_jit on;\n"
-	"events { worker_connections 4096; }\n"
-	"http {\n"
-	"\taccess_log off;\n"
-	"\tserver_tokens off;\n"
-	"\ttcp_nodelay on;\n"
-	"\tlarge_client_header_buffers 4 32k;\n"
-	"\tproxy_http_version 1.1;\n"
-	"\tproxy_buffering off;\n"
-	"\tproxy_request_buffering off;\n"
-	"\tproxy_buffer_size 64k;\n"
-	"\tproxy_socket_keepalive on;\n"
-	"\tproxy_next_upstream off;\n"
-	"\tmap $http_upgrade $stasis_connection { default upgrade; '' close; }\n"
-	"\tmap $http_e2b_sandbox_id $stasis_by_id { default 1; '' 0; }\n"
-	"\tmap $stasis_by_id$stasis_by_host $stasis_sandbox { default 1; 00 ''; }\n"
-	// What a target of the server's own socket gets instead of the client's path.
-	"\tmap $stasis_refusal $stasis_uri { default $stasis_refusal; '' $request_uri; }\n";
-
-static const char conf_api[] = "\t\tlocation / {\n"
-			       "\t\t\tif ($stasis_sandbox) { rewrite ^ /_stasis/sandbox last; }\n"
-			       "\t\t\tclient_max_body_size 2m;\n"
-			       "\t\t\terror_page 413 = @too_large;\n"
-			       "\t\t\tproxy_connect_timeout 5s;\n"
-			       // Longer than the longest exec.
-			       "\t\t\tproxy_read_timeout 3700s;\n"
-			       "\t\t\tproxy_set_header Host $http_host;\n"
-			       "\t\t\tproxy_set_header Connection '';\n"
-			       "\t\t\tproxy_set_header X-Stasis-Edge '';\n"
-			       "\t\t\tproxy_set_header X-Stasis-Id '';\n"
-			       "\t\t\tproxy_set_header X-Stasis-Port '';\n"
-			       "\t\t\tproxy_pass http://stasis_api;\n"
-			       "\t\t}\n";
-
-static const char conf_sandbox[] =
-	"\t\tlocation = /_stasis/sandbox {\n"
-	"\t\t\tinternal;\n"
-	"\t\t\tauth_request /_stasis/auth;\n"
-	"\t\t\tauth_request_set $stasis_target $upstream_http_x_stasis_target;\n"
-	"\t\t\tauth_request_set $stasis_refusal $upstream_http_x_stasis_refusal;\n"
-	"\t\t\tauth_request_set $stasis_id $upstream_http_x_stasis_id;\n"
-	"\t\t\tauth_request_set $stasis_port $upstream_http_x_stasis_port;\n"
-	"\t\t\tclient_max_body_size 0;\n"
-	"\t\t\tclient_body_timeout 1h;\n"
-	"\t\t\tsend_timeout 1h;\n"
-	"\t\t\tproxy_connect_timeout 3s;\n"
-	"\t\t\tproxy_read_timeout 1h;\n"
-	"\t\t\tproxy_send_timeout 1h;\n"
-	// Guests are not trusted: no header of theirs may steer nginx.
-	"\t\t\tproxy_ignore_headers X-Accel-Redirect X-Accel-Expires X-Accel-Limit-Rate\n"
-	"\t\t\t\tX-Accel-Buffering X-Accel-Charset Expires Cache-Control Set-Cookie Vary;\n"
-	"\t\t\tproxy_pass_header Server;\n"
-	"\t\t\tproxy_pass_header Date;\n"
-	// Only what nginx itself found; an application's own 502 goes through untouched.
-	"\t\t\tproxy_intercept_errors off;\n"
-	"\t\t\terror_page 502 504 = @closed;\n"
-	"\t\t\tproxy_set_header Host $http_host;\n"
-	"\t\t\tproxy_set_header Upgrade $http_upgrade;\n"
-	"\t\t\tproxy_set_header Connection $stasis_connection;\n"
-	"\t\t\tproxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n"
-	"\t\t\tproxy_set_header X-Forwarded-Proto $scheme;\n"
-	"\t\t\tproxy_set_header X-Forwarded-Host $http_host;\n"
-	"\t\t\tproxy_set_header X-Stasis-Edge $stasis_refusal_key;\n"
-	"\t\t\tproxy_set_header X-Stasis-Id $stasis_refusal_id;\n"
-	"\t\t\tproxy_set_header X-Stasis-Port $stasis_refusal_port;\n"
-	"\t\t\tproxy_pass http://$stasis_target$stasis_uri;\n"
-	"\t\t}\n";
-
-// Only requests to the server see the internal headers.
-static const char conf_maps[] =
-	"\tmap $stasis_refusal $stasis_refusal_id { default $stasis_id; '' ''; }\n"
-	"\tmap $stasis_refusal $stasis_refusal_port { default $stasis_port; '' ''; }\n";
-
-static const char conf_auth[] = "\t\tlocation = /_stasis/auth {\n"
-				"\t\t\tinternal;\n"
-				"\t\t\tproxy_method GET;\n"
-				"\t\t\tproxy_pass_request_body off;\n"
-				"\t\t\tproxy_pass_request_headers off;\n"
-				"\t\t\tproxy_connect_timeout 5s;\n"
-				"\t\t\tproxy_set_header Host stasis;\n"
-				"\t\t\tproxy_set_header Connection '';\n"
-				"\t\t\tproxy_set_header Content-Length '';\n"
-				"\t\t\tproxy_set_header E2b-Sandbox-Id $http_e2b_sandbox_id;\n"
-				"\t\t\tproxy_set_header E2b-Sandbox-Port $http_e2b_sandbox_port;\n"
-				"\t\t\tproxy_set_header X-Access-Token $http_x_access_token;\n"
-				"\t\t\tproxy_set_header X-Stasis-Host $host;\n"
-				"\t\t\tproxy_set_header X-Stasis-Uri $request_uri;\n";
-
-static const char conf_error_body[] = "\t\t\tproxy_method GET;\n"
-				      "\t\t\tproxy_pass_request_body off;\n"
-				      "\t\t\tproxy_pass_request_headers off;\n"
-				      "\t\t\tproxy_set_header Host stasis;\n"
-				      "\t\t\tproxy_set_header Connection '';\n"
-				      "\t\t\tproxy_set_header Content-Length '';\n"
-				      "\t\t\tproxy_set_header X-Stasis-Id $stasis_id;\n"
-				      "\t\t\tproxy_set_header X-Stasis-Port $stasis_port;\n"
-				      "\t\t\tproxy_pass http://stasis_api;\n"
-				      "\t\t}\n";
-
 static bool is_plain(const char *text, const char *more)
 {
 	for (; *text; text++)
@@ -182,59 +80,53 @@ static bool is_plain(const char *text, const char *more)
 
 static int write_conf(struct edge *g, const struct edge_config *cfg, struct err *e)
 {
-	static const char upper[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ/._+=@,:-";
+	static const char path_chars[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ/._+=,:-";
 	if (!is_plain(cfg->domain, ".-") || !cfg->domain[0])
 		return err_set(e, ERR_INVALID,
-			"domain '%s': must be lower-case letters, digits, "
-			"'-' and '.'",
+			"domain '%s': must be lower-case letters, digits, '-' and '.'",
 			cfg->domain);
-	if (!is_plain(cfg->dir, upper) || !is_plain(cfg->socket, upper))
+	if (!is_plain(cfg->dir, path_chars) || !is_plain(cfg->socket, path_chars))
 		return err_set(e, ERR_INVALID,
-			"the run directory %s must have a name of letters, digits and /._+=@,:-",
+			"the run directory must have a name of letters, digits and /._+=,:- only: "
+			"%s",
 			cfg->dir);
-	_cleanup_strbuf_ struct strbuf b = {0};
-	struct passwd pw;
-	char buf[1024];
-	const struct passwd *user = geteuid() == 0 ? worker_user(&pw, buf, sizeof buf) : NULL;
-	if (user)
-		strbuf_addf(&b, "user %s;\n", user->pw_name);
-	strbuf_addf(&b, "worker_processes %ld;\npid %s/nginx.pid;\nlock_file %s/nginx.lock;\n",
-		MIN(MAX(sysconf(_SC_NPROCESSORS_ONLN), 1), 4), cfg->dir, cfg->dir);
-	strbuf_adds(&b, conf_head);
-	static const char *const temp[] = {"client_body", "proxy", "fastcgi", "uwsgi", "scgi"};
-	for (size_t i = 0; i < ARRAY_SIZE(temp); i++)
-		strbuf_addf(&b, "\t%s_temp_path %s/%s;\n", temp[i], cfg->dir, temp[i]);
-	strbuf_adds(&b, "\tmap $host $stasis_by_host { default 0; \"~^[0-9]+-.*\\.");
+	_cleanup_strbuf_ struct strbuf domain = {0}, conf = {0};
 	for (const char *p = cfg->domain; *p; p++)
-		strbuf_addf(&b, "%s%c", *p == '.' ? "\\" : "", *p);
-	strbuf_adds(&b, "$\" 1; }\n");
-	strbuf_adds(&b, conf_maps);
-	strbuf_addf(
-		&b, "\tmap $stasis_refusal $stasis_refusal_key { default %s; '' ''; }\n", cfg->key);
-	strbuf_addf(&b, "\tupstream stasis_api { server unix:%s; keepalive 32; }\n", cfg->socket);
-	strbuf_addf(&b,
-		"\tserver {\n\t\tlisten %s:%u so_keepalive=on;\n\t\tserver_name _;\n"
-		"\t\tset $stasis_refusal '';\n\t\tset $stasis_id '';\n\t\tset $stasis_port '';\n",
-		g->ip, g->port);
-	strbuf_adds(&b, conf_api);
-	strbuf_adds(&b, conf_sandbox);
-	strbuf_adds(&b, conf_auth);
-	strbuf_addf(&b,
-		"\t\t\tproxy_set_header X-Stasis-Edge %s;\n"
-		"\t\t\tproxy_pass http://stasis_api/_edge/auth;\n\t\t}\n",
-		cfg->key);
-	static const char *const named[] = {"closed", "too_large"};
-	for (size_t i = 0; i < ARRAY_SIZE(named); i++) {
-		strbuf_addf(&b,
-			"\t\tlocation @%s {\n\t\t\trewrite ^ /_edge/refuse/%s break;\n"
-			"\t\t\tproxy_set_header X-Stasis-Edge %s;\n",
-			named[i], named[i], cfg->key);
-		strbuf_adds(&b, conf_error_body);
+		strbuf_addf(&domain, "%s%c", *p == '.' ? "\\" : "", *p);
+	struct passwd pw;
+	char buf[1024], user[80] = "", workers[16], listen[32];
+	const struct passwd *found = geteuid() == 0 ? worker_user(&pw, buf, sizeof buf) : NULL;
+	if (found)
+		snprintf(user, sizeof user, "user %s;", found->pw_name);
+	snprintf(workers, sizeof workers, "%ld", MIN(MAX(sysconf(_SC_NPROCESSORS_ONLN), 1), 4));
+	snprintf(listen, sizeof listen, "%s:%u", g->ip, g->port);
+	const struct {
+		const char *name, *value;
+	} values[] = {
+		{"@USER@", user},
+		{"@WORKERS@", workers},
+		{"@DIR@", cfg->dir},
+		{"@LISTEN@", listen},
+		{"@DOMAIN@", domain.data},
+		{"@SOCKET@", cfg->socket},
+		{"@KEY@", cfg->key},
+	};
+	for (const char *p = control_nginx[0].data; *p;) {
+		size_t plain = strcspn(p, "@"), i = 0;
+		strbuf_add(&conf, p, plain);
+		p += plain;
+		while (i < ARRAY_SIZE(values) && !str_starts(p, values[i].name))
+			i++;
+		if (i < ARRAY_SIZE(values)) {
+			strbuf_adds(&conf, values[i].value);
+			p += strlen(values[i].name);
+		} else if (*p) {
+			strbuf_addc(&conf, *p++); // a named location
+		}
 	}
-	strbuf_adds(&b, "\t}\n}\n");
-	if (strbuf_check(&b) < 0)
+	if (strbuf_check(&domain) < 0 || strbuf_check(&conf) < 0)
 		return err_errno(e, ENOMEM, "nginx.conf");
-	int r = file_write_atomic(AT_FDCWD, g->conf, b.data, b.len, 0600);
+	int r = file_write_atomic(AT_FDCWD, g->conf, conf.data, conf.len, 0600);
 	return r < 0 ? err_errno(e, r, "%s", g->conf) : 0;
 }
 

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include "base/clock.h"
 #include "control/internal.h"
+#include "control/target.h"
 #include "envd/client.h"
 #include "http/json.h"
 
@@ -34,90 +35,6 @@ static const struct refusal refusals[] = {
 	{"internal", 404, "No such path", false},
 	{"unavailable", 503, "The host cannot be asked about the sandbox right now", false},
 };
-
-struct edge_target {
-	char id[64];
-	uint64_t port;
-};
-
-// "id" or the "id-<client>" of old clients; NULL when good, else the refusal.
-static const char *take_id(const char *text, size_t len, struct edge_target *t)
-{
-	const char *dash = memchr(text, '-', len);
-	size_t n = dash ? (size_t)(dash - text) : len;
-	if (n >= sizeof t->id)
-		return "bad_id";
-	memcpy(t->id, text, n);
-	t->id[n] = '\0';
-	return id_is_sandbox(t->id) ? NULL : "bad_id";
-}
-
-static const char *take_port(const char *text, size_t len, struct edge_target *t)
-{
-	char port[8];
-	if (len == 0 || len >= sizeof port)
-		return "bad_port";
-	memcpy(port, text, len);
-	port[len] = '\0';
-	return str_to_u64(port, UINT16_MAX, &t->port) < 0 || t->port == 0 ? "bad_port" : NULL;
-}
-
-static const char *find_target(
-	struct control *c, const struct http_request *r, struct edge_target *ret)
-{
-	ret->id[0] = '\0';
-	ret->port = ENVD_PORT;
-	const char *id = http_req_header(r, "E2b-Sandbox-Id");
-	const char *port = http_req_header(r, "E2b-Sandbox-Port");
-	const char *bad = NULL;
-	if (id && *id) {
-		bad = take_id(id, strlen(id), ret);
-		if (!bad && port && *port)
-			bad = take_port(port, strlen(port), ret);
-		return bad;
-	}
-	// "{port}-{id}.<domain>", in lower case and without a port, as nginx's $host is.
-	const char *host = http_req_header(r, "X-Stasis-Host");
-	if (!host || !str_ends(host, c->domain))
-		return "bad_id";
-	size_t len = strlen(host) - strlen(c->domain);
-	const char *dash = strchr(host, '-');
-	if (len < 1 || host[len - 1] != '.' || !dash || dash >= host + len)
-		return "bad_id";
-	bad = take_id(dash + 1, (size_t)(host + len - 1 - (dash + 1)), ret);
-	return bad ? bad : take_port(host, (size_t)(dash - host), ret);
-}
-
-// Only the host may ask the agent these. Compared after decoding and removing "." and "..", more
-// generously than the agent itself matches.
-static bool is_internal_path(const char *uri)
-{
-	static const char *const internal[] = {
-		"init", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"};
-	_cleanup_free_ char *path = strndup(uri ? uri : "", strcspn(uri ? uri : "", "?#"));
-	if (!path || str_percent_decode(path, false) < 0)
-		return true;
-	const char *first = NULL;
-	size_t first_len = 0;
-	int depth = 0;
-	for (const char *p = path; *p;) {
-		p += strspn(p, "/");
-		size_t len = strcspn(p, "/");
-		if (len == 2 && p[0] == '.' && p[1] == '.') {
-			depth -= depth > 0;
-		} else if (len > 0 && !(len == 1 && p[0] == '.')) {
-			if (depth++ == 0) {
-				first = p;
-				first_len = len;
-			}
-		}
-		p += len;
-	}
-	for (size_t i = 0; depth == 1 && i < ARRAY_SIZE(internal); i++)
-		if (strlen(internal[i]) == first_len && strncmp(first, internal[i], first_len) == 0)
-			return true;
-	return false;
-}
 
 // 0 when something listens, -ECONNREFUSED when not; anything else is for nginx to find out.
 static int probe(const char *ip, uint16_t port)
@@ -155,15 +72,29 @@ static const char *find_address(struct control *c, const struct http_request *r,
 		// Without one the agent decides: a signed URL or /health needs none.
 		if (token && *token && !str_eq_secret(token, row->token))
 			return "token";
-		return is_internal_path(http_req_header(r, "X-Stasis-Uri")) ? "internal" : NULL;
+		return target_is_internal_path(http_req_header(r, "X-Stasis-Uri")) ? "internal"
+										   : NULL;
 	}
 	bool fresh = row->ready_ns && clock_monotonic_ns() - row->ready_ns < FRESH_NS;
 	for (int i = 0; fresh && i < PROBES; i++) {
-		if (probe(address, (uint16_t)t->port) != -ECONNREFUSED)
+		if (probe(address, t->port) != -ECONNREFUSED)
 			break;
 		clock_sleep_ns(PROBE_MS * NSEC_PER_MSEC);
 	}
 	return NULL;
+}
+
+// The client's credentials go on to the guest (its programs may have keys of their own), but a key
+// of this server does not: no guest may see it.
+static void pass_credentials(struct control *c, struct http_request *r)
+{
+	const char *key = http_req_header(r, "X-API-Key");
+	const char *auth = http_req_header(r, "Authorization");
+	const char *bearer = auth && str_starts(auth, "Bearer ") ? auth + strlen("Bearer ") : NULL;
+	if (key && !keys_check(c->keys, key))
+		http_reply_header(r, "X-Stasis-Api-Key", key);
+	if (auth && !(bearer && keys_check(c->keys, bearer)))
+		http_reply_header(r, "X-Stasis-Authorization", auth);
 }
 
 void route_auth(struct http_request *r, void *ctx)
@@ -171,7 +102,9 @@ void route_auth(struct http_request *r, void *ctx)
 	struct control *c = ctx;
 	struct edge_target t;
 	char address[48], text[160];
-	const char *refusal = find_target(c, r, &t);
+	const char *refusal = target_parse(http_req_header(r, "E2b-Sandbox-Id"),
+		http_req_header(r, "E2b-Sandbox-Port"), http_req_header(r, "X-Stasis-Host"),
+		c->domain, &t);
 	if (!refusal)
 		refusal = find_address(c, r, &t, address);
 	if (refusal) {
@@ -180,11 +113,12 @@ void route_auth(struct http_request *r, void *ctx)
 		snprintf(text, sizeof text, "/_edge/refuse/%s", refusal);
 		http_reply_header(r, "X-Stasis-Refusal", text);
 	} else {
-		snprintf(text, sizeof text, "%s:%u", address, (unsigned)t.port);
+		snprintf(text, sizeof text, "%s:%u", address, t.port);
 		http_reply_header(r, "X-Stasis-Target", text);
+		pass_credentials(c, r);
 	}
 	http_reply_header(r, "X-Stasis-Id", t.id);
-	snprintf(text, sizeof text, "%u", (unsigned)t.port);
+	snprintf(text, sizeof text, "%u", t.port);
 	http_reply_header(r, "X-Stasis-Port", text);
 	http_reply_empty(r, 200);
 }

@@ -302,15 +302,37 @@ void sandboxes_get(struct http_request *r, void *ctx)
 		reply_sandbox(r, 200, row, &s);
 }
 
+// One that ended by itself can be asked about, and its console read, for an hour; its deletion
+// forgets it at once.
+static int forget(struct control *c, struct row *row, struct err *e)
+{
+	char op[UUID_SIZE];
+	struct err why = {0};
+	id_new_uuid(op);
+	int rc = c->host.ops->destroy(c->host.host, op, row->id, "killed", &why);
+	if (rc < 0 && why.code != ERR_NOT_FOUND) {
+		*e = why;
+		return rc;
+	}
+	return rows_remove(c->rows, row, e);
+}
+
 void sandboxes_delete(struct http_request *r, void *ctx)
 {
 	struct control *c = ctx;
 	struct err e = {0};
 	_cleanup_(row_unrefp) struct row *row = NULL;
-	int rc = sandboxes_find_live(c, http_req_param(r, "id"), &row, &e);
-	if (rc == 0 && row->creating)
+	const struct host_sandbox *ended;
+	int rc = 0;
+	row = rows_get(c->rows, http_req_param(r, "id"));
+	ended = row ? row_ended(row) : NULL;
+	if (!row || (ended && str_eq(ended->cause, "killed")))
+		rc = no_sandbox(http_req_param(r, "id"), &e);
+	else if (row->creating)
 		rc = err_set(&e, ERR_CONFLICT, "sandbox '%s' is still being created", row->id);
-	if (rc == 0) {
+	else if (ended)
+		rc = forget(c, row, &e);
+	if (rc == 0 && !ended) {
 		char op[UUID_SIZE];
 		id_new_uuid(op);
 		rc = c->host.ops->destroy(c->host.host, op, row->id, "killed", &e);
@@ -442,6 +464,10 @@ static int read_filter(struct http_request *r, struct filter *f, struct err *e)
 				"metadata: must be key=value pairs joined by '&', at most %zu",
 				ARRAY_SIZE(f->key));
 		*value++ = '\0';
+		// A query string inside a query value: so that keys and values may hold '&' and
+		// '='.
+		if (str_percent_decode(p, true) < 0 || str_percent_decode(value, true) < 0)
+			return err_set(e, ERR_INVALID, "metadata: bad percent-encoding");
 		f->key[f->n] = p;
 		f->value[f->n++] = value;
 		p = next;

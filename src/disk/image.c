@@ -81,8 +81,6 @@ int image_parse_template(const char *text, size_t len, struct image_info *ret, s
 	snprintf(i.kernel_id, sizeof i.kernel_id, "%s", kernel);
 	snprintf(i.rootfs_sha256, sizeof i.rootfs_sha256, "%s", sha256);
 	snprintf(i.created_at, sizeof i.created_at, "%s", created);
-	snprintf(i.vmlinux, sizeof i.vmlinux, "kernels/%s/vmlinux", kernel);
-	snprintf(i.initrd, sizeof i.initrd, "kernels/%s/initrd", kernel);
 	snprintf(i.rootfs, sizeof i.rootfs, "templates/%s/%s", name, rootfs);
 	*ret = i;
 	return 0;
@@ -109,7 +107,7 @@ int image_read_json(int dir, const char *path, json_t **ret, struct err *e)
 	return err_prefix(e, rc, "%s", path);
 }
 
-static int load_kernel(int dir, struct image_info *i, struct err *e)
+int image_load_kernel(int dir, const char *id, struct image_info *i, struct err *e)
 {
 	char path[128];
 	_cleanup_json_ json_t *json = NULL;
@@ -123,7 +121,10 @@ static int load_kernel(int dir, struct image_info *i, struct err *e)
 		{"vmlinux_bytes", JF_U64, &vmlinux_bytes, .required = true},
 		{"initrd_bytes", JF_U64, &initrd_bytes, .required = true},
 	};
-	snprintf(path, sizeof path, "kernels/%s/config.json", i->kernel_id);
+	snprintf(i->kernel_id, sizeof i->kernel_id, "%s", id);
+	snprintf(i->vmlinux, sizeof i->vmlinux, "kernels/%s/vmlinux", id);
+	snprintf(i->initrd, sizeof i->initrd, "kernels/%s/initrd", id);
+	snprintf(path, sizeof path, "kernels/%s/config.json", id);
 	int rc = image_read_json(dir, path, &json, e);
 	if (rc < 0)
 		return rc;
@@ -158,8 +159,11 @@ static int load(int dir, const char *name, struct image_info *ret, struct err *e
 		err_prefix(&why, rc, "template.json");
 	if (rc == 0)
 		rc = check_file(dir, i.rootfs, i.rootfs_bytes, &why);
-	if (rc == 0)
-		rc = load_kernel(dir, &i, &why);
+	if (rc == 0) {
+		char id[SHA256_HEX_SIZE];
+		memcpy(id, i.kernel_id, sizeof id);
+		rc = image_load_kernel(dir, id, &i, &why);
+	}
 	if (rc < 0)
 		return err_set(e, ERR_INTERNAL,
 			"template '%s' is damaged: %.700s (mend it with `stasis image build %s`)",

@@ -61,5 +61,6 @@ int image_list(const char *data_dir, struct image_info **ret, size_t *ret_n, siz
 int image_collect(const char *data_dir, bool (*used)(void *ctx, const char *kernel_id), void *ctx,
 	struct err *e);
 
-// The text of a template.json, without a look at its files. For image_load and the fuzzer.
+// The text of a template.json, without a look at its files; the kernel's fields but its id stay
+// empty. For image_load and the fuzzer.
 int image_parse_template(const char *text, size_t len, struct image_info *ret, struct err *e);

@@ -425,8 +425,13 @@ static int install_kernel(struct build *b, int data, char ret_id[SHA256_HEX_SIZE
 		return err_errno(e, ENOMEM, "install the kernel");
 	hash_sha256_hex(both, strlen(both), ret_id);
 	snprintf(final, sizeof final, "kernels/%s", ret_id);
-	if (file_exists(data, final))
+	struct image_info there;
+	struct err ignored = {0};
+	if (image_load_kernel(data, ret_id, &there, &ignored) == 0)
 		return 0;
+	rc = file_rm_rf(data, final); // a damaged one, if any
+	if (rc < 0)
+		return err_errno(e, rc, "remove %s", final);
 	id_new_uuid(uuid);
 	snprintf(tmp, sizeof tmp, "kernels/" TMP_PREFIX "%s", uuid);
 	rc = file_mkdir_p(data, tmp, 0755);

@@ -289,7 +289,12 @@ int volume_mount(const char *image, const char *data_dir, struct err *e)
 			"%s is not empty: mounting the data volume would hide its files", data_dir);
 	char loop[32];
 	_cleanup_close_ int loop_fd = -1;
-	rc = loop_attach(fd, image, loop, &loop_fd, e);
+	// The loop device keeps the open file it is given, and the lock is a property of the open
+	// file: given ours, it would hold the lock for as long as it is attached.
+	_cleanup_close_ int backing = open(image, O_RDWR | O_CLOEXEC);
+	if (backing < 0)
+		return err_errno(e, errno, "data volume %s", image);
+	rc = loop_attach(backing, image, loop, &loop_fd, e);
 	if (rc < 0)
 		return rc;
 	if (mount(loop, data_dir, "xfs", MS_NOATIME | MS_NODEV | MS_NOSUID, NULL) < 0)

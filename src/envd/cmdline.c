@@ -61,10 +61,6 @@ static int read_word(char *word, struct cmdline *c)
 		return read_address(value, &c->gateway);
 	if (strcmp(word, "stasis.dns") == 0)
 		return read_dns(value, c);
-	if (strcmp(word, "stasis.poweroff") == 0) {
-		c->reset = strcmp(value, "reboot") == 0;
-		return c->reset || strcmp(value, "poweroff") == 0 ? 0 : -EINVAL;
-	}
 	return 0;
 }
 

@@ -7,7 +7,7 @@
 
 struct cmdline {
 	char root[128], rootfstype[32];
-	bool ro, reset;
+	bool ro;
 	uint32_t ip, gateway; // network byte order
 	unsigned prefix;
 	uint32_t dns[CMDLINE_MAX_DNS];

@@ -24,17 +24,18 @@
 #define USER_CGROUP "/sys/fs/cgroup/user"
 #define THREAD_STACK (256u << 10)
 
-static const char usage[] =
-	"usage: envd [--port N] [--host ADDRESS] [--no-clock] [--foreground] [--version]\n"
-	"  --port N        listen there (49983)\n"
-	"  --host ADDRESS  IPv4 address to listen at (0.0.0.0)\n"
-	"  --no-clock      never set the clock\n"
-	"  --foreground    run by hand: touch neither clock nor cgroups\n";
+static const char usage[] = "usage: envd [--port N] [--host ADDRESS] [--no-clock] [--no-cgroup] "
+			    "[--foreground] [--version]\n"
+			    "  --port N        listen there (49983)\n"
+			    "  --host ADDRESS  IPv4 address to listen at (0.0.0.0)\n"
+			    "  --no-clock      never set the clock\n"
+			    "  --no-cgroup     leave processes in the agent's own cgroup\n"
+			    "  --foreground    stay in the foreground: it always does\n";
 
 struct options {
 	const char *host;
 	uint16_t port;
-	bool clock, foreground;
+	bool clock, cgroup;
 };
 
 // -1: stop with status 2; 1: stop with status 0.
@@ -42,8 +43,8 @@ static int parse_options(int argc, char **argv, struct options *o)
 {
 	static const struct option longs[] = {{"port", required_argument, NULL, 'p'},
 		{"host", required_argument, NULL, 'h'}, {"no-clock", no_argument, NULL, 'c'},
-		{"foreground", no_argument, NULL, 'f'}, {"version", no_argument, NULL, 'v'},
-		{"help", no_argument, NULL, '?'}, {0}};
+		{"no-cgroup", no_argument, NULL, 'g'}, {"foreground", no_argument, NULL, 'f'},
+		{"version", no_argument, NULL, 'v'}, {"help", no_argument, NULL, '?'}, {0}};
 	uint64_t port;
 	for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) >= 0;) {
 		switch (c) {
@@ -60,9 +61,10 @@ static int parse_options(int argc, char **argv, struct options *o)
 		case 'c':
 			o->clock = false;
 			break;
+		case 'g':
+			o->cgroup = false;
+			break;
 		case 'f':
-			o->foreground = true;
-			o->clock = false;
 			break;
 		case 'v':
 			puts("envd " ENVD_VERSION " (stasis " STASIS_VERSION ")");
@@ -106,7 +108,7 @@ static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 {
 	struct agent a = {.set_clock = o->clock, .as_root = geteuid() == 0};
 	pthread_mutex_init(&a.lock, NULL);
-	_cleanup_close_ int cgroup = o->foreground ? -1 : open_user_cgroup();
+	_cleanup_close_ int cgroup = o->cgroup ? open_user_cgroup() : -1;
 	a.env = json_pack("{s:s}", "E2B_SANDBOX", "true");
 	a.processes = process_table_new(cgroup);
 	if (!a.env || !a.processes)
@@ -146,7 +148,7 @@ static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 
 int main(int argc, char **argv)
 {
-	struct options o = {.host = "0.0.0.0", .port = ENVD_PORT, .clock = true};
+	struct options o = {.host = "0.0.0.0", .port = ENVD_PORT, .clock = true, .cgroup = true};
 	struct err e = {0};
 	sigset_t stop;
 	int rc = parse_options(argc, argv, &o);

@@ -111,9 +111,9 @@ bool init_hosts_text(const char *old, const char *hostname, struct strbuf *ret)
 
 static int add_entropy(const struct strbuf *bytes, struct err *e)
 {
-	struct {
+	union { // the structure ends with an array without a length
 		struct rand_pool_info info;
-		char bytes[MAX_ENTROPY];
+		char room[sizeof(struct rand_pool_info) + MAX_ENTROPY];
 	} add = {.info = {.entropy_count = (int)bytes->len * 8, .buf_size = (int)bytes->len}};
 	memcpy(add.info.buf, bytes->data, bytes->len);
 	_cleanup_close_ int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);

@@ -444,6 +444,7 @@ static void publish_end(struct process *p)
 	struct process_table *t = p->table;
 	pthread_mutex_lock(&p->stdin_lock);
 	p->stdin_fd = safe_close(p->stdin_fd);
+	p->pidfd = safe_close(p->pidfd); // watched only by who writes to stdin_fd
 	pthread_mutex_unlock(&p->stdin_lock);
 	pthread_mutex_lock(&t->lock);
 	p->end.exited = WIFEXITED(p->status);
@@ -452,6 +453,7 @@ static void publish_end(struct process *p)
 	proc_status_text(p->status, p->end.status, sizeof p->end.status);
 	p->ended = true;
 	p->ended_ns = clock_monotonic_ns();
+	p->wake_fd = safe_close(p->wake_fd);
 	json_decref(TAKE_PTR(p->config));
 	for (struct process_sub *s = p->subs; s; s = s->next)
 		wake_locked(s);

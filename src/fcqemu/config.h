@@ -6,7 +6,7 @@
 #include "base/err.h"
 
 #define CONFIG_VERSION "1.16.1-fcqemu"
-#define CONFIG_DRIVES_MAX 15u // QEMU's microvm has 24 virtio-mmio slots; with nics and entropy
+#define CONFIG_DRIVES_MAX 14u // with the interfaces and entropy, all usable slots of QEMU's microvm
 #define CONFIG_NICS_MAX 8u
 #define CONFIG_BOOT_ARGS_MAX 2048u
 

@@ -87,7 +87,10 @@ gdtr:
 	.org 0xfff0
 	.code16
 reset:
-	jmp real
+	// jmp real, across the end of the segment, which clang's assembler will not encode
+	.byte 0xe9
+	.word 0x10000 - (after_reset - real)
+after_reset:
 	.org 0x10000
 	.size probe_rom, . - probe_rom
 	.section .note.GNU-stack, "", @progbits

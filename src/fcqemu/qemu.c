@@ -5,8 +5,10 @@
 // so that no write escapes the tracking. There is no wait of fixed length: every step ends with an
 // event (report, greeting, answer) or at its time-out.
 //
-// Devices sit in fixed virtio-mmio slots (drives from 0, interfaces from 15, entropy in 23), so
-// that the guest finds its disks in the configured order and a snapshot its devices.
+// Devices sit in fixed virtio-mmio slots, so that a snapshot finds them again: drives from 23 down,
+// interfaces from 9 down, entropy in 1. Downwards, because that is the order in which the ACPI
+// table lists them and the guest counts its disks. Slot 0 stays empty: under ACPI its interrupt
+// never arrives (QEMU 7.2).
 #include "fcqemu/qemu.h"
 #include <fcntl.h>
 #include <poll.h>
@@ -15,6 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <x86intrin.h>
@@ -26,14 +29,19 @@
 
 #define START_TIMEOUT_MS 30000 // a busy machine; an idle one needs 40
 #define STATE_TIMEOUT_MS 10000
-#define SLOT_NIC 15
-#define SLOT_ENTROPY 23
+#define SLOT_DRIVE 23
+#define SLOT_NIC 9
+#define SLOT_ENTROPY 1
 // QEMU's default for translated code is up to 1 GiB a guest; a kernel and Python need a tenth.
 #define TRANSLATION_MIB 256
 
 #define QMP_CHILD_FD 3
 #define REPORT_CHILD_FD 4
 #define TAP_CHILD_FD 10
+
+_Static_assert(
+	SLOT_DRIVE - CONFIG_DRIVES_MAX == SLOT_NIC && SLOT_NIC - CONFIG_NICS_MAX == SLOT_ENTROPY,
+	"slots must not overlap");
 
 // ---- clock rate
 
@@ -194,7 +202,7 @@ static void add_drive(struct args *a, size_t i, const struct drive *d)
 {
 	struct node_name disk = disk_name(i);
 	char bus[32];
-	snprintf(bus, sizeof bus, "virtio-mmio-bus.%zu", i);
+	snprintf(bus, sizeof bus, "virtio-mmio-bus.%zu", SLOT_DRIVE - i);
 	args_add_json(a, "-blockdev", file_node(i, 0, d, d->path));
 	args_add_json(a, "-blockdev", raw_node(i, 0, d));
 	// Errors go to the guest; QEMU's default would stop it on a full disk.
@@ -208,7 +216,7 @@ static void add_nic(struct args *a, size_t i, const struct nic *n)
 {
 	char net[32], bus[32], mac[18];
 	snprintf(net, sizeof net, "net%zu", i);
-	snprintf(bus, sizeof bus, "virtio-mmio-bus.%zu", SLOT_NIC + i);
+	snprintf(bus, sizeof bus, "virtio-mmio-bus.%zu", SLOT_NIC - i);
 	if (n->mac) {
 		snprintf(mac, sizeof mac, "%s", n->mac);
 	} else {
@@ -353,35 +361,21 @@ static int spawn(struct qemu *q, struct start *s, const struct qemu_options *o,
 	return proc_spawn(&p, &q->pid, &q->pidfd, e);
 }
 
-// The one line the hook writes: "ok base size tracking" or "error text". The pipe's other end is
-// QEMU's alone: when it ends without a line the hook did not fire.
-static int read_report(struct qemu *q, int fd, uint64_t deadline, struct err *e)
+// The one line the hook writes: "ok base size tracking" or "error text". It was written before QEMU
+// answered its first command, if at all, so there is nothing to wait for.
+static int read_report(struct qemu *q, int fd, struct err *e)
 {
 	char line[256];
-	size_t len = 0;
-	for (;;) {
-		uint64_t now = clock_monotonic_ns();
-		struct pollfd pf = {.fd = fd, .events = POLLIN};
-		int left = now >= deadline ? 0 : (int)((deadline - now) / NSEC_PER_MSEC) + 1;
-		int n = poll(&pf, 1, left);
-		if (n == 0)
-			return err_set(e, ERR_TIMEOUT,
-				"QEMU's memory hook did not report: is this QEMU's way of mapping "
-				"memory known to it?");
-		if (n < 0 && errno != EINTR)
-			return err_errno(e, errno, "poll");
-		ssize_t got = n > 0 ? read(fd, line + len, sizeof line - 1 - len) : 0;
-		if (n > 0 && got <= 0)
-			return err_set(
-				e, ERR_BAD_GATEWAY, "QEMU ended before its memory was in place");
-		len += (size_t)got;
-		line[len] = '\0';
-		if (strchr(line, '\n') || len == sizeof line - 1)
-			break;
-	}
-	line[strcspn(line, "\n")] = '\0';
 	unsigned long long base, size;
 	int tracking;
+	struct pollfd pf = {.fd = fd, .events = POLLIN};
+	ssize_t n = poll(&pf, 1, 0) == 1 ? read(fd, line, sizeof line - 1) : 0;
+	line[MAX(n, 0)] = '\0';
+	line[strcspn(line, "\n")] = '\0';
+	if (!line[0])
+		return err_set(e, ERR_INTERNAL,
+			"the memory hook did not report (does it know this QEMU's way of mapping "
+			"memory?)");
 	if (sscanf(line, "ok %llu %llu %d", &base, &size, &tracking) != 3)
 		return err_set(e, ERR_INTERNAL, "memory hook: %s", line);
 	q->ram_base = base;
@@ -393,7 +387,6 @@ static int read_report(struct qemu *q, int fd, uint64_t deadline, struct err *e)
 static int start_steps(struct qemu *q, struct start *s, const struct qemu_options *o,
 	const struct config *c, struct err *e)
 {
-	uint64_t deadline = clock_monotonic_ns() + START_TIMEOUT_MS * NSEC_PER_MSEC;
 	int rc = make_channels(s, e);
 	if (rc == 0)
 		rc = spawn(q, s, o, c, e);
@@ -403,9 +396,16 @@ static int start_steps(struct qemu *q, struct start *s, const struct qemu_option
 	s->stderr_wr = safe_close(s->stderr_wr);
 	s->report_wr = safe_close(s->report_wr);
 	s->qmp_theirs = safe_close(s->qmp_theirs);
-	if ((rc = read_report(q, s->report_rd, deadline, e)) < 0)
-		return rc;
-	if ((rc = qmp_open(&q->qmp, TAKE_FD(s->qmp_ours), START_TIMEOUT_MS, e)) < 0)
+	rc = qmp_open(&q->qmp, TAKE_FD(s->qmp_ours), START_TIMEOUT_MS, e);
+	// The hook's own reason is better than "QEMU ended".
+	struct err report = {0};
+	int rc_report = read_report(q, s->report_rd, &report);
+	if (rc_report < 0 && (rc == 0 || strncmp(report.text, "memory hook: ", 13) == 0)) {
+		if (e)
+			*e = report;
+		rc = rc_report;
+	}
+	if (rc < 0)
 		return rc;
 	return qmp_call(&q->qmp, "cont", NULL, -1, START_TIMEOUT_MS, NULL, e);
 }
@@ -520,24 +520,56 @@ int qemu_resume(struct qemu *q, struct err *e)
 	return qmp_call(&q->qmp, "cont", NULL, -1, STATE_TIMEOUT_MS, NULL, e);
 }
 
+static int file_size(const char *path, uint64_t *ret, struct err *e)
+{
+	struct stat st;
+	if (stat(path, &st) < 0)
+		return err_errno(e, errno, "%.500s", path);
+	*ret = (uint64_t)st.st_size;
+	return 0;
+}
+
+// The guest is told of another size only by a resize, which QEMU refuses for read-only disks.
+static int check_new_size(const struct drive *d, const char *path, uint64_t *ret, struct err *e)
+{
+	uint64_t old = 0;
+	int rc = file_size(path, ret, e);
+	if (rc < 0 || !d->read_only)
+		return rc;
+	if (file_size(d->path, &old, NULL) < 0 || old != *ret)
+		return err_set(e, ERR_INVALID,
+			"fcqemu cannot honour path_on_host: a read-only drive keeps its size.");
+	return 0;
+}
+
+static int node_call(struct qemu *q, const char *command, json_t *args, struct err *e)
+{
+	return qmp_call(&q->qmp, command, args, -1, STATE_TIMEOUT_MS, NULL, e);
+}
+
 // The new file is opened first, so a failure leaves the drive as it was.
 int qemu_set_drive(
 	struct qemu *q, size_t index, const struct drive *d, const char *path, struct err *e)
 {
 	unsigned old = q->drive_file[index], new = old + 1;
-	struct node_name file = file_name(index, new), drop = file;
-	int rc = qmp_call(&q->qmp, "blockdev-add", file_node(index, new, d, path), -1,
-		STATE_TIMEOUT_MS, NULL, e);
+	struct node_name disk = disk_name(index), drop = file_name(index, new);
+	uint64_t size = 0;
+	int rc = check_new_size(d, path, &size, e);
+	if (rc == 0)
+		rc = node_call(q, "blockdev-add", file_node(index, new, d, path), e);
 	if (rc < 0)
 		return rc;
-	rc = qmp_call(&q->qmp, "blockdev-reopen",
-		json_pack("{s:[o]}", "options", raw_node(index, new, d)), -1, STATE_TIMEOUT_MS,
-		NULL, e);
+	rc = node_call(
+		q, "blockdev-reopen", json_pack("{s:[o]}", "options", raw_node(index, new, d)), e);
 	if (rc == 0) {
 		q->drive_file[index] = new;
 		drop = file_name(index, old);
+		if (!d->read_only)
+			rc = node_call(q, "block_resize",
+				json_pack("{s:s, s:I}", "node-name", disk.text, "size",
+					(json_int_t)size),
+				e);
 	}
-	qmp_call(&q->qmp, "blockdev-del", json_pack("{s:s}", "node-name", drop.text), -1,
-		STATE_TIMEOUT_MS, NULL, NULL);
+	node_call(q, "blockdev-del", json_pack("{s:s}", "node-name", drop.text), NULL);
 	return rc;
 }

@@ -109,8 +109,6 @@ void policy_slot_text(struct strbuf *out, const struct policy *p, uint32_t host,
 void policy_host_text(
 	struct strbuf *out, const struct policy *p, const char *table, const char *prefix)
 {
-	char range[CIDR_TEXT_SIZE];
-	cidr_format(&p->range, range);
 	strbuf_addf(
 		out, "table inet %s\ndelete table inet %s\ntable inet %s {\n", table, table, table);
 	add_sets(out, p);
@@ -119,7 +117,7 @@ void policy_host_text(
 		"		type filter hook prerouting priority raw; policy accept;\n"
 		"		iifname != \"%s*\" accept\n"
 		"		meta nfproto != ipv4 drop\n"
-		"		ip saddr != %s drop\n"
+		// Each slot has one address, and the route to it is the one way it may come from.
 		"		fib saddr . iif oif missing drop\n"
 		"	}\n"
 		"	chain to_host {\n"
@@ -143,7 +141,7 @@ void policy_host_text(
 		"		iifname \"%s*\" masquerade\n"
 		"	}\n"
 		"}\n",
-		prefix, range, prefix, prefix, prefix, prefix);
+		prefix, prefix, prefix, prefix, prefix);
 }
 
 int policy_apply(const struct strbuf *text, struct err *e)

@@ -7,6 +7,7 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "net/sockets.h"
 #include "sandbox/internal.h"
 #include "shim/shim.h"
 
@@ -25,6 +26,9 @@ int sandbox_free_resources(struct host *h, struct sandbox *s, bool keep_log)
 	}
 	s->pidfd = safe_close(s->pidfd);
 	if (s->has_slot) {
+		// Requests under way would wait for a guest that is gone.
+		if (s->slot.address[0] && sockets_abort(s->slot.address, NULL, &e) < 0)
+			log_debug("connections not aborted error=%s", e.text);
 		if (h->slots)
 			slot_pool_give(h->slots, &s->slot);
 		s->has_slot = false;
@@ -57,6 +61,22 @@ static int record_end(struct host *h, struct sandbox *s, const char *op_id, cons
 	return 0;
 }
 
+// Of one that ended by itself only the console and the row are left. The caller has claimed it.
+static int forget_ended(struct host *h, struct sandbox *s, struct err *e)
+{
+	int rc = sandbox_free_resources(h, s, false);
+	if (rc < 0)
+		err_errno(e, rc, "sandbox '%s'", s->info.id);
+	else
+		rc = store_forget(h, s->info.id, NULL, e);
+	pthread_mutex_lock(&h->lock);
+	host_release(h, s);
+	if (rc == 0)
+		host_remove(h, s);
+	pthread_mutex_unlock(&h->lock);
+	return rc;
+}
+
 int host_destroy(
 	struct host *h, const char *op_id, const char *id, const char *cause, struct err *e)
 {
@@ -74,11 +94,17 @@ int host_destroy(
 	// One that is being made or changed is waited for, then ended: the caller wants it gone.
 	while ((s = host_find(h, id)) && s->operation)
 		pthread_cond_wait(&h->changed, &h->lock);
-	if (!s || s->info.state == SANDBOX_STOPPED) {
+	char disk[512];
+	if (!s || (s->info.state == SANDBOX_STOPPED && (host_disk_path(h, id, NULL, disk) < 0 ||
+							       !file_exists(AT_FDCWD, disk)))) {
 		pthread_mutex_unlock(&h->lock);
-		return err_set(e, ERR_NOT_FOUND, "no running sandbox '%s'", id);
+		return err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
 	}
 	s->operation = "destroy";
+	if (s->info.state == SANDBOX_STOPPED) {
+		pthread_mutex_unlock(&h->lock);
+		return forget_ended(h, s, e);
+	}
 	struct host_sandbox before = s->info;
 	sandbox_move(&s->info, SANDBOX_STOPPING, cause);
 	monitor_unwatch(h, s);

@@ -201,6 +201,15 @@ struct host *host_close(struct host *h, bool kill_all)
 	return NULL;
 }
 
+static void fill_disk_usage(const struct host *h, struct host_sandbox *s)
+{
+	char path[96];
+	if (s->state == SANDBOX_STOPPED ||
+		str_format(path, sizeof path, "sandboxes/%s/rootfs.img", s->id) < 0 ||
+		disk_usage(h->data_fd, path, &s->disk_bytes) < 0)
+		s->disk_bytes = 0;
+}
+
 int host_get(struct host *h, const char *id, struct host_sandbox *ret, struct err *e)
 {
 	pthread_mutex_lock(&h->lock);
@@ -208,7 +217,10 @@ int host_get(struct host *h, const char *id, struct host_sandbox *ret, struct er
 	if (s)
 		*ret = s->info;
 	pthread_mutex_unlock(&h->lock);
-	return s ? 0 : err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
+	if (!s)
+		return err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
+	fill_disk_usage(h, ret);
+	return 0;
 }
 
 int host_address(struct host *h, const char *id, char out[48], struct err *e)
@@ -239,6 +251,8 @@ int host_list(struct host *h, struct host_sandbox **ret, size_t *ret_n, struct e
 	pthread_mutex_unlock(&h->lock);
 	if (!list)
 		return err_errno(e, ENOMEM, "list of sandboxes");
+	for (size_t i = 0; i < n; i++)
+		fill_disk_usage(h, &list[i]);
 	*ret = list;
 	*ret_n = n;
 	return 0;

@@ -128,7 +128,7 @@ int vmm_runtime_build(struct host *h, struct err *e)
 		if (!(files = shim_qemu_extra_files()))
 			return err_errno(e, ENOMEM, "runtime");
 		programs[1] = QEMU;
-		for (; files[n] && n < ARRAY_SIZE(extra) - 2; n++)
+		for (; n < ARRAY_SIZE(extra) - 2 && files[n]; n++)
 			extra[n] = files[n];
 		if (!hook || !(hook_pair = str_printf("%s=" JAIL_LIB "/ramhook.so", hook)))
 			return err_set(

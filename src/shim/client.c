@@ -265,7 +265,7 @@ static int run_shim(
 
 static void empty_directory(const char *dir)
 {
-	static const char *const made[] = {SHIM_SPEC_FILE, SHIM_STATE_FILE, "." SHIM_STATE_FILE,
+	static const char *const made[] = {SHIM_SPEC_FILE, SHIM_STATE_FILE, SHIM_STATE_NEW,
 		SHIM_EXIT_FILE, SHIM_LOG_FILE, SHIM_LOCK_FILE, "root", "run"};
 	_cleanup_close_ int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(made); i++)

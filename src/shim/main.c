@@ -126,11 +126,14 @@ int main(int argc, char **argv)
 		log_error("descriptors: %s", strerror(errno));
 		return 1;
 	}
-	if (fault_setup(getenv("STASIS_FAULT"), &e) == 0 && start(argv[1], report_fd, &e) == 0)
-		return 0;
-	if (report_fd >= 0)
+	int rc = fault_setup(getenv("STASIS_FAULT"), &e);
+	if (rc == 0)
+		rc = start(argv[1], report_fd, &e);
+	if (rc < 0 && report_fd >= 0)
 		supervise_report(report_fd, &e);
-	else
+	else if (rc < 0)
 		log_error("%s", e.text);
-	return 1;
+	// No exit handlers: what they might start (LeakSanitizer does) would be born into the
+	// sandbox's PID namespace.
+	_exit(rc < 0);
 }

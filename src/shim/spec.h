@@ -5,6 +5,7 @@
 
 #define SHIM_SPEC_FILE "spec.json"
 #define SHIM_STATE_FILE "state.json"
+#define SHIM_STATE_NEW ".state.json" // while it is written
 #define SHIM_EXIT_FILE "exit.json"
 #define SHIM_LOCK_FILE "shim.lock"
 #define SHIM_LOG_FILE "shim.log"

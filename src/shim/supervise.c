@@ -269,12 +269,12 @@ static int api_accepts(void)
 static int write_state(struct shim *sh, struct err *e)
 {
 	_cleanup_free_ char *text = shim_state_format(&sh->state);
-	_cleanup_close_ int fd = openat(sh->dir_fd, "." SHIM_STATE_FILE,
+	_cleanup_close_ int fd = openat(sh->dir_fd, SHIM_STATE_NEW,
 		O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (!text || fd < 0)
 		return err_errno(e, text ? errno : ENOMEM, "write " SHIM_STATE_FILE);
 	int rc = file_write_full(fd, text, strlen(text));
-	if (rc == 0 && renameat(sh->dir_fd, "." SHIM_STATE_FILE, sh->dir_fd, SHIM_STATE_FILE) < 0)
+	if (rc == 0 && renameat(sh->dir_fd, SHIM_STATE_NEW, sh->dir_fd, SHIM_STATE_FILE) < 0)
 		rc = -errno;
 	return rc < 0 ? err_errno(e, rc, "write " SHIM_STATE_FILE) : 0;
 }
@@ -295,10 +295,11 @@ static int become_ready(struct shim *sh, struct err *e)
 	if (rc < 0)
 		return rc;
 	sh->ready = true;
-	sh->inotify_fd = safe_close(sh->inotify_fd);
-	sh->proc_fd = safe_close(sh->proc_fd);
 	supervise_report(sh->report_fd, NULL);
 	sh->report_fd = safe_close(sh->report_fd);
+	sh->proc_fd = safe_close(sh->proc_fd);
+	// Last: the kernel takes 5 to 20 ms for it, which nobody waits for now.
+	sh->inotify_fd = safe_close(sh->inotify_fd);
 	return 0;
 }
 

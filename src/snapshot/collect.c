@@ -104,8 +104,8 @@ static int keep_snapshot(void *ctx, const char *id, bool complete)
 	int r = keep_header(c, path);
 	if (r != -ENOENT)
 		return r;
-	// Deleted since it was listed: its layers are nobody's. Deletion begins with snapshot.json, so
-	// a missing header beside it is damage.
+	// Deleted since it was listed: its layers are nobody's. Deletion begins with snapshot.json,
+	// so a missing header beside it is damage.
 	snprintf(path, sizeof path, "snapshots/%.36s/snapshot.json", id);
 	return file_exists(c->data_fd, path) ? r : 0;
 }

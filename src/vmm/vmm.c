@@ -46,7 +46,7 @@ struct vmm *vmm_free(struct vmm *v)
 static int call(struct vmm *v, const char *method, const char *path, json_t *body, int timeout_ms,
 	json_t **ret, struct err *e)
 {
-	_cleanup_json_ json_t *owned = body;
+	_cleanup_json_ _unused_ json_t *owned = body;
 	_cleanup_free_ char *text = NULL;
 	_cleanup_(http_response_done) struct http_response r = {0};
 	if (body && !(text = json_compact(body)))

@@ -7,6 +7,7 @@ import http.client
 import ipaddress
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -88,6 +89,7 @@ class World:
 
     def __init__(self, name="e2e", volume_size="8G"):
         self.dir = tempfile.mkdtemp(prefix=f"stasis-{name}.")
+        os.chmod(self.dir, 0o711)  # the edge runs as another user
         self.data = os.path.join(self.dir, "data")
         self.run = os.path.join(self.dir, "run")
         self.log = os.path.join(self.dir, "server.log")
@@ -220,35 +222,59 @@ class World:
     # --- what must be the same before and after
 
     def leftovers(self):
-        """Everything of this machine that a sandbox could leave behind."""
+        """Everything of ours on this machine that a sandbox could leave behind. What a running
+        server keeps on purpose is not counted: its warm slots, and consoles of ended sandboxes,
+        which stay readable for an hour."""
         found = set()
+        running = self.server is not None
+        volume = os.stat(self.data).st_dev
         for line in open("/proc/self/mountinfo"):
-            fields = line.split()
-            if self.dir in fields[4] or self.dir in fields[3]:
-                found.add("mount " + fields[4])
+            where = line.split()[4]
+            if self.dir in where and not (running and where.startswith(self.run + "/netns/")):
+                found.add("mount " + where)
         for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                exe = os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
-            except OSError:
-                continue
-            if exe in PROGRAMS:
-                found.add(f"process {pid} {exe}")
+            name = self.process(pid, f"{os.major(volume)}:{os.minor(volume)}")
+            if name:
+                found.add(f"process {pid} {name}")
         for device in os.listdir("/sys/block"):
             try:
                 with open(f"/sys/block/{device}/loop/backing_file") as f:
-                    found.add(f"loop {device} {f.read().strip()}")
+                    backing = f.read().strip()
             except OSError:
                 continue
-        tables = subprocess.run(["nft", "list", "tables"], capture_output=True, check=True).stdout
-        found.update("nft " + t for t in tables.decode().splitlines())
-        for folder in ("data/sandboxes", "run"):
-            for top, dirs, files in os.walk(os.path.join(self.dir, folder)):
-                if folder == "run" and os.path.basename(top) in ("runtime", "nginx"):
-                    dirs.clear()
-                    continue
-                found.update("file " + os.path.join(top, f) for f in dirs + files
-                             if "netns/" not in os.path.join(top, f) + "/")
+            if self.dir in backing:
+                found.add(f"loop {device}")
+        if not running:
+            links = subprocess.run(["ip", "-j", "-4", "addr"], capture_output=True, check=True)
+            found.update("link " + link["ifname"] for link in json.loads(links.stdout)
+                         for i in link["addr_info"] if ipaddress.ip_address(i["local"]) in
+                         ipaddress.ip_network(self.slots))
+            rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True)
+            if self.slots.encode() in rules.stdout:
+                found.add("nft table")
+        for top, dirs, files in os.walk(os.path.join(self.data, "sandboxes")):
+            found.update("file " + os.path.join(top, f) for f in files if f != "console.log")
+        for name in os.listdir(self.run) if os.path.exists(self.run) else []:
+            if re.fullmatch("i[a-z0-9]{20}", name):
+                found.add("run directory " + name)
         return found
+
+    def process(self, pid, volume):
+        """The program's name, when it is one of a sandbox of ours: a disk of our volume is in its
+        mount namespace, which is not our own."""
+        try:
+            exe = os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
+            if exe not in PROGRAMS:
+                return None
+            with open(f"/proc/{pid}/cmdline") as f:
+                if self.dir in f.read():
+                    return exe
+            if os.stat(f"/proc/{pid}/ns/mnt").st_ino == os.stat("/proc/self/ns/mnt").st_ino:
+                return None
+            with open(f"/proc/{pid}/mountinfo") as f:
+                return exe if any(line.split()[2] == volume for line in f) else None
+        except OSError:
+            return None
 
     def settle(self, before, limit=30):
         """Waits until nothing is there that was not before."""

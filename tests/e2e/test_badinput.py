@@ -107,10 +107,10 @@ class BadInput(unittest.TestCase):
         self.assertEqual(files("GET", "/no/such/file").status, 404)
         self.assertEqual(files("POST", "/tmp", body=b"x", headers=octet).status, 400)
         self.assertEqual(files("POST", "/etc/passwd/x", body=b"x", headers=octet).status, 400)
-        # A path that climbs stays inside the guest: there is nothing above its root.
-        a = files("GET", "../../../../../../etc/hostname")
-        self.assertIn(a.status, (200, 404))
-        self.assertEqual(files("GET", "%2e%2e/" * 20 + "etc/shadow").status in (400, 403, 404), True)
+        # A path that climbs stays in the guest: above its root is its root.
+        for path in ("../" * 20 + "etc/hostname", "%2e%2e/" * 20 + "etc/hostname"):
+            a = files("GET", path)
+            self.assertEqual((a.status, a.body.decode()), (200, self.s.sh("cat /etc/hostname")))
 
     def test_command_line_passes_the_codes_on(self):
         self.assertEqual(self.w.cli("create", "--template", "nosuch").code, 4)

@@ -158,11 +158,6 @@ class Failures(Copy):
         self.assertEqual(self.cp("-", f"{self.s.id}:/tmp", stdin=b"x").code, 2)
         self.assertEqual(self.cp(f"{self.s.id}:/tmp", "-").code, 2)
 
-    def test_no_right_to_write(self):
-        self.write("f")
-        self.assertNotEqual(self.cp("f", f"{self.s.id}:/etc/f").code, 0)
-        self.assertEqual(self.s.run("test -e /etc/f")["exit_code"], 1)
-
     def test_full_disk_is_said_and_leaves_no_part(self):
         self.s.sh("fallocate -l $(( ($(df --output=avail / | tail -1) - 8192) * 1024 )) /filler",
                   user="root")

@@ -34,17 +34,17 @@ def commands(text):
     text = re.sub(r"\\\n", " ", text)
     for inner in re.findall(r"\$\(([^()]*)\)", text):
         yield from commands(inner)
-    for line in text.splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars="|;&<>()")
-        lexer.whitespace_split = True
-        words = []
-        for word in [*lexer, ";"]:
-            if set(word) <= set("|;&()"):
-                if words:
-                    yield words
-                words = []
-            else:
-                words.append(word)
+    text = re.sub(r"(^|\s)#.*$", "", text, flags=re.M)
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="|;&<>()\n")
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
+    words = []
+    for word in [*lexer, ";"]:
+        if set(word) <= set("|;&()\n"):
+            if words:
+                yield words
+            words = []
+        else:
+            words.append(word)
 
 
 class Documents(unittest.TestCase):

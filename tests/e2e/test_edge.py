@@ -17,8 +17,10 @@ s = socket.create_server(("0.0.0.0", 8090))
 while True:
     c, _ = s.accept()
     head = b""
-    while b"\r\n\r\n" not in head:
-        head += c.recv(4096)
+    while b"\r\n\r\n" not in head and (data := c.recv(4096)):
+        head += data
+    if not head:
+        continue
     key = [l.split(b": ")[1] for l in head.split(b"\r\n") if l.lower().startswith(b"sec-websocket-key")][0]
     accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
     c.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -168,15 +170,3 @@ class Agent(unittest.TestCase):
                         {"E2b-Sandbox-Id": self.s.id, "E2b-Sandbox-Port": "80;x"},
                         {"Host": f"99999-{self.s.id}.localhost"}):
             self.assertEqual(self.w.api("GET", "/", key="", headers=headers).status, 400, headers)
-
-    def test_api_key_does_not_reach_the_guest(self):
-        self.s.sh("cat > /tmp/head.py", stdin=lib.b64(
-            b"import socket\ns = socket.create_server(('0.0.0.0', 8092))\nopen('/tmp/up', 'w')\n"
-            b"c, _ = s.accept()\nopen('/tmp/head', 'wb').write(c.recv(65536))\n"
-            b"c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n')\n"))
-        self.s.sh("setsid python3 /tmp/head.py >/dev/null 2>&1 </dev/null & "
-                  "until test -e /tmp/up; do sleep 0.1; done")
-        a = self.s.edge("GET", "/", port=8092, headers={"X-API-Key": self.w.key()})
-        self.assertEqual(a.status, 200)
-        head = self.s.sh("cat /tmp/head; rm -f /tmp/head /tmp/up")
-        self.assertNotIn(self.w.key(), head)

@@ -3,6 +3,8 @@
 nothing is left of the operation."""
 import os
 import re
+import signal
+import subprocess
 import unittest
 
 import lib
@@ -66,6 +68,20 @@ class Faults(unittest.TestCase):
             self.w.reap()
             self.w.start()
         lib.wait_until("destroyed", lambda: s.get()["state"] == "stopped")
+        self.nothing_is_left()
+
+    def slot(self, point, action):
+        """Slots are made ahead by the server itself, as soon as it starts."""
+        if action == "fail":
+            self.w.start(fault=f"{point}:fail@1")
+            lib.wait_until("made at the second try", lambda: self.w.api(
+                "GET", "/v1/host").json()["slots_ready"] >= 2)
+        else:
+            with open(self.w.log, "ab") as log:
+                server = self.w.popen(*self.w.serve_args(), stdout=subprocess.DEVNULL, stderr=log,
+                                      env={"STASIS_FAULT": f"{point}:kill@1"})
+                self.assertEqual(server.wait(60), -signal.SIGKILL)
+            self.w.start()
         self.nothing_is_left()
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import unittest
 
 import lib
@@ -49,6 +50,12 @@ class Ends(unittest.TestCase):
         self.ended("timeout")
 
     def test_crash_of_the_vmm(self):
+        stream = self.w.popen("exec", self.s.id, "--", "bash", "-c", "echo up; exec sleep 600",
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.assertEqual(stream.stdout.readline(), b"up\n")
         with open(os.path.join(self.w.run, self.s.id, "state.json")) as f:
             os.kill(json.load(f)["vmm_pid"], signal.SIGKILL)
         self.ended("vmm_crash")
+        # Who was talking to the guest is told, and does not wait for a time-out.
+        self.assertEqual(stream.wait(NOTICED), 7)
+        stream.stdout.close()

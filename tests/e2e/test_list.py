@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import concurrent.futures
+import ipaddress
+import json
+import subprocess
 import unittest
 
 import lib
@@ -62,8 +65,13 @@ class List(unittest.TestCase):
         self.assertNotEqual(a.sh("hostname"), b.sh("hostname"))
         a.sh("echo mine > /tmp/mine")
         self.assertEqual(b.run("test -e /tmp/mine")["exit_code"], 1)
-        # The other's port is not to be reached, by its slot's address or any other private one.
-        address = "10.219.0.1"
-        code = ("import socket; s = socket.socket(); s.settimeout(3); "
-                f"print(s.connect_ex(('{address}', 49983)))")
-        self.assertNotEqual(a.sh(f'python3 -c "{code}"').strip(), "0")
+        # Neither the host's side of the slots nor the agents behind them are to be reached.
+        out = subprocess.run(["ip", "-j", "-4", "addr"], check=True, capture_output=True).stdout
+        ours = ipaddress.ip_network(self.w.slots)
+        hosts = [ipaddress.ip_address(i["local"]) for link in json.loads(out)
+                 for i in link["addr_info"] if ipaddress.ip_address(i["local"]) in ours]
+        self.assertGreaterEqual(len(hosts), 2)
+        for address in hosts + [h + 1 for h in hosts]:
+            code = ("import socket; s = socket.socket(); s.settimeout(2); "
+                    f"print(s.connect_ex(('{address}', 49983)))")
+            self.assertNotEqual(a.sh(f'python3 -c "{code}"').strip(), "0", address)

@@ -53,7 +53,7 @@ class Restart(unittest.TestCase):
         self.same_guest()
         self.w.stop()
         self.w.start()
-        self.assertEqual(self.s.get()["cause"], "killed")
+        self.assertEqual(self.s.get()["cause"], "server_stopped")
 
     def test_time_passes_without_a_server(self):
         ends = time.time() + 3

@@ -69,6 +69,13 @@ static struct sockaddr_in address(const char *ip, unsigned port)
 	return a;
 }
 
+// No read or accept waits for ever; accepted sockets inherit it.
+static void limit_waits(int fd)
+{
+	struct timeval t = {.tv_sec = ANSWER_MS / 1000};
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
+}
+
 static int in_bind(void *arg, struct err *e)
 {
 	struct call *c = arg;
@@ -78,6 +85,7 @@ static int in_bind(void *arg, struct err *e)
 	if (c->fd < 0)
 		return err_errno(e, errno, "socket");
 	setsockopt(c->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+	limit_waits(c->fd);
 	if (bind(c->fd, (struct sockaddr *)&a, sizeof a) < 0)
 		return err_errno(e, errno, "bind %s", c->text);
 	if (c->type == SOCK_STREAM && listen(c->fd, 64) < 0)
@@ -126,6 +134,7 @@ int world_connect(int ns, const char *ip, unsigned port, int timeout_ms)
 	if (err)
 		return -err;
 	fcntl(fd, F_SETFL, 0);
+	limit_waits(fd);
 	return TAKE_FD(fd);
 }
 
@@ -212,7 +221,6 @@ void world_remove(struct world *w)
 	close(w->host_listener);
 	close(w->outside_listener);
 	close(w->outside);
-	world_sh(w->host, "ip link del pub0");
 	close(w->host);
 	assert_int_equal(file_rm_rf(AT_FDCWD, w->dir), 0);
 }

@@ -114,18 +114,79 @@ static void kernel_boots_and_its_panic_is_seen(void **state)
 	box_done(&b);
 }
 
+// One request; the status.
+static int put(struct box *b, const char *path, const char *body)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	char text[4096];
+	int status = 0;
+	assert_int_equal(shim_api_socket_path(b->dir, sa.sun_path, NULL), 0);
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_return_code(connect(fd, (struct sockaddr *)&sa, sizeof sa), errno);
+	dprintf(fd, "PUT %s HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s", path,
+		strlen(body), body);
+	ssize_t n = read(fd, text, sizeof text - 1);
+	assert_true(n > 0);
+	text[n] = '\0';
+	assert_int_equal(sscanf(text, "HTTP/1.1 %d", &status), 1);
+	if (status != 204)
+		print_error("PUT %s: %s\n", path, text);
+	return status;
+}
+
+// The adapter, its preload and QEMU together: what the product runs.
+static void fcqemu_boots_a_kernel(void **state)
+{
+	static const char *const argv[] = {JAIL_BIN "/fcqemu", "--api-sock", JAIL_API_SOCK,
+		"--qemu", QEMU, "--ramhook", JAIL_LIB "/ramhook.so", NULL};
+	const char *kernel = getenv("STASIS_TEST_VMLINUX");
+	struct box b;
+	struct err e = {0};
+	struct shim_exit x;
+	if (!kernel || access(kernel, R_OK) < 0) {
+		print_message("skipped: STASIS_TEST_VMLINUX names no kernel\n");
+		skip();
+	}
+	_cleanup_free_ char *real = realpath(kernel, NULL);
+	qemu_box(&b, argv);
+	b.binds[0].source = real;
+	if (box_start(&b, &world, START_MS, &e) < 0)
+		fail_msg("start: %s", e.text);
+	assert_int_equal(
+		put(&b, "/machine-config",
+			"{\"vcpu_count\":1,\"mem_size_mib\":256,\"track_dirty_pages\":true}"),
+		204);
+	assert_int_equal(put(&b, "/boot-source",
+				 "{\"kernel_image_path\":\"" JAIL_KERNEL
+				 "\",\"boot_args\":\"console=ttyS0 panic=-1 reboot=t\"}"),
+		204);
+	assert_int_equal(put(&b, "/actions", "{\"action_type\":\"InstanceStart\"}"), 204);
+	for (int i = 0; i < 12 && !box_wait_gone(&b); i++)
+		;
+	assert_int_equal(shim_read_exit(b.dir, &x, &e), 0);
+	assert_string_equal(x.cause, "vmm_exit");
+	assert_string_equal(shim_judge_console(b.console), "guest_panic");
+	box_done(&b);
+}
+
 static int setup(void **state)
 {
 	struct err e = {0};
 	int rc = world_init(&world, getenv("STASIS_SHIM"), getenv("STASIS_DUMMY_VMM"));
-	_cleanup_free_ char **extra = shim_qemu_extra_files();
-	const char *programs[] = {QEMU_HOST, NULL};
+	_cleanup_free_ char **qemu = shim_qemu_extra_files();
+	const char *programs[] = {QEMU_HOST, getenv("STASIS_FCQEMU"), NULL}, *extra[32];
+	_cleanup_free_ char *hook =
+		str_printf("%s=" JAIL_LIB "/ramhook.so", getenv("STASIS_RAMHOOK_SO"));
+	size_t n = 0;
 	if (rc < 0)
 		return rc;
+	for (; qemu[n]; n++)
+		extra[n] = qemu[n];
+	extra[n++] = hook;
+	extra[n] = NULL;
 	free(world.runtime);
 	world.runtime = NULL;
-	rc = shim_runtime_build(
-		world.dir, programs, (const char *const *)extra, &world.runtime, &e);
+	rc = shim_runtime_build(world.dir, programs, extra, &world.runtime, &e);
 	if (rc < 0)
 		print_error("%s\n", e.text);
 	return rc;
@@ -146,6 +207,7 @@ int main(void)
 		cmocka_unit_test(qemu_prints_its_version),
 		cmocka_unit_test(microvm_machine_starts_and_quits),
 		cmocka_unit_test(kernel_boots_and_its_panic_is_seen),
+		cmocka_unit_test(fcqemu_boots_a_kernel),
 	};
 	return cmocka_run_group_tests_name("shim: qemu", tests, setup, teardown);
 }

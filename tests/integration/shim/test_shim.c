@@ -198,6 +198,7 @@ static void vmm_cannot_get_out(void **state)
 		{"child_mem", "OK"},
 	};
 	_cleanup_close_ int outside = listen_abstract("stasis-shim-test-outside");
+	assert_true(outside >= 0);
 	struct box b;
 	char command[32];
 	box_init(&b, &world, plain);
@@ -560,6 +561,7 @@ static void stop_finds_a_shim_that_was_never_ready(void **state)
 	box_init(&b, &world, argv);
 	_cleanup_close_ int events = inotify_init1(IN_CLOEXEC);
 	_cleanup_close_ int log = open(b.console, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	assert_true(log >= 0);
 	assert_true(inotify_add_watch(events, b.console, IN_MODIFY) >= 0);
 	pid_t pid = fork();
 	if (pid == 0)

@@ -18,6 +18,13 @@
 #include "base/file.h"
 #include "base/str.h"
 
+static int make_file(const char *path, size_t size)
+{
+	_cleanup_close_ int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	// Only the jail stands between a sandbox and a file that anyone may write.
+	return fd < 0 || fchmod(fd, 0666) < 0 || ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
+}
+
 // A persistent tap device whose owner may attach to it without any capability, as the slots have.
 static int make_tap(const char *name, uint32_t uid)
 {
@@ -32,7 +39,8 @@ static int make_tap(const char *name, uint32_t uid)
 
 static int make_netns(const char *path)
 {
-	_cleanup_close_ int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	if (make_file(path, 0) < 0)
+		return -errno;
 	pid_t pid = fork();
 	if (pid == 0) {
 		if (unshare(CLONE_NEWNET) < 0 || make_tap("tap0", WORLD_UID) < 0)
@@ -44,16 +52,13 @@ static int make_netns(const char *path)
 	return status == 0 ? 0 : -EIO;
 }
 
-static int make_file(const char *path, size_t size)
-{
-	_cleanup_close_ int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	// Only the jail stands between a sandbox and a file that anyone may write.
-	return fd < 0 || fchmod(fd, 0666) < 0 || ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
-}
-
 int world_init(struct world *w, const char *shim_program, const char *dummy_program)
 {
 	*w = (struct world){.dir = "/tmp/stasis-shim-XXXXXX", .next_uid = WORLD_UID};
+	if (!shim_program || !dummy_program) {
+		print_error("STASIS_SHIM and STASIS_DUMMY_VMM must name the programs\n");
+		return -EINVAL;
+	}
 	if (!mkdtemp(w->dir))
 		return -errno;
 	w->run = str_printf("%s/run", w->dir);

@@ -13,8 +13,8 @@ static void times(void **state)
 		uint64_t seconds;
 	} good[] = {{"0", 0}, {"none", 0}, {"90", 90}, {"90s", 90}, {"5m", 300}, {"2h", 7200},
 		{"1d", 86400}};
-	static const char *const bad[] = {"", "s", "m", "-1", "5 m", "5mm", "1.5h", "m5", "soon",
-		"99999999999999999999d"};
+	static const char *const bad[] = {
+		"", "s", "m", "-1", "5 m", "5mm", "1.5h", "m5", "soon", "99999999999999999999d"};
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
 		uint64_t v = 1;
 		assert_int_equal(cli_parse_seconds(good[i].text, &v), 0);
@@ -35,8 +35,8 @@ static void sizes(void **state)
 	} good[] = {{"512", 1, 512}, {"512", 1 << 20, 512u << 20}, {"1K", 1, 1024},
 		{"512M", 1 << 20, 512u << 20}, {"2g", 1, 2ull << 30}, {"20GB", 1, 20ull << 30},
 		{"20GiB", 1, 20ull << 30}, {"1T", 1, 1ull << 40}};
-	static const char *const bad[] = {"", "G", "GB", "iB", "-1G", "1.5G", "1X", "1GG", "G1",
-		"99999999999T", "B"};
+	static const char *const bad[] = {
+		"", "G", "GB", "iB", "-1G", "1.5G", "1X", "1GG", "G1", "99999999999T", "B"};
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
 		uint64_t v = 1;
 		assert_int_equal(cli_parse_bytes(good[i].text, good[i].unit, &v), 0);

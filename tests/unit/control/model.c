@@ -51,10 +51,10 @@ static int create(
 		.started_ns = clock_realtime_ns(),
 		.ends_at_ns = req->ends_at_ns,
 		.disk_bytes = 12345,
-		.address = "127.0.0.1",
 		.phases = {{"slot", 12}, {"boot", 3400}},
 		.n_phases = 2,
 	};
+	snprintf(s->address, sizeof s->address, "%s", m->address);
 	snprintf(s->id, sizeof s->id, "%s", req->id);
 	snprintf(s->template, sizeof s->template, "%s", req->template);
 	snprintf(m->last_token, sizeof m->last_token, "%s", req->token);
@@ -217,7 +217,7 @@ static int metrics(void *host, struct strbuf *out, struct err *e)
 
 void model_init(struct model *m)
 {
-	*m = (struct model){0};
+	*m = (struct model){.address = "127.0.0.1"};
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_condattr_t attr;
 	pthread_condattr_init(&attr);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A host in memory, with the same struct of functions as the real one. Sandboxes "run" at once at
-// 127.0.0.1 unless a failure is ordered.
+// one address unless a failure is ordered.
 #pragma once
 #include <pthread.h>
 #include "hostagent/hostagent.h"
@@ -17,6 +17,7 @@ struct model {
 	// Orders
 	enum err_code fail_create, fail_destroy, fail_get;
 	bool volume_gone;
+	char address[48]; // of all sandboxes; 127.0.0.1 unless set
 	char last_token[80];
 	char last_env[200];
 };

@@ -156,7 +156,7 @@ static void a_start_that_fails_leaves_nothing(void **state)
 	struct qemu_options o = {.qemu = "/bin/false", .ramhook = "/dev/null", .accel = ACCEL_TCG};
 	qemu_init(&q);
 	assert_true(qemu_start(&q, &o, &c, &e) < 0);
-	assert_non_null(strstr(e.text, "QEMU ended before its memory was in place"));
+	assert_non_null(strstr(e.text, "QEMU ended before it answered its greeting"));
 	assert_int_equal(q.pidfd, -1);
 	assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); // no child is left
 

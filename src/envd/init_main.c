@@ -8,8 +8,7 @@
 // host waits for: an address and a listening envd come before everything else.
 //
 // Kernel command line: root= (/dev/vda), rootfstype= (ext4), ro, stasis.ip= (169.254.0.21/30),
-// stasis.gw= (169.254.0.22), stasis.dns= (1.1.1.1,8.8.8.8), stasis.poweroff=reboot (for VMMs that
-// end at a reset only).
+// stasis.gw= (169.254.0.22), stasis.dns= (1.1.1.1,8.8.8.8).
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -27,7 +26,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <sys/wait.h>
 #include "base/clock.h"
 #include "base/file.h"
@@ -42,11 +40,6 @@
 #define RESTART_MIN_NS (100 * NSEC_PER_MSEC)
 #define RESTART_MAX_NS (10 * NSEC_PER_SEC)
 #define RESTART_CALM_NS (60 * NSEC_PER_SEC) // lived that long: the next restart is quick again
-
-struct boot {
-	struct cmdline cmd;
-	bool reset; // stasis.poweroff=reboot
-};
 
 _printf_(1, 2) static void say(const char *fmt, ...)
 {
@@ -65,29 +58,25 @@ _printf_(1, 2) static void say(const char *fmt, ...)
 	}
 }
 
-static _noreturn_ void halt(const struct boot *b)
+// Ends the machine. Both VMMs take a reset as the guest's end; Firecracker knows no power-off.
+static _noreturn_ void halt(void)
 {
 	sync();
-	reboot(b->reset ? RB_AUTOBOOT : RB_POWER_OFF);
-	// A kernel without a way to power off halts; a reset is the only end then.
 	reboot(RB_AUTOBOOT);
 	for (;;)
 		pause();
 }
 
-_printf_(2, 3) static _noreturn_ void die(const struct boot *b, const char *fmt, ...)
+// errnum 0: the text says it all.
+_printf_(2, 3) static _noreturn_ void die(int errnum, const char *fmt, ...)
 {
 	char text[300];
-	int errnum = errno;
 	va_list ap;
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof text, fmt, ap);
 	va_end(ap);
-	if (errnum)
-		say("%s: %s: powering off", text, strerror(errnum));
-	else
-		say("%s: powering off", text);
-	halt(b);
+	say("%s%s%s: powering off", text, errnum ? ": " : "", errnum ? strerror(errnum) : "");
+	halt();
 }
 
 // --- modules and the root device
@@ -103,139 +92,120 @@ static void open_console(void)
 		close(fd);
 }
 
-static void mount_or_die(const struct boot *b, const char *type, const char *at,
-	unsigned long flags, const char *data)
+static void mount_or_die(const char *type, const char *at, unsigned long flags, const char *data)
 {
 	mkdir(at, 0755);
 	// EBUSY: the kernel has mounted devtmpfs itself
 	if (mount(type, at, type, flags, data) < 0 && errno != EBUSY)
-		die(b, "cannot mount %s at %s", type, at);
+		die(errno, "cannot mount %s at %s", type, at);
 }
 
-static void load_module(const struct boot *b, const char *name)
+static void load_module(const char *name)
 {
 	char path[PATH_MAX];
 	if (str_format(path, sizeof path, "/modules/%s", name) < 0)
-		die(b, "bad module name in /modules/order");
+		die(0, "bad module name in /modules/order");
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		die(b, "cannot open %s", path);
+		die(errno, "cannot open %s", path);
 	if (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST)
-		die(b, "cannot load %s", path);
+		die(errno, "cannot load %s", path);
 }
 
-static void load_modules(const struct boot *b)
+static void load_modules(void)
 {
 	_cleanup_strbuf_ struct strbuf order = {0};
 	int rc = file_read(AT_FDCWD, "/modules/order", 1u << 20, &order);
 	if (rc == -ENOENT)
 		return; // a kernel with everything built in
-	errno = -rc;
 	if (rc < 0)
-		die(b, "cannot read /modules/order");
+		die(-rc, "cannot read /modules/order");
 	for (char *line = order.data; line && *line;) {
 		char *next = strchr(line, '\n');
 		if (next)
 			*next++ = '\0';
 		if (*line && *line != '#')
-			load_module(b, line);
+			load_module(line);
 		line = next;
 	}
 }
 
 // Its driver may make the node a moment after the module was loaded: watched, not polled.
-static void wait_for_node(const struct boot *b, const char *path)
+static void wait_for_node(const char *path)
 {
 	_cleanup_close_ int in = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	if (in < 0 || inotify_add_watch(in, "/dev", IN_CREATE | IN_MOVED_TO) < 0)
-		die(b, "cannot watch /dev");
+		die(errno, "cannot watch /dev");
 	uint64_t end = clock_monotonic_ns() + ROOT_WAIT_NS;
 	while (access(path, F_OK) < 0) {
 		char events[4096];
 		struct pollfd pf = {.fd = in, .events = POLLIN};
 		uint64_t now = clock_monotonic_ns();
-		errno = 0;
 		if (now >= end)
-			die(b, "the root device %s has not appeared", path);
+			die(0, "the root device %s has not appeared", path);
 		poll(&pf, 1, (int)((end - now) / NSEC_PER_MSEC) + 1);
 		while (read(in, events, sizeof events) > 0)
 			;
 	}
 }
 
-static void mount_root(const struct boot *b)
+static void mount_root(const struct cmdline *c)
 {
-	const struct cmdline *c = &b->cmd;
-	errno = 0;
 	if (!str_starts(c->root, "/dev/"))
-		die(b, "root=%s: only names of /dev can be mounted", c->root);
-	wait_for_node(b, c->root);
+		die(0, "root=%s: only names of /dev can be mounted", c->root);
+	wait_for_node(c->root);
 	mkdir(NEW_ROOT, 0755);
-	if (mount(c->root, NEW_ROOT, c->rootfstype, c->ro ? MS_RDONLY : 0, NULL) < 0)
-		die(b, "cannot mount %s (%s)", c->root, c->rootfstype);
+	if (mount(c->root, NEW_ROOT, c->rootfstype, MS_NOATIME | (c->ro ? MS_RDONLY : 0), NULL) < 0)
+		die(errno, "cannot mount %s (%s)", c->root, c->rootfstype);
 	say("root mounted");
 }
 
 // --- into the root
 
 // Makes the directory when it is missing, which a read-only root cannot.
-static void new_dir(const struct boot *b, const char *path, mode_t mode)
+static void new_dir(const char *path, mode_t mode)
 {
 	if (mkdir(path, mode) < 0 && errno != EEXIST)
-		die(b, "the root file system has no %s", path + strlen(NEW_ROOT));
-	errno = 0;
+		die(errno, "the root file system has no %s", path + strlen(NEW_ROOT));
 }
 
-static void copy_envd(const struct boot *b)
+static void copy_envd(void)
 {
 	struct stat st;
 	_cleanup_close_ int in = open("/envd", O_RDONLY | O_CLOEXEC);
 	if (in < 0 || fstat(in, &st) < 0)
-		die(b, "the initramfs has no /envd");
+		die(errno, "the initramfs has no /envd");
 	mkdir(NEW_ROOT "/run/stasis", 0755);
 	_cleanup_close_ int out =
 		open(NEW_ROOT ENVD_PATH, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0755);
 	for (off_t left = st.st_size; left > 0;) {
 		ssize_t n = out < 0 ? -1 : sendfile(out, in, NULL, (size_t)left);
 		if (n <= 0)
-			die(b, "cannot copy envd to %s", ENVD_PATH);
+			die(errno, "cannot copy envd to %s", ENVD_PATH);
 		left -= n;
 	}
 }
 
-// Removes what the initramfs held: it is memory.
-static void empty_initramfs(void)
-{
-	DIR *d = opendir("/");
-	if (!d)
-		return;
-	for (struct dirent *de; (de = readdir(d));)
-		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0)
-			file_rm_rf(dirfd(d), de->d_name); // stops at mounts
-	closedir(d);
-}
-
-static void enter_root(const struct boot *b)
+static void enter_root(void)
 {
 	static const char *const moved[] = {"/dev", "/proc", "/sys"};
 	char to[64];
-	new_dir(b, NEW_ROOT "/run", 0755);
-	mount_or_die(b, "tmpfs", NEW_ROOT "/run", MS_NOSUID | MS_NODEV, "mode=0755");
-	copy_envd(b);
+	new_dir(NEW_ROOT "/run", 0755);
+	mount_or_die("tmpfs", NEW_ROOT "/run", MS_NOSUID | MS_NODEV, "mode=0755");
+	copy_envd();
 	for (size_t i = 0; i < ARRAY_SIZE(moved); i++) {
 		snprintf(to, sizeof to, NEW_ROOT "%s", moved[i]);
-		new_dir(b, to, 0755);
+		new_dir(to, 0755);
 		if (mount(moved[i], to, NULL, MS_MOVE, NULL) < 0)
-			die(b, "cannot move %s", moved[i]);
+			die(errno, "cannot move %s", moved[i]);
 	}
-	if (chdir(NEW_ROOT) < 0)
-		die(b, "cannot enter the root");
-	// Not an initramfs (a test by hand): nothing to be emptied.
-	struct statfs fs;
-	if (statfs("/", &fs) == 0 && (fs.f_type == 0x858458f6 || fs.f_type == 0x01021994))
-		empty_initramfs();
-	if (mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
-		die(b, "cannot move into the root");
+	// What the initramfs held is memory.
+	file_rm_rf(AT_FDCWD, "/modules");
+	unlink("/envd");
+	unlink("/init");
+	if (chdir(NEW_ROOT) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 ||
+		chdir("/") < 0)
+		die(errno, "cannot move into the root");
 }
 
 // --- network
@@ -275,7 +245,7 @@ static int set_up_eth0(int fd, const struct cmdline *c)
 	return rc;
 }
 
-static void set_up_network(const struct boot *b)
+static void set_up_network(const struct cmdline *c)
 {
 	_cleanup_close_ int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0) {
@@ -283,7 +253,7 @@ static void set_up_network(const struct boot *b)
 		return;
 	}
 	link_up(fd, "lo");
-	int rc = set_up_eth0(fd, &b->cmd);
+	int rc = set_up_eth0(fd, c);
 	if (rc < 0)
 		say("eth0 is not up: %s", strerror(-rc));
 }
@@ -332,6 +302,8 @@ static void mount_for_envd(void)
 static void set_kernel_parameters(void)
 {
 	static const char *const set[][2] = {
+		// the policy lets no IPv6 out: programs must not wait for it
+		{"/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"},
 		// ping for everybody
 		{"/proc/sys/net/ipv4/ping_group_range", "0 2147483647"},
 		// about 100 s instead of 15 min for a peer that is gone after a resume
@@ -341,6 +313,15 @@ static void set_kernel_parameters(void)
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(set); i++)
 		file_write_existing(AT_FDCWD, set[i][0], set[i][1]);
+}
+
+static void set_hostname(void)
+{
+	_cleanup_free_ char *name = NULL;
+	const char *text = "stasis"; // until /init tells the sandbox's own
+	if (file_read_line(AT_FDCWD, "/etc/hostname", &name) == 0 && *name)
+		text = name;
+	sethostname(text, strnlen(text, 64));
 }
 
 static pid_t start_envd(void)
@@ -410,32 +391,38 @@ static void ns_to_timespec(uint64_t ns, struct timespec *t)
 	*t = (struct timespec){(time_t)(ns / NSEC_PER_SEC), (long)(ns % NSEC_PER_SEC)};
 }
 
-// Ends all processes, gives the disk back clean, and powers off.
-static _noreturn_ void shut_down(const struct boot *b, const sigset_t *signals)
+// All orphans are ours: without children there is nobody left.
+static void wait_for_children(const sigset_t *signals)
 {
-	say("powering off");
-	kill(-1, SIGTERM);
 	uint64_t end = clock_monotonic_ns() + STOP_WAIT_NS;
 	for (;;) {
-		// All orphans are ours: without children there is nobody left.
 		pid_t pid;
 		while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
 			;
 		uint64_t now = clock_monotonic_ns();
 		struct timespec t;
 		if (pid < 0 || now >= end)
-			break;
+			return;
 		ns_to_timespec(end - now, &t);
 		sigtimedwait(signals, NULL, &t);
 	}
+}
+
+// Ends all processes, gives the disk back clean, and ends the machine.
+static _noreturn_ void shut_down(const sigset_t *signals)
+{
+	say("powering off");
+	kill(-1, SIGTERM);
+	wait_for_children(signals);
 	kill(-1, SIGKILL);
+	wait_for_children(signals);
 	sync();
 	if (mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY, NULL) < 0)
 		say("the root file system stays writable: %s", strerror(errno));
-	halt(b);
+	halt();
 }
 
-static _noreturn_ void run(const struct boot *b, struct envd_watch *w, const sigset_t *signals)
+static _noreturn_ void run(struct envd_watch *w, const sigset_t *signals)
 {
 	for (;;) {
 		struct timespec t, *wait = NULL;
@@ -452,8 +439,19 @@ static _noreturn_ void run(const struct boot *b, struct envd_watch *w, const sig
 		if (sig == SIGCHLD)
 			reap(w);
 		else if (sig > 0)
-			shut_down(b, signals);
+			shut_down(signals);
 	}
+}
+
+static void read_cmdline(struct cmdline *ret)
+{
+	_cleanup_strbuf_ struct strbuf line = {0};
+	char bad[128];
+	int rc = file_read(AT_FDCWD, "/proc/cmdline", 65536, &line);
+	if (rc < 0)
+		die(-rc, "cannot read /proc/cmdline");
+	if (cmdline_parse(line.data, ret, bad, sizeof bad) < 0)
+		die(0, "'%s' on the kernel command line makes no sense", bad);
 }
 
 static int say_usage(void)
@@ -471,7 +469,7 @@ int main(int argc, char **argv)
 			return kill(1, SIGTERM) < 0 ? 1 : 0;
 		return say_usage();
 	}
-	struct boot b = {0};
+	struct cmdline c;
 	struct envd_watch w = {.delay_ns = RESTART_MIN_NS};
 	sigset_t signals;
 	static const int wanted[] = {SIGCHLD, SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
@@ -482,29 +480,22 @@ int main(int argc, char **argv)
 	reboot(RB_DISABLE_CAD); // Ctrl-Alt-Del, the VMM's polite stop, becomes SIGINT
 	umask(022);
 
-	mount_or_die(&b, "devtmpfs", "/dev", MS_NOSUID, "mode=0755");
+	mount_or_die("devtmpfs", "/dev", MS_NOSUID, "mode=0755");
 	open_console();
-	mount_or_die(&b, "proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
-	mount_or_die(&b, "sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
-	_cleanup_strbuf_ struct strbuf line = {0};
-	char bad[128] = "";
-	if (file_read(AT_FDCWD, "/proc/cmdline", 65536, &line) < 0 ||
-		cmdline_parse(line.data, &b.cmd, bad, sizeof bad) < 0) {
-		errno = 0;
-		die(&b, "bad value on the kernel command line: %s", bad);
-	}
-	b.reset = b.cmd.reset;
+	mount_or_die("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	mount_or_die("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	read_cmdline(&c);
 	if (access("/envd", X_OK) < 0)
-		die(&b, "the initramfs has no /envd");
-	load_modules(&b);
-	mount_root(&b);
-	enter_root(&b);
-	set_up_network(&b);
+		die(errno, "the initramfs has no program /envd");
+	load_modules();
+	mount_root(&c);
+	enter_root();
+	set_up_network(&c);
 	mount_for_envd();
-	sethostname("sandbox", 7); // until /init tells the real one
+	set_hostname();
 	envd_start(&w);
 	say("envd started");
-	write_resolv_conf(&b.cmd);
+	write_resolv_conf(&c);
 	set_kernel_parameters();
-	run(&b, &w, &signals);
+	run(&w, &signals);
 }

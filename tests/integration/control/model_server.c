@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// The real control plane with its edge, on a model host whose sandboxes are all at one address.
+//
+//	model_server DIR LISTEN ADDRESS
+//
+// DIR gets data/ and run/. Prints "ready" and runs until SIGTERM.
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include "base/file.h"
+#include "base/log.h"
+#include "control/control.h"
+#include "../../unit/control/model.h"
+
+int main(int argc, char **argv)
+{
+	if (argc != 4) {
+		fprintf(stderr, "usage: model_server DIR LISTEN ADDRESS\n");
+		return 2;
+	}
+	log_setup("model_server", LOG_LEVEL_WARN);
+	sigset_t stop;
+	sigemptyset(&stop);
+	sigaddset(&stop, SIGTERM);
+	sigaddset(&stop, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &stop, NULL);
+	signal(SIGPIPE, SIG_IGN);
+
+	static struct model model;
+	model_init(&model);
+	snprintf(model.address, sizeof model.address, "%s", argv[3]);
+	_cleanup_free_ char *data = str_printf("%s/data", argv[1]);
+	_cleanup_free_ char *run = str_printf("%s/run", argv[1]);
+	const struct control_config cfg = {
+		.data_dir = data, .run_dir = run, .listen = argv[2], .host = model_host(&model)};
+	struct control *c = NULL;
+	struct err e = {0};
+	int r = file_mkdir_p(AT_FDCWD, data, 0700);
+	if (r == 0)
+		r = control_start(&cfg, &c, &e);
+	if (r < 0) {
+		fprintf(stderr, "model_server: %s\n", err_text(&e, r));
+		return 1;
+	}
+	puts("ready");
+	fflush(stdout);
+	int sig;
+	sigwait(&stop, &sig);
+	control_stop(c);
+	model_done(&model);
+	return 0;
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stands in for the agent's client where no guest is: all calls fail as an unreachable guest's do.
+#include "envd/client.h"
+
+int envd_run(struct http_client *c, const struct envd_target *t, const struct envd_process *p,
+	struct envd_exit *ret, struct err *e)
+{
+	return err_set(e, ERR_BAD_GATEWAY, "no guest at %s", t->base_url);
+}
+
+int envd_unary(struct http_client *c, const struct envd_target *t, const char *method, json_t *req,
+	int timeout_ms, json_t **ret, struct err *e)
+{
+	return err_set(e, ERR_BAD_GATEWAY, "no guest at %s", t->base_url);
+}

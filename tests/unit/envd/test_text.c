@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: Apache-2.0
+// The parts of envd that turn text into text: users, paths, environments, modes, command lines.
+#include "../check.h"
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/proc.h"
+#include "envd/cmdline.h"
+#include "envd/entry.h"
+#include "envd/env.h"
+#include "envd/init.h"
+#include "envd/path.h"
+#include "envd/users.h"
+#include "http/json.h"
+
+// --- users
+
+static void write_file(const char *path, const char *text)
+{
+	_cleanup_close_ int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(file_write_full(fd, text, strlen(text)), 0);
+}
+
+struct files {
+	char dir[32], passwd[64], group[64];
+};
+
+static int make_files(void **state)
+{
+	struct files *f = calloc(1, sizeof *f);
+	snprintf(f->dir, sizeof f->dir, "/tmp/envd-users-XXXXXX");
+	if (!mkdtemp(f->dir))
+		return -1;
+	snprintf(f->passwd, sizeof f->passwd, "%s/passwd", f->dir);
+	snprintf(f->group, sizeof f->group, "%s/group", f->dir);
+	*state = f;
+	return 0;
+}
+
+static int remove_files(void **state)
+{
+	struct files *f = *state;
+	file_rm_rf(AT_FDCWD, f->dir);
+	free(f);
+	return 0;
+}
+
+static void test_users_are_found_with_their_groups(void **state)
+{
+	struct files *f = *state;
+	write_file(f->passwd, "root:x:0:0:root:/root:/bin/bash\n"
+			      "# comment:x:7:7::/:/bin/sh\n"
+			      "+nis:x:8:8::/:/bin/sh\n"
+			      "short:x:9\n"
+			      "bad:x:minus:9::/:/bin/sh\n"
+			      "wide:x:4294967295:9::/:/bin/sh\n"
+			      "\n"
+			      "user:x:1000:1001:A,B:/home/user:/bin/bash\n"
+			      "homeless:x:1002:1002:::/bin/sh\n"
+			      "last:x:1003:1003::/home/last:"); // without a line end
+	write_file(f->group, "root:x:0:\nusers:x:100:user,other\nuser:x:1001:user\n"
+			     "no:x:101:username,xuser\nsudo:x:27:root,user");
+	_cleanup_users_ struct users u = {0};
+	assert_int_equal(users_load(f->passwd, f->group, &u), 0);
+	_cleanup_user_ struct user r = {0}, h = {0}, l = {0};
+	assert_int_equal(users_find(&u, "user", &r), 0);
+	assert_int_equal(r.uid, 1000);
+	assert_int_equal(r.gid, 1001);
+	assert_string_equal(r.home, "/home/user");
+	assert_int_equal(r.n_groups, 3);
+	assert_int_equal(r.groups[0], 1001);
+	assert_int_equal(r.groups[1], 100);
+	assert_int_equal(r.groups[2], 27);
+	assert_int_equal(users_find(&u, "homeless", &h), 0);
+	assert_string_equal(h.home, "/");
+	assert_int_equal(users_find_uid(&u, 1003, &l), 0);
+	assert_string_equal(l.name, "last");
+	static const char *const none[] = {
+		"", "nobody", "use", "# comment", "+nis", "short", "bad", "wide", "user:x"};
+	for (size_t i = 0; i < ARRAY_SIZE(none); i++)
+		assert_int_equal(users_find(&u, none[i], &r), -ENOENT);
+}
+
+static void test_ids_have_names_or_numbers(void **state)
+{
+	struct files *f = *state;
+	write_file(f->passwd, "root:x:0:0:root:/root:/bin/bash\nuser:x:1000:1000::/h:/s\n");
+	write_file(f->group, "wheel:x:0:\n");
+	_cleanup_users_ struct users u = {0};
+	assert_int_equal(users_load(f->passwd, f->group, &u), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_string_equal(users_name(&u, 0), "root");
+		assert_string_equal(users_name(&u, 1000), "user");
+		assert_string_equal(users_name(&u, 4321), "4321");
+		assert_string_equal(users_group_name(&u, 0), "wheel");
+		assert_string_equal(users_group_name(&u, 1000), "1000");
+	}
+}
+
+static void test_missing_user_files_are_empty(void **state)
+{
+	struct files *f = *state;
+	_cleanup_users_ struct users u = {0};
+	struct user r;
+	assert_int_equal(users_load(f->passwd, f->group, &u), 0);
+	assert_int_equal(users_find(&u, "root", &r), -ENOENT);
+	assert_string_equal(users_name(&u, 0), "0");
+}
+
+// --- paths
+
+static void test_paths_are_resolved(void **state)
+{
+	static const struct {
+		const char *path, *preset, *want;
+	} t[] = {
+		{"", NULL, "/home/user"},
+		{"", "", "/home/user"},
+		{"", "/code", "/code"},
+		{"~", "/code", "/home/user"},
+		{"~/", NULL, "/home/user"},
+		{"~/a/b", NULL, "/home/user/a/b"},
+		{"a.txt", "/code", "/home/user/a.txt"},
+		{"./a/../b//c/.", NULL, "/home/user/b/c"},
+		{"/", NULL, "/"},
+		{"//", NULL, "/"},
+		{"/..", NULL, "/"},
+		{"/../../etc/passwd", NULL, "/etc/passwd"},
+		{"../../../../x", NULL, "/x"},
+		{"/a/b/../../..", NULL, "/"},
+		{"/tmp/", NULL, "/tmp"},
+		{"/a/.../b", NULL, "/a/.../b"},
+		{"/a/..b", NULL, "/a/..b"},
+		{"a~b", NULL, "/home/user/a~b"},
+		{"/~", NULL, "/~"},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		char out[PATH_SIZE];
+		assert_int_equal(path_resolve(t[i].path, "/home/user", t[i].preset, out, NULL), 0);
+		assert_string_equal(out, t[i].want);
+	}
+}
+
+static void test_bad_paths_are_refused(void **state)
+{
+	char out[PATH_SIZE], longest[PATH_SIZE + 10];
+	struct err e = {0};
+	assert_int_equal(path_resolve("~other/x", "/home/user", NULL, out, &e), -EINVAL);
+	assert_int_equal(e.code, ERR_INVALID);
+	memset(longest, 'a', sizeof longest);
+	longest[0] = '/';
+	longest[PATH_SIZE - 1] = '\0';
+	assert_int_equal(path_resolve(longest, "/", NULL, out, NULL), 0);
+	longest[PATH_SIZE - 1] = 'a';
+	longest[PATH_SIZE] = '\0';
+	assert_int_equal(path_resolve(longest, "/", NULL, out, NULL), -EINVAL);
+}
+
+static void test_paths_are_cut(void **state)
+{
+	char p[] = "/a/b/c";
+	assert_string_equal(path_base(p), "c");
+	path_cut_last(p);
+	assert_string_equal(p, "/a/b");
+	path_cut_last(p);
+	path_cut_last(p);
+	assert_string_equal(p, "/");
+	path_cut_last(p);
+	assert_string_equal(p, "/");
+	assert_string_equal(path_base(p), "/");
+}
+
+// --- environment
+
+static void test_later_variables_win(void **state)
+{
+	_cleanup_json_ json_t *global =
+		json_pack("{s:s, s:s, s:s}", "A", "1", "B", "g", "HOME", "/g");
+	_cleanup_json_ json_t *request =
+		json_pack("{s:s, s:s, s:s}", "B", "r", "E", "", "LONG", "a=b\nc");
+	_cleanup_free_ char **env = NULL;
+	assert_int_equal(env_build("/bin", "user", "/home/user", global, request, &env, NULL), 0);
+	assert_string_equal(env_get(env, "PATH"), "/bin");
+	assert_string_equal(env_get(env, "USER"), "user");
+	assert_string_equal(env_get(env, "LOGNAME"), "user");
+	assert_string_equal(env_get(env, "HOME"), "/g");
+	assert_string_equal(env_get(env, "A"), "1");
+	assert_string_equal(env_get(env, "B"), "r");
+	assert_string_equal(env_get(env, "E"), "");
+	assert_string_equal(env_get(env, "LONG"), "a=b\nc");
+	assert_null(env_get(env, "LON"));
+	size_t n = 0;
+	while (env[n])
+		n++;
+	assert_int_equal(n, 8);
+}
+
+static void test_bad_variables_are_refused(void **state)
+{
+	struct err e = {0};
+	char **env = NULL;
+	static const char *const bad[] = {
+		"{\"\":\"x\"}", "{\"a=b\":\"x\"}", "{\"a\":1}", "{\"a\":null}"};
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		_cleanup_json_ json_t *request = json_loads(bad[i], 0, NULL);
+		assert_int_equal(env_build("/bin", "u", "/", NULL, request, &env, &e), -EINVAL);
+		assert_int_equal(e.code, ERR_INVALID);
+	}
+	assert_null(env);
+}
+
+// --- entries and ends
+
+static void test_modes_read_as_go_writes_them(void **state)
+{
+	static const struct {
+		mode_t mode;
+		const char *want;
+	} t[] = {{S_IFREG | 0644, "-rw-r--r--"}, {S_IFDIR | 0755, "drwxr-xr-x"},
+		{S_IFLNK | 0777, "Lrwxrwxrwx"}, {S_IFDIR | S_ISVTX | 0777, "dtrwxrwxrwx"},
+		{S_IFREG | S_ISUID | 0755, "urwxr-xr-x"}, {S_IFREG | S_ISGID | 0755, "grwxr-xr-x"},
+		{S_IFCHR | 0666, "Dcrw-rw-rw-"}, {S_IFBLK | 0660, "Drw-rw----"},
+		{S_IFIFO | 0600, "prw-------"}, {S_IFSOCK | 0777, "Srwxrwxrwx"},
+		{S_IFREG | 07000, "ugt---------"}};
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		char out[ENTRY_MODE_SIZE];
+		entry_mode_text(t[i].mode, out);
+		assert_string_equal(out, t[i].want);
+	}
+}
+
+static void test_json_strings_take_any_bytes(void **state)
+{
+	static const char *const t[] = {
+		"plain", "quote\" back\\slash", "\x01\x1f\n\t", "h\xc3\xa9", "broken \xff\xc3", ""};
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		_cleanup_strbuf_ struct strbuf b = {0};
+		strbuf_addc(&b, '[');
+		entry_add_json_string(&b, t[i]);
+		strbuf_addc(&b, ']');
+		_cleanup_json_ json_t *j = json_loads(b.data, 0, NULL);
+		assert_non_null(j);
+		const char *back = json_string_value(json_array_get(j, 0));
+		if (i < 4 || i == 5)
+			assert_string_equal(back, t[i]);
+		else
+			assert_string_equal(back, "broken \xef\xbf\xbd\xef\xbf\xbd");
+	}
+}
+
+static void test_ends_have_the_texts_clients_look_for(void **state)
+{
+	static const struct {
+		int status;
+		const char *want;
+	} t[] = {{W_EXITCODE(0, 0), "exit status 0"}, {W_EXITCODE(3, 0), "exit status 3"},
+		{W_EXITCODE(0, 9), "signal: killed"}, {W_EXITCODE(0, 15), "signal: terminated"},
+		{W_EXITCODE(0, 11), "signal: segmentation fault"}};
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		char text[64];
+		proc_status_text(t[i].status, text, sizeof text);
+		assert_string_equal(text, t[i].want);
+	}
+}
+
+// --- /init
+
+static void test_init_is_read(void **state)
+{
+	_cleanup_json_ json_t *j = json_pack("{s:s, s:{s:s}, s:s, s:s, s:s, s:s, s:s, s:b, s:s}",
+		"accessToken", "t", "envVars", "A", "b", "timestamp",
+		"2026-11-24T03:00:00.123456789Z", "defaultUser", "user", "defaultWorkdir", "/code",
+		"hostname", "i0-a", "entropy", "AAEC", "growRoot", 1, "hyperloopIP", "ignored");
+	_cleanup_(init_request_done) struct init_request r = {0};
+	assert_int_equal(init_read(j, &r, NULL), 0);
+	assert_string_equal(r.token, "t");
+	assert_int_equal(json_object_size(r.env), 1);
+	assert_int_equal(r.timestamp_ns % NSEC_PER_SEC, 123456789);
+	assert_string_equal(r.hostname, "i0-a");
+	assert_int_equal(r.entropy.len, 3);
+	assert_memory_equal(r.entropy.data, "\0\1\2", 3);
+	assert_true(r.grow_root);
+}
+
+static void test_bad_init_is_refused_by_name(void **state)
+{
+	static const struct {
+		const char *json, *name;
+	} t[] = {{"{\"accessToken\":\"\"}", "accessToken"}, {"{\"accessToken\":1}", "accessToken"},
+		{"{\"timestamp\":\"now\"}", "timestamp"}, {"{\"hostname\":\"a.b\"}", "hostname"},
+		{"{\"hostname\":\"-a\"}", "hostname"}, {"{\"hostname\":\"\"}", "hostname"},
+		{"{\"entropy\":\"*\"}", "entropy"},
+		{"{\"defaultWorkdir\":\"x\"}", "defaultWorkdir"},
+		{"{\"envVars\":{\"a\":1}}", "environment"}, {"{\"growRoot\":1}", "growRoot"}};
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		struct err e = {0};
+		struct init_request r;
+		_cleanup_json_ json_t *j = json_loads(t[i].json, 0, NULL);
+		assert_int_equal(init_read(j, &r, &e), -EINVAL);
+		assert_non_null(strstr(e.text, t[i].name));
+	}
+}
+
+static void test_clock_is_set_only_when_it_is_off(void **state)
+{
+	const uint64_t t = 1000 * NSEC_PER_SEC;
+	assert_false(init_clock_is_off(t, t));
+	assert_false(init_clock_is_off(t - 50 * NSEC_PER_MSEC, t));
+	assert_true(init_clock_is_off(t - 51 * NSEC_PER_MSEC, t));
+	assert_false(init_clock_is_off(t + 5 * NSEC_PER_SEC, t));
+	assert_true(init_clock_is_off(t + 5 * NSEC_PER_SEC + 1, t));
+}
+
+static void check_hosts(const char *old, bool changed, const char *want)
+{
+	_cleanup_strbuf_ struct strbuf b = {0};
+	assert_int_equal(init_hosts_text(old, "box", &b), changed);
+	if (changed)
+		assert_string_equal(b.data, want);
+}
+
+static void test_hosts_name_the_guest_once(void **state)
+{
+	check_hosts("", true, "127.0.1.1\tbox\n");
+	check_hosts("127.0.0.1 localhost", true, "127.0.0.1 localhost\n127.0.1.1\tbox\n");
+	check_hosts("127.0.1.1 old\n::1 x\n", true, "::1 x\n127.0.1.1\tbox\n");
+	check_hosts("127.0.0.1 localhost\n127.0.1.1\tbox\n", false, NULL);
+	check_hosts("127.0.1.1\tbox\n127.0.1.1 old\n", true, "127.0.1.1\tbox\n");
+	check_hosts("127.0.1.10 other\n", true, "127.0.1.10 other\n127.0.1.1\tbox\n");
+}
+
+// --- kernel command line
+
+static void test_command_line_has_defaults(void **state)
+{
+	struct cmdline c;
+	char bad[64];
+	assert_int_equal(cmdline_parse("console=ttyS0 quiet\n", &c, bad, sizeof bad), 0);
+	assert_string_equal(c.root, "/dev/vda");
+	assert_string_equal(c.rootfstype, "ext4");
+	assert_false(c.ro);
+	assert_int_equal(c.ip, inet_addr("169.254.0.21"));
+	assert_int_equal(c.gateway, inet_addr("169.254.0.22"));
+	assert_int_equal(c.prefix, 30);
+	assert_int_equal(c.n_dns, 2);
+}
+
+static void test_command_line_is_obeyed(void **state)
+{
+	struct cmdline c;
+	char bad[64];
+	assert_int_equal(cmdline_parse("root=/dev/vdb ro stasis.ip=10.0.0.2/24 stasis.gw=10.0.0.1 "
+				       "rootfstype=xfs stasis.dns=9.9.9.9 root=/dev/vdc",
+				 &c, bad, sizeof bad),
+		0);
+	assert_string_equal(c.root, "/dev/vdc");
+	assert_string_equal(c.rootfstype, "xfs");
+	assert_true(c.ro);
+	assert_int_equal(c.ip, inet_addr("10.0.0.2"));
+	assert_int_equal(c.prefix, 24);
+	assert_int_equal(c.n_dns, 1);
+	assert_int_equal(c.dns[0], inet_addr("9.9.9.9"));
+	assert_int_equal(cmdline_parse("ro rw", &c, bad, sizeof bad), 0);
+	assert_false(c.ro);
+}
+
+static void test_bad_command_line_is_named(void **state)
+{
+	static const char *const t[] = {"stasis.ip=1.2.3", "stasis.ip=1.2.3.4/33", "stasis.gw=x",
+		"stasis.dns=1.1.1.1,", "stasis.dns=1.1.1.1,2.2.2.2,3.3.3.3,4.4.4.4,5.5.5.5",
+		"rootfstype=a-name-that-is-far-too-long-for-it"};
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		struct cmdline c;
+		char bad[64], line[200];
+		snprintf(line, sizeof line, "quiet %s ro", t[i]);
+		assert_int_equal(cmdline_parse(line, &c, bad, sizeof bad), -EINVAL);
+		assert_memory_equal(bad, t[i], strlen(bad));
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(
+			test_users_are_found_with_their_groups, make_files, remove_files),
+		cmocka_unit_test_setup_teardown(
+			test_ids_have_names_or_numbers, make_files, remove_files),
+		cmocka_unit_test_setup_teardown(
+			test_missing_user_files_are_empty, make_files, remove_files),
+		cmocka_unit_test(test_paths_are_resolved),
+		cmocka_unit_test(test_bad_paths_are_refused),
+		cmocka_unit_test(test_paths_are_cut),
+		cmocka_unit_test(test_later_variables_win),
+		cmocka_unit_test(test_bad_variables_are_refused),
+		cmocka_unit_test(test_modes_read_as_go_writes_them),
+		cmocka_unit_test(test_json_strings_take_any_bytes),
+		cmocka_unit_test(test_ends_have_the_texts_clients_look_for),
+		cmocka_unit_test(test_init_is_read),
+		cmocka_unit_test(test_bad_init_is_refused_by_name),
+		cmocka_unit_test(test_clock_is_set_only_when_it_is_off),
+		cmocka_unit_test(test_hosts_name_the_guest_once),
+		cmocka_unit_test(test_command_line_has_defaults),
+		cmocka_unit_test(test_command_line_is_obeyed),
+		cmocka_unit_test(test_bad_command_line_is_named),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
