@@ -624,7 +624,8 @@ static void test_an_unreadable_root_stops_the_collection(void **state)
 	struct collect_roots roots = {0};
 	char path[128];
 	world_init(&w);
-	_cleanup_(header_freep) _unused_ struct header *h = ingest_first(&w, NULL), *z = zero(16);
+	_cleanup_(header_freep) struct header *z = zero(16);
+	header_free(ingest_first(&w, NULL));
 	struct snapshot_info s = write_snapshot(&w, z); // does not use the layer
 	snprintf(path, sizeof path, "snapshots/%s/memory.hdr", s.id);
 	flip(w.data_fd, path, 50);
