@@ -23,6 +23,13 @@ struct envd_init {
 	const void *entropy;	  // fresh bytes for the kernel's generator
 	size_t entropy_len;
 	bool grow_root; // resize the root file system to its device
+	// After a snapshot/load: the guest is frozen (envd_call_freeze). Everything above is done
+	// first, TCP connections of before are ended, then the processes are let go.
+	bool resumed;
+	// Host's ticks of the time stamp counter per tick that the guest believes in, as parts per
+	// million off 1; 0: the same. Only emulated guests need it: the guest's clocks are slowed
+	// or sped up by it (adjtimex, at most 10 %).
+	int clock_ppm;
 };
 
 struct envd_process {
@@ -55,6 +62,14 @@ struct envd_exit {
 int envd_probe(const char *ip, uint16_t port, int timeout_ms);
 int envd_call_init(struct http_client *c, const struct envd_target *t, const struct envd_init *i,
 	int timeout_ms, struct err *e);
+// Before a snapshot: stops every process of the user (cgroup freezer; returns when all stand still)
+// and writes all dirty data of the guest's file systems to its disk. A failure leaves nothing
+// frozen. Repeating it is harmless.
+int envd_call_freeze(
+	struct http_client *c, const struct envd_target *t, int timeout_ms, struct err *e);
+// Lets them go on. For the source of a snapshot, and for undo. Repeating it is harmless.
+int envd_call_thaw(
+	struct http_client *c, const struct envd_target *t, int timeout_ms, struct err *e);
 // Runs to the end of the stream. 0 with *ret set when the process ended; ERR_INVALID for a missing
 // program or directory, ERR_TIMEOUT when it was killed by the time-out, ERR_BAD_GATEWAY when the
 // guest went away.

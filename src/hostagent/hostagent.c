@@ -13,6 +13,32 @@ static int destroy(void *h, const char *op_id, const char *id, const char *cause
 {
 	return host_destroy(HOST(h), op_id, id, cause, e);
 }
+static int pause_(
+	void *h, const char *op_id, const char *id, struct host_sandbox *ret, struct err *e)
+{
+	return host_pause(HOST(h), op_id, id, ret, e);
+}
+static int resume(void *h, const struct host_resume *req, struct host_sandbox *ret, struct err *e)
+{
+	return host_resume(HOST(h), req, ret, e);
+}
+static int fork_(void *h, struct host_fork *req, struct err *e)
+{
+	return host_fork(HOST(h), req, e);
+}
+static int snapshot_create(
+	void *h, const struct host_snapshot_create *req, struct host_snapshot *ret, struct err *e)
+{
+	return host_snapshot_create(HOST(h), req, ret, e);
+}
+static int snapshot_delete(void *h, const char *op_id, const char *snapshot, struct err *e)
+{
+	return host_snapshot_delete(HOST(h), op_id, snapshot, e);
+}
+static int snapshots(void *h, struct host_snapshot **ret, size_t *ret_n, struct err *e)
+{
+	return host_snapshots(HOST(h), ret, ret_n, e);
+}
 static int get(void *h, const char *id, struct host_sandbox *ret, struct err *e)
 {
 	return host_get(HOST(h), id, ret, e);
@@ -54,6 +80,12 @@ static int metrics(void *h, struct strbuf *out, struct err *e)
 static const struct hostagent_ops local = {
 	.create = create,
 	.destroy = destroy,
+	.pause = pause_,
+	.resume = resume,
+	.fork = fork_,
+	.snapshot_create = snapshot_create,
+	.snapshot_delete = snapshot_delete,
+	.snapshots = snapshots,
 	.get = get,
 	.list = list,
 	.set_timeout = set_timeout,

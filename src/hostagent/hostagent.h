@@ -18,6 +18,23 @@ struct hostagent_ops {
 	// unknown).
 	int (*destroy)(
 		void *host, const char *op_id, const char *id, const char *cause, struct err *e);
+	// Freezes the sandbox into a snapshot and frees all it has on the machine but its disk. It
+	// is paused only when this returns 0; on failure it runs on and nothing is lost.
+	int (*pause)(void *host, const char *op_id, const char *id, struct host_sandbox *ret,
+		struct err *e);
+	// On failure it is still paused (a roll-back of a running one: paused at that snapshot).
+	// ERR_UNAVAILABLE when the VMM that wrote the snapshot is gone: disk_only is what is left.
+	int (*resume)(
+		void *host, const struct host_resume *req, struct host_sandbox *ret, struct err *e);
+	// 0 when the source was captured, even if no child came up: each child has its own outcome.
+	int (*fork)(void *host, struct host_fork *req, struct err *e);
+	// A snapshot of kind template: spawns sandboxes (host_create.snapshot) until it is deleted.
+	int (*snapshot_create)(void *host, const struct host_snapshot_create *req,
+		struct host_snapshot *ret, struct err *e);
+	// Never disturbs sandboxes or snapshots made from it. A missing one is success.
+	int (*snapshot_delete)(void *host, const char *op_id, const char *snapshot, struct err *e);
+	// All of them, whatever their kind. Array owned by the caller (free).
+	int (*snapshots)(void *host, struct host_snapshot **ret, size_t *ret_n, struct err *e);
 	int (*get)(void *host, const char *id, struct host_sandbox *ret, struct err *e);
 	// All that are not stopped. Array owned by the caller (free).
 	int (*list)(void *host, struct host_sandbox **ret, size_t *ret_n, struct err *e);

@@ -27,6 +27,15 @@ int host_create(
 	struct host *h, const struct host_create *req, struct host_sandbox *ret, struct err *e);
 int host_destroy(
 	struct host *h, const char *op_id, const char *id, const char *cause, struct err *e);
+int host_pause(
+	struct host *h, const char *op_id, const char *id, struct host_sandbox *ret, struct err *e);
+int host_resume(
+	struct host *h, const struct host_resume *req, struct host_sandbox *ret, struct err *e);
+int host_fork(struct host *h, struct host_fork *req, struct err *e);
+int host_snapshot_create(struct host *h, const struct host_snapshot_create *req,
+	struct host_snapshot *ret, struct err *e);
+int host_snapshot_delete(struct host *h, const char *op_id, const char *snapshot, struct err *e);
+int host_snapshots(struct host *h, struct host_snapshot **ret, size_t *ret_n, struct err *e);
 int host_get(struct host *h, const char *id, struct host_sandbox *ret, struct err *e);
 int host_list(struct host *h, struct host_sandbox **ret, size_t *ret_n, struct err *e);
 int host_set_timeout(

@@ -32,8 +32,54 @@ struct host_create {
 	uint64_t disk_mb;	   // 0: the template's; else not below it
 	uint64_t ends_at_ns;	   // CLOCK_REALTIME; 0: never
 	enum on_timeout on_timeout;
-	const char *token; // envd access token
-	json_t *env;	   // map of strings, borrowed; may be NULL
+	char snapshot[UUID_SIZE]; // spawn from this snapshot: vcpus and memory_mb must be 0 or its
+				  // own;
+				  // "": from the base image template
+	bool cold;		  // boot even where the base image has a frozen machine
+	const char *token;	  // envd access token
+	json_t *env;		  // map of strings, borrowed; may be NULL
+};
+
+struct host_resume {
+	char op_id[UUID_SIZE];
+	char id[SANDBOX_ID_SIZE];
+	char from[UUID_SIZE]; // roll back to this snapshot, which must be one of the sandbox's own;
+			      // a running sandbox is ended first. "": what its pause kept
+	bool disk_only;	     // boot anew from the snapshot's disk; memory is given up
+	uint64_t ends_at_ns; // CLOCK_REALTIME; 0: never
+	const char *token;   // envd access token from now on
+};
+
+// A child of a fork: the caller chooses its ids.
+struct host_fork_child {
+	char op_id[UUID_SIZE];
+	char id[SANDBOX_ID_SIZE];
+	const char *token;
+	json_t *env; // borrowed, may be NULL
+	// outcome
+	int rc; // 0, or -errno with the reason in e
+	struct err e;
+	struct host_sandbox *info; // where it goes; the caller's, not NULL
+};
+
+struct host_fork {
+	char op_id[UUID_SIZE];
+	char id[SANDBOX_ID_SIZE]; // the source: running or paused
+	struct host_fork_child *children;
+	size_t n; // 1..HOST_FORK_MAX
+	uint64_t ends_at_ns;
+	enum on_timeout on_timeout;
+	// Called on the calling thread as each child is done, in the order they finish; may be
+	// NULL.
+	void (*done)(void *ctx, size_t i);
+	void *ctx;
+};
+#define HOST_FORK_MAX 100u
+
+struct host_snapshot_create {
+	char op_id[UUID_SIZE];
+	char id[SANDBOX_ID_SIZE]; // running (goes on after a short stop) or paused
+	char snapshot[UUID_SIZE]; // its id, chosen by the caller
 };
 
 #define HOST_MAX_PHASES 16
@@ -50,9 +96,12 @@ struct host_sandbox {
 	uint64_t disk_mb;
 	uint64_t created_ns, started_ns, stopped_ns, ends_at_ns; // CLOCK_REALTIME, 0: not
 	enum on_timeout on_timeout;
-	char address[48]; // where the guest's ports are reached; "" when not running
-	char cause[64];	  // why it ended: killed, timeout, guest_panic, guest_poweroff, vmm_crash,
-			  // host_lost, ...
+	char address[48];	  // where the guest's ports are reached; "" when not running
+	char snapshot[UUID_SIZE]; // what it resumes from while paused, else ""
+	char backend[8];     // how its memory came: "boot", "file", "uffd"; "" when not running
+	uint64_t generation; // grows with each change of state
+	char cause[64]; // why it ended: killed, timeout, guest_panic, guest_poweroff, vmm_crash,
+			// host_lost, ...
 	char detail[256];
 	uint64_t disk_bytes;			   // blocks in use
 	struct host_phase phases[HOST_MAX_PHASES]; // of the last operation
@@ -69,9 +118,22 @@ struct host_event {
 };
 void host_event_done(struct host_event *ev);
 
+struct host_snapshot {
+	char id[UUID_SIZE];
+	char kind[16];		// "pause", "checkpoint" (of a fork under way), "template"
+	char sandbox[64];	// whose state it is
+	char template[64];	// the template that sandbox came from
+	char parent[UUID_SIZE]; // snapshot that sandbox was loaded from, "" when it was booted
+	unsigned vcpus, memory_mb;
+	uint64_t disk_mb;
+	uint64_t memory_bytes, disk_bytes; // data of the memory image; blocks of the disk in use
+	uint64_t created_ns;
+};
+
 struct host_template {
 	char name[64];
 	char kind[16]; // "base"
+	bool frozen;   // a create is a restore; else, for a moment after a build, a boot
 	unsigned vcpus, memory_mb, min_memory_mb;
 	uint64_t disk_mb, disk_bytes, created_ns;
 	char kernel_id[72];

@@ -34,7 +34,11 @@
 #define JAIL_ROOTFS "/rootfs.img"
 #define JAIL_KERNEL "/vmlinux"
 #define JAIL_INITRD "/initrd"
-#define JAIL_MEM "/mem" // layer or image for a restore (next issue)
+#define JAIL_MEM "/mem"		  // the one layer of an image, for a restore by file
+#define JAIL_HEADER "/memory.hdr" // of the image, for the pager
+#define JAIL_LAYERS "/layers"	  // its layers and their sums, each a bind of one file
+#define JAIL_WORKING_SET "/working_set"
+#define JAIL_SNAP "/snap" // the one directory where files for the host are left: see snap_dir
 #define JAIL_VMSTATE "/vmstate"
 #define JAIL_PAGER_SOCK "/run/pager.sock"
 #define JAIL_BIN "/usr/bin"	   // programs of the runtime: JAIL_BIN "/fcqemu"
@@ -61,7 +65,11 @@ struct shim_spec {
 	const char *const *vmm_argv; // jail paths, NULL-terminated
 	const struct shim_bind *binds;
 	size_t n_binds;
-	const char *const *pager_argv; // NULL: none (next issue)
+	const char *const *pager_argv; // NULL: none
+	// Host directory bound at JAIL_SNAP, writable: it is given to the sandbox's uid (chown,
+	// 0700). The VMM leaves snapshot files there, the pager its record and figures; all of it
+	// is the guest's word and is opened with O_NOFOLLOW and checked. NULL: none.
+	const char *snap_dir;
 };
 
 struct shim_state { // state.json
@@ -107,6 +115,9 @@ int shim_start(const char *shim_program, const struct shim_spec *spec, int timeo
 // connect to as root: the VMM can neither replace it nor make it a link.
 int shim_api_socket_path(const char *dir, char out[static 108], struct err *e);
 int shim_read_state(const char *dir, struct shim_state *ret, struct err *e);
+// Makes the pager write its figures and its record into JAIL_SNAP (SIGUSR1, see pager.h): by way of
+// the shim, so that no number of a process has to be trusted. -ESRCH when the shim has ended.
+int shim_poke_pager(int pidfd);
 int shim_read_exit(const char *dir, struct shim_exit *ret,
 	struct err *e); // -ENOENT: not ended, or killed hard
 // Opens the running shim named by state.json after a server restart: checks boot id and start time.

@@ -234,7 +234,18 @@ void model_done(struct model *m)
 
 struct hostagent model_host(struct model *m)
 {
-	static const struct hostagent_ops ops = {create, destroy, get, list, set_timeout, address,
-		open_log, events, templates, info, metrics};
+	static const struct hostagent_ops ops = {
+		.create = create,
+		.destroy = destroy,
+		.get = get,
+		.list = list,
+		.set_timeout = set_timeout,
+		.address = address,
+		.open_log = open_log,
+		.events = events,
+		.templates = templates,
+		.info = info,
+		.metrics = metrics,
+	};
 	return (struct hostagent){&ops, m};
 }
