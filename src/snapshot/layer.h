@@ -69,3 +69,5 @@ int layer_read(const struct layer *l, uint64_t offset, uint64_t len, void *buf, 
 int layer_verify(const struct layer *l, struct err *e);
 // Removes both files; missing ones are fine. data first: what is left after a crash is collected.
 int layer_remove(int layers_fd, const char *id);
+int layer_verify_once(int layers_fd, const char *id, uint64_t size, const char *record_dir,
+	struct err *e);

@@ -65,7 +65,8 @@ static struct sandbox sample(const char *id)
 }
 
 static char seen_op[16], seen_id[64];
-static int keep(struct host *h, struct sandbox *s, const char *op, const char *op_id)
+static int keep(
+	struct host *h, struct sandbox *s, const char *op, const char *op_id, const char *data)
 {
 	snprintf(seen_op, sizeof seen_op, "%s", op);
 	snprintf(seen_id, sizeof seen_id, "%s", op_id);
@@ -79,7 +80,7 @@ static void an_open_operation_is_found_by_the_next_server(void **state)
 	struct host *h = *state;
 	struct err e = {0};
 	struct sandbox s = sample("iabc");
-	assert_int_equal(store_op_begin(h, op1, "create", &s, &e), 0);
+	assert_int_equal(store_op_begin(h, op1, "create", &s, NULL, &e), 0);
 	close_host(h);
 	*state = h = open_host();
 	assert_int_equal(store_load(h, keep, &e), 0);
@@ -103,7 +104,7 @@ static void a_committed_operation_is_no_longer_open(void **state)
 	char op_state[8], id[64];
 	struct sandbox s = sample("iabc");
 	struct store_event ev = {.kind = "running"};
-	assert_int_equal(store_op_begin(h, op1, "create", &s, &e), 0);
+	assert_int_equal(store_op_begin(h, op1, "create", &s, NULL, &e), 0);
 	s.info.state = SANDBOX_RUNNING;
 	assert_int_equal(store_commit(h, op1, &s, &ev, &e), 0);
 	assert_int_equal(store_op_find(h, op1, op_state, id, &e), 0);
@@ -119,8 +120,8 @@ static void an_operation_id_serves_once(void **state)
 	struct host *h = *state;
 	struct err e = {0};
 	struct sandbox s = sample("iabc"), other = sample("idef");
-	assert_int_equal(store_op_begin(h, op1, "create", &s, &e), 0);
-	assert_true(store_op_begin(h, op1, "create", &other, &e) < 0);
+	assert_int_equal(store_op_begin(h, op1, "create", &s, NULL, &e), 0);
+	assert_true(store_op_begin(h, op1, "create", &other, NULL, &e) < 0);
 	assert_int_equal(e.code, ERR_CONFLICT);
 	assert_int_equal(store_load(h, keep, &e), 0);
 	assert_null(host_find(h, "idef")); // nothing of the refused one stays
@@ -133,7 +134,7 @@ static void a_forgotten_sandbox_leaves_an_event_and_no_row(void **state)
 	char op_state[8], id[64];
 	struct sandbox s = sample("iabc");
 	struct store_event ev = {.kind = "create_failed", .cause = "create_failed"};
-	assert_int_equal(store_op_begin(h, op1, "create", &s, &e), 0);
+	assert_int_equal(store_op_begin(h, op1, "create", &s, NULL, &e), 0);
 	assert_int_equal(store_forget(h, "iabc", &ev, &e), 0);
 	assert_int_equal(store_load(h, keep, &e), 0);
 	assert_null(host_find(h, "iabc"));
