@@ -178,7 +178,8 @@ static int write_sums(int layers_fd, const struct layer_name *name, const char *
 	put_le64(head + 32, c->zero_blocks);
 	format_put_uuid(head + 40, id);
 	put_le64(head + HEAD_SUMMED, format_xxh3(head, HEAD_SUMMED));
-	int r = ftruncate(fd, (off_t)sums_file_size(c->size)) < 0 ? -errno : 0;
+	int r = ftruncate(fd, (off_t)sums_file_size(c->size)) < 0 || fchmod(fd, 0444) < 0 ? -errno
+											  : 0;
 	if (r == 0)
 		r = write_at(fd, head, sizeof head, 0);
 	if (r == 0)
@@ -369,11 +370,20 @@ static int publish_diff(int dirfd, const char *diff, int fd, int layers_fd,
 
 static int open_diff(int dirfd, const char *diff, int layers_fd, uint64_t size, struct err *e)
 {
-	_cleanup_close_ int fd = openat(dirfd, diff, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	// What a jailed VMM left there may be anything: a link, a pipe that never opens.
+	_cleanup_close_ int fd =
+		openat(dirfd, diff, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	struct stat st, dir;
+	if (fd < 0 && errno == ELOOP)
+		return err_set(e, ERR_INTERNAL, "%s: a symbolic link instead of a diff", diff);
 	if (fd < 0 || fstat(fd, &st) < 0 || fstat(layers_fd, &dir) < 0)
 		return err_errno(e, errno, "%s", diff);
-	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != size)
+	if (!S_ISREG(st.st_mode))
+		return err_set(e, ERR_INTERNAL, "%s: not a regular file", diff);
+	if (st.st_nlink != 1)
+		return err_set(e, ERR_INTERNAL, "%s: has %lu names; a diff has one", diff,
+			(unsigned long)st.st_nlink);
+	if ((uint64_t)st.st_size != size)
 		return err_set(e, ERR_INTERNAL,
 			"%s: %" PRIu64 " bytes instead of the memory's %" PRIu64, diff,
 			(uint64_t)st.st_size, size);
@@ -661,7 +671,7 @@ static int write_merged(const struct header *h, int layers_fd, const char *id,
 	if (fd < 0)
 		return err_errno(e, errno, "layers/%s", name->data_tmp);
 	int r = copy_image(h, layers_fd, fd, c, e);
-	if (r == 0 && fsync(fd) < 0)
+	if (r == 0 && (fchmod(fd, 0444) < 0 || fsync(fd) < 0)) // whatever the umask
 		r = err_errno(e, errno, "layers/%s", name->data_tmp);
 	if (r < 0)
 		return r;

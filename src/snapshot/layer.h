@@ -30,9 +30,12 @@ uint32_t layer_sum(const void *block);
 bool layer_block_is_zero(const void *block);
 
 // Makes a layer of the diff that a VMM wrote: a sparse file as long as the memory in which data
-// extents are dirty, zeros included. Moves it (never copies; it must lie on the file system of
-// layers_fd) to layers/<id>, durably, and gives the header of the child image: parent overlaid with
-// the diff. A freshly booted guest's parent is header_new_zero.
+// extents are dirty, zeros included. The file is not trusted: it must be a regular file with one
+// name and of the right length. A VMM that runs on and still holds it open could change it later;
+// the sums are taken here, so that a change is found at the block's next use, never served. Moves
+// it (never copies; it must lie on the file system of layers_fd) to layers/<id>, durably, and gives
+// the header of the child image: parent overlaid with the diff. A freshly booted guest's parent is
+// header_new_zero.
 //
 // The journal names id before the call, so that a collection leaves it alone. On error, or after a
 // crash, the call may be repeated with the same id and parent and gives the same result: before the
