@@ -92,7 +92,7 @@ int host_destroy(
 	struct host *h, const char *op_id, const char *id, const char *cause, struct err *e)
 {
 	char op_state[8], op_sandbox[64];
-	int rc = store_op_find(h, op_id, op_state, op_sandbox, e);
+	int rc = store_op_find(h, op_id, op_state, op_sandbox, NULL, e);
 	if (rc < 0)
 		return rc;
 	if (str_eq(op_state, "done"))

@@ -108,6 +108,7 @@ static int checkpoint(struct fork *f, struct sandbox *s, struct err *e)
 			"phases", machine_phases_json(&s->info));
 	struct store_event ev = {.kind = rc == 0 ? "forked" : "fork_failed",
 		.cause = rc == 0 ? NULL : "fork_failed",
+		.failed = rc == 0 ? NULL : e,
 		.data = data};
 	struct err why = {0};
 	int committed = store_commit_snapshot(

@@ -12,7 +12,8 @@
 #include "http/json.h"
 #include "sandbox/internal.h"
 
-static void set_state(struct host *h, struct sandbox *s, enum sandbox_state to, const char *why)
+static void set_state(
+	struct host *h, struct sandbox *s, enum sandbox_state to, const struct err *why)
 {
 	pthread_mutex_lock(&h->lock);
 	sandbox_move(&s->info, to, why);
@@ -20,8 +21,8 @@ static void set_state(struct host *h, struct sandbox *s, enum sandbox_state to, 
 }
 
 // The sandbox runs on; the reason is in e.
-static void fail_back(
-	struct host *h, struct sandbox *s, const char *op_id, struct capture *c, const char *why)
+static void fail_back(struct host *h, struct sandbox *s, const char *op_id, struct capture *c,
+	const struct err *why)
 {
 	struct err e = {0};
 	if (!c->went_on && c->stopped_ns && capture_let_go(h, s, c, &e) < 0)
@@ -32,8 +33,9 @@ static void fail_back(
 	sandbox_move(&done.info, SANDBOX_RUNNING, "pause failed");
 	done.info.snapshot[0] = '\0';
 	_cleanup_json_ json_t *data =
-		json_pack("{s:s%}", "error", why, MIN(strlen(why), (size_t)400));
-	struct store_event ev = {.kind = "pause_failed", .cause = "pause_failed", .data = data};
+		json_pack("{s:s%}", "error", why->text, MIN(strlen(why->text), (size_t)400));
+	struct store_event ev = {
+		.kind = "pause_failed", .cause = "pause_failed", .data = data, .failed = why};
 	if (store_commit(h, op_id, &done, &ev, &e) < 0) {
 		log_error("failed pause not recorded sandbox=%s error=%s", s->info.id, e.text);
 		done.full_next = true; // as the row still says
@@ -109,7 +111,7 @@ static int pause_steps(struct host *h, struct sandbox *s, const char *op_id, str
 	if (rc == 0)
 		rc = capture_publish(h, s, &c, &t, e);
 	if (rc < 0) {
-		fail_back(h, s, op_id, &c, err_text(e, rc));
+		fail_back(h, s, op_id, &c, e);
 		return rc;
 	}
 	return finish(h, s, op_id, &c, started, &t, e);

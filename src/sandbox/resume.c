@@ -29,7 +29,7 @@ static int journal(struct host *h, const struct host_resume *req, struct sandbox
 }
 
 // Still paused, whatever was made is gone. The reason is in e.
-static void fail_back(struct host *h, struct sandbox *s, const char *op_id, const char *why)
+static void fail_back(struct host *h, struct sandbox *s, const char *op_id, const struct err *why)
 {
 	struct err e = {0};
 	if (sandbox_free_resources(h, s, true) < 0)
@@ -38,8 +38,9 @@ static void fail_back(struct host *h, struct sandbox *s, const char *op_id, cons
 	sandbox_move(&done.info, SANDBOX_PAUSED, "resume failed");
 	done.info.address[0] = done.info.backend[0] = '\0';
 	_cleanup_json_ json_t *data =
-		json_pack("{s:s%}", "error", why, MIN(strlen(why), (size_t)400));
-	struct store_event ev = {.kind = "resume_failed", .cause = "resume_failed", .data = data};
+		json_pack("{s:s%}", "error", why->text, MIN(strlen(why->text), (size_t)400));
+	struct store_event ev = {
+		.kind = "resume_failed", .cause = "resume_failed", .data = data, .failed = why};
 	if (store_commit(h, op_id, &done, &ev, &e) < 0)
 		log_error("failed resume not recorded sandbox=%s error=%s", s->info.id, e.text);
 	pthread_mutex_lock(&h->lock);
@@ -108,7 +109,7 @@ static int resume_steps(
 	if (rc == 0)
 		rc = commit(h, req, s, started, &t, e);
 	if (rc < 0)
-		fail_back(h, s, req->op_id, err_text(e, rc));
+		fail_back(h, s, req->op_id, e);
 	source_done(&src);
 	return rc;
 }

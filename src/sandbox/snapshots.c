@@ -15,14 +15,22 @@ int sandbox_claim(struct host *h, const char *op_id, const char *id, const char 
 	unsigned states, struct sandbox **ret_s, struct host_sandbox *ret, struct err *e)
 {
 	char op_state[8], op_sandbox[64];
+	struct err failed = {0};
 	if (!id_is_uuid(op_id))
 		return err_set(e, ERR_INVALID, "bad operation id");
-	int rc = store_op_find(h, op_id, op_state, op_sandbox, e);
+	// Where the same operation is at work in another thread, its answer is ours too.
+	pthread_mutex_lock(&h->lock);
+	for (struct sandbox *s; (s = host_find(h, id)) && s->operation && str_eq(s->op_id, op_id);)
+		pthread_cond_wait(&h->changed, &h->lock);
+	pthread_mutex_unlock(&h->lock);
+	int rc = store_op_find(h, op_id, op_state, op_sandbox, &failed, e);
 	if (rc < 0)
 		return rc;
 	if (op_state[0] && !str_eq(op_sandbox, id))
 		return err_set(
 			e, ERR_CONFLICT, "operation id was used for sandbox '%s'", op_sandbox);
+	if (err_is_set(&failed))
+		return err_set(e, failed.code, "%s", failed.text);
 	pthread_mutex_lock(&h->lock);
 	struct sandbox *s = host_find(h, id);
 	if (!s || s->hidden)
@@ -38,6 +46,7 @@ int sandbox_claim(struct host *h, const char *op_id, const char *id, const char 
 			sandbox_state_name(s->info.state));
 	else {
 		s->operation = operation;
+		snprintf(s->op_id, sizeof s->op_id, "%s", op_id);
 		s->info.n_phases = 0;
 		*ret_s = s;
 	}
@@ -147,6 +156,7 @@ static int from_running(struct host *h, const struct host_snapshot_create *req, 
 		machine_phases_json(&s->info));
 	struct store_event ev = {.kind = rc == 0 ? "snapshot_created" : "snapshot_failed",
 		.cause = rc == 0 ? NULL : "snapshot_failed",
+		.failed = rc == 0 ? NULL : e,
 		.data = data};
 	// Whatever came of it, the operation is over and the row tells the lineage.
 	struct err why = {0};
@@ -186,8 +196,9 @@ static int from_paused(struct host *h, const struct host_snapshot_create *req, s
 	if (rc == 0)
 		rc = fault_hit("snapshot.before_commit", e);
 	_cleanup_json_ json_t *data = json_pack("{s:s}", "snapshot", req->snapshot);
-	struct store_event ev = {
-		.kind = rc == 0 ? "snapshot_created" : "snapshot_failed", .data = data};
+	struct store_event ev = {.kind = rc == 0 ? "snapshot_created" : "snapshot_failed",
+		.failed = rc == 0 ? NULL : e,
+		.data = data};
 	struct err why = {0};
 	int committed =
 		store_commit_snapshot(h, req->op_id, s, rc == 0 ? &row : NULL, NULL, &ev, &why);

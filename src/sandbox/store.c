@@ -136,6 +136,23 @@ static int put_snapshot(struct host *h, const struct store_snapshot *s, struct e
 		(int64_t)i->memory_bytes, (int64_t)i->disk_bytes, (int64_t)i->created_ns);
 }
 
+static int end_operation(struct host *h, const char *op_id, const char *sandbox,
+	const struct err *failed, struct err *e)
+{
+	_cleanup_json_ json_t *j =
+		failed ? json_pack("{s:s, s:s%}", "code", err_info(failed->code)->name, "error",
+				 failed->text, strlen(failed->text))
+		       : NULL;
+	_cleanup_free_ char *data = j ? json_compact(j) : strdup("{}");
+	if (!data)
+		return err_errno(e, ENOMEM, "operation");
+	return db_exec(h->db, e,
+		"INSERT INTO operations VALUES (?1, '', ?2, 'done', ?3, ?3, ?4) ON CONFLICT "
+		"(op_id) "
+		"DO UPDATE SET state = 'done', ended_ns = ?3, data = ?4",
+		"ssis", op_id, sandbox, (int64_t)clock_realtime_ns(), data);
+}
+
 int store_commit(struct host *h, const char *op_id, const struct sandbox *s,
 	const struct store_event *ev, struct err *e)
 {
@@ -155,12 +172,7 @@ int store_commit_snapshot(struct host *h, const char *op_id, const struct sandbo
 	if (rc == 0 && drop)
 		rc = db_exec(h->db, e, "DELETE FROM snapshots WHERE id = ?", "s", drop);
 	if (rc == 0 && op_id)
-		rc = db_exec(h->db, e,
-			"INSERT INTO operations VALUES (?, '', ?, 'done', ?, ?, '{}') ON CONFLICT "
-			"(op_id) DO "
-			"UPDATE SET state = 'done', ended_ns = excluded.ended_ns",
-			"ssii", op_id, s->info.id, (int64_t)clock_realtime_ns(),
-			(int64_t)clock_realtime_ns());
+		rc = end_operation(h, op_id, s->info.id, ev ? ev->failed : NULL, e);
 	if (rc == 0)
 		rc = add_event(h, s->info.id, ev, e);
 	return finish(h, rc, ev, e);
@@ -200,6 +212,7 @@ int store_forget(struct host *h, const char *id, const struct store_event *ev, s
 
 struct op_row {
 	char *state, *id;
+	struct err *failed;
 };
 
 static int read_op(void *ctx, sqlite3_stmt *row)
@@ -207,16 +220,22 @@ static int read_op(void *ctx, sqlite3_stmt *row)
 	struct op_row *r = ctx;
 	snprintf(r->state, 8, "%s", db_text(row, 0));
 	snprintf(r->id, 64, "%s", db_text(row, 1));
+	_cleanup_json_ json_t *j = json_loads(db_text(row, 2), 0, NULL);
+	const char *code = json_string_value(json_object_get(j, "code"));
+	const char *text = json_string_value(json_object_get(j, "error"));
+	if (code && r->failed)
+		err_set(r->failed, err_code_from_name(code), "%s", text ? text : "");
 	return 0;
 }
 
-int store_op_find(struct host *h, const char *op_id, char state[8], char id[64], struct err *e)
+int store_op_find(struct host *h, const char *op_id, char state[8], char id[64],
+	struct err *ret_failed, struct err *e)
 {
-	struct op_row r = {state, id};
+	struct op_row r = {state, id, ret_failed};
 	state[0] = id[0] = '\0';
 	db_lock(h->db);
 	int rc = db_query(h->db, e, read_op, &r,
-		"SELECT state, sandbox FROM operations WHERE op_id = ?", "s", op_id);
+		"SELECT state, sandbox, data FROM operations WHERE op_id = ?", "s", op_id);
 	db_unlock(h->db);
 	return rc;
 }
