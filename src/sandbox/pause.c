@@ -12,8 +12,7 @@
 #include "http/json.h"
 #include "sandbox/internal.h"
 
-static void set_state(
-	struct host *h, struct sandbox *s, enum sandbox_state to, const struct err *why)
+static void set_state(struct host *h, struct sandbox *s, enum sandbox_state to, const char *why)
 {
 	pthread_mutex_lock(&h->lock);
 	sandbox_move(&s->info, to, why);
