@@ -308,7 +308,7 @@ static void test_bad_input(void **state)
 		{"{\"disk_mb\":1023}", 400, "disk_mb: template 'base' needs at least 1024"},
 		{"{\"timeout_sec\":2592001}", 400, "timeout_sec"},
 		{"{\"timeout_sec\":-1}", 400, "timeout_sec"},
-		{"{\"on_timeout\":\"pause\"}", 501, "on_timeout"},
+		{"{\"cold\":1}", 400, "cold"},
 		{"{\"on_timeout\":\"explode\"}", 400, "on_timeout"},
 		{"{\"template\":\"a/b\"}", 400, "template"},
 		{"{\"template\":\"../base\"}", 400, "template"},
@@ -506,7 +506,7 @@ static void test_unfinished_create(void **state)
 		const struct row_new n = {
 			.id = ids[i], .template = "base", .metadata = none, .env = none};
 		_cleanup_(row_unrefp) struct row *row = NULL;
-		assert_int_equal(rows_add(f->control->rows, &n, &row, &e), 0);
+		assert_int_equal(rows_add(f->control->rows, &n, 1, &row, &e), 0);
 	}
 	f->model.box[f->model.n++] = (struct host_sandbox){.id = "imade", .state = SANDBOX_RUNNING};
 	_cleanup_json_ json_t *pending = call(f, "GET", "/v1/sandboxes/inever", NULL, 200);
@@ -778,7 +778,7 @@ static void test_newer_database_is_refused(void **state)
 		.host = model_host(&f->model)};
 	assert_true(control_start(&cfg, &c, &e) < 0);
 	assert_non_null(strstr(e.text, "version 99"));
-	sqlite3_exec(db, "PRAGMA user_version = 1", NULL, NULL, NULL);
+	sqlite3_exec(db, "PRAGMA user_version = 2", NULL, NULL, NULL);
 	sqlite3_close(db);
 	start(f);
 }
