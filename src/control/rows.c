@@ -73,11 +73,12 @@ static void unlink_row(struct rows *r, struct row *row)
 
 static char *ended_dump(const struct host_sandbox *s)
 {
-	_cleanup_json_ json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s}",
+	_cleanup_json_ json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s}",
 		"state", sandbox_state_name(s->state), "vcpus", (json_int_t)s->vcpus, "memory_mb",
 		(json_int_t)s->memory_mb, "disk_mb", (json_int_t)s->disk_mb, "started_ns",
 		(json_int_t)s->started_ns, "stopped_ns", (json_int_t)s->stopped_ns, "ends_at_ns",
-		(json_int_t)s->ends_at_ns, "cause", s->cause, "detail", s->detail);
+		(json_int_t)s->ends_at_ns, "generation",
+		(json_int_t)s->generation, "cause", s->cause, "detail", s->detail);
 	return json_compact(j);
 }
 
@@ -94,6 +95,7 @@ static int ended_parse(const char *text, struct host_sandbox *ret)
 		{.name = "started_ns", .type = JF_U64, .out = &ret->started_ns},
 		{.name = "stopped_ns", .type = JF_U64, .out = &ret->stopped_ns},
 		{.name = "ends_at_ns", .type = JF_U64, .out = &ret->ends_at_ns},
+		{.name = "generation", .type = JF_U64, .out = &ret->generation},
 		{.name = "cause", .type = JF_STRING, .out = &cause},
 		{.name = "detail", .type = JF_STRING, .out = &detail},
 	};
