@@ -546,7 +546,7 @@ static void test_fork_bad_input_and_failures(void **state)
 		{"{\"env\":[]}", "env"},
 		{"{\"metadata\":{\"a\":1}}", "metadata"},
 		{"{\"n\":1}", "unknown field 'n'"},
-		{"7", "must be a JSON object"},
+		{"[7]", "must be a JSON object"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
 		refused(f, "POST", path, cases[i].body, 400, cases[i].part);
