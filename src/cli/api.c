@@ -128,6 +128,28 @@ int api_call(struct cli *c, const char *method, const char *path, json_t *body, 
 		ret, e);
 }
 
+int api_call_slow(struct cli *c, const char *method, const char *path, json_t *body,
+	const char *what, json_t **ret, struct err *e)
+{
+	_cleanup_free_ char *text = body ? json_compact(body) : NULL;
+	if (body && !text)
+		return err_errno(e, ENOMEM, "%s %s", method, path);
+	struct progress p;
+	progress_start(&p, what);
+	int rc = api_call_with(c,
+		&(struct http_call){
+			.method = method,
+			.path = path,
+			.body = text,
+			.body_len = text ? strlen(text) : 0,
+			.tick = p.on ? progress_tick : NULL,
+			.ctx = &p,
+		},
+		ret, e);
+	progress_clear(&p);
+	return rc;
+}
+
 int api_sandbox_path(const char *id, const char *suffix, char **ret, struct err *e)
 {
 	if (!id_is_sandbox(id))

@@ -122,8 +122,8 @@ int cmd_image_ls(struct cli *c, struct err *e)
 	const json_t *t;
 	size_t i;
 	_cleanup_table_ struct table table;
-	table_init(&table, (const char *const[]){"NAME", "KIND", "VCPUS", "MEMORY", "DISK", "SIZE",
-				   "CREATED", NULL});
+	table_init(&table, (const char *const[]){"NAME", "KIND", "FROZEN", "VCPUS", "MEMORY",
+				   "DISK", "SIZE", "CREATED", NULL});
 	json_array_foreach (json_object_get(answer, "templates"), i, t) {
 		const char *name = json_string_value(json_object_get(t, "name"));
 		const char *kind = json_string_value(json_object_get(t, "kind"));
@@ -137,6 +137,7 @@ int cmd_image_ls(struct cli *c, struct err *e)
 		human_when(json_object_get(t, "created_at"), created);
 		table_cell(&table, "%s", name ? name : "-");
 		table_cell(&table, "%s", kind ? kind : "-");
+		table_cell(&table, "%s", json_is_true(json_object_get(t, "frozen")) ? "yes" : "no");
 		table_cell(
 			&table, "%lld", (long long)json_integer_value(json_object_get(t, "vcpus")));
 		table_cell(&table, "%s", memory);
