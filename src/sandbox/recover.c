@@ -147,7 +147,8 @@ static int finish_pause(struct host *h, struct sandbox *s, const struct open_op 
 	int rc = remember_snapshot(h, s, op, &row, e);
 	if (rc < 0)
 		return rc;
-	s->has_slot = false; // the pool removed it, or does when it is given back
+	if (s->pidfd < 0 || adopt_slot(h, s, NULL) < 0)
+		s->has_slot = false; // not kept
 	if ((rc = sandbox_free_resources(h, s, true)) < 0)
 		return err_errno(e, rc, "sandbox '%s'", s->info.id);
 	s->info.state = SANDBOX_PAUSED;
@@ -192,13 +193,24 @@ static int take_back(struct host *h, struct sandbox *s, const struct open_op *op
 	return rc;
 }
 
-static int adopt(struct host *h, struct sandbox *s, const struct open_op *op, struct err *e)
+// Its slot was kept by the pool; from here on it is given back with everything else.
+static int adopt_slot(struct host *h, struct sandbox *s, struct err *e)
 {
 	unsigned index = s->slot.index;
+	s->has_slot = false;
 	int rc = slot_pool_adopt(h->slots, index, &s->slot, e);
 	if (rc < 0)
 		return rc;
+	s->has_slot = true;
 	snprintf(s->info.address, sizeof s->info.address, "%s", s->slot.address);
+	return 0;
+}
+
+static int adopt(struct host *h, struct sandbox *s, const struct open_op *op, struct err *e)
+{
+	int rc = adopt_slot(h, s, e);
+	if (rc < 0)
+		return rc;
 	if (op->layer[0] && (rc = take_back(h, s, op, e)) < 0)
 		return rc;
 	if (op->kind[0] && !op->layer[0]) { // a roll-back before its commit
@@ -261,8 +273,9 @@ static int settle(struct host *h, struct sandbox *s, const struct open_op *op, s
 			if (rc == 0)
 				return 0;
 			log_warn("not adopted sandbox=%s error=%s", s->info.id, e->text);
+		} else {
+			s->has_slot = false; // not kept
 		}
-		s->has_slot = false; // not kept: the pool removed it
 		drop_unfinished(h, op->snapshot);
 		sandbox_ended(h, s);
 		if (op->kind[0])
