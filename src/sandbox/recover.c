@@ -140,6 +140,19 @@ static int remember_snapshot(struct host *h, const struct sandbox *s, const stru
 	return 0;
 }
 
+// Its slot was kept by the pool; from here on it is given back with everything else.
+static int adopt_slot(struct host *h, struct sandbox *s, struct err *e)
+{
+	unsigned index = s->slot.index;
+	s->has_slot = false;
+	int rc = slot_pool_adopt(h->slots, index, &s->slot, e);
+	if (rc < 0)
+		return rc;
+	s->has_slot = true;
+	snprintf(s->info.address, sizeof s->info.address, "%s", s->slot.address);
+	return 0;
+}
+
 // The pause got as far as its snapshot: what is left of it is done now.
 static int finish_pause(struct host *h, struct sandbox *s, const struct open_op *op, struct err *e)
 {
@@ -191,19 +204,6 @@ static int take_back(struct host *h, struct sandbox *s, const struct open_op *op
 	if (rc == 0)
 		log_info("unfinished %s taken back sandbox=%s", op->kind, s->info.id);
 	return rc;
-}
-
-// Its slot was kept by the pool; from here on it is given back with everything else.
-static int adopt_slot(struct host *h, struct sandbox *s, struct err *e)
-{
-	unsigned index = s->slot.index;
-	s->has_slot = false;
-	int rc = slot_pool_adopt(h->slots, index, &s->slot, e);
-	if (rc < 0)
-		return rc;
-	s->has_slot = true;
-	snprintf(s->info.address, sizeof s->info.address, "%s", s->slot.address);
-	return 0;
 }
 
 static int adopt(struct host *h, struct sandbox *s, const struct open_op *op, struct err *e)
