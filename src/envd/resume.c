@@ -33,7 +33,7 @@
 
 int clock_rate_plan(int ppm, long *ret_tick, long *ret_freq)
 {
-	if (ppm <= -1000000)
+	if (ppm <= -1000000 || ppm >= 1000000)
 		return -ERANGE;
 	// A counter that runs (1 + p) times too fast asks for a clock of 1/(1 + p).
 	int64_t million = 1000000, freq = -(int64_t)ppm * million * 65536 / (million + ppm);

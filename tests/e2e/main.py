@@ -15,7 +15,7 @@ sys.dont_write_bytecode = True
 import lib  # noqa: E402
 
 # Those that leave the shared server alone come first; those that end it come last.
-ORDER = ["firecracker", "cli", "quickstart", "exec", "pty", "cp", "edge", "badinput", "keys", "list", "docs", "life",
+ORDER = ["firecracker", "cli", "quickstart", "exec", "pty", "cp", "edge", "freeze", "badinput", "keys", "list", "docs", "life",
          "restart", "faults"]
 
 

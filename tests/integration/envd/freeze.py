@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's side of the clone contract, with the real agent on this host: a cgroup v2 of its own,
-and for what concerns the whole machine namespaces of its own.
+"""The guest's side of the clone contract, with the real agent on this host: in a cgroup v2 of its own,
+and in namespaces of its own (network, mounts, host name), as a resume changes the whole machine.
 
     freeze.py ENVD STASIS_INIT [test names...]
 
 Needs root and cgroup v2; skipped (77) without.
 """
 import base64
+import ctypes
 import datetime
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -26,6 +26,29 @@ import protocol  # noqa: E402
 from protocol import alive, content, save, wait  # noqa: E402
 
 TOKEN = "old-token"
+HERE, AWAY = "10.98.0.1", "10.98.0.2"  # ours, and one of a network namespace beside us
+NEW_NET, NEW_NS, NEW_UTS = 0x40000000, 0x00020000, 0x04000000  # of clone(2)
+libc = ctypes.CDLL(None, use_errno=True)
+away_ns = None  # descriptor
+HOOKS = "/etc/stasis/resume.d"
+
+
+def check(rc):
+    if rc:
+        raise OSError(ctypes.get_errno(), "namespaces")
+
+
+def connect_away(port):
+    """From beside us: a socket belongs to the namespace that it was made in."""
+    with open("/proc/thread-self/ns/net") as ours:
+        check(libc.setns(away_ns.fileno(), NEW_NET))
+        try:
+            c = socket.socket()
+        finally:
+            check(libc.setns(ours.fileno(), NEW_NET))
+    c.settimeout(60)
+    c.connect((HERE, port))
+    return c
 
 
 def cgroup2():
@@ -275,6 +298,60 @@ class Freeze(Case):
         s.close()
 
 
+class Stuck(Case):
+    """A process that cannot be frozen: it waits in the kernel for a file system that stands still."""
+
+    def setUp(self):
+        super().setUp()
+        disk, self.mount = self.path("disk"), self.path("mount")
+        with open(disk, "wb") as f:
+            f.truncate(8 * protocol.MIB)
+        os.mkdir(self.mount)
+        subprocess.run(["mkfs.ext4", "-q", disk], check=True)
+        subprocess.run(["mount", "-o", "loop", disk, self.mount], check=True)
+        self.addCleanup(subprocess.run, ["umount", self.mount], check=True)
+        subprocess.run(["fsfreeze", "-f", self.mount], check=True)
+        self.held = True
+        self.addCleanup(self.let_go)
+        s = self.a.sh(f"echo $$; echo x >{self.mount}/file", user="root")
+        pid = s.begin()
+        wait(lambda: content(f"/proc/{pid}/stat").rsplit(")", 1)[1].split()[0] == "D", "it is stuck")
+        self.stream = s
+        self.counter()
+
+    def let_go(self):
+        if self.held:
+            subprocess.run(["fsfreeze", "-u", self.mount], check=True)
+        self.held = False
+
+    def stop(self):
+        self.let_go()
+        super().stop()
+
+    def test_time_is_bounded_and_nothing_stays_frozen(self):
+        status, e = self.a.freeze()
+        self.assertEqual(status, 504)
+        self.assertIn("stand still", e["message"])
+        self.goes_on()
+        self.let_go()
+        self.stream.finish()
+        self.assertEqual(self.a.freeze()[0], 204)
+        self.assertTrue(self.stands())
+        self.assertEqual(self.a.thaw()[0], 204)
+
+    def test_thaw_ends_a_freeze_under_way(self):
+        answers = []
+        t = threading.Thread(target=lambda: answers.append(self.a.freeze()))
+        t.start()
+        wait(lambda: content(self.a.cgroup + "/cgroup.freeze") == "1\n", "it freezes")
+        # Another one waits for its turn; then it is the one under way.
+        self.assertEqual(self.a.thaw()[0], 204)
+        t.join()
+        self.assertEqual(answers[0][0], 409)
+        self.assertIn("thawed", answers[0][1]["message"])
+        self.goes_on()
+
+
 class NoCgroup(unittest.TestCase):
     def test_says_so(self):
         a = protocol.Agent()
@@ -331,9 +408,137 @@ class Resume(Case):
         self.goes_on()
 
 
+class Machine(Case):
+    """What --guest allows: connections, hooks, host name."""
+    args = ("--guest", "--host", "0.0.0.0")
+
+    def setUp(self):
+        super().setUp()
+        os.makedirs(HOOKS)
+        self.addCleanup(shutil.rmtree, HOOKS)
+
+    def hook(self, name, text, mode=0o755):
+        save(os.path.join(HOOKS, name), "#!/bin/sh\n" + text)
+        os.chmod(os.path.join(HOOKS, name), mode)
+
+    def away(self, body=b"", path="/health", method="GET"):
+        c = connect_away(self.a.port)
+        self.addCleanup(c.close)
+        c.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/connect+json\r\n"
+                  f"Authorization: Basic cm9vdDo=\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        return c
+
+    def start_away(self, script):
+        body = json.dumps({"process": {"cmd": "/bin/sh", "args": ["-c", script]}}).encode()
+        return self.away(b"\0" + len(body).to_bytes(4, "big") + body, "/process.Process/Start", "POST")
+
+    def test_connections_of_before_are_ended(self):
+        kept = socket.create_connection(("127.0.0.1", self.a.port))
+        self.addCleanup(kept.close)
+        idle = self.away()
+        self.assertTrue(idle.recv(4096).startswith(b"HTTP/1.1 204"))
+        self.assertEqual(self.a.freeze()[0], 204)
+        self.assertEqual(self.a.resume(None)[0], 204)
+        self.assertRaises(ConnectionResetError, idle.recv, 1)
+        kept.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertTrue(kept.recv(4096).startswith(b"HTTP/1.1 204"))
+        kept.close()
+        self.a.idle()  # nor does the agent hold on to them
+
+    def test_of_ipv6_too(self):
+        with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+            there = connect_away(server.getsockname()[1])
+            here, _ = server.accept()
+            with here, there:
+                self.assertEqual(self.a.resume(None)[0], 204)
+                self.assertRaises(ConnectionAbortedError, here.recv, 1)
+                self.assertRaises(ConnectionResetError, there.recv, 1)
+
+    def test_the_requests_own_connection_lives(self):
+        message = {"resumed": True, "timestamp": "2026-11-25T00:00:00Z", "entropy": base64.b64encode(
+            bytes(32)).decode()}
+        c = self.away(json.dumps(message).encode(), "/init", "POST")
+        self.assertTrue(c.recv(4096).startswith(b"HTTP/1.1 204"))
+        c.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertTrue(c.recv(4096).startswith(b"HTTP/1.1 204"))
+
+    def test_output_is_not_held_up_by_a_dead_client(self):
+        done = self.path("done")
+        c = self.start_away(f"head -c 50000000 /dev/zero; echo x >{done}")
+        self.assertTrue(c.recv(100).startswith(b"HTTP/1.1 200"))
+        # It never reads on, so the process stands with its pipe full.
+        pid = self.a.rpc("process.Process/List", {})[1]["processes"][0]["pid"]
+        wait(lambda: any("pipe_write" in content(f"/proc/{child}/wchan")
+                         for child in content(f"/proc/{pid}/task/{pid}/children").split()), "the pipe is full")
+        self.assertFalse(os.path.exists(done))
+        self.assertEqual(self.a.freeze()[0], 204)
+        self.assertEqual(self.a.resume(None)[0], 204)
+        wait(lambda: os.path.exists(done), "it goes on")
+
+    def test_start_that_waited_in_the_snapshot_starts_nothing(self):
+        done = self.path("done")
+        self.assertEqual(self.a.freeze()[0], 204)
+        self.a.idle()
+        self.start_away(f"echo x >{done}")
+        wait(lambda: self.a.threads() > 2, "the request is there")
+        self.assertEqual(self.a.resume(None)[0], 204)
+        self.a.idle()
+        self.assertFalse(os.path.exists(done))
+
+    def test_hooks_run_in_order_before_anybody_else(self):
+        self.counter()
+        log = self.path("log")
+        for name, text, mode in (
+                ("20-second", f"echo second $LATE $USER >>{log}", 0o755),
+                ("10-first", f"echo first $(hostname) $(tr '\\n' ' ' <{self.a.cgroup}/cgroup.events) >>{log}", 0o755),
+                ("15-fails", f"echo fails >>{log}; exit 3", 0o755), ("30-is-none", f"echo none >>{log}", 0o644),
+                (".40-hidden", f"echo hidden >>{log}", 0o755), ("50-old~", f"echo old >>{log}", 0o755)):
+            self.hook(name, text + "\n", mode)
+        os.mkdir(os.path.join(HOOKS, "60-directory"))
+        self.assertEqual(self.a.freeze()[0], 204)
+        self.assertEqual(self.a.resume(None, hostname="copy-7", envVars={"LATE": "yes"})[0], 204)
+        self.assertEqual(content(log).splitlines(), ["first copy-7 populated 1 frozen 1", "fails", "second yes root"])
+        self.assertIn("copy-7", content("/etc/hosts"))
+        self.goes_on()
+
+    def test_hook_without_end_is_ended(self):
+        log = self.path("log")
+        self.hook("10", f"sleep 1000 & echo $! >{log}; wait")
+        self.hook("20", f"echo never >>{log}")
+        self.counter()
+        self.assertEqual(self.a.freeze()[0], 204)
+        self.assertEqual(self.a.resume(None)[0], 204)
+        self.goes_on()
+        pid, = content(log).split()
+        wait(lambda: not alive(int(pid)), "what it started is gone")
+
+
+def namespaces():
+    """Of this program and all that it starts. /etc can be written without harm."""
+    global away_ns
+    check(libc.unshare(NEW_NET))
+    away_ns = open("/proc/thread-self/ns/net")
+    check(libc.unshare(NEW_NET | NEW_NS | NEW_UTS))
+    script = f"""set -e
+        mount --make-rprivate /
+        ip link set lo up
+        ip link add here type veth peer name away netns /proc/self/fd/{away_ns.fileno()}
+        ip addr add {HERE}/30 dev here
+        ip link set here up
+        nsenter --net=/proc/self/fd/{away_ns.fileno()} sh -c '
+            ip addr add {AWAY}/30 dev away
+            ip link set away up'
+        mount -t tmpfs none /mnt
+        mkdir /mnt/u /mnt/w
+        mount -t overlay overlay -o lowerdir=/etc,upperdir=/mnt/u,workdir=/mnt/w /etc
+        rm -rf /etc/stasis"""
+    subprocess.run(["sh", "-c", script], check=True, pass_fds=[away_ns.fileno()])
+
+
 if __name__ == "__main__":
     protocol.ENVD, protocol.INIT = (os.path.abspath(p) for p in sys.argv[1:3])
     if os.geteuid() != 0 or not cgroup2():
         print("needs root and a writable cgroup v2")
         sys.exit(77)
+    namespaces()
     unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2, warnings="ignore")
