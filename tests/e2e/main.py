@@ -16,7 +16,7 @@ import lib  # noqa: E402
 
 # Those that leave the shared server alone come first; those that end it come last.
 ORDER = ["firecracker", "cli", "quickstart", "exec", "pty", "cp", "edge", "badinput", "keys", "list", "docs", "life",
-         "restart", "faults"]
+         "pause", "snapshots", "restart", "faults"]
 
 
 class Result(unittest.TestResult):
