@@ -187,8 +187,9 @@ int guest_open(struct cli *c, const char *id, const char *user, struct guest *re
 	const char *token = json_string_value(json_object_get(j, "envd_token"));
 	const char *state = json_string_value(json_object_get(j, "state"));
 	if (!str_eq(state, "running"))
-		return err_set(e, ERR_CONFLICT, "sandbox %s is not running: it is %s", id,
-			state ? state : "unknown");
+		return err_set(e, ERR_CONFLICT, "sandbox %s is not running: it is %s%s", id,
+			state ? state : "unknown",
+			str_eq(state, "paused") ? ": resume it first" : "");
 	if (!token)
 		return err_set(e, ERR_BAD_GATEWAY, "the server gave no envd_token for %s", id);
 	g.id = strdup(id);
