@@ -259,6 +259,9 @@ class World:
                 found.add("run directory " + name)
         return found
 
+    def leftovers_of(self, kind):
+        return {x for x in self.leftovers() if x.startswith(kind + " ")}
+
     def process(self, pid, volume):
         """The program's name, when it is one of a sandbox of ours: a disk of our volume is in its
         mount namespace, which is not our own."""

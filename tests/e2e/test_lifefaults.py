@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life cycle cut at each of its fault points, by failure and by kill -9 of the server: a paused
 sandbox stays paused, a running one runs on, both with all of their memory, and nothing is left over."""
+import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 import unittest
 
 import lib
@@ -140,6 +143,31 @@ class LifeFaults(unittest.TestCase):
         os.kill(pagers.pop(), signal.SIGKILL)
         lib.wait_until("ended", lambda: self.state() == "stopped")
         self.assertEqual(self.s.get()["cause"], "pager_lost")
+
+    def test_zy_the_host_is_rebooted(self):
+        """Everything that lives in memory is gone, and the volume is not mounted."""
+        w = self.w
+        if self.state() == "running":
+            self.change()
+            self.s.pause()
+        running = w.create()
+        w.kill()
+        for name in os.listdir(w.run):
+            state = os.path.join(w.run, name, "state.json")
+            if os.path.exists(state):
+                with open(state) as f:
+                    os.kill(json.load(f)["pid"], signal.SIGKILL)
+        lib.wait_until("no shim", lambda: not w.leftovers_of("process"))
+        for line in open("/proc/self/mountinfo"):
+            if line.split()[4].startswith(w.run + "/"):
+                subprocess.run(["umount", line.split()[4]], check=True)
+        shutil.rmtree(w.run)
+        lib.wait_until("unmounted", lambda: subprocess.run(["umount", w.data], check=False).returncode == 0)
+        w.start()
+        self.assertEqual(running.get()["state"], "stopped")
+        self.assertIn(running.get()["cause"], ("host_lost", "shim_lost"))
+        self.assertEqual(self.state(), "paused")
+        self.goes_on()
 
 
 def add(table, method):
