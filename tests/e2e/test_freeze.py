@@ -53,8 +53,8 @@ class Freeze(unittest.TestCase):
         for name, text in (("watch", WATCH), ("serve", SERVE)):
             self.put(f"/tmp/{name}.py", text)
 
-    def call(self, method, path, body=None, address=None):
-        c = http.client.HTTPConnection(address or self.address, 49983, timeout=60)
+    def call(self, method, path, body=None, address=None, limit=60):
+        c = http.client.HTTPConnection(address or self.address, 49983, timeout=limit)
         try:
             c.request(method, path, body, {"X-Access-Token": self.s.token, "Content-Type": "application/json"})
             return lib.Answer(c.getresponse())
@@ -69,10 +69,11 @@ class Freeze(unittest.TestCase):
             for i in link["addr_info"]:
                 address = ipaddress.ip_address(i["local"])
                 try:
-                    if address in slots and self.call("GET", "/envs", address=str(address + 1)).status == 200:
+                    if address in slots and self.call("GET", "/envs", address=str(address + 1),
+                                                      limit=3).status == 200:
                         return str(address + 1)
                 except OSError:
-                    pass  # a slot without a guest
+                    pass  # a warm slot, without a guest
         raise AssertionError("no slot has the sandbox")
 
     def put(self, path, text):
