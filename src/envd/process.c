@@ -212,8 +212,6 @@ void process_table_stop(struct process_table *t)
 	pthread_mutex_lock(&t->lock);
 	t->closing = true;
 	pthread_cond_broadcast(&t->gate);
-	while (t->n_starting > 0)
-		pthread_cond_wait(&t->gate, &t->lock);
 	for (struct process *p = t->list; p; p = p->next) {
 		kill_locked(p, SIGKILL);
 		p->forced = true;

@@ -21,6 +21,14 @@ while True:
     time.sleep(0.01)
 """
 
+# What adjtimex says: tick and frequency.
+RATE = r"""
+import ctypes, struct
+t = ctypes.create_string_buffer(208)
+ctypes.CDLL(None).adjtimex(t)
+print(struct.unpack_from("q", t, 88)[0], struct.unpack_from("q", t, 16)[0])
+"""
+
 # Sends one byte and then waits for more of its client; notes how that ended.
 SERVE = r"""
 import socket
@@ -53,8 +61,8 @@ class Freeze(unittest.TestCase):
         for name, text in (("watch", WATCH), ("serve", SERVE)):
             self.put(f"/tmp/{name}.py", text)
 
-    def call(self, method, path, body=None, address=None):
-        c = http.client.HTTPConnection(address or self.address, 49983, timeout=60)
+    def call(self, method, path, body=None, address=None, limit=60):
+        c = http.client.HTTPConnection(address or self.address, 49983, timeout=limit)
         try:
             c.request(method, path, body, {"X-Access-Token": self.s.token, "Content-Type": "application/json"})
             return lib.Answer(c.getresponse())
@@ -69,10 +77,11 @@ class Freeze(unittest.TestCase):
             for i in link["addr_info"]:
                 address = ipaddress.ip_address(i["local"])
                 try:
-                    if address in slots and self.call("GET", "/envs", address=str(address + 1)).status == 200:
+                    if address in slots and self.call("GET", "/envs", address=str(address + 1),
+                                                      limit=3).status == 200:
                         return str(address + 1)
                 except OSError:
-                    pass  # a slot without a guest
+                    pass  # a warm slot, without a guest
         raise AssertionError("no slot has the sandbox")
 
     def put(self, path, text):
@@ -143,6 +152,15 @@ class Freeze(unittest.TestCase):
         self.assertIn("0::/stasis-hooks", hook)
         self.assertIn("frozen 1", hook)  # users' processes, while it ran
         self.s.alive()
+
+    def test_the_clocks_rate_follows_the_host(self):
+        self.put("/tmp/rate.py", RATE)
+        for ppm, want in ((10000, "9901 -64887"), (-50000, "10526 2069557"), (0, "10000 0")):
+            self.resume(clockPpm=ppm)
+            self.assertEqual(self.s.sh("python3 /tmp/rate.py").strip(), want)
+        a = self.call("POST", "/init", json.dumps({"clockPpm": -100000}))
+        self.assertEqual(a.status, 400, a.body)
+        self.assertEqual(self.s.sh("python3 /tmp/rate.py").strip(), "10000 0")
 
     def test_connections_of_before_are_ended(self):
         self.background("serve")
