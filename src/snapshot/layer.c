@@ -717,12 +717,16 @@ static int write_merged(const struct header *h, int layers_fd, const char *id,
 		r = err_errno(e, errno, "layers/%s", name->data_tmp);
 	if (r < 0)
 		return r;
-	r = write_sums(layers_fd, name, id, c, e);
+	r = fault_hit("merge.after_data", e);
+	if (r == 0)
+		r = write_sums(layers_fd, name, id, c, e);
+	if (r == 0)
+		r = fault_hit("merge.after_sums", e);
 	if (r < 0)
 		return r;
 	if (renameat(layers_fd, name->data_tmp, layers_fd, name->data) < 0 || fsync(layers_fd) < 0)
 		return err_errno(e, errno, "layers/%s", name->data);
-	return 0;
+	return fault_hit("merge.after_layer", e);
 }
 
 int layer_merge(
