@@ -70,6 +70,12 @@ int layer_map(struct layer *l, struct err *e);
 int layer_read(const struct layer *l, uint64_t offset, uint64_t len, void *buf, struct err *e);
 // Reads all data, compares all sums; blocks without data must read as zeros.
 int layer_verify(const struct layer *l, struct err *e);
+// layer_verify of a layer that is about to be mapped by a VMM (which checks nothing), at most once
+// in the boot of the host: record_dir (made if absent; below the run directory) remembers it, until
+// one of the two files changes. What cannot be recorded is verified again next time. Costs a few
+// system calls when it is known; callers at the same time may both verify.
+int layer_verify_once(
+	int layers_fd, const char *id, uint64_t size, const char *record_dir, struct err *e);
 // Removes both files; missing ones are fine. data first: what is left after a crash is collected.
 int layer_remove(int layers_fd, const char *id);
 int layer_verify_once(int layers_fd, const char *id, uint64_t size, const char *record_dir,
