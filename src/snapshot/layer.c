@@ -777,15 +777,3 @@ int layer_remove(int layers_fd, const char *id)
 			return -errno;
 	return 0;
 }
-
-int layer_verify_once(int layers_fd, const char *id, uint64_t size, const char *record_dir,
-	struct err *e)
-{
-	(void)record_dir;
-	struct layer l;
-	int r = layer_open(layers_fd, id, size, &l, e);
-	if (r < 0)
-		return r;
-	layer_close(&l);
-	return 0;
-}

@@ -78,5 +78,3 @@ int layer_verify_once(
 	int layers_fd, const char *id, uint64_t size, const char *record_dir, struct err *e);
 // Removes both files; missing ones are fine. data first: what is left after a crash is collected.
 int layer_remove(int layers_fd, const char *id);
-int layer_verify_once(int layers_fd, const char *id, uint64_t size, const char *record_dir,
-	struct err *e);
