@@ -210,8 +210,13 @@ static int fork_children(struct bench *b, const char *sandbox, struct err *e)
 	if (b->child_error || !b->first_ns)
 		return err_set(e, ERR_BAD_GATEWAY, "fork: a child did not come up: %s",
 			b->child_error ? b->child_error : "no reason was given");
+	// Its steps are the source's; a child's are those of its load.
+	_cleanup_json_ json_t *source = NULL;
+	rc = api_call(b->c, "GET", sandbox, NULL, &source, e);
+	if (rc < 0)
+		return rc;
 	note(b, F_FORK_FIRST, b->first_ns - begun, NULL);
-	note(b, F_FORK, ns, NULL);
+	note(b, F_FORK, ns, json_object_get(source, "phases"));
 	return 0;
 }
 

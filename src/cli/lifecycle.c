@@ -176,7 +176,7 @@ int cmd_fork(struct cli *c, struct err *e)
 	if (rc < 0)
 		return rc;
 	struct forking f = {.c = c};
-	const json_t *child;
+	const json_t *child = NULL;
 	size_t i;
 	json_array_foreach (json_object_get(answer, "children"), i, child)
 		tell_child(&f, child);

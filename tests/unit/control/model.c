@@ -245,7 +245,7 @@ static int snapshot_create(void *host, const struct host_snapshot_create *req,
 									: 0;
 	if (r == 0) {
 		set_phases(s, "snapshot");
-		add_event(m, req->id, "snapshot", "");
+		add_event(m, req->id, "snapshot_created", "");
 	}
 	pthread_mutex_unlock(&m->lock);
 	if (r < 0)

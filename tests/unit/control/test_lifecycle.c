@@ -699,7 +699,7 @@ static void test_events_of_new_kinds(void **state)
 	snapshot(f, id, "s", "", one);
 	call_drop(f, "POST", path_of(id, "/pause", path), NULL, 200);
 	call_drop(f, "POST", path_of(id, "/resume", path), NULL, 200);
-	static const char *const want[] = {"running", "snapshot", "paused", "resumed"};
+	static const char *const want[] = {"running", "snapshot_created", "paused", "resumed"};
 	_cleanup_json_ json_t *j = call(f, "GET", "/v1/events", NULL, 200);
 	json_t *list = json_object_get(j, "events");
 	assert_int_equal(json_array_size(list), ARRAY_SIZE(want));
