@@ -50,7 +50,7 @@ struct bench {
 	const char *template; // NULL: the server's default
 	uint64_t runs, children, dirty_mib;
 	char tag[9], snapshot[32];
-	bool counts; // not in the first round
+	bool counts;		  // not in the first round
 	uint64_t *samples[F_MAX]; // microseconds, runs of each
 	size_t n[F_MAX];
 	json_t *phases[F_MAX]; // one array a sample where the API has phases
@@ -140,9 +140,9 @@ static int run(struct bench *b, const char *sandbox, json_t *body, uint64_t *ret
 	if (rc < 0)
 		return err_prefix(e, rc, "exec");
 	json_int_t code = json_integer_value(json_object_get(answer, "exit_code"));
-	return code == 0 ? 0
-			 : err_set(e, ERR_BAD_GATEWAY, "exec: the command ended with %d",
-				   (int)code);
+	return code == 0
+		       ? 0
+		       : err_set(e, ERR_BAD_GATEWAY, "exec: the command ended with %d", (int)code);
 }
 
 static int run_true(struct bench *b, const char *sandbox, uint64_t *ret_ns, struct err *e)
@@ -162,8 +162,8 @@ static int dirty(struct bench *b, const char *sandbox, struct err *e)
 }
 
 // pause and resume
-static int change(struct bench *b, enum figure f, const char *sandbox, uint64_t *ret_ns,
-	struct err *e)
+static int change(
+	struct bench *b, enum figure f, const char *sandbox, uint64_t *ret_ns, struct err *e)
 {
 	_cleanup_json_ json_t *answer = NULL, *body = json_object();
 	_cleanup_free_ char *path = str_printf("%s/%s", sandbox, names[f]);
@@ -210,8 +210,13 @@ static int fork_children(struct bench *b, const char *sandbox, struct err *e)
 	if (b->child_error || !b->first_ns)
 		return err_set(e, ERR_BAD_GATEWAY, "fork: a child did not come up: %s",
 			b->child_error ? b->child_error : "no reason was given");
+	// Its steps are the source's; a child's are those of its load.
+	_cleanup_json_ json_t *source = NULL;
+	rc = api_call(b->c, "GET", sandbox, NULL, &source, e);
+	if (rc < 0)
+		return rc;
 	note(b, F_FORK_FIRST, b->first_ns - begun, NULL);
-	note(b, F_FORK, ns, NULL);
+	note(b, F_FORK, ns, json_object_get(source, "phases"));
 	return 0;
 }
 
@@ -225,8 +230,8 @@ static int snapshot(struct bench *b, const char *sandbox, struct err *e)
 {
 	_cleanup_json_ json_t *answer = NULL;
 	_cleanup_free_ char *spawned = NULL, *path = NULL;
-	_cleanup_json_ json_t *body = json_pack("{s:s, s:s}", "sandbox_id",
-		strrchr(sandbox, '/') + 1, "name", b->snapshot);
+	_cleanup_json_ json_t *body = json_pack(
+		"{s:s, s:s}", "sandbox_id", strrchr(sandbox, '/') + 1, "name", b->snapshot);
 	uint64_t ns;
 	int rc = post(b, "/v1/snapshots", body, &answer, &ns, e);
 	if (rc < 0)
@@ -383,14 +388,16 @@ static int print_table(struct bench *b, const json_t *report)
 	const json_t *machine = json_object_get(report, "machine"), *figure;
 	size_t i;
 	printf("stasis %s, %s, isolation %s\n%lld CPUs, %lld MiB; %s, Linux %s\n"
-	       "template %s, %" PRIu64 " children a fork, %" PRIu64 " MiB written before a pause\n\n",
+	       "template %s, %" PRIu64 " children a fork, %" PRIu64
+	       " MiB written before a pause\n\n",
 		text_of(machine, "version"), text_of(machine, "vmm"), text_of(machine, "isolation"),
 		(long long)json_integer_value(json_object_get(machine, "cpus")),
 		(long long)json_integer_value(json_object_get(machine, "memory_mb")),
 		text_of(machine, "client_cpu"), text_of(machine, "client_kernel"),
 		b->template ? b->template : "base", b->children, b->dirty_mib);
 	_cleanup_table_ struct table t;
-	table_init(&t, (const char *const[]){"FIGURE", "RUNS", "MEDIAN", "P90", "MIN", "MAX", NULL});
+	table_init(
+		&t, (const char *const[]){"FIGURE", "RUNS", "MEDIAN", "P90", "MIN", "MAX", NULL});
 	json_array_foreach (json_object_get(report, "figures"), i, figure) {
 		table_cell(&t, "%s", text_of(figure, "name"));
 		table_cell(&t, "%zu", json_array_size(json_object_get(figure, "samples")));

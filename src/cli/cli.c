@@ -50,8 +50,7 @@ static const char text_snapshot[] =
 	"from\n"
 	"the snapshot with: stasis create --template NAME.\n";
 
-static const char text_snapshot_rm[] =
-	"Sandboxes and snapshots that were made from it live on.\n";
+static const char text_snapshot_rm[] = "Sandboxes and snapshots that were made from it live on.\n";
 
 static const char text_bench[] =
 	"Measures the running server through its API, each call from the request to the end of "
@@ -148,17 +147,16 @@ static const struct cli_command commands[] = {
 		false, cmd_cp},
 	{"pause", "ID", "freeze a sandbox to disk", text_pause, CLI_SANDBOXES, true, false,
 		cmd_pause},
-	{"resume", "ID", "let a paused sandbox go on, or take one back", text_resume,
-		CLI_SANDBOXES, true, false, cmd_resume},
-	{"fork", "ID", "copy a sandbox as it is", text_fork, CLI_SANDBOXES, true, false,
-		cmd_fork},
+	{"resume", "ID", "let a paused sandbox go on, or take one back", text_resume, CLI_SANDBOXES,
+		true, false, cmd_resume},
+	{"fork", "ID", "copy a sandbox as it is", text_fork, CLI_SANDBOXES, true, false, cmd_fork},
 	{"snapshot create", "ID NAME", "make a snapshot to create sandboxes from", text_snapshot,
 		CLI_SANDBOXES, true, false, cmd_snapshot_create},
 	{"snapshot ls", "", "list snapshots", NULL, CLI_SANDBOXES, true, false, cmd_snapshot_ls},
 	{"snapshot get", "NAME", "show one snapshot", NULL, CLI_SANDBOXES, true, false,
 		cmd_snapshot_get},
-	{"snapshot rm", "NAME...", "delete snapshots", text_snapshot_rm, CLI_SANDBOXES, true,
-		false, cmd_snapshot_rm},
+	{"snapshot rm", "NAME...", "delete snapshots", text_snapshot_rm, CLI_SANDBOXES, true, false,
+		cmd_snapshot_rm},
 	{"timeout", "ID TIME", "set when a sandbox ends, counted from now", NULL, CLI_SANDBOXES,
 		true, false, cmd_timeout},
 	{"logs", "ID", "show a guest's console", NULL, CLI_SANDBOXES, true, true, cmd_logs},
@@ -166,8 +164,7 @@ static const struct cli_command commands[] = {
 	{"events", "", "show what happened to sandboxes", text_events, CLI_SERVER, true, false,
 		cmd_events},
 	{"health", "", "ask the server how it is", NULL, CLI_SERVER, true, false, cmd_health},
-	{"bench", "", "measure the running server", text_bench, CLI_SERVER, true, false,
-		cmd_bench},
+	{"bench", "", "measure the running server", text_bench, CLI_SERVER, true, false, cmd_bench},
 	{"image ls", "", "list templates", NULL, CLI_SERVER, true, false, cmd_image_ls},
 	{"key create", "NAME", "make an API key", text_key, CLI_SERVER, true, false,
 		cmd_key_create},

@@ -112,8 +112,8 @@ static int on_child(void *ctx, const char *data, size_t len)
 	return f->rc < 0 || f->line.failed || f->line.len > MAX_LINE;
 }
 
-static int fork_lines(struct cli *c, const char *path, const json_t *body, bool verbose,
-	struct err *e)
+static int fork_lines(
+	struct cli *c, const char *path, const json_t *body, bool verbose, struct err *e)
 {
 	struct forking f = {.c = c, .verbose = verbose};
 	_cleanup_free_ char *text = json_compact(body);
@@ -176,7 +176,7 @@ int cmd_fork(struct cli *c, struct err *e)
 	if (rc < 0)
 		return rc;
 	struct forking f = {.c = c};
-	const json_t *child;
+	const json_t *child = NULL;
 	size_t i;
 	json_array_foreach (json_object_get(answer, "children"), i, child)
 		tell_child(&f, child);

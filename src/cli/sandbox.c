@@ -63,8 +63,7 @@ int cmd_create(struct cli *c, struct err *e)
 		json_object_set(body, "env", env);
 	if (metadata)
 		json_object_set(body, "metadata", metadata);
-	rc = api_call_slow(
-		c, "POST", "/v1/sandboxes", body, "creating the sandbox", &sandbox, e);
+	rc = api_call_slow(c, "POST", "/v1/sandboxes", body, "creating the sandbox", &sandbox, e);
 	if (rc < 0)
 		return rc;
 	if (c->json)
@@ -207,8 +206,8 @@ int cmd_get(struct cli *c, struct err *e)
 	if (c->json)
 		return output_json(s);
 	static const char *const shown[] = {"id", "template", "state", "cause", "detail", "vcpus",
-		"memory_mb", "disk_mb", "disk_used_bytes", "backend", "created_at", "started_at", "ends_at",
-		"stopped_at", "on_timeout", "metadata"};
+		"memory_mb", "disk_mb", "disk_used_bytes", "backend", "created_at", "started_at",
+		"ends_at", "stopped_at", "on_timeout", "metadata"};
 	for (size_t i = 0; i < ARRAY_SIZE(shown); i++) {
 		const json_t *v = json_object_get(s, shown[i]);
 		if (!v || json_is_null(v))

@@ -32,8 +32,7 @@ int cmd_snapshot_create(struct cli *c, struct err *e)
 		c->argv[1], "overwrite", overwrite);
 	if (!body)
 		return err_set(e, ERR_INVALID, "id or name is not UTF-8");
-	rc = api_call_slow(
-		c, "POST", "/v1/snapshots", body, "making the snapshot", &answer, e);
+	rc = api_call_slow(c, "POST", "/v1/snapshots", body, "making the snapshot", &answer, e);
 	if (rc < 0)
 		return rc;
 	if (c->json)

@@ -28,9 +28,8 @@ json_t *control_json_phases(const struct host_sandbox *s)
 {
 	json_t *phases = json_array();
 	for (unsigned i = 0; i < s->n_phases && i < HOST_MAX_PHASES; i++)
-		json_array_append_new(
-			phases, json_pack("{s:s, s:I}", "name", s->phases[i].name, "us",
-					(json_int_t)s->phases[i].us));
+		json_array_append_new(phases, json_pack("{s:s, s:I}", "name", s->phases[i].name,
+						      "us", (json_int_t)s->phases[i].us));
 	return phases;
 }
 

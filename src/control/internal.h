@@ -14,8 +14,7 @@
 #include "http/server.h"
 
 #define MAX_TIMEOUT_SEC 2592000 // 30 days
-#define NAME_RULE                                                                                  \
-	"must be 1-63 of a-z, 0-9, '.', '_', '-' and start with a letter or digit"
+#define NAME_RULE "must be 1-63 of a-z, 0-9, '.', '_', '-' and start with a letter or digit"
 
 // Flags of routes.
 #define ROUTE_PUBLIC 1u // needs no key
@@ -69,8 +68,8 @@ int sandboxes_report(struct control *c, struct row *row, struct host_sandbox *re
 void sandboxes_reconcile(struct control *c);
 
 json_t *sandboxes_json(const struct row *row, const struct host_sandbox *s);
-void sandboxes_reply(struct http_request *r, int status, const struct row *row,
-	const struct host_sandbox *s);
+void sandboxes_reply(
+	struct http_request *r, int status, const struct row *row, const struct host_sandbox *s);
 // Fields that several calls have; either map may be NULL.
 int sandboxes_check_maps(json_t *env, json_t *metadata, struct err *e);
 int sandboxes_parse_on_timeout(const char *text, enum on_timeout *ret, struct err *e);

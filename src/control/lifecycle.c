@@ -245,8 +245,8 @@ static int add_rows(struct fork *f, uint64_t timeout_sec, struct err *e)
 
 static json_t *error_json(const char *id, const struct err *e)
 {
-	return json_pack("{s:{s:s, s:o}, s:s}", "error", "code", err_info(e->code)->name,
-		"message", control_json_or_null(e->text), "id", id);
+	return json_pack("{s:{s:s, s:o}, s:s}", "error", "code", err_info(e->code)->name, "message",
+		control_json_or_null(e->text), "id", id);
 }
 
 static void child_done(void *ctx, size_t i)
@@ -332,8 +332,8 @@ static void reply_fork(struct http_request *r, struct fork **fp)
 		return;
 	}
 	if (f->streams) {
-		http_reply_stream(r, 200, "application/x-ndjson", next_line, TAKE_PTR(*fp),
-			fork_free);
+		http_reply_stream(
+			r, 200, "application/x-ndjson", next_line, TAKE_PTR(*fp), fork_free);
 		return;
 	}
 	json_t *list = json_array();

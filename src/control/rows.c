@@ -77,8 +77,8 @@ static char *ended_dump(const struct host_sandbox *s)
 		"state", sandbox_state_name(s->state), "vcpus", (json_int_t)s->vcpus, "memory_mb",
 		(json_int_t)s->memory_mb, "disk_mb", (json_int_t)s->disk_mb, "started_ns",
 		(json_int_t)s->started_ns, "stopped_ns", (json_int_t)s->stopped_ns, "ends_at_ns",
-		(json_int_t)s->ends_at_ns, "generation",
-		(json_int_t)s->generation, "cause", s->cause, "detail", s->detail);
+		(json_int_t)s->ends_at_ns, "generation", (json_int_t)s->generation, "cause",
+		s->cause, "detail", s->detail);
 	return json_compact(j);
 }
 

@@ -231,8 +231,7 @@ static int check_disk(
 	return 0;
 }
 
-static int check_base(
-	const struct create_body *b, const struct host_template *t, struct err *e)
+static int check_base(const struct create_body *b, const struct host_template *t, struct err *e)
 {
 	if (b->memory_mb && b->memory_mb < t->min_memory_mb)
 		return err_set(e, ERR_INVALID, "memory_mb: template '%s' needs at least %u",
@@ -241,8 +240,7 @@ static int check_base(
 }
 
 // A frozen machine has the processors and the memory that it has.
-static int check_snapshot(
-	const struct create_body *b, const struct template *t, struct err *e)
+static int check_snapshot(const struct create_body *b, const struct template *t, struct err *e)
 {
 	if (b->vcpus && b->vcpus != t->vcpus)
 		return err_set(e, ERR_INVALID,
@@ -260,8 +258,8 @@ static int check_snapshot(
 }
 
 // The template must exist, and the machine fit it. snapshot: what to start from, "" for an image.
-static int check_template(struct control *c, const struct create_body *b, char snapshot[UUID_SIZE],
-	struct err *e)
+static int check_template(
+	struct control *c, const struct create_body *b, char snapshot[UUID_SIZE], struct err *e)
 {
 	struct host_template base;
 	struct template t;
@@ -308,8 +306,8 @@ void sandboxes_drop(struct control *c, struct row *row, const char *reason)
 	struct err why = {0};
 	log_warn("create failed sandbox=%s template=%s: %s", row->id, row->template, reason);
 	if (rows_remove(c->rows, row, &why) < 0) {
-		log_error("row of a failed create is kept for now sandbox=%s: %s", row->id,
-			why.text);
+		log_error(
+			"row of a failed create is kept for now sandbox=%s: %s", row->id, why.text);
 		row->creating = false; // leaves it to sandboxes_reconcile
 	}
 }

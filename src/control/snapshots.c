@@ -30,7 +30,8 @@ static void delete_noted(struct control *c, const char *snapshot)
 	if (r == 0 || e.code == ERR_NOT_FOUND)
 		r = templates_deleted(c->templates, snapshot, &e);
 	if (r < 0)
-		log_warn("deletion is tried again later snapshot=%s: %s", snapshot, err_text(&e, r));
+		log_warn(
+			"deletion is tried again later snapshot=%s: %s", snapshot, err_text(&e, r));
 }
 
 // The host has it: gives it its name, and deletes what had the name.

@@ -140,7 +140,8 @@ int templates_list(struct templates *t, struct template **ret, size_t *ret_n, st
 int templates_state(struct templates *t, struct template **ret, size_t *ret_n,
 	struct template_op **ret_ops, size_t *ret_n_ops, struct err *e)
 {
-	struct list l = {.size = sizeof(struct template)}, ops = {.size = sizeof(struct template_op)};
+	struct list l = {.size = sizeof(struct template)},
+		    ops = {.size = sizeof(struct template_op)};
 	db_lock(t->db);
 	int r = list_locked(t, &l, e);
 	if (r == 0)
@@ -281,16 +282,15 @@ static int commit(struct templates *t, const struct template_op *op, const struc
 			"INSERT INTO templates (" COLUMNS
 			", kind) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'snapshot')",
 			"ssssiiiiii", new->name, new->snapshot, new->sandbox, new->parent,
-			(int64_t)new->vcpus, (int64_t)new->memory_mb, (int64_t)new->disk_mb,
-			(int64_t)new->memory_bytes, (int64_t)new->disk_bytes,
-			(int64_t)new->created_ns);
+			(int64_t) new->vcpus, (int64_t) new->memory_mb, (int64_t) new->disk_mb,
+			(int64_t) new->memory_bytes, (int64_t) new->disk_bytes,
+			(int64_t) new->created_ns);
 	memcpy(old_snapshot, old.snapshot, UUID_SIZE);
 	return r;
 }
 
 int templates_commit(struct templates *t, const struct template_op *op,
-	const struct host_snapshot *s, char ret_old[UUID_SIZE], struct template *ret,
-	struct err *e)
+	const struct host_snapshot *s, char ret_old[UUID_SIZE], struct template *ret, struct err *e)
 {
 	struct template new = {.vcpus = s->vcpus,
 		.memory_mb = s->memory_mb,
@@ -346,9 +346,9 @@ int templates_remove(
 
 int templates_deleted(struct templates *t, const char *snapshot, struct err *e)
 {
-	return DB_LOCKED(t->db,
-		db_exec(t->db, e,
-			"DELETE FROM snapshot_operations WHERE snapshot_id = ? AND action = "
-			"'delete'",
-			"s", snapshot));
+	return DB_LOCKED(
+		t->db, db_exec(t->db, e,
+			       "DELETE FROM snapshot_operations WHERE snapshot_id = ? AND action = "
+			       "'delete'",
+			       "s", snapshot));
 }

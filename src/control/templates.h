@@ -12,7 +12,8 @@
 #include "base/id.h"
 #include "hostagent/hostagent.h"
 
-struct template {
+struct template
+{
 	char name[64];
 	char snapshot[UUID_SIZE];
 	char sandbox[64]; // whose state it is
@@ -23,7 +24,7 @@ struct template {
 
 struct template_op {
 	char snapshot[UUID_SIZE];
-	bool deletes;			    // else it is being made, and the members below count
+	bool deletes; // else it is being made, and the members below count
 	char name[64], sandbox[64], parent[64];
 	bool overwrite;
 	struct template_op *next; // belongs to the table

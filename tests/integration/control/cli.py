@@ -171,7 +171,7 @@ class Commands(unittest.TestCase):
         self.s.run("resume", self.id)
         self.s.run("snapshot", "create", self.id, "s")
         kinds = [e["kind"] for e in self.s.json("events", "--sandbox", self.id)["events"]]
-        self.assertEqual(kinds, ["running", "paused", "resumed", "snapshot"])
+        self.assertEqual(kinds, ["running", "paused", "resumed", "snapshot_created"])
 
 
 class FailingChildren(unittest.TestCase):
@@ -211,7 +211,8 @@ class Bench(unittest.TestCase):
                                  (min(f["samples"]), max(f["samples"])))
                 self.assertLessEqual(f["min"], f["median"])
                 self.assertLessEqual(f["median"], f["p90"])
-                has_phases = f["name"] in ("create", "pause", "resume", "snapshot", "spawn")
+                has_phases = f["name"] in ("create", "pause", "resume", "fork", "snapshot",
+                                              "spawn")
                 self.assertEqual(len(f["phases"]), 2 if has_phases else 0)
             self.assertEqual(s.running(), [bystander])
             self.assertEqual(s.out("snapshot", "ls", "-q"), "")

@@ -58,8 +58,7 @@ int fixture_teardown(void **state)
 }
 
 // The answer's body; status compared. Owned by the caller.
-json_t *call(
-	struct fixture *f, const char *method, const char *path, const char *body, int want)
+json_t *call(struct fixture *f, const char *method, const char *path, const char *body, int want)
 {
 	struct err e = {0};
 	struct http_response r = {0};
@@ -80,8 +79,7 @@ json_t *call(
 	return j;
 }
 
-void call_drop(
-	struct fixture *f, const char *method, const char *path, const char *body, int want)
+void call_drop(struct fixture *f, const char *method, const char *path, const char *body, int want)
 {
 	json_decref(call(f, method, path, body, want));
 }
@@ -92,8 +90,8 @@ const char *text(json_t *j, const char *key)
 	return s ? s : "(none)";
 }
 
-void refused(struct fixture *f, const char *method, const char *path, const char *body,
-	int want, const char *part)
+void refused(struct fixture *f, const char *method, const char *path, const char *body, int want,
+	const char *part)
 {
 	_cleanup_json_ json_t *j = call(f, method, path, body, want);
 	const char *message = text(json_object_get(j, "error"), "message");

@@ -24,10 +24,8 @@ void fixture_start(struct fixture *f);
 void fixture_stop(struct fixture *f); // the model host stays as it is
 
 // The answer's body; status compared. Owned by the caller.
-json_t *call(
-	struct fixture *f, const char *method, const char *path, const char *body, int want);
-void call_drop(
-	struct fixture *f, const char *method, const char *path, const char *body, int want);
+json_t *call(struct fixture *f, const char *method, const char *path, const char *body, int want);
+void call_drop(struct fixture *f, const char *method, const char *path, const char *body, int want);
 // The error's message must have the part in it.
 void refused(struct fixture *f, const char *method, const char *path, const char *body, int want,
 	const char *part);

@@ -136,8 +136,8 @@ static int wrong_state(const struct host_sandbox *s, struct err *e)
 	return err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", s->id, sandbox_state_name(s->state));
 }
 
-static int pause_box(void *host, const char *op, const char *id, struct host_sandbox *ret,
-	struct err *e)
+static int pause_box(
+	void *host, const char *op, const char *id, struct host_sandbox *ret, struct err *e)
 {
 	struct model *m = host;
 	int r = ordered(m->fail_pause, e);
@@ -201,9 +201,9 @@ static int fork_box(void *host, struct host_fork *req, struct err *e)
 	pthread_mutex_lock(&m->lock);
 	struct host_sandbox *source = find(m, req->id);
 	r = !source ? missing(req->id, e)
-		    : source->state != SANDBOX_RUNNING && source->state != SANDBOX_PAUSED
-			      ? wrong_state(source, e)
-			      : 0;
+	    : source->state != SANDBOX_RUNNING && source->state != SANDBOX_PAUSED
+		    ? wrong_state(source, e)
+		    : 0;
 	m->last_fork = *req;
 	pthread_mutex_unlock(&m->lock);
 	for (size_t i = 0; i < req->n && r == 0; i++) {
@@ -240,11 +240,12 @@ static int snapshot_create(void *host, const struct host_snapshot_create *req,
 		return r;
 	pthread_mutex_lock(&m->lock);
 	struct host_sandbox *s = find(m, req->id);
-	r = !s ? missing(req->id, e)
-	       : s->state != SANDBOX_RUNNING && s->state != SANDBOX_PAUSED ? wrong_state(s, e) : 0;
+	r = !s								? missing(req->id, e)
+	    : s->state != SANDBOX_RUNNING && s->state != SANDBOX_PAUSED ? wrong_state(s, e)
+									: 0;
 	if (r == 0) {
 		set_phases(s, "snapshot");
-		add_event(m, req->id, "snapshot", "");
+		add_event(m, req->id, "snapshot_created", "");
 	}
 	pthread_mutex_unlock(&m->lock);
 	if (r < 0)

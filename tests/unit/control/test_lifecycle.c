@@ -24,8 +24,8 @@ static void snapshot(struct fixture *f, const char *id, const char *name, const 
 	snprintf(snapshot_id, UUID_SIZE, "%s", text(j, "snapshot_id"));
 }
 
-static void snapshot_refused(struct fixture *f, const char *id, const char *name, int status,
-	const char *part)
+static void snapshot_refused(
+	struct fixture *f, const char *id, const char *name, int status, const char *part)
 {
 	char body[300];
 	snprintf(body, sizeof body, "{\"sandbox_id\":\"%s\",\"name\":\"%s\"}", id, name);
@@ -68,7 +68,8 @@ static void test_pause_and_resume(void **state)
 	assert_string_equal(
 		text(json_array_get(json_object_get(j, "phases"), 1), "name"), "memory");
 	refused(f, "POST", path, NULL, 409, "is paused already");
-	refused(f, "POST", path_of(id, "/exec", path), "{\"cmd\":\"true\"}", 409, "resume it first");
+	refused(f, "POST", path_of(id, "/exec", path), "{\"cmd\":\"true\"}", 409,
+		"resume it first");
 	refused(f, "POST", path_of(id, "/timeout", path), "{\"timeout_sec\":5}", 409, "is paused");
 	_cleanup_json_ json_t *got = call(f, "GET", path_of(id, "", path), NULL, 200);
 	assert_true(json_equal(got, j));
@@ -77,8 +78,8 @@ static void test_pause_and_resume(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
 		snprintf(path, sizeof path, "/v1/sandboxes%s", lists[i][0]);
 		_cleanup_json_ json_t *l = call(f, "GET", path, NULL, 200);
-		assert_int_equal(json_array_size(json_object_get(l, "sandboxes")),
-			lists[i][1][0] - '0');
+		assert_int_equal(
+			json_array_size(json_object_get(l, "sandboxes")), lists[i][1][0] - '0');
 	}
 
 	path_of(id, "/resume", path);
@@ -89,8 +90,8 @@ static void test_pause_and_resume(void **state)
 	assert_false(f->model.last_resume.disk_only);
 	// The time-out it was created with, from now.
 	uint64_t now = clock_realtime_ns();
-	assert_in_range(f->model.last_resume.ends_at_ns, now + 95 * NSEC_PER_SEC,
-		now + 100 * NSEC_PER_SEC);
+	assert_in_range(
+		f->model.last_resume.ends_at_ns, now + 95 * NSEC_PER_SEC, now + 100 * NSEC_PER_SEC);
 	call_drop(f, "POST", path_of(id, "/pause", path), "{}", 200);
 	_cleanup_json_ json_t *forever = call(f, "POST", path_of(id, "/resume", path),
 		"{\"timeout_sec\":0,\"disk_only\":true}", 200);
@@ -230,7 +231,8 @@ static void test_snapshots(void **state)
 	refused(f, "GET", "/v1/snapshots/warm-1.0", NULL, 404, "no snapshot 'warm-1.0'");
 	refused(f, "DELETE", "/v1/snapshots/warm-1.0", NULL, 404, "no snapshot");
 	refused(f, "POST", "/v1/sandboxes", "{\"template\":\"warm-1.0\"}", 404, "no template");
-	_cleanup_json_ json_t *alive = call(f, "GET", path_of(text(made, "id"), "", path), NULL, 200);
+	_cleanup_json_ json_t *alive =
+		call(f, "GET", path_of(text(made, "id"), "", path), NULL, 200);
 	assert_string_equal(text(alive, "state"), "running");
 	assert_string_equal(text(alive, "template"), "warm-1.0");
 }
@@ -251,16 +253,16 @@ static void test_snapshot_bad_input(void **state)
 	snapshot_refused(f, "nosuch", "x", 404, "no sandbox 'nosuch'");
 	snprintf(body, sizeof body, "{\"sandbox_id\":\"%s\",\"name\":\"%0100d\"}", id, 1);
 	refused(f, "POST", "/v1/snapshots", body, 400, "name: longer than 63");
-	snprintf(body, sizeof body,
-		"{\"sandbox_id\":\"%s\",\"name\":\"base\",\"overwrite\":true}", id);
+	snprintf(body, sizeof body, "{\"sandbox_id\":\"%s\",\"name\":\"base\",\"overwrite\":true}",
+		id);
 	refused(f, "POST", "/v1/snapshots", body, 409, "'base' is an image");
 	refused(f, "POST", "/v1/snapshots", "{\"name\":\"x\"}", 400, "sandbox_id: is missing");
 	refused(f, "POST", "/v1/snapshots", "{\"sandbox_id\":\"x\"}", 400, "name: is missing");
 	refused(f, "POST", "/v1/snapshots", "", 400, "body");
-	refused(f, "POST", "/v1/snapshots",
-		"{\"sandbox_id\":\"x\",\"name\":\"x\",\"overwrite\":1}", 400, "overwrite");
-	refused(f, "POST", "/v1/snapshots",
-		"{\"sandbox_id\":\"x\",\"name\":\"x\",\"tag\":1}", 400, "unknown field 'tag'");
+	refused(f, "POST", "/v1/snapshots", "{\"sandbox_id\":\"x\",\"name\":\"x\",\"overwrite\":1}",
+		400, "overwrite");
+	refused(f, "POST", "/v1/snapshots", "{\"sandbox_id\":\"x\",\"name\":\"x\",\"tag\":1}", 400,
+		"unknown field 'tag'");
 	refused(f, "DELETE", "/v1/snapshots/base", NULL, 409, "'base' is an image");
 	refused(f, "GET", "/v1/snapshots/..%2Fbase", NULL, 404, "no snapshot");
 	refused(f, "GET", "/v1/snapshots/base", NULL, 404, "no snapshot 'base'");
@@ -286,8 +288,8 @@ static void test_overwrite(void **state)
 	// One that fails leaves the old one in place, and nothing of itself.
 	f->model.fail_snapshot = ERR_NO_SPACE;
 	char body[300];
-	snprintf(body, sizeof body,
-		"{\"sandbox_id\":\"%s\",\"name\":\"s\",\"overwrite\":true}", id);
+	snprintf(
+		body, sizeof body, "{\"sandbox_id\":\"%s\",\"name\":\"s\",\"overwrite\":true}", id);
 	refused(f, "POST", "/v1/snapshots", body, 507, "ordered failure");
 	f->model.fail_snapshot = ERR_NONE;
 	_cleanup_json_ json_t *j = call(f, "GET", "/v1/snapshots/s", NULL, 200);
@@ -495,8 +497,8 @@ static void test_fork(void **state)
 	assert_string_equal(text(json_object_get(child, "metadata"), "job"), "1");
 	assert_int_equal(strlen(text(child, "envd_token")), 64);
 	uint64_t now = clock_realtime_ns();
-	assert_in_range(f->model.last_fork.ends_at_ns, now + 95 * NSEC_PER_SEC,
-		now + 100 * NSEC_PER_SEC);
+	assert_in_range(
+		f->model.last_fork.ends_at_ns, now + 95 * NSEC_PER_SEC, now + 100 * NSEC_PER_SEC);
 
 	_cleanup_json_ json_t *three = call(f, "POST", path,
 		"{\"count\":3,\"timeout_sec\":0,\"on_timeout\":\"kill\",\"env\":{\"N\":\"1\"},"
@@ -647,8 +649,7 @@ static void test_fork_as_a_stream(void **state)
 	strbuf_consume(&s.got, s.got.len);
 	f->model.fail_children = 1;
 	assert_int_equal(fork_stream(&s, path, "{\"count\":2}"), 200);
-	_cleanup_json_ json_t *failed =
-		json_loadb(s.got.data, strcspn(s.got.data, "\n"), 0, NULL);
+	_cleanup_json_ json_t *failed = json_loadb(s.got.data, strcspn(s.got.data, "\n"), 0, NULL);
 	assert_string_equal(text(json_object_get(failed, "error"), "code"), "limit");
 	f->model.fail_children = 3;
 	assert_int_equal(fork_stream(&s, path, "{\"count\":2}"), 429);
@@ -698,7 +699,7 @@ static void test_events_of_new_kinds(void **state)
 	snapshot(f, id, "s", "", one);
 	call_drop(f, "POST", path_of(id, "/pause", path), NULL, 200);
 	call_drop(f, "POST", path_of(id, "/resume", path), NULL, 200);
-	static const char *const want[] = {"running", "snapshot", "paused", "resumed"};
+	static const char *const want[] = {"running", "snapshot_created", "paused", "resumed"};
 	_cleanup_json_ json_t *j = call(f, "GET", "/v1/events", NULL, 200);
 	json_t *list = json_object_get(j, "events");
 	assert_int_equal(json_array_size(list), ARRAY_SIZE(want));
