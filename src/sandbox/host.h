@@ -44,6 +44,8 @@ int host_address(struct host *h, const char *id, char out[48], struct err *e);
 int host_open_log(struct host *h, const char *id, int *ret_fd, struct err *e);
 int host_events(struct host *h, uint64_t after, size_t max, int wait_ms, struct host_event **ret,
 	size_t *ret_n, struct err *e);
+// Forgets the events up to this number. Numbers go on.
+int host_ack_events(struct host *h, uint64_t upto, struct err *e);
 int host_templates(struct host *h, struct host_template **ret, size_t *ret_n, struct err *e);
 int host_info(struct host *h, struct host_info *ret, struct err *e);
 int host_metrics(struct host *h, struct strbuf *out, struct err *e);
