@@ -31,7 +31,7 @@ static int operate(
 		pthread_cond_wait(&f->changed, &f->lock);
 	f->waiting--;
 	bool known = false;
-	for (unsigned i = 0; i < f->n_ops; i++)
+	for (unsigned i = 0; i < MIN(f->n_ops, FAKE_MAX_OPS); i++)
 		known |= strcmp(f->ops[i], op_id) == 0;
 	if (rc == 0 && !known) {
 		snprintf(f->ops[f->n_ops++ % FAKE_MAX_OPS], UUID_SIZE, "%s", op_id);

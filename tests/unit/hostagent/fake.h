@@ -5,7 +5,7 @@
 #include <pthread.h>
 #include "hostagent/hostagent.h"
 
-#define FAKE_MAX_OPS 4096
+#define FAKE_MAX_OPS 256
 
 struct fake {
 	pthread_mutex_t lock;
