@@ -27,7 +27,7 @@ static int operate(
 	snprintf(f->op_id, sizeof f->op_id, "%s", op_id);
 	f->waiting++;
 	pthread_cond_broadcast(&f->changed);
-	while (f->closed)
+	while (f->closed || (id && strcmp(id, "ihangs") == 0 && !f->stopped))
 		pthread_cond_wait(&f->changed, &f->lock);
 	f->waiting--;
 	bool known = false;
@@ -156,6 +156,8 @@ static int snapshots(void *p, struct host_snapshot **ret, size_t *ret_n, struct 
 static int get(void *p, const char *id, struct host_sandbox *ret, struct err *e)
 {
 	int rc = enter(p, "get", id, e);
+	if (rc == 0 && strcmp(id, "inospace") == 0)
+		rc = err_set(e, ERR_NO_SPACE, "the disk is full");
 	if (rc == 0)
 		*ret = ((struct fake *)p)->sandbox;
 	return rc;
@@ -364,6 +366,14 @@ void fake_wait_for(struct fake *f, unsigned waiting)
 	pthread_mutex_lock(&f->lock);
 	while (f->waiting < waiting)
 		pthread_cond_wait(&f->changed, &f->lock);
+	pthread_mutex_unlock(&f->lock);
+}
+
+void fake_stop(struct fake *f)
+{
+	pthread_mutex_lock(&f->lock);
+	f->stopped = true;
+	pthread_cond_broadcast(&f->changed);
 	pthread_mutex_unlock(&f->lock);
 }
 

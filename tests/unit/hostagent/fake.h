@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A host that does nothing but remember what it was asked, and answer as it was told. It keeps the
-// contract's promise about operation ids: the same one again is the same answer, done once.
+// contract's promise about operation ids: the same one again is the same answer, done once. Operations
+// on the sandbox "ihangs" never end, and there is no room for "inospace".
 #pragma once
 #include <pthread.h>
 #include "hostagent/hostagent.h"
@@ -32,7 +33,7 @@ struct fake {
 	const char *log;
 	size_t log_len;
 	uint64_t last_event, acked;
-	bool stopped;
+	bool stopped; // an end for those who wait for events, and for operations on "ihangs"
 };
 
 struct hostagent fake_host(struct fake *f);
@@ -40,4 +41,5 @@ void fake_init(struct fake *f);
 void fake_done(struct fake *f);
 void fake_open(struct fake *f);
 void fake_wait_for(struct fake *f, unsigned waiting); // until so many calls wait
+void fake_stop(struct fake *f);
 void fake_add_event(struct fake *f);
