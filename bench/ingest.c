@@ -3,6 +3,10 @@
 //
 //	bench-ingest DIR [MIB]
 //
+// Also: ingest of 64 MiB in runs of 1 to 64 blocks of memories of 1 and 8 GiB, the diff durable
+// before, as a VMM leaves it; merge of a chain of 30 layers of 1 GiB. On tmpfs syncs cost nothing:
+// run with DIR=/dev/shm and on the data volume, the difference is the time for fsync.
+//
 // The diff is in the page cache and on disk, so that what is measured is the scan: extents, zero
 // test, sums, header. Floor: memcpy of as many bytes, both buffers touched before. Medians,
 // interleaved.
@@ -109,6 +113,114 @@ static double lookup_ns(const struct header *h)
 	return (double)(clock_monotonic_ns() - t0) / (double)n;
 }
 
+// --- sparse diffs and merges
+
+// A file with about bytes of data in runs of 1 to 64 blocks.
+static void sparse_diff(int dir, uint64_t memory, uint64_t bytes, uint64_t *seed)
+{
+	static uint8_t run[64 * BLOCK];
+	_cleanup_close_ int fd = openat(dir, "diff", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	uint64_t gap = memory / BLOCK * 32 / (bytes / BLOCK) * 2;
+	if (fd < 0 || ftruncate(fd, (off_t)memory) < 0)
+		exit(1);
+	for (uint64_t b = rnd(seed) % gap; b + 64 < memory / BLOCK; b += 64 + rnd(seed) % gap) {
+		uint64_t len = 1 + rnd(seed) % 64;
+		for (uint64_t i = 0; i < len * BLOCK; i += 64)
+			memcpy(run + i, &(uint64_t){rnd(seed)}, 8);
+		if (pwrite(fd, run, len * BLOCK, (off_t)(b * BLOCK)) != (ssize_t)(len * BLOCK))
+			exit(1);
+	}
+	if (fsync(fd) < 0)
+		exit(1);
+}
+
+static struct header *ingest_sparse(int dir, int layers, const struct header *parent,
+	uint64_t bytes, uint64_t *seed, double *ret_ms, struct layer_stats *ret_stats)
+{
+	struct err e = {0};
+	struct header *child;
+	char id[UUID_SIZE], image[UUID_SIZE];
+	sparse_diff(dir, parent->size, bytes, seed);
+	id_new_uuid(id);
+	id_new_uuid(image);
+	uint64_t t0 = clock_monotonic_ns();
+	check(layer_ingest(dir, "diff", layers, id, parent, image, &child, ret_stats, &e), &e);
+	*ret_ms = (double)(clock_monotonic_ns() - t0) / 1e6;
+	return child;
+}
+
+static void bench_sparse(int dir, int layers, uint64_t memory)
+{
+	struct err e = {0};
+	double ms[ROUNDS];
+	struct layer_stats st;
+	struct header *zero;
+	char image[UUID_SIZE];
+	uint64_t seed = 5;
+	id_new_uuid(image);
+	check(header_new_zero(memory, image, &zero, &e), &e);
+	for (int i = 0; i < ROUNDS; i++) {
+		struct header *h =
+			ingest_sparse(dir, layers, zero, 64ull << 20, &seed, &ms[i], &st);
+		check(layer_remove(layers, h->layers[0]), NULL);
+		header_free(h);
+	}
+	header_free(zero);
+	printf("ingest of %" PRIu64 " MiB of %" PRIu64 " MiB: %.1f ms\n", st.data_bytes >> 20,
+		memory >> 20, median(ms));
+}
+
+static uint64_t written_bytes(void)
+{
+	_cleanup_strbuf_ struct strbuf b = {0};
+	if (file_read(AT_FDCWD, "/proc/self/io", 4096, &b) < 0)
+		return 0;
+	const char *p = strstr(b.data, "\nwrite_bytes: ");
+	return p ? strtoull(p + 14, NULL, 10) : 0;
+}
+
+static void bench_merge(int dir, int layers)
+{
+	struct err e = {0};
+	struct header *h, *child;
+	char id[UUID_SIZE];
+	uint64_t seed = 11;
+	double ms;
+	id_new_uuid(id);
+	check(header_new_zero(1ull << 30, id, &h, &e), &e);
+	for (int i = 0; i < 30; i++) {
+		child = ingest_sparse(dir, layers, h, (i ? 16ull : 256ull) << 20, &seed, &ms, NULL);
+		header_free(h);
+		h = child;
+	}
+	uint64_t small = 0, t0, w0 = written_bytes();
+	for (size_t i = 0; i < h->n_maps; i++)
+		small += h->maps[i].layer != HEADER_ZERO && h->maps[i].blocks < 16;
+	id_new_uuid(id);
+	t0 = clock_monotonic_ns();
+	check(layer_merge(h, layers, id, &child, &e), &e);
+	ms = (double)(clock_monotonic_ns() - t0) / 1e6;
+	printf("merge of %u layers, %" PRIu64 " MiB in %zu mappings (%" PRIu64
+	       " shorter than 64 KiB): %.0f ms, %" PRIu64 " MiB written\n",
+		h->n_layers, header_data_bytes(h) >> 20, h->n_maps, small, ms,
+		(written_bytes() - w0) >> 20);
+	double once[ROUNDS], known[ROUNDS];
+	for (int i = 0; i < ROUNDS; i++) {
+		char record[64];
+		snprintf(record, sizeof record, "/proc/self/fd/%d/verified%d", dir, i);
+		t0 = clock_monotonic_ns();
+		check(layer_verify_once(layers, id, h->size, record, &e), &e);
+		once[i] = (double)(clock_monotonic_ns() - t0) / 1e6;
+		t0 = clock_monotonic_ns();
+		check(layer_verify_once(layers, id, h->size, record, &e), &e);
+		known[i] = (double)(clock_monotonic_ns() - t0) / 1e6;
+	}
+	printf("verification of the merged layer: %.1f ms, %.3f ms when it is known\n",
+		median(once), median(known));
+	header_free(h);
+	header_free(child);
+}
+
 int main(int argc, char **argv)
 {
 	uint64_t mib = 256;
@@ -144,6 +256,10 @@ int main(int argc, char **argv)
 	printf("ingest of %" PRIu64 " MiB: %.1f GB/s, memcpy %.1f GB/s: %.0f %%\n", mib, g, m,
 		g / m * 100);
 	header_free(zero);
+
+	bench_sparse(dir, layers, 1ull << 30);
+	bench_sparse(dir, layers, 8ull << 30);
+	bench_merge(dir, layers);
 
 	double l1[ROUNDS], l30[ROUNDS];
 	struct header *one = generations(1), *thirty = generations(30);

@@ -135,6 +135,28 @@ int api_call(struct cli *c, const char *method, const char *path, json_t *body, 
 		ret, e);
 }
 
+int api_call_slow(struct cli *c, const char *method, const char *path, json_t *body,
+	const char *what, json_t **ret, struct err *e)
+{
+	_cleanup_free_ char *text = body ? json_compact(body) : NULL;
+	if (body && !text)
+		return err_errno(e, ENOMEM, "%s %s", method, path);
+	struct progress p;
+	progress_start(&p, what);
+	int rc = api_call_with(c,
+		&(struct http_call){
+			.method = method,
+			.path = path,
+			.body = text,
+			.body_len = text ? strlen(text) : 0,
+			.tick = p.on ? progress_tick : NULL,
+			.ctx = &p,
+		},
+		ret, e);
+	progress_clear(&p);
+	return rc;
+}
+
 int api_sandbox_path(const char *id, const char *suffix, char **ret, struct err *e)
 {
 	if (!id_is_sandbox(id))
@@ -172,8 +194,9 @@ int guest_open(struct cli *c, const char *id, const char *user, struct guest *re
 	const char *token = json_string_value(json_object_get(j, "envd_token"));
 	const char *state = json_string_value(json_object_get(j, "state"));
 	if (!str_eq(state, "running"))
-		return err_set(e, ERR_CONFLICT, "sandbox %s is not running: it is %s", id,
-			state ? state : "unknown");
+		return err_set(e, ERR_CONFLICT, "sandbox %s is not running: it is %s%s", id,
+			state ? state : "unknown",
+			str_eq(state, "paused") ? ": resume it first" : "");
 	if (!token)
 		return err_set(e, ERR_BAD_GATEWAY, "the server gave no envd_token for %s", id);
 	g.id = strdup(id);

@@ -12,6 +12,9 @@ void api_close(struct cli *c);
 // (may be NULL) is owned by the caller; NULL for an empty answer.
 int api_call(struct cli *c, const char *method, const char *path, json_t *body, json_t **ret,
 	struct err *e);
+// The same for what may take seconds: on a terminal, what is shown meanwhile.
+int api_call_slow(struct cli *c, const char *method, const char *path, json_t *body,
+	const char *what, json_t **ret, struct err *e);
 // The same with all of http_call at hand (time-out, progress, streaming download); call's path,
 // method and body are set by the caller.
 int api_call_with(struct cli *c, const struct http_call *call, json_t **ret, struct err *e);

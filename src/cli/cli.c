@@ -9,11 +9,62 @@
 static const char text_create[] =
 	"The id is printed once the guest's agent answers. --timeout counts from the creation; "
 	"the\n"
-	"sandbox is killed then ('none': never).\n"
+	"sandbox is killed or paused then ('none': never). A snapshot's processors and memory "
+	"cannot be\n"
+	"changed, its disk can be made larger.\n"
 	"\n"
 	"Examples:\n"
 	"  id=$(stasis create)\n"
-	"  stasis create --vcpus 2 --memory 1G --timeout 1h --env LANG=C --metadata job=42\n";
+	"  stasis create --vcpus 2 --memory 1G --timeout 1h --env LANG=C --metadata job=42\n"
+	"  stasis create --template warm --timeout 10m --on-timeout pause\n";
+
+static const char text_pause[] =
+	"Memory goes to the disk, and all that the sandbox had on the machine is free then, but "
+	"its\n"
+	"disk. Its processes do not notice, apart from the clock. A paused one has no time-out.\n";
+
+static const char text_resume[] =
+	"Goes on where the pause was. --from takes the sandbox back to one of its own snapshots, "
+	"also\n"
+	"when it runs: what came after is lost. --disk-only gives up its memory and boots from the "
+	"disk,\n"
+	"which is what is left when the VMM that wrote the snapshot is gone.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis resume i0abc --timeout 1h\n"
+	"  stasis resume i0abc --from before-upgrade\n";
+
+static const char text_fork[] =
+	"Children are copies with the same memory, processes and files; the source stops for a "
+	"moment\n"
+	"and runs on. Each id is printed as its sandbox comes up. The exit code is not 0 when any "
+	"did\n"
+	"not. Time-out, labels and environment are the source's unless given.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis fork i0abc\n"
+	"  stasis fork i0abc -n 4 --timeout 10m --metadata job=42\n";
+
+static const char text_snapshot[] =
+	"The sandbox may be running, and goes on after a short stop, or paused. Sandboxes are made "
+	"from\n"
+	"the snapshot with: stasis create --template NAME.\n";
+
+static const char text_snapshot_rm[] = "Sandboxes and snapshots that were made from it live on.\n";
+
+static const char text_bench[] =
+	"Measures the running server through its API, each call from the request to the end of "
+	"its\n"
+	"answer, with sandboxes of its own, which it removes, also after Ctrl-C. The first round "
+	"is not\n"
+	"counted. With -o json the samples and the phases of each operation are printed as well.\n"
+	"\n"
+	"  create          a sandbox from the template\n"
+	"  create to exec  the same, until /bin/true has run in it\n"
+	"  exec            /bin/true in a running sandbox\n"
+	"  pause, resume   of a sandbox; resume to exec: until /bin/true has run\n"
+	"  fork            until all children are up; first child: until one is\n"
+	"  snapshot        a named one of a running sandbox; spawn: a sandbox made from it\n";
 
 static const char text_ls[] = "Newest first. States: pending, running, pausing, paused, resuming, "
 			      "stopping, stopped, error.\n"
@@ -94,6 +145,18 @@ static const struct cli_command commands[] = {
 		true, false, cmd_exec},
 	{"cp", "SRC DST", "copy files into or out of a sandbox", text_cp, CLI_SANDBOXES, true,
 		false, cmd_cp},
+	{"pause", "ID", "freeze a sandbox to disk", text_pause, CLI_SANDBOXES, true, false,
+		cmd_pause},
+	{"resume", "ID", "let a paused sandbox go on, or take one back", text_resume, CLI_SANDBOXES,
+		true, false, cmd_resume},
+	{"fork", "ID", "copy a sandbox as it is", text_fork, CLI_SANDBOXES, true, false, cmd_fork},
+	{"snapshot create", "ID NAME", "make a snapshot to create sandboxes from", text_snapshot,
+		CLI_SANDBOXES, true, false, cmd_snapshot_create},
+	{"snapshot ls", "", "list snapshots", NULL, CLI_SANDBOXES, true, false, cmd_snapshot_ls},
+	{"snapshot get", "NAME", "show one snapshot", NULL, CLI_SANDBOXES, true, false,
+		cmd_snapshot_get},
+	{"snapshot rm", "NAME...", "delete snapshots", text_snapshot_rm, CLI_SANDBOXES, true, false,
+		cmd_snapshot_rm},
 	{"timeout", "ID TIME", "set when a sandbox ends, counted from now", NULL, CLI_SANDBOXES,
 		true, false, cmd_timeout},
 	{"logs", "ID", "show a guest's console", NULL, CLI_SANDBOXES, true, true, cmd_logs},
@@ -101,6 +164,7 @@ static const struct cli_command commands[] = {
 	{"events", "", "show what happened to sandboxes", text_events, CLI_SERVER, true, false,
 		cmd_events},
 	{"health", "", "ask the server how it is", NULL, CLI_SERVER, true, false, cmd_health},
+	{"bench", "", "measure the running server", text_bench, CLI_SERVER, true, false, cmd_bench},
 	{"image ls", "", "list templates", NULL, CLI_SERVER, true, false, cmd_image_ls},
 	{"key create", "NAME", "make an API key", text_key, CLI_SERVER, true, false,
 		cmd_key_create},
@@ -142,7 +206,7 @@ static void print_overview(FILE *out)
 		fprintf(out, "\n%s:\n", titles[g]);
 		for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 			if (commands[i].group == (enum cli_group)g)
-				fprintf(out, "  %-14s %s\n", commands[i].name, commands[i].summary);
+				fprintf(out, "  %-15s %s\n", commands[i].name, commands[i].summary);
 	}
 	fputs("\n'stasis COMMAND --help' tells all about one of them; 'stasis --version' which one "
 	      "this is.\n",
@@ -176,7 +240,7 @@ static int unknown_command(int argc, char **argv)
 			fprintf(stderr, "stasis: unknown command '%s %s'\n", argv[0], argv[1]);
 		if (first)
 			fprintf(stderr, "stasis: '%s' is one of:\n", argv[0]);
-		fprintf(stderr, "  stasis %-14s %s\n", commands[i].name, commands[i].summary);
+		fprintf(stderr, "  stasis %-15s %s\n", commands[i].name, commands[i].summary);
 		first = false;
 	}
 	if (!first)

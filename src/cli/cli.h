@@ -82,6 +82,17 @@ int cmd_ls(struct cli *c, struct err *e);
 int cmd_get(struct cli *c, struct err *e);
 int cmd_rm(struct cli *c, struct err *e);
 int cmd_timeout(struct cli *c, struct err *e);
+// lifecycle.c
+int cmd_pause(struct cli *c, struct err *e);
+int cmd_resume(struct cli *c, struct err *e);
+int cmd_fork(struct cli *c, struct err *e);
+// snapshot.c
+int cmd_snapshot_create(struct cli *c, struct err *e);
+int cmd_snapshot_ls(struct cli *c, struct err *e);
+int cmd_snapshot_get(struct cli *c, struct err *e);
+int cmd_snapshot_rm(struct cli *c, struct err *e);
+// bench.c
+int cmd_bench(struct cli *c, struct err *e);
 // exec.c, cp.c
 int cmd_exec(struct cli *c, struct err *e);
 int cmd_cp(struct cli *c, struct err *e);

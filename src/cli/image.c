@@ -8,6 +8,7 @@
 #include "cli/local.h"
 #include "cli/output.h"
 #include "disk/image.h"
+#include "hostagent/hostagent.h"
 #include "http/json.h"
 
 static volatile sig_atomic_t cancel;
@@ -34,10 +35,31 @@ static void on_progress(void *ctx, unsigned percent, const char *text)
 		fprintf(stderr, "%3u %%  %s\n", percent, text);
 }
 
+// The image is good without it: its sandboxes boot then.
+static int freeze(struct build *b, const char *dir, const char *name, struct err *e)
+{
+	struct err why = {0};
+	on_progress(b, 99, "freeze: booting it once, so that sandboxes need not");
+	int rc = hostagent_freeze_local(dir, name, &why);
+	if (b->terminal)
+		fputs("\r\033[K", stderr);
+	if (rc < 0 && why.code == ERR_CONFLICT) {
+		printf("template %s: the running server freezes it now\n", name);
+		return 0;
+	}
+	if (rc < 0 && e)
+		*e = why;
+	if (rc < 0)
+		return err_prefix(e, rc,
+			"the image is built, but its first boot failed (sandboxes boot it anew)");
+	printf("template %s: frozen; a create is a restore now\n", name);
+	return 0;
+}
+
 int cmd_image_build(struct cli *c, struct err *e)
 {
 	const char *dir = NULL;
-	bool force = false;
+	bool force = false, no_freeze = false;
 	struct image_info image;
 	struct build b = {.terminal = isatty(STDERR_FILENO) == 1};
 	const struct cli_option options[] = {
@@ -45,6 +67,7 @@ int cmd_image_build(struct cli *c, struct err *e)
 			"data directory (default: STASIS_DATA, else " PATH_DATA_DEFAULT ")",
 			OPT_STRING, &dir},
 		{'f', "force", NULL, "build anew, with today's packages", OPT_FLAG, &force},
+		{0, "no-freeze", NULL, "leave the first boot to the server", OPT_FLAG, &no_freeze},
 		{0},
 	};
 	int rc = cli_parse(c, options, 0, 1, e);
@@ -77,7 +100,8 @@ int cmd_image_build(struct cli *c, struct err *e)
 	human_size(image.rootfs_bytes, size);
 	printf("template %s: Linux %s, root file system of %s\n", image.name, image.kernel_release,
 		size);
-	return 0;
+	output_flush();
+	return no_freeze || cancel ? 0 : freeze(&b, dir, image.name, e);
 }
 
 int cmd_image_ls(struct cli *c, struct err *e)
@@ -98,8 +122,8 @@ int cmd_image_ls(struct cli *c, struct err *e)
 	const json_t *t;
 	size_t i;
 	_cleanup_table_ struct table table;
-	table_init(&table, (const char *const[]){"NAME", "KIND", "VCPUS", "MEMORY", "DISK", "SIZE",
-				   "CREATED", NULL});
+	table_init(&table, (const char *const[]){"NAME", "KIND", "FROZEN", "VCPUS", "MEMORY",
+				   "DISK", "SIZE", "CREATED", NULL});
 	json_array_foreach (json_object_get(answer, "templates"), i, t) {
 		const char *name = json_string_value(json_object_get(t, "name"));
 		const char *kind = json_string_value(json_object_get(t, "kind"));
@@ -113,6 +137,7 @@ int cmd_image_ls(struct cli *c, struct err *e)
 		human_when(json_object_get(t, "created_at"), created);
 		table_cell(&table, "%s", name ? name : "-");
 		table_cell(&table, "%s", kind ? kind : "-");
+		table_cell(&table, "%s", json_is_true(json_object_get(t, "frozen")) ? "yes" : "no");
 		table_cell(
 			&table, "%lld", (long long)json_integer_value(json_object_get(t, "vcpus")));
 		table_cell(&table, "%s", memory);

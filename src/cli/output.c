@@ -123,6 +123,28 @@ void human_ms(uint64_t us, char out[24])
 		snprintf(out, 24, "%.2f s", (double)us / 1e6);
 }
 
+int output_phases(const json_t *phases, FILE *out)
+{
+	_cleanup_table_ struct table t;
+	const json_t *p;
+	size_t i;
+	json_int_t total = 0;
+	char time[24];
+	table_init(&t, (const char *const[]){"PHASE", "TIME", NULL});
+	json_array_foreach (phases, i, p) {
+		const char *name = json_string_value(json_object_get(p, "name"));
+		json_int_t us = json_integer_value(json_object_get(p, "us"));
+		human_ms((uint64_t)us, time);
+		total += us;
+		table_cell(&t, "%s", name ? name : "-");
+		table_cell(&t, "%s", time);
+	}
+	human_ms((uint64_t)total, time);
+	table_cell(&t, "total");
+	table_cell(&t, "%s", time);
+	return table_print(&t, out);
+}
+
 int output_flush(void)
 {
 	return fflush(stdout) == 0 && !ferror(stdout) ? 0 : -(errno ? errno : EIO);

@@ -31,6 +31,8 @@ void human_span(uint64_t seconds, char out[24]);
 void human_when(const json_t *time, char out[32]);
 void human_ms(uint64_t us, char out[24]); // "1.25 ms", "4.80 s"
 
+// The API's phases of an operation, as a table with their sum. 0 or -errno.
+int output_phases(const json_t *phases, FILE *out);
 // Indented JSON and a newline on stdout. 0 or -errno.
 int output_json(const json_t *j);
 // Flushes stdout; -errno when what was printed did not get out.

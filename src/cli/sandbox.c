@@ -17,41 +17,25 @@ static json_int_t int_of(const json_t *object, const char *name)
 	return json_integer_value(json_object_get(object, name));
 }
 
-static int print_phases(const json_t *sandbox, FILE *out)
-{
-	_cleanup_table_ struct table t;
-	const json_t *p;
-	size_t i;
-	json_int_t total = 0;
-	char us[24];
-	table_init(&t, (const char *const[]){"PHASE", "TIME", NULL});
-	json_array_foreach (json_object_get(sandbox, "phases"), i, p) {
-		human_ms((uint64_t)int_of(p, "us"), us);
-		total += int_of(p, "us");
-		table_cell(&t, "%s", text_of(p, "name"));
-		table_cell(&t, "%s", us);
-	}
-	human_ms((uint64_t)total, us);
-	table_cell(&t, "total");
-	table_cell(&t, "%s", us);
-	return table_print(&t, out);
-}
-
 int cmd_create(struct cli *c, struct err *e)
 {
-	const char *template = NULL;
+	const char *template = NULL, *on_timeout = NULL;
 	uint64_t vcpus = 0, memory = 0, disk = 0, timeout = 0;
-	bool has_timeout = false, verbose = false;
+	bool has_timeout = false, verbose = false, cold = false;
 	_cleanup_json_ json_t *env = NULL, *metadata = NULL, *sandbox = NULL;
 	const struct cli_option options[] = {
-		{0, "template", "NAME", "what to start from (default: base)", OPT_STRING,
-			&template},
+		{0, "template", "NAME", "image or snapshot to start from (default: base)",
+			OPT_STRING, &template},
+		{0, "cold", NULL, "boot, even where the image has a frozen machine", OPT_FLAG,
+			&cold},
 		{0, "vcpus", "N", "virtual CPUs (default: the template's)", OPT_U64, &vcpus, 1, 32},
 		{0, "memory", "MIB", "memory: 512, 512M, 2G (default: the template's)", OPT_MIB,
 			&memory, 1},
 		{0, "disk", "MIB", "size of the root file system: 4096, 4G", OPT_MIB, &disk, 1},
 		{0, "timeout", "TIME", "life: 90s, 5m, 2h, none (default: 5m)", OPT_SECONDS,
 			&timeout, 0, 2592000, &has_timeout},
+		{0, "on-timeout", "kill|pause", "what happens then (default: kill)", OPT_STRING,
+			&on_timeout},
 		{'e', "env", "K=V", "environment of all its processes; repeatable", OPT_MAP, &env},
 		{0, "metadata", "K=V", "label, to find it by; repeatable", OPT_MAP, &metadata},
 		{'v', "verbose", NULL, "show how long each step took", OPT_FLAG, &verbose},
@@ -71,32 +55,21 @@ int cmd_create(struct cli *c, struct err *e)
 		json_object_set_new(body, "disk_mb", json_integer((json_int_t)disk));
 	if (has_timeout)
 		json_object_set_new(body, "timeout_sec", json_integer((json_int_t)timeout));
+	if (on_timeout)
+		json_object_set_new(body, "on_timeout", json_string(on_timeout));
+	if (cold)
+		json_object_set_new(body, "cold", json_true());
 	if (env)
 		json_object_set(body, "env", env);
 	if (metadata)
 		json_object_set(body, "metadata", metadata);
-	_cleanup_free_ char *text = json_compact(body);
-	if (!text)
-		return err_errno(e, ENOMEM, "create");
-	struct progress p;
-	progress_start(&p, "creating the sandbox");
-	rc = api_call_with(c,
-		&(struct http_call){
-			.method = "POST",
-			.path = "/v1/sandboxes",
-			.body = text,
-			.body_len = strlen(text),
-			.tick = p.on ? progress_tick : NULL,
-			.ctx = &p,
-		},
-		&sandbox, e);
-	progress_clear(&p);
+	rc = api_call_slow(c, "POST", "/v1/sandboxes", body, "creating the sandbox", &sandbox, e);
 	if (rc < 0)
 		return rc;
 	if (c->json)
 		return output_json(sandbox);
 	puts(text_of(sandbox, "id"));
-	return verbose ? print_phases(sandbox, stderr) : 0;
+	return verbose ? output_phases(json_object_get(sandbox, "phases"), stderr) : 0;
 }
 
 // All pages of the list as one answer of the API's shape. query starts with '&' or is empty.
@@ -233,8 +206,8 @@ int cmd_get(struct cli *c, struct err *e)
 	if (c->json)
 		return output_json(s);
 	static const char *const shown[] = {"id", "template", "state", "cause", "detail", "vcpus",
-		"memory_mb", "disk_mb", "disk_used_bytes", "created_at", "started_at", "ends_at",
-		"stopped_at", "on_timeout", "metadata"};
+		"memory_mb", "disk_mb", "disk_used_bytes", "backend", "created_at", "started_at",
+		"ends_at", "stopped_at", "on_timeout", "metadata"};
 	for (size_t i = 0; i < ARRAY_SIZE(shown); i++) {
 		const json_t *v = json_object_get(s, shown[i]);
 		if (!v || json_is_null(v))

@@ -24,6 +24,15 @@ json_t *control_json_or_null(const char *text)
 	return j ? j : json_string("(not UTF-8)");
 }
 
+json_t *control_json_phases(const struct host_sandbox *s)
+{
+	json_t *phases = json_array();
+	for (unsigned i = 0; i < s->n_phases && i < HOST_MAX_PHASES; i++)
+		json_array_append_new(phases, json_pack("{s:s, s:I}", "name", s->phases[i].name,
+						      "us", (json_int_t)s->phases[i].us));
+	return phases;
+}
+
 static const char *request_key(struct http_request *r)
 {
 	const char *key = http_req_header(r, "X-API-Key");
@@ -98,29 +107,6 @@ static void get_host(struct http_request *r, void *ctx)
 			(json_int_t)i.slots_taken, "disk_total_bytes", (json_int_t)i.disk_total,
 			"disk_free_bytes", (json_int_t)i.disk_free, "volume_ok", i.volume_ok,
 			"volume_reason", control_json_or_null(i.volume_reason)));
-}
-
-static void list_templates(struct http_request *r, void *ctx)
-{
-	struct control *c = ctx;
-	_cleanup_free_ struct host_template *list = NULL;
-	size_t n = 0;
-	struct err e = {0};
-	if (c->host.ops->templates(c->host.host, &list, &n, &e) < 0) {
-		http_reply_error(r, &e);
-		return;
-	}
-	json_t *out = json_array();
-	for (size_t i = 0; i < n; i++)
-		json_array_append_new(out,
-			json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o}", "name", list[i].name,
-				"kind", list[i].kind, "vcpus", (json_int_t)list[i].vcpus,
-				"memory_mb", (json_int_t)list[i].memory_mb, "min_memory_mb",
-				(json_int_t)list[i].min_memory_mb, "disk_mb",
-				(json_int_t)list[i].disk_mb, "size_bytes",
-				(json_int_t)list[i].disk_bytes, "created_at",
-				control_json_time(list[i].created_ns)));
-	http_reply_json(r, 200, json_pack("{s:o}", "templates", out));
 }
 
 static void get_openapi(struct http_request *r, void *ctx)
@@ -250,12 +236,19 @@ const struct http_route control_routes[] = {
 	{.method = "POST",
 		.pattern = "/v1/sandboxes/{id}/timeout",
 		.handler = sandboxes_set_timeout},
+	{.method = "POST", .pattern = "/v1/sandboxes/{id}/pause", .handler = lifecycle_pause},
+	{.method = "POST", .pattern = "/v1/sandboxes/{id}/resume", .handler = lifecycle_resume},
+	{.method = "POST", .pattern = "/v1/sandboxes/{id}/fork", .handler = lifecycle_fork},
 	{.method = "GET", .pattern = "/v1/sandboxes/{id}/logs", .handler = sandboxes_logs},
 	{.method = "GET", .pattern = "/v1/events", .handler = events_list},
 	{.method = "GET", .pattern = "/v1/health", .handler = get_health, .flags = ROUTE_PUBLIC},
 	{.method = "GET", .pattern = "/v1/metrics", .handler = get_metrics},
 	{.method = "GET", .pattern = "/v1/host", .handler = get_host},
-	{.method = "GET", .pattern = "/v1/templates", .handler = list_templates},
+	{.method = "GET", .pattern = "/v1/templates", .handler = snapshots_list_templates},
+	{.method = "POST", .pattern = "/v1/snapshots", .handler = snapshots_create},
+	{.method = "GET", .pattern = "/v1/snapshots", .handler = snapshots_list},
+	{.method = "GET", .pattern = "/v1/snapshots/{name}", .handler = snapshots_get},
+	{.method = "DELETE", .pattern = "/v1/snapshots/{name}", .handler = snapshots_delete},
 	{.method = "POST", .pattern = "/v1/keys", .handler = create_key},
 	{.method = "GET", .pattern = "/v1/keys", .handler = list_keys},
 	{.method = "DELETE", .pattern = "/v1/keys/{id}", .handler = delete_key},

@@ -61,6 +61,7 @@ static void upkeep(struct control *c)
 {
 	struct err e = {0};
 	sandboxes_reconcile(c);
+	snapshots_reconcile(c);
 	if (keys_flush(c->keys, &e) < 0)
 		log_warn("times of use of keys are not written: %s", e.text);
 }
@@ -118,6 +119,8 @@ static int open_state(struct control *c, struct err *e)
 		r = make_admin_key(c, e);
 	if (r == 0)
 		r = rows_load(c->db, secret, strlen(secret), &c->rows, e);
+	if (r == 0)
+		r = templates_open(c->db, &c->templates, e);
 	if (secret)
 		explicit_bzero(secret, strlen(secret));
 	return r;
@@ -193,6 +196,7 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 		r = open_state(c, e);
 	if (r == 0) {
 		sandboxes_reconcile(c);
+		snapshots_reconcile(c);
 		r = start_http(c, e);
 	}
 	if (r == 0 && !cfg->no_edge)
@@ -229,6 +233,7 @@ struct control *control_stop(struct control *c)
 	if (c->keys && keys_flush(c->keys, &e) < 0)
 		log_warn("times of use of keys are not written: %s", e.text);
 	rows_free(c->rows);
+	templates_free(c->templates);
 	keys_free(c->keys);
 	db_close(c->db);
 	stats_free(c->stats);

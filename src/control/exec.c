@@ -9,7 +9,7 @@
 #include "http/json.h"
 
 #define MAX_OUTPUT (8u << 20) // per stream
-#define MAX_TIMEOUT_SEC 3600
+#define MAX_EXEC_SEC 3600
 #define DEFAULT_TIMEOUT_SEC 60
 #define GUEST_GRACE_NS (5 * NSEC_PER_SEC) // the agent kills at the time-out; then we give up
 #define STDIN_PIECE 32768
@@ -55,7 +55,7 @@ static int read_body(json_t *body, struct exec_body *b, struct err *e)
 			.type = JF_U64,
 			.out = &b->timeout_sec,
 			.min = 1,
-			.max = MAX_TIMEOUT_SEC},
+			.max = MAX_EXEC_SEC},
 		{.name = "stdin", .type = JF_STRING, .out = &b->stdin_text, .max = 1u << 20},
 		{.name = "encoding", .type = JF_STRING, .out = &b->encoding},
 	};
@@ -219,10 +219,18 @@ static int run(struct control *c, struct exec *x, const struct exec_body *b, str
 	const char *id = http_req_param(x->req, "id");
 	_cleanup_(row_unrefp) struct row *row = NULL;
 	int r = sandboxes_find_live(c, id, &row, e);
-	if (r == 0)
-		r = c->host.ops->address(c->host.host, id, address, e);
 	if (r < 0)
 		return r;
+	struct err why = {0};
+	struct host_sandbox now;
+	r = c->host.ops->address(c->host.host, id, address, &why);
+	if (r < 0 && why.code == ERR_CONFLICT && sandboxes_report(c, row, &now, NULL) == 0 &&
+		now.state == SANDBOX_PAUSED)
+		return err_set(e, ERR_CONFLICT, "sandbox '%s' is paused: resume it first", id);
+	if (r < 0) {
+		*e = why;
+		return r;
+	}
 	snprintf(x->base_url, sizeof x->base_url, "http://%s:%d", address, ENVD_PORT);
 	x->has_input = b->stdin_text != NULL;
 	x->target =

@@ -73,11 +73,12 @@ static void unlink_row(struct rows *r, struct row *row)
 
 static char *ended_dump(const struct host_sandbox *s)
 {
-	_cleanup_json_ json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s}",
+	_cleanup_json_ json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s}",
 		"state", sandbox_state_name(s->state), "vcpus", (json_int_t)s->vcpus, "memory_mb",
 		(json_int_t)s->memory_mb, "disk_mb", (json_int_t)s->disk_mb, "started_ns",
 		(json_int_t)s->started_ns, "stopped_ns", (json_int_t)s->stopped_ns, "ends_at_ns",
-		(json_int_t)s->ends_at_ns, "cause", s->cause, "detail", s->detail);
+		(json_int_t)s->ends_at_ns, "generation", (json_int_t)s->generation, "cause",
+		s->cause, "detail", s->detail);
 	return json_compact(j);
 }
 
@@ -94,6 +95,7 @@ static int ended_parse(const char *text, struct host_sandbox *ret)
 		{.name = "started_ns", .type = JF_U64, .out = &ret->started_ns},
 		{.name = "stopped_ns", .type = JF_U64, .out = &ret->stopped_ns},
 		{.name = "ends_at_ns", .type = JF_U64, .out = &ret->ends_at_ns},
+		{.name = "generation", .type = JF_U64, .out = &ret->generation},
 		{.name = "cause", .type = JF_STRING, .out = &cause},
 		{.name = "detail", .type = JF_STRING, .out = &detail},
 	};
@@ -187,38 +189,63 @@ struct rows *rows_free(struct rows *r)
 	return NULL;
 }
 
-int rows_add(struct rows *r, const struct row_new *n, struct row **ret, struct err *e)
+static int insert_row(struct rows *r, const struct row *row, const struct row_new *n, struct err *e)
 {
-	_cleanup_(row_unrefp) struct row *row = row_new(r, n->id, n->template);
 	_cleanup_free_ char *metadata = json_compact(n->metadata);
 	_cleanup_free_ char *env = json_compact(n->env);
-	if (!row || !metadata || !env)
+	if (!metadata || !env)
 		return err_errno(e, ENOMEM, "sandbox");
-	row->metadata = json_deep_copy(n->metadata);
-	if (!row->metadata)
-		return err_errno(e, ENOMEM, "sandbox");
+	return db_exec(r->db, e,
+		"INSERT INTO sandboxes (id, template, metadata, env, on_timeout, timeout_sec, "
+		"created_ns) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		"sssssii", row->id, row->template, metadata, env,
+		n->on_timeout == ON_TIMEOUT_PAUSE ? "pause" : "kill", (int64_t)n->timeout_sec,
+		(int64_t)row->created_ns);
+}
+
+static struct row *prepare_row(struct rows *r, const struct row_new *n)
+{
+	_cleanup_(row_unrefp) struct row *row = row_new(r, n->id, n->template);
+	if (!row || !(row->metadata = json_deep_copy(n->metadata)))
+		return NULL;
 	row->on_timeout = n->on_timeout;
 	row->timeout_sec = n->timeout_sec;
 	row->creating = true;
+	return TAKE_PTR(row);
+}
 
+int rows_add(struct rows *r, const struct row_new *n, size_t count, struct row **ret, struct err *e)
+{
+	int rc = 0;
+	size_t made = 0;
+	for (; made < count; made++)
+		if (!(ret[made] = prepare_row(r, &n[made]))) {
+			rc = err_errno(e, ENOMEM, "sandbox");
+			break;
+		}
 	// Creation times order the list and are its cursors, so they are unique; the lock is held
 	// over the write to keep memory and database in the same order.
 	pthread_rwlock_wrlock(&r->lock);
-	row->created_ns = clock_realtime_ns();
-	if (r->newest && row->created_ns <= r->newest->created_ns)
-		row->created_ns = r->newest->created_ns + 1;
-	int rc = DB_LOCKED(r->db, db_exec(r->db, e,
-					  "INSERT INTO sandboxes (id, template, metadata, env, "
-					  "on_timeout, timeout_sec, "
-					  "created_ns) VALUES (?, ?, ?, ?, ?, ?, ?)",
-					  "sssssii", row->id, row->template, metadata, env,
-					  n->on_timeout == ON_TIMEOUT_PAUSE ? "pause" : "kill",
-					  (int64_t)n->timeout_sec, (int64_t)row->created_ns));
-	if (rc == 0) {
-		link_row(r, row_ref(row));
-		*ret = TAKE_PTR(row);
+	uint64_t now = clock_realtime_ns();
+	if (r->newest && now <= r->newest->created_ns)
+		now = r->newest->created_ns + 1;
+	db_lock(r->db);
+	if (rc == 0)
+		rc = db_begin(r->db, e);
+	for (size_t i = 0; i < made && rc == 0; i++) {
+		ret[i]->created_ns = now + i;
+		rc = insert_row(r, ret[i], &n[i], e);
 	}
+	if (rc == 0)
+		rc = db_commit(r->db, e);
+	else
+		db_rollback(r->db);
+	db_unlock(r->db);
+	for (size_t i = 0; i < made && rc == 0; i++)
+		link_row(r, row_ref(ret[i]));
 	pthread_rwlock_unlock(&r->lock);
+	for (size_t i = 0; i < made && rc < 0; i++)
+		ret[i] = row_unref(ret[i]);
 	return rc;
 }
 

@@ -44,8 +44,10 @@ int rows_load(
 struct rows *rows_free(struct rows *r);
 DEFINE_CLEANUP(struct rows *, rows_free)
 
-// The row is durable and marked creating when this returns. All rows returned are references.
-int rows_add(struct rows *r, const struct row_new *n, struct row **ret, struct err *e);
+// All rows are durable, or none, and marked creating when this returns. All rows returned are
+// references.
+int rows_add(
+	struct rows *r, const struct row_new *n, size_t count, struct row **ret, struct err *e);
 // The create is done.
 int rows_confirm(struct rows *r, struct row *row, struct err *e);
 // For a create that failed.

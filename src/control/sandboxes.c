@@ -9,7 +9,6 @@
 #include "control/internal.h"
 #include "http/json.h"
 
-#define MAX_TIMEOUT_SEC 2592000 // 30 days
 #define DEFAULT_TIMEOUT_SEC 300
 #define MAX_METADATA (16u << 10)
 #define MAX_ENV (64u << 10)
@@ -81,12 +80,22 @@ int sandboxes_find_live(struct control *c, const char *id, struct row **ret, str
 	return 0;
 }
 
+int sandboxes_find_ready(struct control *c, const char *id, struct row **ret, struct err *e)
+{
+	int r = sandboxes_find_live(c, id, ret, e);
+	if (r == 0 && (*ret)->creating) {
+		r = err_set(e, ERR_CONFLICT, "sandbox '%s' is still being created", (*ret)->id);
+		*ret = row_unref(*ret);
+	}
+	return r;
+}
+
 static int put(json_t *object, const char *key, json_t *value)
 {
 	return json_object_set_new_nocheck(object, key, value);
 }
 
-static json_t *sandbox_json(const struct row *row, const struct host_sandbox *s)
+json_t *sandboxes_json(const struct row *row, const struct host_sandbox *s)
 {
 	json_t *j = json_object();
 	int r = put(j, "id", json_string(row->id));
@@ -105,23 +114,20 @@ static json_t *sandbox_json(const struct row *row, const struct host_sandbox *s)
 	r |= put(j, "cause", control_json_or_null(s->cause));
 	r |= put(j, "detail", control_json_or_null(s->detail));
 	r |= put(j, "disk_used_bytes", json_integer((json_int_t)s->disk_bytes));
+	r |= put(j, "backend", control_json_or_null(s->backend));
+	r |= put(j, "generation", json_integer((json_int_t)s->generation));
 	r |= put(j, "envd_token", json_string(row->token));
-	json_t *phases = json_array();
-	for (unsigned i = 0; i < s->n_phases && i < HOST_MAX_PHASES; i++)
-		r |= json_array_append_new(
-			phases, json_pack("{s:s, s:I}", "name", s->phases[i].name, "us",
-					(json_int_t)s->phases[i].us));
-	r |= put(j, "phases", phases);
+	r |= put(j, "phases", control_json_phases(s));
 	if (r == 0)
 		return j;
 	json_decref(j);
 	return NULL;
 }
 
-static void reply_sandbox(
+void sandboxes_reply(
 	struct http_request *r, int status, const struct row *row, const struct host_sandbox *s)
 {
-	json_t *j = sandbox_json(row, s);
+	json_t *j = sandboxes_json(row, s);
 	if (j) {
 		http_reply_json(r, status, j);
 		return;
@@ -133,16 +139,44 @@ static void reply_sandbox(
 
 // --- create
 
+int sandboxes_check_maps(json_t *env, json_t *metadata, struct err *e)
+{
+	_cleanup_free_ char *metadata_text = metadata ? json_compact(metadata) : NULL;
+	if (metadata_text && strlen(metadata_text) > MAX_METADATA)
+		return err_set(
+			e, ERR_INVALID, "metadata: larger than %u bytes as JSON", MAX_METADATA);
+	_cleanup_free_ char *env_text = env ? json_compact(env) : NULL;
+	if (env_text && strlen(env_text) > MAX_ENV)
+		return err_set(e, ERR_INVALID, "env: larger than %u bytes as JSON", MAX_ENV);
+	const char *name;
+	json_t *value;
+	json_object_foreach (env, name, value)
+		if (!*name || strchr(name, '='))
+			return err_set(
+				e, ERR_INVALID, "env: '%.100s' is not a variable name", name);
+	return 0;
+}
+
+int sandboxes_parse_on_timeout(const char *text, enum on_timeout *ret, struct err *e)
+{
+	if (!str_eq(text, "kill") && !str_eq(text, "pause"))
+		return err_set(e, ERR_INVALID, "on_timeout: must be \"kill\" or \"pause\"");
+	*ret = str_eq(text, "pause") ? ON_TIMEOUT_PAUSE : ON_TIMEOUT_KILL;
+	return 0;
+}
+
 struct create_body {
-	const char *template, *on_timeout;
+	const char *template;
+	enum on_timeout on_timeout;
 	uint64_t vcpus, memory_mb, disk_mb, timeout_sec;
+	bool cold;
 	json_t *env, *metadata;
 };
 
 static int read_create(json_t *body, struct create_body *b, struct err *e)
 {
-	*b = (struct create_body){
-		.template = "base", .on_timeout = "kill", .timeout_sec = DEFAULT_TIMEOUT_SEC};
+	const char *on_timeout = "kill";
+	*b = (struct create_body){.template = "base", .timeout_sec = DEFAULT_TIMEOUT_SEC};
 	const struct json_field fields[] = {
 		{.name = "template", .type = JF_STRING, .out = &b->template, .max = 63},
 		{.name = "vcpus", .type = JF_U64, .out = &b->vcpus, .min = 1, .max = MAX_VCPUS},
@@ -156,7 +190,8 @@ static int read_create(json_t *body, struct create_body *b, struct err *e)
 			.type = JF_U64,
 			.out = &b->timeout_sec,
 			.max = MAX_TIMEOUT_SEC},
-		{.name = "on_timeout", .type = JF_STRING, .out = &b->on_timeout},
+		{.name = "on_timeout", .type = JF_STRING, .out = &on_timeout},
+		{.name = "cold", .type = JF_BOOL, .out = &b->cold},
 		{.name = "env", .type = JF_STRING_MAP, .out = &b->env},
 		{.name = "metadata", .type = JF_STRING_MAP, .out = &b->metadata},
 	};
@@ -164,72 +199,136 @@ static int read_create(json_t *body, struct create_body *b, struct err *e)
 	if (r < 0)
 		return r;
 	if (!id_is_name(b->template))
-		return err_set(e, ERR_INVALID,
-			"template: must be 1-63 of a-z, 0-9, '.', '_', '-' and start with a letter "
-			"or "
-			"digit");
-	if (str_eq(b->on_timeout, "pause"))
-		return err_set(e, ERR_UNIMPLEMENTED,
-			"on_timeout: \"pause\" is not supported by this version, use \"kill\"");
-	if (!str_eq(b->on_timeout, "kill"))
-		return err_set(e, ERR_INVALID, "on_timeout: must be \"kill\"");
-	_cleanup_free_ char *metadata = b->metadata ? json_compact(b->metadata) : NULL;
-	if (metadata && strlen(metadata) > MAX_METADATA)
-		return err_set(
-			e, ERR_INVALID, "metadata: larger than %u bytes as JSON", MAX_METADATA);
-	_cleanup_free_ char *env = b->env ? json_compact(b->env) : NULL;
-	if (env && strlen(env) > MAX_ENV)
-		return err_set(e, ERR_INVALID, "env: larger than %u bytes as JSON", MAX_ENV);
-	const char *name;
-	json_t *value;
-	json_object_foreach (b->env, name, value)
-		if (!*name || strchr(name, '='))
-			return err_set(
-				e, ERR_INVALID, "env: '%.100s' is not a variable name", name);
-	return 0;
+		return err_set(e, ERR_INVALID, "template: " NAME_RULE);
+	r = sandboxes_parse_on_timeout(on_timeout, &b->on_timeout, e);
+	return r < 0 ? r : sandboxes_check_maps(b->env, b->metadata, e);
 }
 
-// Against the template: it must exist, and the machine be no smaller than it needs.
-static int check_template(struct control *c, const struct create_body *b, struct err *e)
+int sandboxes_find_base(struct control *c, const char *name, struct host_template *ret,
+	size_t *ret_n, struct err *e)
 {
 	_cleanup_free_ struct host_template *list = NULL;
 	size_t n = 0;
 	int r = c->host.ops->templates(c->host.host, &list, &n, e);
 	if (r < 0)
 		return r;
-	const struct host_template *t = NULL;
+	if (ret_n)
+		*ret_n = n;
 	for (size_t i = 0; i < n; i++)
-		if (str_eq(list[i].name, b->template))
-			t = &list[i];
-	if (!t)
-		return err_set(e, ERR_NOT_FOUND, "template: no template '%s'%s", b->template,
-			n == 0 ? "; build one with 'stasis image build base'" : "");
+		if (str_eq(list[i].name, name)) {
+			*ret = list[i];
+			return 1;
+		}
+	return 0;
+}
+
+static int check_disk(
+	const struct create_body *b, const char *name, uint64_t disk_mb, struct err *e)
+{
+	if (b->disk_mb && b->disk_mb < disk_mb)
+		return err_set(e, ERR_INVALID, "disk_mb: template '%s' needs at least %" PRIu64,
+			name, disk_mb);
+	return 0;
+}
+
+static int check_base(const struct create_body *b, const struct host_template *t, struct err *e)
+{
 	if (b->memory_mb && b->memory_mb < t->min_memory_mb)
 		return err_set(e, ERR_INVALID, "memory_mb: template '%s' needs at least %u",
 			t->name, t->min_memory_mb);
-	if (b->disk_mb && b->disk_mb < t->disk_mb)
-		return err_set(e, ERR_INVALID, "disk_mb: template '%s' needs at least %" PRIu64,
-			t->name, t->disk_mb);
-	return 0;
+	return check_disk(b, t->name, t->disk_mb, e);
+}
+
+// A frozen machine has the processors and the memory that it has.
+static int check_snapshot(const struct create_body *b, const struct template *t, struct err *e)
+{
+	if (b->vcpus && b->vcpus != t->vcpus)
+		return err_set(e, ERR_INVALID,
+			"vcpus: snapshot '%s' has %u baked in: leave it out or ask for that",
+			t->name, t->vcpus);
+	if (b->memory_mb && b->memory_mb != t->memory_mb)
+		return err_set(e, ERR_INVALID,
+			"memory_mb: snapshot '%s' has %u baked in: leave it out or ask for that",
+			t->name, t->memory_mb);
+	if (b->cold)
+		return err_set(e, ERR_INVALID,
+			"cold: '%s' is a snapshot of a running machine, which cannot be booted",
+			t->name);
+	return check_disk(b, t->name, t->disk_mb, e);
+}
+
+// The template must exist, and the machine fit it. snapshot: what to start from, "" for an image.
+static int check_template(
+	struct control *c, const struct create_body *b, char snapshot[UUID_SIZE], struct err *e)
+{
+	struct host_template base;
+	struct template t;
+	struct err why = {0};
+	size_t n = 0;
+	snapshot[0] = '\0';
+	int r = sandboxes_find_base(c, b->template, &base, &n, e);
+	if (r != 0)
+		return r < 0 ? r : check_base(b, &base, e);
+	r = templates_get(c->templates, b->template, &t, &why);
+	if (r < 0 && why.code == ERR_NOT_FOUND)
+		return err_set(e, ERR_NOT_FOUND, "template: no template '%s'%s", b->template,
+			n == 0 ? "; build one with 'stasis image build base'" : "");
+	if (r < 0) {
+		if (e)
+			*e = why;
+		return r;
+	}
+	memcpy(snapshot, t.snapshot, UUID_SIZE);
+	return check_snapshot(b, &t, e);
+}
+
+uint64_t sandboxes_ends_at(uint64_t timeout_sec)
+{
+	return timeout_sec ? clock_realtime_ns() + timeout_sec * NSEC_PER_SEC : 0;
+}
+
+int sandboxes_confirm(struct control *c, struct row *row, struct err *e)
+{
+	int r = rows_confirm(c->rows, row, e);
+	if (r == 0) {
+		row->creating = false;
+		log_info("created sandbox=%s template=%s", row->id, row->template);
+		return 0;
+	}
+	char op[UUID_SIZE];
+	id_new_uuid(op);
+	c->host.ops->destroy(c->host.host, op, row->id, "create_failed", NULL);
+	return r;
+}
+
+void sandboxes_drop(struct control *c, struct row *row, const char *reason)
+{
+	struct err why = {0};
+	log_warn("create failed sandbox=%s template=%s: %s", row->id, row->template, reason);
+	if (rows_remove(c->rows, row, &why) < 0) {
+		log_error(
+			"row of a failed create is kept for now sandbox=%s: %s", row->id, why.text);
+		row->creating = false; // leaves it to sandboxes_reconcile
+	}
 }
 
 static int create(struct control *c, const struct create_body *b, struct row **ret_row,
 	struct host_sandbox *ret, struct err *e)
 {
-	int r = check_template(c, b, e);
-	if (r < 0)
-		return r;
 	_cleanup_json_ json_t *none = json_object();
 	struct host_create req = {.vcpus = (unsigned)b->vcpus,
 		.memory_mb = (unsigned)b->memory_mb,
 		.disk_mb = b->disk_mb,
-		.on_timeout = ON_TIMEOUT_KILL,
+		.on_timeout = b->on_timeout,
+		.cold = b->cold,
 		.env = b->env ? b->env : none};
+	int r = check_template(c, b, req.snapshot, e);
+	if (r < 0)
+		return r;
 	id_new_uuid(req.op_id);
 	id_new_sandbox(req.id);
 	snprintf(req.template, sizeof req.template, "%s", b->template);
-	if (b->timeout_sec)
-		req.ends_at_ns = clock_realtime_ns() + b->timeout_sec * NSEC_PER_SEC;
+	req.ends_at_ns = sandboxes_ends_at(b->timeout_sec);
 	const struct row_new n = {.id = req.id,
 		.template = req.template,
 		.metadata = b->metadata ? b->metadata : none,
@@ -237,32 +336,17 @@ static int create(struct control *c, const struct create_body *b, struct row **r
 		.on_timeout = req.on_timeout,
 		.timeout_sec = b->timeout_sec};
 	_cleanup_(row_unrefp) struct row *row = NULL;
-	r = rows_add(c->rows, &n, &row, e);
+	r = rows_add(c->rows, &n, 1, &row, e);
 	if (r < 0)
 		return r;
 	req.token = row->token;
 	r = c->host.ops->create(c->host.host, &req, ret, e);
-	if (r == 0) {
-		r = rows_confirm(c->rows, row, e);
-		if (r < 0) {
-			char op[UUID_SIZE];
-			id_new_uuid(op);
-			c->host.ops->destroy(c->host.host, op, row->id, "create_failed", NULL);
-		}
-	}
+	if (r == 0)
+		r = sandboxes_confirm(c, row, e);
 	if (r < 0) {
-		log_warn("create failed sandbox=%s template=%s: %s", row->id, row->template,
-			err_text(e, r));
-		struct err why = {0};
-		if (rows_remove(c->rows, row, &why) < 0) {
-			log_error("row of a failed create is kept for now sandbox=%s: %s", row->id,
-				why.text);
-			row->creating = false; // leaves it to sandboxes_reconcile
-		}
+		sandboxes_drop(c, row, err_text(e, r));
 		return r;
 	}
-	row->creating = false;
-	log_info("created sandbox=%s template=%s", row->id, row->template);
 	*ret_row = TAKE_PTR(row);
 	return 0;
 }
@@ -283,7 +367,7 @@ void sandboxes_create(struct http_request *r, void *ctx)
 	if (rc < 0)
 		http_reply_error(r, &e);
 	else
-		reply_sandbox(r, 201, row, &s);
+		sandboxes_reply(r, 201, row, &s);
 }
 
 // --- one
@@ -299,7 +383,7 @@ void sandboxes_get(struct http_request *r, void *ctx)
 	if (rc < 0)
 		http_reply_error(r, &e);
 	else
-		reply_sandbox(r, 200, row, &s);
+		sandboxes_reply(r, 200, row, &s);
 }
 
 // One that ended by itself can be asked about, and its console read, for an hour; its deletion
@@ -367,18 +451,25 @@ void sandboxes_set_timeout(struct http_request *r, void *ctx)
 		rc = json_read_fields(body, fields, ARRAY_SIZE(fields), false, &e);
 	if (rc == 0)
 		rc = sandboxes_find_live(c, http_req_param(r, "id"), &row, &e);
+	if (rc == 0)
+		rc = sandboxes_report(c, row, &s, &e);
+	// Its time does not run, and the next resume gives it a new one.
+	if (rc == 0 && s.state == SANDBOX_PAUSED)
+		rc = err_set(&e, ERR_CONFLICT,
+			"sandbox '%s' is paused: resume it with the time-out it shall have",
+			row->id);
 	if (rc == 0) {
 		char op[UUID_SIZE];
 		id_new_uuid(op);
-		rc = c->host.ops->set_timeout(c->host.host, op, row->id,
-			sec ? clock_realtime_ns() + sec * NSEC_PER_SEC : 0, &e);
+		rc = c->host.ops->set_timeout(
+			c->host.host, op, row->id, sandboxes_ends_at(sec), &e);
 	}
 	if (rc == 0)
 		rc = sandboxes_report(c, row, &s, &e);
 	if (rc < 0)
 		http_reply_error(r, &e);
 	else
-		reply_sandbox(r, 200, row, &s);
+		sandboxes_reply(r, 200, row, &s);
 }
 
 void sandboxes_logs(struct http_request *r, void *ctx)
@@ -526,7 +617,7 @@ static int list(
 				*ret_next = last_shown;
 				rc = 1;
 			} else {
-				json_array_append_new(out, sandbox_json(row, s));
+				json_array_append_new(out, sandboxes_json(row, s));
 				last_shown = row->created_ns;
 			}
 		}

@@ -56,7 +56,7 @@ const char *target_parse(const char *id, const char *port, const char *host, con
 bool target_is_internal_path(const char *uri)
 {
 	static const char *const internal[] = {
-		"init", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"};
+		"init", "freeze", "thaw", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"};
 	_cleanup_free_ char *path = strndup(uri ? uri : "", strcspn(uri ? uri : "", "?#"));
 	if (!path || str_percent_decode(path, false) < 0)
 		return true;

@@ -221,6 +221,8 @@ static void metrics_get(struct http_request *req, void *ctx)
 const struct http_route agent_routes[] = {
 	{"GET", "/health", health_get, .flags = ROUTE_PUBLIC},
 	{"POST", "/init", init_post, .body_limit = SMALL_BODY, .flags = ROUTE_PUBLIC},
+	{"POST", "/freeze", freeze_post, .body_limit = SMALL_BODY},
+	{"POST", "/thaw", thaw_post, .body_limit = SMALL_BODY},
 	{"GET", "/envs", envs_get},
 	{"GET", "/metrics", metrics_get},
 	{"GET", "/files", files_get},

@@ -24,6 +24,9 @@ struct agent {
 	struct process_table *processes;
 	bool set_clock; // obey /init's timestamp
 	bool as_root;	// we can become other users
+	bool guest;	// the machine is ours: a resume ends its connections and runs its hooks
+	int clock_ppm;	// that the clock's rate was last set for
+	pthread_mutex_t resume_lock; // one resume after the other; taken before lock
 };
 
 extern const struct http_route agent_routes[];
@@ -54,6 +57,8 @@ void files_get(struct http_request *req, void *ctx);
 void files_post(struct http_request *req, void *ctx);
 int files_post_body(struct http_request *req, void *ctx, const void *data, size_t len);
 void init_post(struct http_request *req, void *ctx);
+void freeze_post(struct http_request *req, void *ctx);
+void thaw_post(struct http_request *req, void *ctx);
 void rpc_process_unary(struct http_request *req, void *ctx);
 void rpc_process_start(struct http_request *req, void *ctx);
 void rpc_process_connect(struct http_request *req, void *ctx);

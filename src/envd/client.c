@@ -183,10 +183,39 @@ int envd_call_init(struct http_client *c, const struct envd_target *t, const str
 	}
 	if (i->grow_root)
 		json_object_set_new(j, "growRoot", json_true());
+	if (i->resumed)
+		json_object_set_new(j, "resumed", json_true());
+	if (i->resumed || i->clock_ppm)
+		json_object_set_new(j, "clockPpm", json_integer(i->clock_ppm));
 	int rc = post_json(c, t, "/init", j, timeout_ms, &r, e);
 	if (rc < 0)
 		return rc;
 	return r.status == 204 ? 0 : http_error("POST /init", &r, e);
+}
+
+static int post_nothing(struct http_client *c, const struct envd_target *t, const char *path,
+	int timeout_ms, struct err *e)
+{
+	_cleanup_json_ json_t *j = json_object();
+	_cleanup_(http_response_done) struct http_response r = {0};
+	char what[32];
+	int rc = post_json(c, t, path, j, timeout_ms, &r, e);
+	if (rc < 0)
+		return rc;
+	snprintf(what, sizeof what, "POST %s", path);
+	return r.status == 204 ? 0 : http_error(what, &r, e);
+}
+
+int envd_call_freeze(
+	struct http_client *c, const struct envd_target *t, int timeout_ms, struct err *e)
+{
+	return post_nothing(c, t, "/freeze", timeout_ms, e);
+}
+
+int envd_call_thaw(
+	struct http_client *c, const struct envd_target *t, int timeout_ms, struct err *e)
+{
+	return post_nothing(c, t, "/thaw", timeout_ms, e);
 }
 
 int envd_unary(struct http_client *c, const struct envd_target *t, const char *method, json_t *req,

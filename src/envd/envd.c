@@ -24,18 +24,24 @@
 #define USER_CGROUP "/sys/fs/cgroup/user"
 #define THREAD_STACK (256u << 10)
 
-static const char usage[] = "usage: envd [--port N] [--host ADDRESS] [--no-clock] [--no-cgroup] "
-			    "[--foreground] [--version]\n"
-			    "  --port N        listen there (49983)\n"
-			    "  --host ADDRESS  IPv4 address to listen at (0.0.0.0)\n"
-			    "  --no-clock      never set the clock\n"
-			    "  --no-cgroup     leave processes in the agent's own cgroup\n"
-			    "  --foreground    stay in the foreground: it always does\n";
+static const char usage[] =
+	"usage: envd [--port N] [--host ADDRESS] [--no-clock] "
+	"[--cgroup DIR | --no-cgroup] [--guest] [--foreground] [--version]\n"
+	"  --port N        listen there (49983)\n"
+	"  --host ADDRESS  IPv4 address to listen at (0.0.0.0)\n"
+	"  --no-clock      never set the clock\n"
+	"  --cgroup DIR    put processes there, a cgroup v2, made if missing\n"
+	"                  (/sys/fs/cgroup/user)\n"
+	"  --no-cgroup     leave processes in the agent's own cgroup\n"
+	"  --guest         the machine is the sandbox's alone: a resume ends all its\n"
+	"                  TCP connections and runs /etc/stasis/resume.d\n"
+	"  --foreground    stay in the foreground: it always does\n";
 
 struct options {
 	const char *host;
 	uint16_t port;
-	bool clock, cgroup;
+	const char *cgroup; // NULL: none
+	bool clock, guest;
 };
 
 // -1: stop with status 2; 1: stop with status 0.
@@ -43,7 +49,8 @@ static int parse_options(int argc, char **argv, struct options *o)
 {
 	static const struct option longs[] = {{"port", required_argument, NULL, 'p'},
 		{"host", required_argument, NULL, 'h'}, {"no-clock", no_argument, NULL, 'c'},
-		{"no-cgroup", no_argument, NULL, 'g'}, {"foreground", no_argument, NULL, 'f'},
+		{"no-cgroup", no_argument, NULL, 'g'}, {"cgroup", required_argument, NULL, 'd'},
+		{"guest", no_argument, NULL, 'm'}, {"foreground", no_argument, NULL, 'f'},
 		{"version", no_argument, NULL, 'v'}, {"help", no_argument, NULL, '?'}, {0}};
 	uint64_t port;
 	for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) >= 0;) {
@@ -62,7 +69,13 @@ static int parse_options(int argc, char **argv, struct options *o)
 			o->clock = false;
 			break;
 		case 'g':
-			o->cgroup = false;
+			o->cgroup = NULL;
+			break;
+		case 'd':
+			o->cgroup = optarg;
+			break;
+		case 'm':
+			o->guest = true;
 			break;
 		case 'f':
 			break;
@@ -82,14 +95,18 @@ static int parse_options(int argc, char **argv, struct options *o)
 }
 
 // Where users' processes go, so that they can be frozen without us. -1 without cgroup v2.
-static int open_user_cgroup(void)
+static int open_user_cgroup(const char *path)
 {
 	struct statfs fs;
-	if (statfs("/sys/fs/cgroup", &fs) < 0 || fs.f_type != CGROUP2_SUPER_MAGIC)
+	char parent[PATH_SIZE];
+	if (str_format(parent, sizeof parent, "%s/..", path) < 0)
 		return -1;
-	if (mkdir(USER_CGROUP, 0755) < 0 && errno != EEXIST)
-		return -1;
-	return open(USER_CGROUP, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	bool made = mkdir(path, 0755) == 0;
+	if (statfs(parent, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC)
+		return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (made)
+		rmdir(path);
+	return -1;
 }
 
 // Connections whose peer is gone without a word (the guest was paused) must not stay for ever.
@@ -106,9 +123,10 @@ static void set_keepalive(int fd)
 
 static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 {
-	struct agent a = {.set_clock = o->clock, .as_root = geteuid() == 0};
+	struct agent a = {.set_clock = o->clock, .as_root = geteuid() == 0, .guest = o->guest};
 	pthread_mutex_init(&a.lock, NULL);
-	_cleanup_close_ int cgroup = o->cgroup ? open_user_cgroup() : -1;
+	pthread_mutex_init(&a.resume_lock, NULL);
+	_cleanup_close_ int cgroup = o->cgroup ? open_user_cgroup(o->cgroup) : -1;
 	a.env = json_pack("{s:s}", "E2B_SANDBOX", "true");
 	a.processes = process_table_new(cgroup);
 	if (!a.env || !a.processes)
@@ -148,7 +166,8 @@ static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 
 int main(int argc, char **argv)
 {
-	struct options o = {.host = "0.0.0.0", .port = ENVD_PORT, .clock = true, .cgroup = true};
+	struct options o = {
+		.host = "0.0.0.0", .port = ENVD_PORT, .clock = true, .cgroup = USER_CGROUP};
 	struct err e = {0};
 	sigset_t stop;
 	int rc = parse_options(argc, argv, &o);

@@ -10,9 +10,11 @@
 #include <time.h>
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "envd/agent.h"
 #include "envd/env.h"
 #include "envd/path.h"
+#include "envd/resume.h"
 #include "http/json.h"
 
 #ifndef EXT4_IOC_RESIZE_FS // fs/ext4/ext4.h of the kernel, not among its uapi headers
@@ -38,6 +40,7 @@ static bool is_hostname(const char *s)
 int init_read(json_t *body, struct init_request *ret, struct err *e)
 {
 	const char *timestamp = NULL, *entropy = NULL;
+	json_t *ppm = NULL;
 	struct init_request r = {0};
 	const struct json_field f[] = {
 		{"accessToken", JF_STRING, &r.token, .max = MAX_TOKEN},
@@ -48,6 +51,8 @@ int init_read(json_t *body, struct init_request *ret, struct err *e)
 		{"hostname", JF_STRING, &r.hostname},
 		{"entropy", JF_STRING, &entropy},
 		{"growRoot", JF_BOOL, &r.grow_root},
+		{"resumed", JF_BOOL, &r.resumed},
+		{"clockPpm", JF_ANY, &ppm},
 	};
 	int rc = json_read_fields(body, f, ARRAY_SIZE(f), true, e);
 	if (rc == 0 && r.env)
@@ -66,6 +71,18 @@ int init_read(json_t *body, struct init_request *ret, struct err *e)
 			r.entropy.len > MAX_ENTROPY))
 		rc = err_set(
 			e, ERR_INVALID, "entropy: must be base64 of at most %d bytes", MAX_ENTROPY);
+	if (rc == 0 && ppm && !json_is_null(ppm)) {
+		json_int_t n = json_integer_value(ppm);
+		if (!json_is_integer(ppm) || n < -INIT_CLOCK_PPM_MAX || n > INIT_CLOCK_PPM_MAX)
+			rc = err_set(e, ERR_INVALID, "clockPpm: must be an integer from %d to %d",
+				-INIT_CLOCK_PPM_MAX, INIT_CLOCK_PPM_MAX);
+		r.has_clock_ppm = true;
+		r.clock_ppm = (int)n;
+	}
+	if (rc == 0 && r.resumed && (!r.timestamp_ns || r.entropy.len < INIT_ENTROPY_MIN))
+		rc = err_set(e, ERR_INVALID,
+			"resumed: needs 'timestamp' and 'entropy' of at least %d bytes",
+			INIT_ENTROPY_MIN);
 	if (rc < 0) {
 		init_request_done(&r);
 		return rc;
@@ -122,11 +139,14 @@ static int add_entropy(const struct strbuf *bytes, struct err *e)
 	return 0;
 }
 
-static int set_clock(uint64_t host_ns, struct err *e)
+// exact: set it whatever it is. host_ns was true at the request's arrival.
+static int set_clock(uint64_t host_ns, uint64_t arrived_ns, bool exact, struct err *e)
 {
+	uint64_t now = clock_monotonic_ns();
+	host_ns += now > arrived_ns ? now - arrived_ns : 0;
 	struct timespec t = {.tv_sec = (time_t)(host_ns / NSEC_PER_SEC),
 		.tv_nsec = (long)(host_ns % NSEC_PER_SEC)};
-	if (init_clock_is_off(clock_realtime_ns(), host_ns) &&
+	if ((exact || init_clock_is_off(clock_realtime_ns(), host_ns)) &&
 		clock_settime(CLOCK_REALTIME, &t) < 0)
 		return err_errno(e, errno, "cannot set the clock");
 	return 0;
@@ -210,18 +230,32 @@ static bool authorized(const struct agent *a, const struct init_request *r, cons
 	       (r->token && str_eq_secret(r->token, a->token));
 }
 
-static int apply(struct agent *a, const struct init_request *r, const char *header, struct err *e)
+static int set_rate(struct agent *a, int ppm, struct err *e)
+{
+	// As it is, a time service of the user's keeps what it found out.
+	if (ppm == a->clock_ppm)
+		return 0;
+	int rc = clock_rate_set(ppm, e);
+	if (rc == 0)
+		a->clock_ppm = ppm;
+	return rc;
+}
+
+static int apply_settings(
+	struct agent *a, const struct init_request *r, struct http_request *req, struct err *e)
 {
 	pthread_mutex_lock(&a->lock);
 	int rc = 0;
-	if (!authorized(a, r, header))
+	if (!authorized(a, r, http_req_header(req, "X-Access-Token")))
 		rc = err_set(e, ERR_UNAUTHENTICATED,
 			"X-Access-Token: must be the current token to set another one");
 	bool fresh = r->timestamp_ns > a->last_init_ns;
 	if (rc == 0 && r->entropy.len)
 		rc = add_entropy(&r->entropy, e);
 	if (rc == 0 && fresh && a->set_clock)
-		rc = set_clock(r->timestamp_ns, e);
+		rc = set_clock(r->timestamp_ns, http_req_started_ns(req), r->resumed, e);
+	if (rc == 0 && r->has_clock_ppm && a->set_clock)
+		rc = set_rate(a, r->clock_ppm, e);
 	if (rc == 0 && fresh)
 		a->last_init_ns = r->timestamp_ns;
 	if (rc == 0 && r->hostname)
@@ -234,6 +268,37 @@ static int apply(struct agent *a, const struct init_request *r, const char *head
 	return rc;
 }
 
+static void run_hooks(struct agent *a)
+{
+	if (access(RESUME_HOOKS, F_OK) < 0)
+		return;
+	_cleanup_json_ json_t *global = agent_env(a);
+	_cleanup_free_ char **env = NULL;
+	struct err e = {0};
+	if (env_build(ENV_PATH_DEFAULT, "root", "/root", global, NULL, &env, &e) < 0)
+		log_warn("resume hooks cannot run error=%s", err_text(&e, 0));
+	else
+		resume_run_hooks(RESUME_HOOKS, env);
+}
+
+// Whatever fails, the processes stay frozen: none runs with stale time or another one's randomness.
+static int apply(
+	struct agent *a, const struct init_request *r, struct http_request *req, struct err *e)
+{
+	if (!r->resumed)
+		return apply_settings(a, r, req, e);
+	pthread_mutex_lock(&a->resume_lock);
+	int rc = apply_settings(a, r, req, e);
+	if (rc == 0 && a->guest) {
+		resume_end_connections(http_req_socket(req));
+		run_hooks(a);
+	}
+	if (rc == 0)
+		rc = process_table_thaw(a->processes, e);
+	pthread_mutex_unlock(&a->resume_lock);
+	return rc;
+}
+
 void init_post(struct http_request *req, void *ctx)
 {
 	struct err e = {0};
@@ -242,7 +307,7 @@ void init_post(struct http_request *req, void *ctx)
 	http_reply_header(req, "Cache-Control", "no-store");
 	http_reply_header(req, "X-Envd-Version", ENVD_VERSION);
 	if (http_req_json(req, true, &body, &e) < 0 || init_read(body, &r, &e) < 0 ||
-		apply(ctx, &r, http_req_header(req, "X-Access-Token"), &e) < 0)
+		apply(ctx, &r, req, &e) < 0)
 		http_reply_error(req, &e);
 	else
 		http_reply_empty(req, 204);

@@ -5,12 +5,18 @@
 #include "base/err.h"
 #include "base/str.h"
 
+#define INIT_ENTROPY_MIN 32
+#define INIT_CLOCK_PPM_MAX 100000
+
 struct init_request {
 	const char *token, *default_user, *default_workdir, *hostname; // NULL: unchanged
 	json_t *env;						       // borrowed; NULL: unchanged
 	uint64_t timestamp_ns;					       // 0: not given
 	struct strbuf entropy;
 	bool grow_root;
+	bool resumed; // then there is a timestamp and entropy of at least INIT_ENTROPY_MIN
+	bool has_clock_ppm;
+	int clock_ppm; // see envd_init of client.h
 };
 
 // Reads the body; texts point into it. Fields of E2B's own that mean nothing here are ignored.

@@ -334,7 +334,7 @@ static void set_limits(void)
 
 static pid_t start_envd(void)
 {
-	static char *const argv[] = {"envd", NULL};
+	static char *const argv[] = {"envd", "--guest", NULL};
 	static char *const env[] = {"PATH=" ENV_PATH_DEFAULT, "HOME=/root", NULL};
 	pid_t pid = vfork();
 	if (pid == 0) {

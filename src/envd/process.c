@@ -12,6 +12,9 @@
 //
 // Waiting subscribers sleep in poll on an eventfd together with their client's socket. The pump
 // writes to it only when the subscriber said that it sleeps.
+//
+// Starts pass a gate, which a freeze closes; it then waits until none is under way. Nobody holds a
+// lock while he starts a process, waits at the gate or for the freezer.
 #include "envd/process.h"
 #include <fcntl.h>
 #include <limits.h>
@@ -27,6 +30,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/proc.h"
+#include "envd/freeze.h"
 #include "envd/spawn.h"
 
 #define PIPE_CHUNK (32u << 10)
@@ -77,6 +81,13 @@ struct process_table {
 	bool closing;
 	int cgroup_fd, null_fd;
 	struct rlimit nofile; // what we were started with: for the processes
+	// The gate. frozen: closed; freezing: by one who is not yet done; epoch: counts the thaws.
+	pthread_cond_t gate;
+	struct freezer freezer;
+	bool frozen, freezing;
+	unsigned n_starting;
+	uint64_t epoch;
+	int thaw_fd; // wakes who waits for the freezer
 };
 
 // --- table, references
@@ -88,15 +99,22 @@ struct process_table *process_table_new(int cgroup_fd)
 		return NULL;
 	t->cgroup_fd = cgroup_fd;
 	t->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-	if (t->null_fd < 0) {
+	t->thaw_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (t->null_fd < 0 || t->thaw_fd < 0) {
+		safe_close(t->null_fd);
+		safe_close(t->thaw_fd);
 		free(t);
 		return NULL;
 	}
+	freezer_init(&t->freezer, cgroup_fd);
+	// By an agent before us that died: who froze them also lets them go.
+	t->frozen = freezer_is_on(&t->freezer);
 	getrlimit(RLIMIT_NOFILE, &t->nofile);
 	const struct rlimit most = {t->nofile.rlim_max, t->nofile.rlim_max};
 	setrlimit(RLIMIT_NOFILE, &most);
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_cond_init(&t->pump_done, NULL);
+	pthread_cond_init(&t->gate, NULL);
 	return t;
 }
 
@@ -193,6 +211,7 @@ void process_table_stop(struct process_table *t)
 {
 	pthread_mutex_lock(&t->lock);
 	t->closing = true;
+	pthread_cond_broadcast(&t->gate);
 	for (struct process *p = t->list; p; p = p->next) {
 		kill_locked(p, SIGKILL);
 		p->forced = true;
@@ -216,8 +235,11 @@ struct process_table *process_table_free(struct process_table *t)
 		unref_locked(p);
 	}
 	pthread_cond_destroy(&t->pump_done);
+	pthread_cond_destroy(&t->gate);
 	pthread_mutex_destroy(&t->lock);
+	freezer_done(&t->freezer);
 	close(t->null_fd);
+	close(t->thaw_fd);
 	free(t);
 	return NULL;
 }
@@ -518,6 +540,138 @@ static void *pump_main(void *arg)
 	return NULL;
 }
 
+// --- the gate
+
+static int gate_wait_locked(struct process_table *t, uint64_t until_ns)
+{
+	struct timespec ts = {.tv_sec = (time_t)(until_ns / NSEC_PER_SEC),
+		.tv_nsec = (long)(until_ns % NSEC_PER_SEC)};
+	return -pthread_cond_clockwait(&t->gate, &t->lock, CLOCK_MONOTONIC, &ts);
+}
+
+// Asked after the gate: who waited there while a snapshot was taken is in every copy of it, and
+// what he was to start would start in each. His connection was ended before the thaw.
+static bool client_gone(int fd)
+{
+	struct pollfd pf = {.fd = fd};
+	return fd > 0 && poll(&pf, 1, 0) > 0;
+}
+
+// 0: the caller must call gate_leave.
+static int gate_enter(struct process_table *t, int client_fd, struct err *e)
+{
+	uint64_t until = clock_monotonic_ns() + PROCESS_START_WAIT_NS;
+	int rc = 0;
+	pthread_mutex_lock(&t->lock);
+	while (rc == 0 && t->frozen && !t->closing)
+		rc = gate_wait_locked(t, until);
+	if (t->closing)
+		rc = err_set(e, ERR_CANCELED, "the agent is stopping");
+	else if (rc < 0)
+		rc = err_set(e, ERR_CONFLICT, "the sandbox is being frozen");
+	else if (client_gone(client_fd))
+		rc = err_set(e, ERR_CANCELED, "the client has gone");
+	else
+		t->n_starting++;
+	pthread_mutex_unlock(&t->lock);
+	return rc;
+}
+
+static void gate_leave(struct process_table *t)
+{
+	pthread_mutex_lock(&t->lock);
+	if (--t->n_starting == 0)
+		pthread_cond_broadcast(&t->gate);
+	pthread_mutex_unlock(&t->lock);
+}
+
+static int thaw_locked(struct process_table *t)
+{
+	if (!t->frozen)
+		return 0;
+	int rc = freezer_set(&t->freezer, false);
+	if (rc < 0)
+		return rc;
+	t->frozen = false;
+	t->epoch++;
+	eventfd_write(t->thaw_fd, 1);
+	pthread_cond_broadcast(&t->gate);
+	return 0;
+}
+
+int process_table_thaw(struct process_table *t, struct err *e)
+{
+	pthread_mutex_lock(&t->lock);
+	int rc = thaw_locked(t);
+	pthread_mutex_unlock(&t->lock);
+	return rc < 0 ? err_errno(e, rc, "cannot thaw the processes") : 0;
+}
+
+static int explain_freeze(int rc, struct err *e)
+{
+	if (rc == -ETIMEDOUT)
+		return err_set(e, ERR_TIMEOUT,
+			"the processes did not all stand still in time; one may be waiting in the "
+			"kernel");
+	if (rc == -ECANCELED)
+		return err_set(e, ERR_CONFLICT, "thawed while it was being frozen");
+	return err_errno(e, rc, "cannot freeze the processes");
+}
+
+int process_table_freeze(
+	struct process_table *t, uint64_t timeout_ns, uint64_t *ret_epoch, struct err *e)
+{
+	uint64_t until = clock_monotonic_ns() + timeout_ns;
+	int rc = 0;
+	if (!freezer_usable(&t->freezer))
+		return err_set(e, ERR_UNAVAILABLE,
+			"the agent has no cgroup v2 of its own for the processes: they cannot be "
+			"frozen");
+	pthread_mutex_lock(&t->lock);
+	while (rc == 0 && t->freezing)
+		rc = gate_wait_locked(t, until);
+	uint64_t epoch = t->epoch;
+	if (rc < 0 || t->frozen) {
+		*ret_epoch = epoch;
+		pthread_mutex_unlock(&t->lock);
+		return rc < 0 ? explain_freeze(rc, e) : 0;
+	}
+	t->frozen = t->freezing = true;
+	eventfd_t old;
+	eventfd_read(t->thaw_fd, &old);
+	while (rc == 0 && t->n_starting > 0 && t->epoch == epoch)
+		rc = gate_wait_locked(t, until);
+	if (rc == 0 && t->epoch == epoch)
+		rc = freezer_set(&t->freezer, true);
+	pthread_mutex_unlock(&t->lock);
+
+	if (rc == 0)
+		rc = freezer_wait(&t->freezer, until, t->thaw_fd);
+
+	pthread_mutex_lock(&t->lock);
+	t->freezing = false;
+	if (t->epoch != epoch)
+		rc = -ECANCELED;
+	else if (rc < 0)
+		thaw_locked(t);
+	pthread_cond_broadcast(&t->gate);
+	pthread_mutex_unlock(&t->lock);
+	*ret_epoch = epoch;
+	return rc < 0 ? explain_freeze(rc, e) : 0;
+}
+
+int process_table_freeze_end(struct process_table *t, uint64_t epoch, bool ok, struct err *e)
+{
+	int rc = 0;
+	pthread_mutex_lock(&t->lock);
+	if (t->epoch != epoch)
+		rc = -ECANCELED;
+	else if (!ok)
+		rc = thaw_locked(t);
+	pthread_mutex_unlock(&t->lock);
+	return rc < 0 ? explain_freeze(rc, e) : 0;
+}
+
 // --- start
 
 struct stdio {
@@ -660,7 +814,11 @@ int process_start(struct process_table *t, const struct process_start *s, struct
 		.user = s->user,
 		.cgroup_fd = t->cgroup_fd,
 		.nofile = &t->nofile};
-	rc = spawn_process(&spawn, &p->pid, &p->pidfd, e);
+	rc = gate_enter(t, s->client_fd, e);
+	if (rc == 0) {
+		rc = spawn_process(&spawn, &p->pid, &p->pidfd, e);
+		gate_leave(t);
+	}
 	if (rc < 0) {
 		unref(p);
 		return rc;

@@ -285,6 +285,7 @@ static int start(
 		.rows = r.rows,
 		.timeout_ns = rpc_header_time(req, "Connect-Timeout-Ms", NSEC_PER_MSEC),
 		.config = r.process,
+		.client_fd = http_req_socket(req),
 	};
 	return process_start(a->processes, &s, ret, e);
 }

@@ -199,6 +199,147 @@ static int patch_vm(struct call *c, struct err *e)
 	return 0;
 }
 
+// ---- snapshots
+
+struct create_body {
+	char *state, *memory, *type;
+};
+
+static const struct body_field create_fields[] = {
+	BODY_TEXT(struct create_body, state, "snapshot_path", true),
+	BODY_TEXT(struct create_body, memory, "mem_file_path", true),
+	BODY_TEXT(struct create_body, type, "snapshot_type", false),
+};
+
+static int create(struct api *a, const struct create_body *b, struct err *e)
+{
+	bool diff = str_eq(b->type, "Diff");
+	if (b->type && !diff && strcmp(b->type, "Full") != 0)
+		return err_set(e, ERR_INVALID,
+			"unknown variant `%.40s`, expected `Diff` or `Full`.", b->type);
+	if (a->state != API_PAUSED)
+		return err_set(e, ERR_CONFLICT,
+			"Create snapshot error: save/restore operations are only allowed while the "
+			"microVM is paused.");
+	const struct snapshot_create s = {b->state, b->memory, diff};
+	uint64_t begin = clock_monotonic_ns();
+	int rc = a->ops->create(a->ctx, &a->config, &s, e);
+	a->report.latency_us[diff ? REPORT_DIFF_CREATE : REPORT_FULL_CREATE] =
+		(clock_monotonic_ns() - begin) / 1000;
+	return rc < 0 ? err_prefix(e, rc, "Create snapshot error") : 0;
+}
+
+static int put_create(struct call *c, struct err *e)
+{
+	struct create_body b = {0};
+	int rc = body_read(c->body, c->len, create_fields, ARRAY_SIZE(create_fields), &b, NULL, e);
+	if (rc == 0)
+		rc = create(c->api, &b, e);
+	body_done(create_fields, ARRAY_SIZE(create_fields), &b);
+	return rc;
+}
+
+struct load_body {
+	char *state, *memory;
+	json_t *backend, *overrides;
+	bool diff_snapshots, track_dirty, resume;
+};
+
+// Tracking is always on; both flags are kept for the answers.
+static const struct body_field load_fields[] = {
+	BODY_TEXT(struct load_body, state, "snapshot_path", true),
+	BODY_TEXT(struct load_body, memory, "mem_file_path", false),
+	BODY_PART(struct load_body, backend, "mem_backend", BODY_OBJECT, false),
+	BODY_PART(struct load_body, overrides, "network_overrides", BODY_ARRAY, false),
+	BODY_FLAG(struct load_body, diff_snapshots, "enable_diff_snapshots", false),
+	BODY_FLAG(struct load_body, track_dirty, "track_dirty_pages", false),
+	BODY_FLAG(struct load_body, resume, "resume_vm", false),
+	BODY_REFUSED("vsock_override", NULL, "its machines have no vsock device"),
+	BODY_REFUSED("clock_realtime", "false", "tell the guest the time after it was resumed"),
+	BODY_REFUSED("huge_pages", "Snapshot", "pages are tracked in units of 4 KiB"),
+};
+
+struct backend_body {
+	char *type, *path;
+};
+
+static const struct body_field backend_fields[] = {
+	BODY_TEXT(struct backend_body, type, "backend_type", true),
+	BODY_TEXT(struct backend_body, path, "backend_path", true),
+};
+
+static int read_backend(const struct load_body *b, struct backend_body *ret, struct err *e)
+{
+	if (!b->backend == !b->memory)
+		return err_set(e, ERR_INVALID, "%s",
+			b->memory ? "too many fields: either `mem_backend` or `mem_file_path` "
+				    "exclusively is required."
+				  : "missing field: either `mem_backend` or `mem_file_path` is "
+				    "required");
+	if (b->memory) {
+		ret->path = strdup(b->memory);
+		ret->type = strdup("File");
+		return ret->path && ret->type ? 0 : err_errno(e, ENOMEM, "mem_file_path");
+	}
+	int rc = body_read_object(
+		b->backend, backend_fields, ARRAY_SIZE(backend_fields), ret, NULL, e);
+	if (rc == 0 && strcmp(ret->type, "File") != 0 && strcmp(ret->type, "Uffd") != 0)
+		rc = err_set(e, ERR_INVALID,
+			"unknown variant `%.40s`, expected `File` or `Uffd`.", ret->type);
+	return rc;
+}
+
+// From here on a failure leaves a process that can only end, as Firecracker's.
+static int restore(struct api *a, const struct load_body *b, const struct backend_body *backend,
+	struct err *e)
+{
+	const struct snapshot_load l = {.state_path = b->state,
+		.uffd = strcmp(backend->type, "Uffd") == 0,
+		.backend_path = backend->path,
+		.net_overrides = b->overrides};
+	struct config loaded;
+	int rc = a->ops->load(a->ctx, &l, &loaded, e);
+	if (rc == 0) {
+		config_done(&a->config);
+		a->config = loaded;
+		a->config.track_dirty = b->track_dirty || b->diff_snapshots;
+		a->state = API_PAUSED;
+		if (b->resume && (rc = a->ops->resume(a->ctx, e)) == 0)
+			a->state = API_RUNNING;
+	}
+	if (rc < 0)
+		a->ended = true;
+	return rc < 0 ? err_prefix(e, rc, "Load snapshot error") : 0;
+}
+
+static int load(struct call *c, const struct load_body *b, struct err *e)
+{
+	struct api *a = c->api;
+	struct backend_body backend = {0};
+	c->deprecated = b->memory || b->diff_snapshots;
+	uint64_t begin = clock_monotonic_ns();
+	int rc = read_backend(b, &backend, e);
+	if (rc == 0 && a->boot_path)
+		rc = err_set(e, ERR_CONFLICT,
+			"Load snapshot error: Loading a microVM snapshot not allowed after "
+			"configuring boot-specific resources.");
+	if (rc == 0)
+		rc = restore(a, b, &backend, e);
+	a->report.latency_us[REPORT_LOAD] = (clock_monotonic_ns() - begin) / 1000;
+	body_done(backend_fields, ARRAY_SIZE(backend_fields), &backend);
+	return rc;
+}
+
+static int put_load(struct call *c, struct err *e)
+{
+	struct load_body b = {0};
+	int rc = body_read(c->body, c->len, load_fields, ARRAY_SIZE(load_fields), &b, NULL, e);
+	if (rc == 0)
+		rc = load(c, &b, e);
+	body_done(load_fields, ARRAY_SIZE(load_fields), &b);
+	return rc;
+}
+
 // ---- the table
 
 static const struct route {
@@ -224,6 +365,8 @@ static const struct route {
 	{HTTP1_PUT, "/metrics", API_NOT_STARTED, false, put_metrics},
 	{HTTP1_PUT, "/actions", ANY_STATE, false, put_actions},
 	{HTTP1_PATCH, "/vm", STARTED, false, patch_vm},
+	{HTTP1_PUT, "/snapshot/create", STARTED, false, put_create},
+	{HTTP1_PUT, "/snapshot/load", API_NOT_STARTED, false, put_load},
 };
 
 // Parts of Firecracker that this program does not have, with the reason its clients are given.

@@ -5,6 +5,7 @@
 #include "fcqemu/config.h"
 #include "fcqemu/http1.h"
 #include "fcqemu/report.h"
+#include "fcqemu/snapshot.h"
 
 enum api_state { API_NOT_STARTED = 1, API_RUNNING = 2, API_PAUSED = 4 };
 
@@ -16,6 +17,11 @@ struct machine_ops {
 	// index: of the drive in the configuration
 	int (*set_drive)(
 		void *ctx, size_t index, const struct drive *d, const char *path, struct err *e);
+	int (*create)(void *ctx, const struct config *c, const struct snapshot_create *s,
+		struct err *e);
+	// The machine is there, stopped; *ret is what it is made of, owned by the caller.
+	int (*load)(
+		void *ctx, const struct snapshot_load *l, struct config *ret, struct err *e);
 	config_open_tap_fn open_tap;
 };
 
@@ -27,6 +33,7 @@ struct api {
 	struct report report;
 	enum api_state state;
 	bool boot_path; // something was configured that closes the way to snapshot/load
+	bool ended;	// a load failed: once that is answered the process must end
 };
 
 void api_init(struct api *a, const char *id, const struct machine_ops *ops, void *ctx);

@@ -49,10 +49,19 @@ static int check_value(const struct body_field *f, const json_t *v, struct err *
 				DESERIALIZING "field `%s` is out of range (0 to %llu).", f->name,
 				(unsigned long long)f->max);
 		return 0;
+	case BODY_OBJECT:
+		if (json_is_object(v))
+			return 0;
+		break;
+	case BODY_ARRAY:
+		if (json_is_array(v))
+			return 0;
+		break;
 	case BODY_ONLY:
 		return check_only(f, v, e);
 	}
-	static const char *const wanted[] = {"a string", "a boolean", "an unsigned integer"};
+	static const char *const wanted[] = {
+		"a string", "a boolean", "an unsigned integer", "an object", "an array"};
 	return err_set(e, ERR_INVALID, DESERIALIZING "invalid type: field `%s` must be %s.",
 		f->name, wanted[f->type]);
 }
@@ -70,6 +79,10 @@ static int store(const struct body_field *f, const json_t *v, void *ret)
 		*(bool *)at = json_is_true(v);
 	} else if (f->type == BODY_UINT) {
 		*(uint64_t *)at = (uint64_t)json_integer_value(v);
+	} else if (f->type == BODY_OBJECT || f->type == BODY_ARRAY) {
+		json_t **to = at;
+		json_decref(*to);
+		*to = json_incref((json_t *)v);
 	}
 	return 0;
 }
@@ -91,12 +104,18 @@ int body_read(const char *text, size_t len, const struct body_field *fields, siz
 	if (!o)
 		return err_set(e, ERR_INVALID, DESERIALIZING "%s at line %d column %d.", je.text,
 			je.line, je.column);
+	return body_read_object(o, fields, n, ret, ret_seen, e);
+}
+
+int body_read_object(const json_t *o, const struct body_field *fields, size_t n, void *ret,
+	uint32_t *ret_seen, struct err *e)
+{
 	if (!json_is_object(o))
 		return err_set(e, ERR_INVALID, DESERIALIZING "invalid type: expected an object.");
 	uint32_t seen = 0;
 	const char *name;
 	json_t *v;
-	json_object_foreach (o, name, v) {
+	json_object_foreach ((json_t *)o, name, v) {
 		const struct body_field *f = find_field(fields, n, name);
 		if (!f)
 			return unknown_field(fields, n, name, e);
@@ -124,10 +143,13 @@ int body_read(const char *text, size_t len, const struct body_field *fields, siz
 void body_done(const struct body_field *fields, size_t n, void *filled)
 {
 	for (size_t i = 0; i < n; i++) {
-		if (fields[i].type != BODY_STRING)
-			continue;
-		char **at = (void *)((char *)filled + fields[i].offset);
-		free(*at);
-		*at = NULL;
+		void *at = (char *)filled + fields[i].offset;
+		if (fields[i].type == BODY_STRING) {
+			free(*(char **)at);
+			*(char **)at = NULL;
+		} else if (fields[i].type == BODY_OBJECT || fields[i].type == BODY_ARRAY) {
+			json_decref(*(json_t **)at);
+			*(json_t **)at = NULL;
+		}
 	}
 }

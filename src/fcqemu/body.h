@@ -10,6 +10,8 @@ enum body_type {
 	BODY_STRING, // char *, owned by the filled structure
 	BODY_BOOL,   // bool
 	BODY_UINT,   // uint64_t, at most max
+	BODY_OBJECT, // json_t *, a reference owned by the filled structure
+	BODY_ARRAY,  // likewise
 	BODY_ONLY,   // nothing stored: only the value only (as text, NULL: none but null) is taken
 };
 
@@ -37,6 +39,10 @@ struct body_field {
 		.name = name_, .type = BODY_UINT, .required = required_,                           \
 		.offset = offsetof(s, member), .max = max_                                         \
 	}
+#define BODY_PART(s, member, name_, type_, required_)                                              \
+	{                                                                                          \
+		.name = name_, .type = type_, .required = required_, .offset = offsetof(s, member) \
+	}
 #define BODY_REFUSED(name_, only_, why_)                                                           \
 	{                                                                                          \
 		.name = name_, .type = BODY_ONLY, .only = only_, .why = why_                       \
@@ -47,5 +53,8 @@ struct body_field {
 // an error *ret is unchanged. At most 32 fields.
 int body_read(const char *text, size_t len, const struct body_field *fields, size_t n, void *ret,
 	uint32_t *ret_seen, struct err *e);
-// Frees the strings.
+// The same for an object that is part of something larger.
+int body_read_object(const json_t *o, const struct body_field *fields, size_t n, void *ret,
+	uint32_t *ret_seen, struct err *e);
+// Frees the strings, drops the references.
 void body_done(const struct body_field *fields, size_t n, void *filled);

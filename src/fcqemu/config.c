@@ -215,11 +215,8 @@ struct drive *config_find_drive(const struct config *c, const char *id)
 	return NULL;
 }
 
-static int check_drive(const struct config *c, const char *id, const struct drive *d, struct err *e)
+static int check_drive(const struct config *c, const struct drive *d, struct err *e)
 {
-	int rc = check_same_id(id, d->id, e);
-	if (rc < 0)
-		return rc;
 	if (d->cache_type && strcmp(d->cache_type, "Unsafe") != 0 &&
 		strcmp(d->cache_type, "Writeback") != 0)
 		return err_set(e, ERR_INVALID,
@@ -233,6 +230,11 @@ static int check_drive(const struct config *c, const char *id, const struct driv
 			e, ERR_INVALID, "fcqemu offers at most %u drives.", CONFIG_DRIVES_MAX);
 	if (d->partuuid && !d->root)
 		return err_set(e, ERR_INVALID, "partuuid is for the root device only.");
+	return 0;
+}
+
+static int check_drive_file(const struct drive *d, struct err *e)
+{
 	return check_openable(
 		d->path, d->read_only ? O_RDONLY : O_RDWR, "The block device's file", e);
 }
@@ -257,7 +259,11 @@ int config_put_drive(struct config *c, const char *id, const char *body, size_t 
 	struct drive d = {0};
 	int rc = body_read(body, len, drive_fields, ARRAY_SIZE(drive_fields), &d, NULL, e);
 	if (rc == 0)
-		rc = check_drive(c, id, &d, e);
+		rc = check_same_id(id, d.id, e);
+	if (rc == 0)
+		rc = check_drive(c, &d, e);
+	if (rc == 0)
+		rc = check_drive_file(&d, e);
 	if (rc == 0)
 		store_drive(c, &d);
 	drive_done(&d);
@@ -322,11 +328,8 @@ static bool is_mac(const char *s)
 	return s[17] == '\0';
 }
 
-static int check_nic(const struct config *c, const char *id, const struct nic *n, struct err *e)
+static int check_nic(const struct config *c, const struct nic *n, struct err *e)
 {
-	int rc = check_same_id(id, n->id, e);
-	if (rc < 0)
-		return rc;
 	if (!*n->tap || strlen(n->tap) >= IFNAMSIZ)
 		return err_set(e, ERR_INVALID, "Invalid TAP name: 1 to %d bytes.", IFNAMSIZ - 1);
 	if (n->mac && !is_mac(n->mac))
@@ -353,7 +356,9 @@ int config_put_nic(struct config *c, config_open_tap_fn open_tap, const char *id
 	struct nic n = {.tap_fd = -1};
 	int rc = body_read(body, len, nic_fields, ARRAY_SIZE(nic_fields), &n, NULL, e);
 	if (rc == 0)
-		rc = check_nic(c, id, &n, e);
+		rc = check_same_id(id, n.id, e);
+	if (rc == 0)
+		rc = check_nic(c, &n, e);
 	size_t at = 0;
 	while (at < c->n_nics && strcmp(c->nics[at].id, id) != 0)
 		at++;
@@ -415,6 +420,167 @@ int config_put_entropy(struct config *c, const char *body, size_t len, struct er
 	if (rc == 0)
 		c->entropy = true;
 	return rc;
+}
+
+// ---- in a state file
+
+struct state_body {
+	struct machine_body machine;
+	bool entropy;
+	json_t *drives, *nics;
+};
+
+static const struct body_field state_fields[] = {
+	BODY_NUMBER(struct state_body, machine.vcpus, "vcpu_count", true, 255),
+	BODY_NUMBER(struct state_body, machine.memory_mib, "mem_size_mib", true, 1u << 24),
+	BODY_FLAG(struct state_body, entropy, "entropy", true),
+	BODY_PART(struct state_body, drives, "drives", BODY_ARRAY, true),
+	BODY_PART(struct state_body, nics, "network-interfaces", BODY_ARRAY, true),
+};
+
+json_t *config_state_json(const struct config *c)
+{
+	json_t *drives = json_array(), *nics = json_array();
+	for (size_t i = 0; i < c->n_drives; i++) {
+		const struct drive *d = &c->drives[i];
+		json_array_append_new(drives,
+			json_pack("{s:s, s:s, s:b, s:b, s:s*, s:s*}", "drive_id", d->id,
+				"path_on_host", d->path, "is_root_device", (int)d->root,
+				"is_read_only", (int)d->read_only, "partuuid", d->partuuid,
+				"cache_type", d->cache_type));
+	}
+	for (size_t i = 0; i < c->n_nics; i++) {
+		const struct nic *n = &c->nics[i];
+		json_array_append_new(nics,
+			json_pack("{s:s, s:s, s:s*, s:I}", "iface_id", n->id, "host_dev_name",
+				n->tap, "guest_mac", n->mac, "mtu", (json_int_t)n->mtu));
+	}
+	if (json_array_size(drives) != c->n_drives || json_array_size(nics) != c->n_nics) {
+		json_decref(drives);
+		json_decref(nics);
+		return NULL;
+	}
+	return json_pack("{s:I, s:I, s:b, s:o, s:o}", "vcpu_count", (json_int_t)c->vcpus,
+		"mem_size_mib", (json_int_t)c->memory_mib, "entropy", (int)c->entropy, "drives",
+		drives, "network-interfaces", nics);
+}
+
+static int read_state_drive(struct config *c, const json_t *o, struct err *e)
+{
+	struct drive d = {0};
+	int rc = body_read_object(o, drive_fields, ARRAY_SIZE(drive_fields), &d, NULL, e);
+	if (rc == 0)
+		rc = config_check_id(d.id, e);
+	if (rc == 0 && config_find_drive(c, d.id))
+		rc = err_set(e, ERR_INVALID, "the drive %.100s twice", d.id);
+	if (rc == 0 && d.root && c->n_drives)
+		rc = err_set(e, ERR_INVALID, "the root drive is not the first");
+	if (rc == 0)
+		rc = check_drive(c, &d, e);
+	if (rc == 0)
+		store_drive(c, &d);
+	drive_done(&d);
+	return rc;
+}
+
+static struct nic *find_nic(struct config *c, const char *id)
+{
+	for (size_t i = 0; i < c->n_nics; i++)
+		if (str_eq(c->nics[i].id, id))
+			return &c->nics[i];
+	return NULL;
+}
+
+static int read_state_nic(struct config *c, const json_t *o, struct err *e)
+{
+	struct nic n = {.tap_fd = -1};
+	int rc = body_read_object(o, nic_fields, ARRAY_SIZE(nic_fields), &n, NULL, e);
+	if (rc == 0)
+		rc = config_check_id(n.id, e);
+	if (rc == 0 && find_nic(c, n.id))
+		rc = err_set(e, ERR_INVALID, "the interface %.100s twice", n.id);
+	if (rc == 0)
+		rc = check_nic(c, &n, e);
+	if (rc < 0) {
+		nic_done(&n);
+		return rc;
+	}
+	c->nics[c->n_nics++] = n;
+	return 0;
+}
+
+int config_read_state(const json_t *o, struct config *ret, struct err *e)
+{
+	struct state_body b = {0};
+	struct config c;
+	size_t i;
+	json_t *v;
+	config_init(&c);
+	int rc = body_read_object(o, state_fields, ARRAY_SIZE(state_fields), &b, NULL, e);
+	if (rc == 0)
+		rc = set_machine(&c, &b.machine, e);
+	c.entropy = b.entropy;
+	for (i = 0; rc == 0 && i < json_array_size(b.drives); i++)
+		if ((v = json_array_get(b.drives, i)))
+			rc = read_state_drive(&c, v, e);
+	for (i = 0; rc == 0 && i < json_array_size(b.nics); i++)
+		if ((v = json_array_get(b.nics, i)))
+			rc = read_state_nic(&c, v, e);
+	body_done(state_fields, ARRAY_SIZE(state_fields), &b);
+	if (rc < 0) {
+		config_done(&c);
+		return rc;
+	}
+	*ret = c;
+	return 0;
+}
+
+struct override_body {
+	char *id, *tap;
+};
+
+static int override_nic(struct config *c, const json_t *o, struct err *e)
+{
+	static const struct body_field fields[] = {
+		BODY_TEXT(struct override_body, id, "iface_id", true),
+		BODY_TEXT(struct override_body, tap, "host_dev_name", true),
+	};
+	struct override_body b = {0};
+	int rc = body_read_object(o, fields, ARRAY_SIZE(fields), &b, NULL, e);
+	struct nic *n = rc == 0 ? find_nic(c, b.id) : NULL;
+	if (rc == 0 && !n)
+		rc = err_set(e, ERR_INVALID,
+			"Unknown Network Device: the snapshot has no interface %.100s.", b.id);
+	if (rc == 0 && (!*b.tap || strlen(b.tap) >= IFNAMSIZ))
+		rc = err_set(e, ERR_INVALID, "Invalid TAP name: 1 to %d bytes.", IFNAMSIZ - 1);
+	if (rc == 0) {
+		free(n->tap);
+		n->tap = TAKE_PTR(b.tap);
+	}
+	body_done(fields, ARRAY_SIZE(fields), &b);
+	return rc;
+}
+
+int config_open_backends(
+	struct config *c, config_open_tap_fn open_tap, const json_t *overrides, struct err *e)
+{
+	for (size_t i = 0; i < json_array_size(overrides); i++) {
+		int rc = override_nic(c, json_array_get(overrides, i), e);
+		if (rc < 0)
+			return rc;
+	}
+	for (size_t i = 0; i < c->n_drives; i++) {
+		int rc = check_drive_file(&c->drives[i], e);
+		if (rc < 0)
+			return rc;
+	}
+	for (size_t i = 0; i < c->n_nics; i++) {
+		int fd = open_tap(c->nics[i].tap, e);
+		if (fd < 0)
+			return fd;
+		c->nics[i].tap_fd = fd;
+	}
+	return 0;
 }
 
 // ---- all of it

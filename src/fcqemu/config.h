@@ -59,5 +59,14 @@ struct drive *config_find_drive(const struct config *c, const char *id);
 // Letters, digits and '_'.
 int config_check_id(const char *id, struct err *e);
 
+// The machine as a state file keeps it, and back: as strict as the API, but no file and no tap is
+// opened. NULL when out of memory.
+json_t *config_state_json(const struct config *c);
+int config_read_state(const json_t *o, struct config *ret, struct err *e);
+// Opens the taps of a machine from a state file; overrides (may be NULL): the array of a load's
+// network_overrides. Drives are checked to be there.
+int config_open_backends(
+	struct config *c, config_open_tap_fn open_tap, const json_t *overrides, struct err *e);
+
 json_t *config_machine_json(const struct config *c);
 json_t *config_json(const struct config *c); // GET /vm/config

@@ -14,11 +14,15 @@
 #include "fcqemu/probe.h"
 #include "fcqemu/qemu.h"
 #include "fcqemu/server.h"
+#include "fcqemu/snapshot.h"
+#include "fcqemu/state.h"
 #include "fcqemu/tap.h"
 
 struct options {
 	const char *api_sock, *id;
-	bool probe;
+	const char *describe; // a state file
+	bool probe, snapshot_version;
+	enum log_level level;
 	struct qemu_options qemu;
 };
 
@@ -49,19 +53,36 @@ static int op_set_drive(
 	return qemu_set_drive(&((struct app *)ctx)->qemu, index, d, path, e);
 }
 
+static int op_create(
+	void *ctx, const struct config *c, const struct snapshot_create *s, struct err *e)
+{
+	struct app *a = ctx;
+	return snapshot_create(&a->qemu, &a->opt.qemu, c, s, e);
+}
+
+static int op_load(void *ctx, const struct snapshot_load *l, struct config *ret, struct err *e)
+{
+	struct app *a = ctx;
+	return snapshot_load(&a->qemu, &a->opt.qemu, l, tap_open, ret, e);
+}
+
 static const struct machine_ops ops = {
 	.start = op_start,
 	.pause = op_pause,
 	.resume = op_resume,
 	.set_drive = op_set_drive,
+	.create = op_create,
+	.load = op_load,
 	.open_tap = tap_open,
 };
 
 static void usage(FILE *to)
 {
 	fprintf(to, "usage: fcqemu --api-sock PATH [--id ID] [--qemu PATH] [--ramhook PATH]\n"
-		    "              [--accel auto|kvm|tcg]\n"
+		    "              [--accel auto|kvm|tcg] [--level LEVEL] [--tsc-khz KHZ]\n"
 		    "       fcqemu --probe [--qemu PATH]\n"
+		    "       fcqemu --snapshot-version [--qemu PATH]\n"
+		    "       fcqemu --describe-snapshot FILE\n"
 		    "       fcqemu --version\n"
 		    "Serves Firecracker's API on a Unix socket and runs the guest in QEMU.\n");
 }
@@ -85,6 +106,9 @@ static int parse_options(int argc, char **argv, struct options *o)
 		{"id", required_argument, NULL, 'i'}, {"qemu", required_argument, NULL, 'q'},
 		{"ramhook", required_argument, NULL, 'r'}, {"accel", required_argument, NULL, 'A'},
 		{"probe", no_argument, NULL, 'p'}, {"version", no_argument, NULL, 'V'},
+		{"snapshot-version", no_argument, NULL, 's'},
+		{"describe-snapshot", required_argument, NULL, 'd'},
+		{"tsc-khz", required_argument, NULL, 't'}, {"level", required_argument, NULL, 'l'},
 		{"help", no_argument, NULL, 'h'}, {0}};
 	for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) >= 0;) {
 		switch (c) {
@@ -108,6 +132,22 @@ static int parse_options(int argc, char **argv, struct options *o)
 		case 'p':
 			o->probe = true;
 			break;
+		case 's':
+			o->snapshot_version = true;
+			break;
+		case 'd':
+			o->describe = optarg;
+			break;
+		case 't':
+			if (str_to_u64(optarg, 1000000000, &o->qemu.tsc_khz) == 0)
+				break;
+			fprintf(stderr, "fcqemu: --tsc-khz %s: kHz\n", optarg);
+			return 153;
+		case 'l':
+			if (log_level_parse(optarg, &o->level))
+				break;
+			fprintf(stderr, "fcqemu: --level %s: error, warn, info or debug\n", optarg);
+			return 153;
 		case 'V':
 			printf("Firecracker v%s\n", CONFIG_VERSION);
 			return 0;
@@ -119,7 +159,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 			return 153;
 		}
 	}
-	if (optind < argc || (!o->probe && !o->api_sock)) {
+	if (optind < argc || (!o->probe && !o->snapshot_version && !o->describe && !o->api_sock)) {
 		usage(stderr);
 		return 153;
 	}
@@ -147,6 +187,37 @@ static int run_probe(const struct options *o)
 	if (!text || puts(text) < 0 || fflush(stdout) != 0)
 		return 1;
 	return 0;
+}
+
+static int run_snapshot_version(const struct options *o)
+{
+	struct err e = {0};
+	char version[32], format[64];
+	if (probe_qemu_version(o->qemu.qemu, version, sizeof version, &e) < 0) {
+		fprintf(stderr, "fcqemu: %s\n", e.text);
+		return 1;
+	}
+	state_format(version, format, sizeof format);
+	return puts(format) < 0 || fflush(stdout) != 0;
+}
+
+static int run_describe(const char *path)
+{
+	struct err e = {0};
+	struct state s;
+	char format[64];
+	int rc = state_read(path, &s, NULL, &e);
+	if (rc < 0) {
+		fprintf(stderr, "fcqemu: %s\n", err_text(&e, rc));
+		return 1;
+	}
+	state_format(s.qemu_version, format, sizeof format);
+	_cleanup_(json_decrefp) json_t *j = json_pack("{s:s, s:I, s:s, s:s, s:o}", "version", format,
+		"tsc_khz", (json_int_t)s.tsc_khz, "qemu_version", s.qemu_version, "accel", s.accel,
+		"machine", config_state_json(&s.config));
+	state_done(&s);
+	_cleanup_free_ char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+	return !text || puts(text) < 0 || fflush(stdout) != 0;
 }
 
 // Signals that would end us arrive by descriptor, so that QEMU is ended in order.
@@ -205,6 +276,10 @@ static int serve(struct app *app, struct server *server, int signals)
 		if (pf[POLL_QMP].revents && qmp_drain(&q->qmp) < 0)
 			qmp_close(&q->qmp); // its end follows
 		server_poll_run(server, pf + POLL_SERVER);
+		if (server->api->ended && !server_is_sending(server)) {
+			fprintf(stderr, "fcqemu: the load failed\n");
+			return 1;
+		}
 		if (pf[POLL_QEMU].revents)
 			return guest_ended(q);
 	}
@@ -233,13 +308,18 @@ int main(int argc, char **argv)
 {
 	struct app app = {
 		.opt = {.id = "anonymous-instance",
+			.level = LOG_LEVEL_INFO,
 			.qemu = {.qemu = "/usr/bin/qemu-system-x86_64", .mark = tsc_mark_now()}}};
 	struct err e = {0};
-	log_setup("fcqemu", LOG_LEVEL_INFO);
 	signal(SIGPIPE, SIG_IGN);
 	int status = parse_options(argc, argv, &app.opt);
 	if (status >= 0)
 		return status;
+	log_setup("fcqemu", app.opt.level);
+	if (app.opt.snapshot_version)
+		return run_snapshot_version(&app.opt);
+	if (app.opt.describe)
+		return run_describe(app.opt.describe);
 	if (app.opt.probe)
 		return run_probe(&app.opt);
 	_cleanup_free_ char *hook = app.opt.qemu.ramhook ? NULL : paths_find("ramhook.so");

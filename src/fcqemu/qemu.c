@@ -26,6 +26,7 @@
 #include "base/id.h"
 #include "base/proc.h"
 #include "fcqemu/probe.h"
+#include "fcqemu/state.h"
 
 #define START_TIMEOUT_MS 30000 // a busy machine; an idle one needs 40
 #define STATE_TIMEOUT_MS 10000
@@ -37,6 +38,10 @@
 
 #define QMP_CHILD_FD 3
 #define REPORT_CHILD_FD 4
+#define CONTROL_CHILD_FD 5
+#define REMOVED_CHILD_FD 6
+#define BACKEND_CHILD_FD 7
+#define STATE_CHILD_FD 8
 #define TAP_CHILD_FD 10
 
 _Static_assert(
@@ -239,8 +244,10 @@ static void add_machine(
 	static const char *const fixed[] = {"-nodefaults", "-no-user-config", "-display", "none",
 		"-no-reboot", "-S", "-sandbox",
 		"on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", "-M",
-		"microvm,memory-backend=ram,pit=on,pic=on,rtc=on,acpi=on,mem-merge=off", "-global",
-		"virtio-mmio.force-legacy=false", "-chardev", "stdio,id=console,signal=off",
+		"microvm,memory-backend=ram,pit=on,pic=on,rtc=on,acpi=on,mem-merge=off,"
+		"suppress-vmdesc=on",
+		"-global", "virtio-mmio.force-legacy=false", "-global",
+		"migration.send-configuration=off", "-global", "migration.x-events=on", "-chardev", "stdio,id=console,signal=off",
 		"-serial", "chardev:console"};
 	args_add(a, "%s", o->qemu);
 	for (size_t i = 0; i < ARRAY_SIZE(fixed); i++)
@@ -266,15 +273,8 @@ static void add_machine(
 	args_add(a, "chardev=qmp,mode=control");
 }
 
-static int build_args(struct args *a, const struct qemu_options *o, const struct config *c,
-	enum accel accel, struct err *e)
+static void add_boot(struct args *a, const struct config *c, char *line)
 {
-	_cleanup_free_ char *line = NULL;
-	uint64_t khz = accel == ACCEL_TCG ? tsc_khz_since(&o->mark) : 0;
-	int rc = qemu_command_line(c, khz, &line, e);
-	if (rc < 0)
-		return rc;
-	add_machine(a, o, c, accel);
 	args_add(a, "-kernel");
 	args_add(a, "%s", c->kernel);
 	if (c->initrd) {
@@ -282,7 +282,25 @@ static int build_args(struct args *a, const struct qemu_options *o, const struct
 		args_add(a, "%s", c->initrd);
 	}
 	args_add(a, "-append");
-	args_take(a, TAKE_PTR(line));
+	args_take(a, line);
+}
+
+static int build_args(struct args *a, const struct qemu_options *o, const struct config *c,
+	enum accel accel, const struct qemu_incoming *in, struct err *e)
+{
+	add_machine(a, o, c, accel);
+	if (in) {
+		args_add(a, "-incoming");
+		args_add(a, "fd:%d", STATE_CHILD_FD);
+	} else {
+		char *line = NULL;
+		uint64_t khz = accel != ACCEL_TCG ? 0 : o->tsc_khz ? o->tsc_khz
+								   : tsc_khz_since(&o->mark);
+		int rc = qemu_command_line(c, khz, &line, e);
+		if (rc < 0)
+			return rc;
+		add_boot(a, c, line);
+	}
 	for (size_t i = 0; i < c->n_drives; i++)
 		add_drive(a, i, &c->drives[i]);
 	for (size_t i = 0; i < c->n_nics; i++)
@@ -303,7 +321,8 @@ static void qemu_stop(struct qemu *q);
 
 struct start {
 	struct args args;
-	int report_rd, report_wr, qmp_ours, qmp_theirs, stderr_rd, stderr_wr;
+	int report_rd, report_wr, qmp_ours, qmp_theirs, stderr_rd, stderr_wr, control_ours,
+		control_theirs, removed;
 };
 
 static void start_done(struct start *s)
@@ -315,6 +334,14 @@ static void start_done(struct start *s)
 	safe_close(s->qmp_theirs);
 	safe_close(s->stderr_rd);
 	safe_close(s->stderr_wr);
+	safe_close(s->control_ours);
+	safe_close(s->control_theirs);
+	safe_close(s->removed);
+}
+
+static size_t removed_size(const struct config *c)
+{
+	return (size_t)(c->memory_mib << 20) / 4096 / 8;
 }
 
 static int make_channels(struct start *s, struct err *e)
@@ -333,21 +360,47 @@ static int make_channels(struct start *s, struct err *e)
 		return err_errno(e, errno, "socketpair");
 	s->qmp_ours = p[0];
 	s->qmp_theirs = p[1];
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, p) < 0)
+		return err_errno(e, errno, "socketpair");
+	s->control_ours = p[0];
+	s->control_theirs = p[1];
+	return 0;
+}
+
+static int make_removed(struct qemu *q, struct start *s, const struct config *c, struct err *e)
+{
+	size_t size = removed_size(c);
+	s->removed = memfd_create("removed", MFD_CLOEXEC);
+	if (s->removed < 0 || ftruncate(s->removed, (off_t)size) < 0)
+		return err_errno(e, errno, "memfd");
+	void *bits = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, s->removed, 0);
+	if (bits == MAP_FAILED)
+		return err_errno(e, errno, "mmap");
+	q->removed = bits;
+	q->ram_size = c->memory_mib << 20;
 	return 0;
 }
 
 static int spawn(struct qemu *q, struct start *s, const struct qemu_options *o,
-	const struct config *c, struct err *e)
+	const struct config *c, const struct qemu_incoming *in, struct err *e)
 {
+	static const char *const modes[] = {
+		[MEMORY_BOOT] = "boot", [MEMORY_FILE] = "file", [MEMORY_UFFD] = "uffd"};
 	_cleanup_free_ char *preload = str_printf("LD_PRELOAD=%s", o->ramhook);
-	_cleanup_free_ char *hook = str_printf("STASIS_RAMHOOK=boot:%llu:%d:-1:-1",
-		(unsigned long long)c->memory_mib << 20, REPORT_CHILD_FD);
+	_cleanup_free_ char *hook = str_printf("STASIS_RAMHOOK=%s:%llu:%d:%d:%d:%d",
+		modes[q->memory], (unsigned long long)c->memory_mib << 20, REPORT_CHILD_FD,
+		REMOVED_CHILD_FD, in ? BACKEND_CHILD_FD : -1, CONTROL_CHILD_FD);
 	if (!preload || !hook)
 		return err_errno(e, ENOMEM, "QEMU's environment");
 	const char *const env[] = {preload, hook, "LC_ALL=C", NULL};
-	struct proc_fd_map fds[2 + CONFIG_NICS_MAX] = {
-		{s->qmp_theirs, QMP_CHILD_FD}, {s->report_wr, REPORT_CHILD_FD}};
-	size_t n = 2;
+	struct proc_fd_map fds[6 + CONFIG_NICS_MAX] = {{s->qmp_theirs, QMP_CHILD_FD},
+		{s->report_wr, REPORT_CHILD_FD}, {s->control_theirs, CONTROL_CHILD_FD},
+		{s->removed, REMOVED_CHILD_FD}};
+	size_t n = 4;
+	if (in) {
+		fds[n++] = (struct proc_fd_map){in->backend_fd, BACKEND_CHILD_FD};
+		fds[n++] = (struct proc_fd_map){in->state_fd, STATE_CHILD_FD};
+	}
 	for (size_t i = 0; i < c->n_nics; i++)
 		fds[n++] = (struct proc_fd_map){c->nics[i].tap_fd, TAP_CHILD_FD + (int)i};
 	struct proc_spawn p = {.argv = (const char *const *)s->args.v,
@@ -384,19 +437,26 @@ static int read_report(struct qemu *q, int fd, struct err *e)
 	return 0;
 }
 
+// Until QEMU answers commands and the hook has reported.
 static int start_steps(struct qemu *q, struct start *s, const struct qemu_options *o,
-	const struct config *c, struct err *e)
+	const struct config *c, const struct qemu_incoming *in, struct err *e)
 {
+	q->memory = in ? in->memory : MEMORY_BOOT;
 	int rc = make_channels(s, e);
 	if (rc == 0)
-		rc = spawn(q, s, o, c, e);
+		rc = make_removed(q, s, c, e);
+	if (rc == 0)
+		rc = spawn(q, s, o, c, in, e);
 	if (rc < 0)
 		return rc;
 	q->stderr_fd = TAKE_FD(s->stderr_rd);
+	q->hook_fd = TAKE_FD(s->control_ours);
 	s->stderr_wr = safe_close(s->stderr_wr);
 	s->report_wr = safe_close(s->report_wr);
 	s->qmp_theirs = safe_close(s->qmp_theirs);
-	rc = qmp_open(&q->qmp, TAKE_FD(s->qmp_ours), START_TIMEOUT_MS, e);
+	s->control_theirs = safe_close(s->control_theirs);
+	int watch = q->memory == MEMORY_UFFD ? in->backend_fd : -1;
+	rc = qmp_open(&q->qmp, TAKE_FD(s->qmp_ours), watch, START_TIMEOUT_MS, e);
 	// The hook's own reason is better than "QEMU ended".
 	struct err report = {0};
 	int rc_report = read_report(q, s->report_rd, &report);
@@ -405,9 +465,7 @@ static int start_steps(struct qemu *q, struct start *s, const struct qemu_option
 			*e = report;
 		rc = rc_report;
 	}
-	if (rc < 0)
-		return rc;
-	return qmp_call(&q->qmp, "cont", NULL, -1, START_TIMEOUT_MS, NULL, e);
+	return rc;
 }
 
 static int choose_accel(const struct qemu_options *o, enum accel *ret, struct err *e)
@@ -423,20 +481,51 @@ static int choose_accel(const struct qemu_options *o, enum accel *ret, struct er
 	return 0;
 }
 
-int qemu_start(struct qemu *q, const struct qemu_options *o, const struct config *c, struct err *e)
+// The load began when QEMU started, and is over by now as a rule.
+static int finish_load(struct qemu *q, const struct qemu_incoming *in, struct err *e)
 {
-	enum accel accel;
+	char here[64];
+	state_format(q->qmp.version, here, sizeof here);
+	if (strcmp(here, in->format) != 0)
+		return err_set(e, ERR_CONFLICT,
+			"The state file was written by %s, this is %s: only the same can load it.",
+			in->format, here);
+	for (;;) {
+		_cleanup_(json_decrefp) json_t *info = NULL;
+		int rc = qmp_call(
+			&q->qmp, "query-migrate", NULL, -1, START_TIMEOUT_MS, &info, e);
+		if (rc < 0)
+			return rc;
+		const char *status = json_string_value(json_object_get(info, "status"));
+		if (status && strcmp(status, "completed") == 0)
+			return 0;
+		if (status && strcmp(status, "failed") == 0)
+			return err_set(e, ERR_INTERNAL, "QEMU could not load the device state");
+		if ((rc = qmp_wait_event(&q->qmp, "MIGRATION", START_TIMEOUT_MS, e)) < 0)
+			return rc;
+	}
+}
+
+static int launch(struct qemu *q, const struct qemu_options *o, const struct config *c,
+	const struct qemu_incoming *in, struct err *e)
+{
 	_cleanup_(start_done) struct start s = {.report_rd = -1,
 		.report_wr = -1,
 		.qmp_ours = -1,
 		.qmp_theirs = -1,
 		.stderr_rd = -1,
-		.stderr_wr = -1};
-	int rc = choose_accel(o, &accel, e);
+		.stderr_wr = -1,
+		.control_ours = -1,
+		.control_theirs = -1,
+		.removed = -1};
+	int rc = build_args(&s.args, o, c, q->accel, in, e);
 	if (rc == 0)
-		rc = build_args(&s.args, o, c, accel, e);
-	if (rc == 0)
-		rc = start_steps(q, &s, o, c, e);
+		rc = start_steps(q, &s, o, c, in, e);
+	if (rc == 0 && in)
+		rc = finish_load(q, in, e);
+	else if (rc == 0)
+		rc = qmp_call(&q->qmp, "cont", NULL, -1, START_TIMEOUT_MS, NULL, e);
+	q->qmp.watch = -1;
 	if (rc == 0)
 		return 0;
 	qemu_stop(q);
@@ -448,11 +537,42 @@ int qemu_start(struct qemu *q, const struct qemu_options *o, const struct config
 	return rc;
 }
 
+int qemu_start(struct qemu *q, const struct qemu_options *o, const struct config *c, struct err *e)
+{
+	int rc = choose_accel(o, &q->accel, e);
+	return rc < 0 ? rc : launch(q, o, c, NULL, e);
+}
+
+int qemu_load(struct qemu *q, const struct qemu_options *o, const struct config *c,
+	const struct qemu_incoming *in, struct err *e)
+{
+	q->accel = in->accel;
+	return launch(q, o, c, in, e);
+}
+
+int qemu_save_devices(struct qemu *q, int fd, struct err *e)
+{
+	_cleanup_(json_decrefp) json_t *set = NULL;
+	char path[48];
+	int rc = qmp_call(&q->qmp, "add-fd", NULL, fd, STATE_TIMEOUT_MS, &set, e);
+	if (rc < 0)
+		return rc;
+	json_int_t id = json_integer_value(json_object_get(set, "fdset-id"));
+	snprintf(path, sizeof path, "/dev/fdset/%lld", (long long)id);
+	rc = qmp_call(&q->qmp, "xen-save-devices-state",
+		json_pack("{s:s, s:b}", "filename", path, "live", 0), -1, STATE_TIMEOUT_MS, NULL,
+		e);
+	int rc_remove = qmp_call(&q->qmp, "remove-fd", json_pack("{s:I}", "fdset-id", id), -1,
+		STATE_TIMEOUT_MS, NULL, rc < 0 ? NULL : e);
+	return rc < 0 ? rc : rc_remove;
+}
+
 // ---- life
 
 void qemu_init(struct qemu *q)
 {
-	*q = (struct qemu){.pidfd = -1, .stderr_fd = -1, .qmp.fd = -1};
+	*q = (struct qemu){
+		.pidfd = -1, .stderr_fd = -1, .hook_fd = -1, .qmp = {.fd = -1, .watch = -1}};
 }
 
 static void qemu_stop(struct qemu *q)
@@ -463,6 +583,10 @@ static void qemu_stop(struct qemu *q)
 	}
 	qmp_close(&q->qmp);
 	q->stderr_fd = safe_close(q->stderr_fd);
+	q->hook_fd = safe_close(q->hook_fd);
+	if (q->removed)
+		munmap((void *)q->removed, q->ram_size / 4096 / 8);
+	q->removed = NULL;
 }
 
 void qemu_done(struct qemu *q)

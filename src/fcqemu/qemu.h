@@ -18,6 +18,19 @@ struct qemu_options {
 	const char *qemu, *ramhook;
 	enum accel accel;
 	struct tsc_mark mark;
+	uint64_t tsc_khz; // 0: measured (for tests)
+};
+
+// Where guest memory lies: see ramhook.c.
+enum memory { MEMORY_BOOT, MEMORY_FILE, MEMORY_UFFD };
+
+// What a load needs besides the machine. Descriptors stay the caller's.
+struct qemu_incoming {
+	int state_fd;	// at the begin of QEMU's stream
+	int backend_fd; // the memory file, or a connection to the page server
+	enum memory memory;
+	enum accel accel;
+	char format[64]; // that the state file asks for (state_format)
 };
 
 struct qemu {
@@ -28,8 +41,13 @@ struct qemu {
 	size_t line_len;
 	bool line_done; // the line is complete: the next byte begins a new one
 	struct qmp qmp;
+	enum accel accel;
+	enum memory memory;
 	uint64_t ram_base, ram_size;		// of guest memory, in QEMU's address space
 	bool tracking;				// writes to it are noted
+	_Atomic uint64_t *removed;		// pages thrown away; shared with the hook
+	int hook_fd;				// the hook's thread (hook.h)
+	uint64_t hook_id;
 	unsigned drive_file[CONFIG_DRIVES_MAX]; // which file node is below each drive
 };
 
@@ -41,6 +59,12 @@ void qemu_init(struct qemu *q);
 void qemu_done(struct qemu *q);
 // 0 when the guest runs. On an error no process is left; the text has QEMU's own last words.
 int qemu_start(struct qemu *q, const struct qemu_options *o, const struct config *c, struct err *e);
+// 0 when the machine is there with the state loaded, stopped.
+int qemu_load(struct qemu *q, const struct qemu_options *o, const struct config *c,
+	const struct qemu_incoming *in, struct err *e);
+// Writes the state of all devices, not the memory, to fd (write-only) at its offset. The guest is
+// stopped and stays as it is.
+int qemu_save_devices(struct qemu *q, int fd, struct err *e);
 int qemu_pause(struct qemu *q, struct err *e);
 int qemu_resume(struct qemu *q, struct err *e);
 // Puts another file behind a drive of the running guest.

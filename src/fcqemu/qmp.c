@@ -44,10 +44,16 @@ static int wait_message(struct qmp *q, uint64_t deadline, json_t **ret)
 		uint64_t now = clock_monotonic_ns();
 		if (now >= deadline)
 			return -ETIMEDOUT;
-		struct pollfd pf = {.fd = q->fd, .events = POLLIN};
-		if (poll(&pf, 1, (int)((deadline - now) / NSEC_PER_MSEC) + 1) < 0 && errno != EINTR)
-			return -errno;
-		int rc = pf.revents ? fill(q) : 0;
+		struct pollfd pf[] = {{.fd = q->fd, .events = POLLIN}, {.fd = q->watch}};
+		int n = poll(pf, 2, (int)((deadline - now) / NSEC_PER_MSEC) + 1);
+		if (n < 0) {
+			if (errno != EINTR)
+				return -errno;
+			continue;
+		}
+		if (pf[1].revents && !pf[0].revents)
+			return -EOWNERDEAD;
+		int rc = pf[0].revents ? fill(q) : 0;
 		if (rc < 0 && rc != -EAGAIN)
 			return rc;
 	}
@@ -60,6 +66,9 @@ static int fail(const char *what, int rc, struct err *e)
 		return err_set(e, ERR_TIMEOUT, "QEMU did not answer %s in time", what);
 	if (rc == -ECONNRESET || rc == -EPIPE)
 		return err_set(e, ERR_BAD_GATEWAY, "QEMU ended before it answered %s", what);
+	if (rc == -EOWNERDEAD)
+		return err_set(e, ERR_BAD_GATEWAY,
+			"the page server closed its socket before QEMU answered %s", what);
 	return err_errno(e, rc, "QEMU's answer to %s", what);
 }
 
@@ -122,6 +131,20 @@ int qmp_call(struct qmp *q, const char *command, json_t *args, int pass_fd, int 
 	}
 }
 
+int qmp_wait_event(struct qmp *q, const char *name, int timeout_ms, struct err *e)
+{
+	uint64_t deadline = clock_monotonic_ns() + (uint64_t)timeout_ms * NSEC_PER_MSEC;
+	for (;;) {
+		_cleanup_(json_decrefp) json_t *m = NULL;
+		int rc = wait_message(q, deadline, &m);
+		if (rc < 0)
+			return fail(name, rc, e);
+		const char *got = json_string_value(json_object_get(m, "event"));
+		if (got && strcmp(got, name) == 0)
+			return 0;
+	}
+}
+
 static void read_version(struct qmp *q, json_t *greeting)
 {
 	json_t *v = json_object_get(
@@ -132,9 +155,9 @@ static void read_version(struct qmp *q, json_t *greeting)
 		(int)json_integer_value(json_object_get(v, "micro")));
 }
 
-int qmp_open(struct qmp *q, int fd, int timeout_ms, struct err *e)
+int qmp_open(struct qmp *q, int fd, int watch, int timeout_ms, struct err *e)
 {
-	*q = (struct qmp){.fd = fd};
+	*q = (struct qmp){.fd = fd, .watch = watch};
 	_cleanup_(json_decrefp) json_t *greeting = NULL;
 	int rc = wait_message(
 		q, clock_monotonic_ns() + (uint64_t)timeout_ms * NSEC_PER_MSEC, &greeting);

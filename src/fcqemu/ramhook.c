@@ -20,16 +20,21 @@
 // keep meaning "never written".
 //
 // Everything arrives in the environment; the outcome is one line on a pipe:
-//	STASIS_RAMHOOK=mode:size:report_fd:removed_fd:file_or_socket_fd	(-1 where there is none)
+//	STASIS_RAMHOOK=mode:size:report_fd:removed_fd:file_or_socket_fd:control_fd
+//	(-1 where there is none)
 //	"ok <base> <size> <tracking 0|1>\n" or "error <text>\n"
+// A thread then serves the control socket: it writes memory to snapshot files (ramhook.h).
 // This object links nothing of ours; any failure ends QEMU with status 99.
 #undef _FILE_OFFSET_BITS // would turn mmap below into a second mmap64
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +45,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "base/missing.h"
+#include "fcqemu/ramhook.h"
 
 #define HOOK_EXIT 99
 #define PAGE 4096u
@@ -49,7 +55,7 @@
 static struct {
 	char mode[8];
 	uint64_t size;
-	int report_fd, removed_fd, backend_fd;
+	int report_fd, removed_fd, backend_fd, control_fd;
 	char *base;		   // NULL until the mapping was made
 	_Atomic uint64_t *removed; // one bit per page; shared with fcqemu
 } hook;
@@ -84,15 +90,15 @@ __attribute__((constructor)) static void hook_init(void)
 	const char *text = getenv("STASIS_RAMHOOK");
 	if (!text)
 		return; // a program other than the one that was meant
-	if (sscanf(text, "%7[a-z]:%" SCNu64 ":%d:%d:%d", hook.mode, &hook.size, &hook.report_fd,
-		    &hook.removed_fd, &hook.backend_fd) != 5) {
+	if (sscanf(text, "%7[a-z]:%" SCNu64 ":%d:%d:%d:%d", hook.mode, &hook.size, &hook.report_fd,
+		    &hook.removed_fd, &hook.backend_fd, &hook.control_fd) != 6) {
 		fprintf(stderr, "ramhook: bad STASIS_RAMHOOK\n");
 		_exit(HOOK_EXIT);
 	}
 	unsetenv("STASIS_RAMHOOK");
 	unsetenv("LD_PRELOAD");
-	const int fds[] = {hook.report_fd, hook.removed_fd, hook.backend_fd};
-	for (int i = 0; i < 3; i++)
+	const int fds[] = {hook.report_fd, hook.removed_fd, hook.backend_fd, hook.control_fd};
+	for (int i = 0; i < 4; i++)
 		if (fds[i] >= 0)
 			fcntl(fds[i], F_SETFD, FD_CLOEXEC);
 }
@@ -177,6 +183,111 @@ static void hand_over(int uffd, char *base, bool tracking)
 		fail("sending the userfaultfd to the page server");
 }
 
+// ---- the control thread
+
+static int write_range(int fd, uint64_t offset, uint64_t len)
+{
+	while (len) {
+		ssize_t n = pwrite(fd, hook.base + offset, len, (off_t)offset);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? errno : EIO;
+		offset += (uint64_t)n;
+		len -= (uint64_t)n;
+	}
+	return 0;
+}
+
+static bool is_zero_page(const char *p)
+{
+	const uint64_t *w = (const uint64_t *)p;
+	uint64_t any = 0;
+	for (unsigned i = 0; i < PAGE / sizeof *w && !any; i += 8)
+		for (unsigned k = 0; k < 8; k++)
+			any |= w[i + k];
+	return !any;
+}
+
+static int write_nonzero(int fd, uint64_t offset, uint64_t len)
+{
+	uint64_t end = offset + len;
+	while (offset < end) {
+		uint64_t from = offset;
+		while (offset < end && !is_zero_page(hook.base + offset))
+			offset += PAGE;
+		int error = write_range(fd, from, offset - from);
+		if (error)
+			return error;
+		while (offset < end && is_zero_page(hook.base + offset))
+			offset += PAGE;
+	}
+	return 0;
+}
+
+static int serve_request(const struct hook_request *r, size_t len, int fd)
+{
+	if (len < offsetof(struct hook_request, ranges) || r->n > HOOK_RANGES_MAX ||
+		len != offsetof(struct hook_request, ranges) + r->n * sizeof r->ranges[0] || fd < 0)
+		return EBADMSG;
+	for (uint32_t i = 0; i < r->n; i++) {
+		uint64_t offset = r->ranges[i].offset, n = r->ranges[i].length;
+		if (offset % PAGE || n % PAGE || offset > hook.size || n > hook.size - offset)
+			return EINVAL;
+		int error =
+			r->skip_zeros ? write_nonzero(fd, offset, n) : write_range(fd, offset, n);
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
+static void *serve_control(void *unused)
+{
+	(void)unused;
+	for (;;) {
+		struct hook_request r = {0};
+		struct iovec iov = {&r, sizeof r};
+		union {
+			char buf[CMSG_SPACE(sizeof(int))];
+			struct cmsghdr align;
+		} control = {0};
+		struct msghdr msg = {.msg_iov = &iov,
+			.msg_iovlen = 1,
+			.msg_control = control.buf,
+			.msg_controllen = sizeof control.buf};
+		ssize_t n = recvmsg(hook.control_fd, &msg, MSG_CMSG_CLOEXEC);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return NULL; // fcqemu has ended, and QEMU is about to
+		int fd = -1;
+		const struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+		if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+			memcpy(&fd, CMSG_DATA(c), sizeof fd);
+		struct hook_reply reply = {.id = r.id, .error = serve_request(&r, (size_t)n, fd)};
+		if (fd >= 0)
+			close(fd);
+		if (send(hook.control_fd, &reply, sizeof reply, MSG_NOSIGNAL) != sizeof reply)
+			return NULL;
+	}
+}
+
+static void start_control(void)
+{
+	pthread_t thread;
+	sigset_t all, old;
+	sigfillset(&all); // QEMU's signals are for QEMU's threads
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	errno = pthread_create(&thread, NULL, serve_control, NULL);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (errno)
+		fail("starting a thread");
+	pthread_detach(thread);
+}
+
+// ---- guest memory
+
 static void *map_ram(void *addr, int prot, int flags)
 {
 	bool file = strcmp(hook.mode, "file") == 0, lazy = strcmp(hook.mode, "uffd") == 0;
@@ -199,6 +310,8 @@ static void *map_ram(void *addr, int prot, int flags)
 	if (lazy)
 		hand_over(uffd, p, tracking);
 	hook.base = p;
+	if (hook.control_fd >= 0)
+		start_control();
 	report("ok %" PRIuPTR " %" PRIu64 " %d\n", (uintptr_t)p, hook.size, tracking);
 	return p;
 }

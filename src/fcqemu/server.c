@@ -49,6 +49,14 @@ void server_poll_fill(const struct server *s, struct pollfd *pf)
 	}
 }
 
+bool server_is_sending(const struct server *s)
+{
+	for (size_t i = 0; i < SERVER_CONNECTIONS_MAX; i++)
+		if (s->conns[i].fd >= 0 && s->conns[i].out.len)
+			return true;
+	return false;
+}
+
 static void accept_one(struct server *s)
 {
 	_cleanup_close_ int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -83,7 +91,7 @@ static void conn_write(struct server_conn *c)
 // Answers what has been received until an answer cannot be sent at once.
 static void conn_run(struct server *s, struct server_conn *c)
 {
-	while (c->fd >= 0 && !c->closing && c->out.len == 0) {
+	while (c->fd >= 0 && !c->closing && c->out.len == 0 && !s->api->ended) {
 		struct http1_request r = {0};
 		int rc = http1_next(&c->parser, &r);
 		if (rc == 0 && !c->parser.want_continue)

@@ -26,5 +26,7 @@ int server_open(struct server *s, const char *path, struct api *api, struct err 
 void server_close(struct server *s);
 // Fills pf (SERVER_POLL_MAX entries) with what to wait for; entry i belongs to connection i - 1.
 void server_poll_fill(const struct server *s, struct pollfd *pf);
+// Whether an answer is still on its way.
+bool server_is_sending(const struct server *s);
 // Does what the returned events allow. Never blocks but in the API's own actions.
 void server_poll_run(struct server *s, const struct pollfd *pf);

@@ -4,6 +4,7 @@
 #include "hostagent/hostagent.h"
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include "base/file.h"
 #include "base/log.h"
@@ -170,4 +171,37 @@ void hostagent_stop_local(struct hostagent *h, bool kill_all)
 	struct local *l = h->host;
 	host_close(l->host, kill_all);
 	h->host = local_free(l);
+}
+
+// One slot is needed, in any range that this machine does not use.
+int hostagent_freeze_local(const char *data_dir, const char *template, struct err *e)
+{
+	static const char *const ranges[] = {"10.213.255.224/27", "10.223.255.224/27",
+		"172.28.255.224/27", "192.168.239.224/27", "10.91.255.224/27"};
+	char run_dir[] = "/run/stasis-freeze.XXXXXX";
+	if (!mkdtemp(run_dir))
+		return err_errno(e, errno, "%s", run_dir);
+	int rc = -EINVAL;
+	for (size_t i = 0; rc < 0 && i < ARRAY_SIZE(ranges); i++) {
+		struct host *h = NULL;
+		struct err why = {0};
+		struct host_config cfg = {.data_dir = data_dir,
+			.run_dir = run_dir,
+			.slot_range = ranges[i],
+			.max_sandboxes = 1,
+			.warm_slots = 1,
+			.no_upkeep = true};
+		rc = host_open(&cfg, &h, &why);
+		if (rc == 0)
+			rc = host_freeze(h, template, &why);
+		bool opened = h != NULL;
+		host_close(h, false);
+		if (rc < 0 && e)
+			*e = why;
+		// Another range, unless it is the data directory that is in use.
+		if (opened || why.code != ERR_CONFLICT || !strstr(why.text, ranges[i]))
+			break;
+	}
+	file_rm_rf(AT_FDCWD, run_dir);
+	return rc;
 }

@@ -69,6 +69,10 @@ struct hostagent {
 struct host_config;
 // The host of this machine, served directly. *ret is valid until hostagent_stop_local.
 int hostagent_start_local(const struct host_config *cfg, struct hostagent *ret, struct err *e);
+// Without a server: boots a base image of a data directory once and freezes it (host_freeze), on a
+// network range of its own. ERR_CONFLICT when a server has the data directory: it does that by
+// itself.
+int hostagent_freeze_local(const char *data_dir, const char *template, struct err *e);
 // Sandboxes go on without the server and are adopted by the next start, unless kill_all.
 void hostagent_stop_local(struct hostagent *h, bool kill_all);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // stasis-pager: see pager.h. Exit status: 0 the VM has ended, 1 a page could not be served (reason
-// on stderr), 2 wrong arguments.
+// on stderr), 2 wrong arguments, 3 no VMM, or no whole hand-shake (the shim knows 0 and 3).
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -74,5 +74,5 @@ int main(int argc, char **argv)
 	if (r == 0)
 		return 0;
 	fprintf(stderr, "stasis-pager: %s\n", err_text(&e, r));
-	return 1;
+	return r == -EPROTO ? 3 : 1;
 }

@@ -534,13 +534,12 @@ static int start_and_serve(struct pager *p, struct err *e)
 	int r = prepare(p, e);
 	if (r == 0)
 		r = handshake_listen(p->cfg->socket, &listen_fd, e);
-	if (r == 0) {
-		r = handshake_accept(
-			listen_fd, p->cfg->timeout_ms, p->image.header->size, &p->vm, e);
-		unlink(p->cfg->socket);
-	}
 	if (r < 0)
 		return r;
+	r = handshake_accept(listen_fd, p->cfg->timeout_ms, p->image.header->size, &p->vm, e);
+	unlink(p->cfg->socket); // in a jail it may not: the directory is root's by now
+	if (r < 0)
+		return -EPROTO;
 	block_signals(&set, true);
 	p->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (p->signal_fd < 0)

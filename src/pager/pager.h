@@ -21,6 +21,7 @@ struct pager_config {
 
 // Returns 0 when the VM has ended or SIGTERM or SIGINT came; an error means that a page could not
 // be served, and the VM, which may wait for it for ever, must be ended by the caller's supervisor.
+// -EPROTO: the VMM did not come, or broke the hand-shake off; maybe it has ended.
 // SIGUSR1: figures and record are written; the first one also ends the recording (the VM is ready).
 // Blocks these signals for the calling thread.
 int pager_run(const struct pager_config *cfg, struct err *e);

@@ -13,11 +13,12 @@
 
 int sandbox_free_resources(struct host *h, struct sandbox *s, bool keep_log)
 {
+	static const char *const parts[] = {"rootfs.img", "base.hdr", "snap", "stage.mem",
+		"stage.vmstate", "stage.disk", "working_set"};
 	char dir[512], disk[512];
 	struct err e = {0};
 	int first = 0;
-	if (host_run_path(h, s->info.id, dir) < 0 ||
-		host_disk_path(h, s->info.id, keep_log ? "rootfs.img" : NULL, disk) < 0)
+	if (host_run_path(h, s->info.id, dir) < 0 || host_disk_path(h, s->info.id, NULL, disk) < 0)
 		return -ENAMETOOLONG;
 	int rc = file_exists(AT_FDCWD, dir) || s->pidfd >= 0 ? shim_stop(dir, s->pidfd, 0, &e) : 0;
 	if (rc < 0) {
@@ -25,6 +26,8 @@ int sandbox_free_resources(struct host *h, struct sandbox *s, bool keep_log)
 		return rc; // its slot and disk are still in use
 	}
 	s->pidfd = safe_close(s->pidfd);
+	s->ready_ns = 0;
+	capture_harvest(h, s);
 	if (s->has_slot) {
 		// Requests under way would wait for a guest that is gone.
 		if (s->slot.address[0] && sockets_abort(s->slot.address, NULL, &e) < 0)
@@ -33,10 +36,16 @@ int sandbox_free_resources(struct host *h, struct sandbox *s, bool keep_log)
 			slot_pool_give(h->slots, &s->slot);
 		s->has_slot = false;
 	}
-	if ((rc = file_rm_rf(AT_FDCWD, disk)) < 0) {
-		log_error("disk not removed sandbox=%s error=%s", s->info.id, strerror(-rc));
-		first = rc;
+	for (size_t i = 0; keep_log && i < ARRAY_SIZE(parts); i++) {
+		char part[sizeof disk + 32];
+		snprintf(part, sizeof part, "%s/%s", disk, parts[i]);
+		if ((rc = file_rm_rf(AT_FDCWD, part)) < 0)
+			first = rc;
 	}
+	if (!keep_log && (rc = file_rm_rf(AT_FDCWD, disk)) < 0)
+		first = rc;
+	if (first < 0)
+		log_error("disk not removed sandbox=%s error=%s", s->info.id, strerror(-first));
 	return first;
 }
 
@@ -47,7 +56,7 @@ static int record_end(struct host *h, struct sandbox *s, const char *op_id, cons
 	struct sandbox done = *s;
 	sandbox_move(&done.info, SANDBOX_STOPPED, cause);
 	done.info.stopped_ns = clock_realtime_ns();
-	done.info.address[0] = '\0';
+	done.info.address[0] = done.info.backend[0] = done.info.snapshot[0] = '\0';
 	done.has_slot = false;
 	snprintf(done.info.cause, sizeof done.info.cause, "%s", cause);
 	snprintf(done.info.detail, sizeof done.info.detail, "%s", detail ? detail : "");
@@ -58,6 +67,8 @@ static int record_end(struct host *h, struct sandbox *s, const char *op_id, cons
 	pthread_mutex_lock(&h->lock);
 	s->info = done.info;
 	pthread_mutex_unlock(&h->lock);
+	sandbox_drop_pauses(h, s->info.id);
+	upkeep_wake(h); // layers that nobody needs now
 	return 0;
 }
 
@@ -81,7 +92,7 @@ int host_destroy(
 	struct host *h, const char *op_id, const char *id, const char *cause, struct err *e)
 {
 	char op_state[8], op_sandbox[64];
-	int rc = store_op_find(h, op_id, op_state, op_sandbox, e);
+	int rc = store_op_find(h, op_id, op_state, op_sandbox, NULL, e);
 	if (rc < 0)
 		return rc;
 	if (str_eq(op_state, "done"))
@@ -110,7 +121,7 @@ int host_destroy(
 	monitor_unwatch(h, s);
 	pthread_mutex_unlock(&h->lock);
 
-	rc = store_op_begin(h, op_id, "destroy", s, e);
+	rc = store_op_begin(h, op_id, "destroy", s, NULL, e);
 	if (rc < 0) { // nothing was touched yet
 		pthread_mutex_lock(&h->lock);
 		s->info = before;

@@ -73,6 +73,15 @@ int host_disk_path(const struct host *h, const char *id, const char *file, char 
 		file ? file : "");
 }
 
+unsigned host_live(const struct host *h)
+{
+	unsigned n = 0;
+	for (size_t b = 0; b < HOST_BUCKETS; b++)
+		for (const struct sandbox *s = h->buckets[b]; s; s = s->next)
+			n += s->info.state != SANDBOX_STOPPED && s->info.state != SANDBOX_PAUSED;
+	return n;
+}
+
 static int make_dirs(struct host *h, struct err *e)
 {
 	static const char *const below[] = {
@@ -94,11 +103,14 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	h->data_fd = h->lock_fd = h->epoll_fd = h->wake_fd = -1;
 	pthread_mutex_init(&h->lock, NULL);
 	pthread_mutex_init(&h->event_lock, NULL);
+	pthread_mutex_init(&h->upkeep_lock, NULL);
+	pthread_rwlock_init(&h->layers_lock, NULL);
 	pthread_condattr_t mono;
 	pthread_condattr_init(&mono);
 	pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
 	pthread_cond_init(&h->changed, &mono);
 	pthread_cond_init(&h->event_added, &mono);
+	pthread_cond_init(&h->upkeep_wake, &mono);
 	pthread_condattr_destroy(&mono);
 	h->max_sandboxes = cfg->max_sandboxes ? cfg->max_sandboxes : DEFAULT_MAX;
 	h->data_dir = strdup(cfg->data_dir);
@@ -140,7 +152,9 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	}
 	if ((rc = make_dirs(h, e)) < 0 || (rc = store_open(h, e)) < 0 ||
 		(rc = vmm_choose(cfg, &h->vmm, e)) < 0 || (rc = vmm_runtime_build(h, e)) < 0 ||
-		(rc = monitor_start(h, e)) < 0 || (rc = host_recover(h, &full, e)) < 0)
+		(rc = vmm_identify(h, e)) < 0 || (rc = monitor_start(h, e)) < 0 ||
+		(rc = host_recover(h, &full, e)) < 0 ||
+		(!cfg->no_upkeep && (rc = upkeep_start(h, e)) < 0))
 		goto fail;
 	*ret = h;
 	return 0;
@@ -153,6 +167,7 @@ struct host *host_close(struct host *h, bool kill_all)
 {
 	if (!h)
 		return NULL;
+	upkeep_stop(h);
 	if (kill_all) {
 		struct host_sandbox *list = NULL;
 		size_t n = 0;
@@ -160,6 +175,8 @@ struct host *host_close(struct host *h, bool kill_all)
 		if (host_list(h, &list, &n, &e) == 0)
 			for (size_t i = 0; i < n; i++) {
 				char op[UUID_SIZE];
+				if (list[i].state == SANDBOX_PAUSED)
+					continue; // nothing of it runs, and it is not to be lost
 				id_new_uuid(op);
 				if (host_destroy(h, op, list[i].id, "server_stopped", &e) < 0)
 					log_warn("not ended sandbox=%s error=%s", list[i].id,
@@ -174,6 +191,8 @@ struct host *host_close(struct host *h, bool kill_all)
 	monitor_stop(h);
 	// Creates and destroys under way end by themselves; nobody starts new ones now.
 	pthread_mutex_lock(&h->lock);
+	while (h->workers)
+		pthread_cond_wait(&h->changed, &h->lock);
 	for (size_t i = 0; i < HOST_BUCKETS; i++) {
 		while (h->buckets[i]) {
 			struct sandbox *s = h->buckets[i];
@@ -196,6 +215,9 @@ struct host *host_close(struct host *h, bool kill_all)
 	free(h->run_dir);
 	pthread_cond_destroy(&h->changed);
 	pthread_cond_destroy(&h->event_added);
+	pthread_cond_destroy(&h->upkeep_wake);
+	pthread_mutex_destroy(&h->upkeep_lock);
+	pthread_rwlock_destroy(&h->layers_lock);
 	pthread_mutex_destroy(&h->lock);
 	pthread_mutex_destroy(&h->event_lock);
 	free(h);
@@ -204,9 +226,11 @@ struct host *host_close(struct host *h, bool kill_all)
 
 static void fill_disk_usage(const struct host *h, struct host_sandbox *s)
 {
-	char path[96];
-	if (s->state == SANDBOX_STOPPED ||
-		str_format(path, sizeof path, "sandboxes/%s/rootfs.img", s->id) < 0 ||
+	char path[128];
+	int rc = s->state == SANDBOX_PAUSED
+			 ? str_format(path, sizeof path, "snapshots/%s/disk.img", s->snapshot)
+			 : str_format(path, sizeof path, "sandboxes/%s/rootfs.img", s->id);
+	if (s->state == SANDBOX_STOPPED || rc < 0 ||
 		disk_usage(h->data_fd, path, &s->disk_bytes) < 0)
 		s->disk_bytes = 0;
 }
@@ -215,6 +239,8 @@ int host_get(struct host *h, const char *id, struct host_sandbox *ret, struct er
 {
 	pthread_mutex_lock(&h->lock);
 	struct sandbox *s = host_find(h, id);
+	if (s && s->hidden)
+		s = NULL;
 	if (s)
 		*ret = s->info;
 	pthread_mutex_unlock(&h->lock);
@@ -247,7 +273,7 @@ int host_list(struct host *h, struct host_sandbox **ret, size_t *ret_n, struct e
 	struct host_sandbox *list = calloc(h->n_sandboxes + 1u, sizeof *list);
 	for (size_t i = 0; list && i < HOST_BUCKETS; i++)
 		for (struct sandbox *s = h->buckets[i]; s; s = s->next)
-			if (s->info.state != SANDBOX_STOPPED)
+			if (s->info.state != SANDBOX_STOPPED && !s->hidden)
 				list[n++] = s->info;
 	pthread_mutex_unlock(&h->lock);
 	if (!list)
@@ -375,7 +401,9 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 		return rc;
 	pthread_mutex_lock(&h->lock);
 	uint64_t creates = h->creates, failures = h->create_failures, destroys = h->destroys,
-		 ends = h->guest_ends;
+		 ends = h->guest_ends, pauses = h->pauses, resumes = h->resumes, forks = h->forks,
+		 faults = h->pager_faults, bytes = h->pager_bytes, ahead = h->pager_prefetched,
+		 hits = h->pager_prefetch_hits, busy = h->pager_busy_us;
 	pthread_mutex_unlock(&h->lock);
 	strbuf_addf(out,
 		"# TYPE stasis_host_creates_total counter\nstasis_host_creates_total %lu\n"
@@ -387,5 +415,20 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 		"# TYPE stasis_host_slots_taken gauge\nstasis_host_slots_taken %u\n"
 		"# TYPE stasis_host_disk_free_bytes gauge\nstasis_host_disk_free_bytes %lu\n",
 		creates, failures, destroys, ends, i.slots_ready, i.slots_taken, i.disk_free);
+	// Pagers' figures are added when their sandboxes are paused or end.
+	strbuf_addf(out,
+		"# TYPE stasis_host_pauses_total counter\nstasis_host_pauses_total %lu\n"
+		"# TYPE stasis_host_resumes_total counter\nstasis_host_resumes_total %lu\n"
+		"# TYPE stasis_host_forks_total counter\nstasis_host_forks_total %lu\n"
+		"# TYPE stasis_pager_faults_total counter\nstasis_pager_faults_total %lu\n"
+		"# TYPE stasis_pager_copied_bytes_total counter\n"
+		"stasis_pager_copied_bytes_total %lu\n"
+		"# TYPE stasis_pager_prefetched_pages_total counter\n"
+		"stasis_pager_prefetched_pages_total %lu\n"
+		"# TYPE stasis_pager_prefetch_hits_total counter\n"
+		"stasis_pager_prefetch_hits_total %lu\n"
+		"# TYPE stasis_pager_busy_microseconds_total counter\n"
+		"stasis_pager_busy_microseconds_total %lu\n",
+		pauses, resumes, forks, faults, bytes, ahead, hits, busy);
 	return strbuf_check(out);
 }

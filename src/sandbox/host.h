@@ -13,6 +13,7 @@ struct host_config {
 	const char *vmm;	      // "auto", "firecracker", "fcqemu"
 	const char *firecracker_path; // NULL: firecracker of PATH
 	const char *const *allow; // CIDRs that guests may reach in spite of the policy; may be NULL
+	bool no_upkeep;		  // for a host that is opened for one thing only
 };
 
 struct host;
@@ -47,5 +48,8 @@ int host_events(struct host *h, uint64_t after, size_t max, int wait_ms, struct 
 // Forgets the events up to this number. Numbers go on.
 int host_ack_events(struct host *h, uint64_t upto, struct err *e);
 int host_templates(struct host *h, struct host_template **ret, size_t *ret_n, struct err *e);
+// Boots a base image once and freezes it, where that was not done yet: from then on a create from
+// it is a load.
+int host_freeze(struct host *h, const char *template, struct err *e);
 int host_info(struct host *h, struct host_info *ret, struct err *e);
 int host_metrics(struct host *h, struct strbuf *out, struct err *e);

@@ -11,6 +11,7 @@
 #include "sandbox/internal.h"
 
 #define HOUR_NS (3600ull * NSEC_PER_SEC)
+#define RETRY_NS (30 * NSEC_PER_SEC) // of an end by time-out that failed
 
 void monitor_watch(struct host *h, struct sandbox *s)
 {
@@ -42,8 +43,7 @@ static struct sandbox *claim_ended(struct host *h, int pidfd)
 			if (s->watched && s->pidfd == pidfd)
 				found = s;
 	if (found && found->operation) {
-		// Only the setting of a time-out holds a watched sandbox, and not for long: look
-		// again then.
+		// What holds a watched sandbox does not end it: look again then.
 		while (found->operation)
 			pthread_cond_wait(&h->changed, &h->lock);
 		if (!found->watched)
@@ -59,7 +59,7 @@ static struct sandbox *claim_ended(struct host *h, int pidfd)
 }
 
 // Copies the id of one whose time is up; otherwise *ret_next is when the next one's is.
-static bool find_due(struct host *h, char id[64], uint64_t *ret_next)
+static bool find_due(struct host *h, char id[64], bool *ret_pause, uint64_t *ret_next)
 {
 	uint64_t now = clock_realtime_ns();
 	bool found = false;
@@ -70,8 +70,12 @@ static bool find_due(struct host *h, char id[64], uint64_t *ret_next)
 			uint64_t at = s->info.ends_at_ns;
 			if (s->info.state != SANDBOX_RUNNING || s->operation || !at)
 				continue;
+			at = MAX(at, s->retry_at_ns);
 			if (at <= now) {
 				memcpy(id, s->info.id, 64);
+				*ret_pause = s->info.on_timeout == ON_TIMEOUT_PAUSE;
+				// One that cannot be paused must not keep the others waiting.
+				s->retry_at_ns = now + RETRY_NS;
 				found = true;
 			}
 			*ret_next = MIN(*ret_next, at);
@@ -102,6 +106,56 @@ static void purge(struct host *h)
 		log_warn("purge failed error=%s", e.text);
 }
 
+// A pause takes its time, and other ends are waiting to be seen: it has a thread of its own.
+struct pause_job {
+	struct host *h;
+	char id[64];
+};
+
+static void *pause_one(void *arg)
+{
+	struct pause_job *j = arg;
+	struct host *h = j->h;
+	struct host_sandbox info;
+	struct err e = {0};
+	char op[UUID_SIZE];
+	id_new_uuid(op);
+	log_info("time-out, pausing sandbox=%s", j->id);
+	if (host_pause(h, op, j->id, &info, &e) < 0)
+		log_error("pause at time-out failed sandbox=%s error=%s", j->id, e.text);
+	free(j);
+	pthread_mutex_lock(&h->lock);
+	h->workers--;
+	pthread_cond_broadcast(&h->changed);
+	pthread_mutex_unlock(&h->lock);
+	return NULL;
+}
+
+static int start_pause(struct host *h, const char *id)
+{
+	pthread_t t;
+	pthread_attr_t detached;
+	struct pause_job *j = calloc(1, sizeof *j);
+	if (!j)
+		return -ENOMEM;
+	j->h = h;
+	memcpy(j->id, id, sizeof j->id);
+	pthread_mutex_lock(&h->lock);
+	h->workers++;
+	pthread_mutex_unlock(&h->lock);
+	pthread_attr_init(&detached);
+	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+	int rc = pthread_create(&t, &detached, pause_one, j);
+	pthread_attr_destroy(&detached);
+	if (rc) {
+		free(j);
+		pthread_mutex_lock(&h->lock);
+		h->workers--;
+		pthread_mutex_unlock(&h->lock);
+	}
+	return -rc;
+}
+
 static void *loop(void *arg)
 {
 	struct host *h = arg;
@@ -109,8 +163,11 @@ static void *loop(void *arg)
 	for (;;) {
 		char id[64];
 		uint64_t next;
-		while (find_due(h, id, &next)) {
+		bool pause = false;
+		while (find_due(h, id, &pause, &next)) {
 			char op[UUID_SIZE];
+			if (pause && start_pause(h, id) == 0)
+				continue;
 			struct err e = {0};
 			id_new_uuid(op);
 			log_info("time-out sandbox=%s", id);

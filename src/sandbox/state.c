@@ -46,6 +46,7 @@ void sandbox_move(struct host_sandbox *s, enum sandbox_state to, const char *why
 	log_debug("state sandbox=%s from=%s to=%s why=%s", s->id, sandbox_state_name(s->state),
 		sandbox_state_name(to), why);
 	assert(s->state == to || sandbox_state_may(s->state, to));
+	s->generation += s->state != to;
 	s->state = to;
 }
 

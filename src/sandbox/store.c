@@ -83,13 +83,15 @@ static int put_sandbox(struct host *h, const struct sandbox *s, struct err *e)
 	if (!phases)
 		return err_errno(e, ENOMEM, "sandbox row");
 	return db_exec(h->db, e,
-		"INSERT OR REPLACE INTO sandboxes VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-		"sssiiiiiiiiissss", i->id, i->template, sandbox_state_name(i->state),
+		"INSERT OR REPLACE INTO sandboxes VALUES "
+		"(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+		"sssiiiiiiiiissssssiiss", i->id, i->template, sandbox_state_name(i->state),
 		(int64_t)i->vcpus, (int64_t)i->memory_mb, (int64_t)i->disk_mb,
 		(int64_t)i->created_ns, (int64_t)i->started_ns, (int64_t)i->stopped_ns,
 		(int64_t)i->ends_at_ns, (int64_t)i->on_timeout,
 		s->has_slot ? (int64_t)s->slot.index : (int64_t)-1, s->token, i->cause, i->detail,
-		phases);
+		phases, i->snapshot, i->backend, (int64_t)i->generation, (int64_t)s->full_next,
+		s->kernel_id, s->parent);
 }
 
 // Ends a transaction begun by db_begin with the lock held: commits when rc is 0, and tells the
@@ -114,14 +116,15 @@ static int finish(struct host *h, int rc, const struct store_event *ev, struct e
 	return rc;
 }
 
-int store_op_begin(
-	struct host *h, const char *op_id, const char *kind, const struct sandbox *s, struct err *e)
+int store_op_begin(struct host *h, const char *op_id, const char *kind, const struct sandbox *s,
+	const char *data, struct err *e)
 {
 	db_lock(h->db);
 	int rc = db_begin(h->db, e);
 	if (rc == 0)
-		rc = db_exec(h->db, e, "INSERT INTO operations VALUES (?, ?, ?, 'open', ?, 0)",
-			"sssi", op_id, kind, s->info.id, (int64_t)clock_realtime_ns());
+		rc = db_exec(h->db, e, "INSERT INTO operations VALUES (?, ?, ?, 'open', ?, 0, ?)",
+			"sssis", op_id, kind, s->info.id, (int64_t)clock_realtime_ns(),
+			data ? data : "{}");
 	if (rc == 0)
 		rc = put_sandbox(h, s, e);
 	if (rc == 0)
@@ -132,22 +135,74 @@ int store_op_begin(
 	return rc;
 }
 
+static int put_snapshot(struct host *h, const struct store_snapshot *s, struct err *e)
+{
+	const struct host_snapshot *i = &s->info;
+	return db_exec(h->db, e,
+		"INSERT INTO snapshots VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		"sssssssiiiiii", i->id, i->kind, i->sandbox, i->template, i->parent, s->image_key,
+		s->token, (int64_t)i->vcpus, (int64_t)i->memory_mb, (int64_t)i->disk_mb,
+		(int64_t)i->memory_bytes, (int64_t)i->disk_bytes, (int64_t)i->created_ns);
+}
+
+static int end_operation(struct host *h, const char *op_id, const char *sandbox,
+	const struct err *failed, struct err *e)
+{
+	_cleanup_json_ json_t *j =
+		failed ? json_pack("{s:s, s:s%}", "code", err_info(failed->code)->name, "error",
+				 failed->text, strlen(failed->text))
+		       : NULL;
+	_cleanup_free_ char *data = j ? json_compact(j) : strdup("{}");
+	if (!data)
+		return err_errno(e, ENOMEM, "operation");
+	return db_exec(h->db, e,
+		"INSERT INTO operations VALUES (?1, '', ?2, 'done', ?3, ?3, ?4) ON CONFLICT "
+		"(op_id) "
+		"DO UPDATE SET state = 'done', ended_ns = ?3, data = ?4",
+		"ssis", op_id, sandbox, (int64_t)clock_realtime_ns(), data);
+}
+
 int store_commit(struct host *h, const char *op_id, const struct sandbox *s,
 	const struct store_event *ev, struct err *e)
+{
+	return store_commit_snapshot(h, op_id, s, NULL, NULL, ev, e);
+}
+
+int store_commit_snapshot(struct host *h, const char *op_id, const struct sandbox *s,
+	const struct store_snapshot *add, const char *drop, const struct store_event *ev,
+	struct err *e)
 {
 	db_lock(h->db);
 	int rc = db_begin(h->db, e);
 	if (rc == 0)
 		rc = put_sandbox(h, s, e);
+	if (rc == 0 && add)
+		rc = put_snapshot(h, add, e);
+	if (rc == 0 && drop)
+		rc = db_exec(h->db, e, "DELETE FROM snapshots WHERE id = ?", "s", drop);
 	if (rc == 0 && op_id)
-		rc = db_exec(h->db, e,
-			"INSERT INTO operations VALUES (?, '', ?, 'done', ?, ?) ON CONFLICT "
-			"(op_id) DO "
-			"UPDATE SET state = 'done', ended_ns = excluded.ended_ns",
-			"ssii", op_id, s->info.id, (int64_t)clock_realtime_ns(),
-			(int64_t)clock_realtime_ns());
+		rc = end_operation(h, op_id, s->info.id, ev ? ev->failed : NULL, e);
 	if (rc == 0)
 		rc = add_event(h, s->info.id, ev, e);
+	return finish(h, rc, ev, e);
+}
+
+int store_drop_snapshot(struct host *h, const char *op_id, const char *id,
+	const struct store_event *ev, struct err *e)
+{
+	db_lock(h->db);
+	int rc = db_begin(h->db, e);
+	if (rc == 0)
+		rc = db_exec(h->db, e, "DELETE FROM snapshots WHERE id = ?", "s", id);
+	if (rc == 0 && op_id)
+		rc = db_exec(h->db, e,
+			"INSERT OR IGNORE INTO operations VALUES (?, 'snapshot_delete', ?, 'done', "
+			"?, "
+			"?, '{}')",
+			"ssii", op_id, id, (int64_t)clock_realtime_ns(),
+			(int64_t)clock_realtime_ns());
+	if (rc == 0)
+		rc = add_event(h, "", ev, e);
 	return finish(h, rc, ev, e);
 }
 
@@ -166,6 +221,7 @@ int store_forget(struct host *h, const char *id, const struct store_event *ev, s
 
 struct op_row {
 	char *state, *id;
+	struct err *failed;
 };
 
 static int read_op(void *ctx, sqlite3_stmt *row)
@@ -173,16 +229,22 @@ static int read_op(void *ctx, sqlite3_stmt *row)
 	struct op_row *r = ctx;
 	snprintf(r->state, 8, "%s", db_text(row, 0));
 	snprintf(r->id, 64, "%s", db_text(row, 1));
+	_cleanup_json_ json_t *j = json_loads(db_text(row, 2), 0, NULL);
+	const char *code = json_string_value(json_object_get(j, "code"));
+	const char *text = json_string_value(json_object_get(j, "error"));
+	if (code && r->failed)
+		err_set(r->failed, err_code_from_name(code), "%s", text ? text : "");
 	return 0;
 }
 
-int store_op_find(struct host *h, const char *op_id, char state[8], char id[64], struct err *e)
+int store_op_find(struct host *h, const char *op_id, char state[8], char id[64],
+	struct err *ret_failed, struct err *e)
 {
-	struct op_row r = {state, id};
+	struct op_row r = {state, id, ret_failed};
 	state[0] = id[0] = '\0';
 	db_lock(h->db);
 	int rc = db_query(h->db, e, read_op, &r,
-		"SELECT state, sandbox FROM operations WHERE op_id = ?", "s", op_id);
+		"SELECT state, sandbox, data FROM operations WHERE op_id = ?", "s", op_id);
 	db_unlock(h->db);
 	return rc;
 }
@@ -220,7 +282,13 @@ static int read_sandbox(void *ctx, sqlite3_stmt *row)
 	snprintf(i->cause, sizeof i->cause, "%s", db_text(row, 13));
 	snprintf(i->detail, sizeof i->detail, "%s", db_text(row, 14));
 	phases_read(i, db_text(row, 15));
-	return l->f(l->h, s, db_text(row, 16), db_text(row, 17));
+	snprintf(i->snapshot, sizeof i->snapshot, "%s", db_text(row, 16));
+	snprintf(i->backend, sizeof i->backend, "%s", db_text(row, 17));
+	i->generation = (uint64_t)sqlite3_column_int64(row, 18);
+	s->full_next = sqlite3_column_int64(row, 19) != 0;
+	snprintf(s->kernel_id, sizeof s->kernel_id, "%s", db_text(row, 20));
+	snprintf(s->parent, sizeof s->parent, "%s", db_text(row, 21));
+	return l->f(l->h, s, db_text(row, 22), db_text(row, 23), db_text(row, 24));
 }
 
 int store_load(struct host *h, store_row_fn f, struct err *e)
@@ -228,7 +296,7 @@ int store_load(struct host *h, store_row_fn f, struct err *e)
 	struct load l = {h, f};
 	db_lock(h->db);
 	int rc = db_query(h->db, e, read_sandbox, &l,
-		"SELECT s.*, o.kind, o.op_id FROM sandboxes s LEFT JOIN operations o "
+		"SELECT s.*, o.kind, o.op_id, o.data FROM sandboxes s LEFT JOIN operations o "
 		"ON o.sandbox = s.id AND o.state = 'open'",
 		"");
 	db_unlock(h->db);

@@ -4,6 +4,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/paths.h"
 #include "base/proc.h"
@@ -122,12 +123,16 @@ int vmm_runtime_build(struct host *h, struct err *e)
 {
 	_cleanup_free_ char *hook = paths_find("ramhook.so"), *hook_pair = NULL;
 	_cleanup_free_ char **files = NULL;
-	const char *extra[32], *programs[3] = {h->vmm.program};
+	_cleanup_free_ char *pager = paths_find("stasis-pager");
+	const char *extra[32], *programs[4] = {h->vmm.program, pager};
+	if (!pager)
+		return err_set(
+			e, ERR_INTERNAL, "stasis-pager not found: run make, or make install");
 	size_t n = 0;
 	if (!h->vmm.firecracker) {
 		if (!(files = shim_qemu_extra_files()))
 			return err_errno(e, ENOMEM, "runtime");
-		programs[1] = QEMU;
+		programs[2] = QEMU;
 		for (; n < ARRAY_SIZE(extra) - 2 && files[n]; n++)
 			extra[n] = files[n];
 		if (!hook || !(hook_pair = str_printf("%s=" JAIL_LIB "/ramhook.so", hook)))
@@ -137,6 +142,42 @@ int vmm_runtime_build(struct host *h, struct err *e)
 	}
 	extra[n] = NULL;
 	return shim_runtime_build(h->data_dir, programs, extra, &h->runtime_dir, e);
+}
+
+int vmm_identify(struct host *h, struct err *e)
+{
+	struct vmm_choice *c = &h->vmm;
+	const char *argv[] = {c->program, "--snapshot-version", NULL};
+	const char *writer = c->firecracker ? c->program : QEMU;
+	_cleanup_strbuf_ struct strbuf text = {0};
+	int rc = proc_run(argv, NULL, 0, PROBE_MS, &text, e);
+	if (rc < 0)
+		return rc;
+	// Firecracker's says "v10.0.0" on a line of its own.
+	const char *p = text.data + (text.data[0] == 'v');
+	snprintf(c->state, sizeof c->state, "%.*s", (int)strcspn(p, "\n"), p);
+	snprintf(c->name, sizeof c->name, "%s", c->firecracker ? "firecracker" : "fcqemu");
+	if ((rc = hash_sha256_file_hex(AT_FDCWD, writer, c->sha256)) < 0)
+		return err_errno(e, rc, "%s", writer);
+	h->tsc_khz = 0;
+	return 0;
+}
+
+int vmm_state_tsc_khz(const struct host *h, const char *path, uint64_t *ret, struct err *e)
+{
+	*ret = 0;
+	if (h->vmm.firecracker)
+		return 0; // the processor scales
+	const char *argv[] = {h->vmm.program, "--describe-snapshot", path, NULL};
+	_cleanup_strbuf_ struct strbuf text = {0};
+	_cleanup_json_ json_t *j = NULL;
+	int rc = proc_run(argv, NULL, 0, PROBE_MS, &text, e);
+	if (rc == 0)
+		rc = json_parse_object(text.data, text.len, &j, e);
+	if (rc < 0)
+		return err_prefix(e, rc, "describe %s", path);
+	*ret = (uint64_t)json_integer_value(json_object_get(j, "tsc_khz"));
+	return 0;
 }
 
 void vmm_argv(const struct host *h, const char *id, const char *argv[16])

@@ -147,6 +147,12 @@ static int stop_process(int pidfd, int grace_ms, struct err *e)
 	return rc < 0 ? err_errno(e, rc, "wait for the shim") : 0;
 }
 
+int shim_poke_pager(int pidfd)
+{
+	// A process that has ended but was not reaped takes signals.
+	return wait_readable(pidfd, 0) != 0 ? -ESRCH : proc_kill(pidfd, SIGUSR1);
+}
+
 int shim_stop(const char *dir, int pidfd, int grace_ms, struct err *e)
 {
 	_cleanup_close_ int found = -1;

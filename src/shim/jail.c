@@ -133,6 +133,20 @@ static int bind_file(const struct shim_bind *b, const struct shim_spec *s, struc
 	return mount_bind(b->source, rel(b->target), MS_NOEXEC | (b->writable ? 0 : MS_RDONLY), e);
 }
 
+// The only place where a sandbox can leave files for the host. Nothing in it can be run or be a
+// device; it is the host's directory, so what is left there outlives the jail.
+static int bind_snap(const struct shim_spec *s, struct err *e)
+{
+	_cleanup_close_ int fd = open(s->snap_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return err_errno(e, errno, "%s", s->snap_dir);
+	if (fchown(fd, s->uid, s->gid) < 0 || fchmod(fd, 0700) < 0)
+		return err_errno(e, errno, "give %s to uid %u", s->snap_dir, s->uid);
+	if (mkdir(rel(JAIL_SNAP), 0755) < 0)
+		return err_errno(e, errno, "make " JAIL_SNAP " in the jail");
+	return mount_bind(s->snap_dir, rel(JAIL_SNAP), MS_NOEXEC, e);
+}
+
 static int mount_all(const struct shim_spec *s, struct err *e)
 {
 	_cleanup_free_ char *usr = str_printf("%s/usr", s->runtime_dir);
@@ -144,6 +158,8 @@ static int mount_all(const struct shim_spec *s, struct err *e)
 		rc = mount_bind(run, "run", MS_NOEXEC, e);
 	for (size_t i = 0; rc == 0 && i < s->n_binds; i++)
 		rc = bind_file(&s->binds[i], s, e);
+	if (rc == 0 && s->snap_dir)
+		rc = bind_snap(s, e);
 	if (rc < 0)
 		return rc;
 	// subset=pid: no sysctls, no sysrq, no host facts; invisible: no foreign processes, the

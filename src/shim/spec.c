@@ -6,7 +6,7 @@
 #include "base/str.h"
 
 #define MAX_ARGS 256
-#define MAX_BINDS 32
+#define MAX_BINDS 256
 #define MIN_CONSOLE 4096
 
 struct spec {
@@ -158,6 +158,7 @@ int spec_parse(const char *text, size_t len, struct spec **ret, struct err *e)
 		{"vmm_argv", K_ARRAY, &argv},
 		{"binds", K_ARRAY, &binds, .optional = true},
 		{"pager_argv", K_ARRAY, &pager, .optional = true},
+		{"snap_dir", K_STRING, &s->snap_dir, .optional = true},
 	};
 	int rc = load_object(text, len, &sp->root, e);
 	if (rc == 0)
@@ -214,7 +215,7 @@ static bool path_is_plain(const char *p)
 static bool target_is_free(const char *target)
 {
 	static const char *const taken[] = {
-		"proc", "dev", "usr", "run", "tmp", "bin", "lib", "lib64", "sys", "etc"};
+		"proc", "dev", "usr", "run", "tmp", "bin", "lib", "lib64", "sys", "etc", "snap"};
 	size_t n = strcspn(target + 1, "/");
 	for (size_t i = 0; i < ARRAY_SIZE(taken); i++)
 		if (strlen(taken[i]) == n && memcmp(taken[i], target + 1, n) == 0)
@@ -247,6 +248,11 @@ int shim_spec_check(const struct shim_spec *s, struct err *e)
 	if (s->pager_argv && (!s->pager_argv[0] || s->pager_argv[0][0] != '/'))
 		return err_set(
 			e, ERR_INVALID, "pager_argv: must start with a program's path in the jail");
+	if (s->snap_dir && !path_is_plain(s->snap_dir))
+		return err_set(e, ERR_INVALID,
+			"snap_dir: must be an absolute path without '.', '..' or '//'");
+	if (s->n_binds > MAX_BINDS)
+		return err_set(e, ERR_INVALID, "binds: more than %d", MAX_BINDS);
 	for (size_t i = 0; i < s->n_binds; i++) {
 		const struct shim_bind *b = &s->binds[i];
 		if (!path_is_plain(b->source))
@@ -285,6 +291,8 @@ char *shim_spec_format(const struct shim_spec *s)
 		(int)s->kvm, "vmm_argv", argv_json(s->vmm_argv), "binds", binds);
 	if (o && s->pager_argv &&
 		json_object_set_new(o, "pager_argv", argv_json(s->pager_argv)) < 0)
+		return NULL;
+	if (o && s->snap_dir && json_object_set_new(o, "snap_dir", json_string(s->snap_dir)) < 0)
 		return NULL;
 	return o ? json_dumps(o, JSON_INDENT(1)) : NULL;
 }

@@ -6,6 +6,10 @@
 // The API socket: the kernel announces its name (inotify on /run) but not that it is listened on.
 // Between the two, microseconds for any sane VMM, connecting is refused; only then a short, growing
 // timer is used.
+//
+// VMM and pager hold each other's sockets, so each sees the other's end, and often ends first where
+// it was the second to fail. So an end is not judged by who was reaped first: when one has ended,
+// the other is given a moment, and how both ended tells the cause (judge_end).
 #include "shim/supervise.h"
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -39,6 +43,19 @@
 #define STOP_GRACE_NS (2 * NSEC_PER_SEC)
 #define RETRY_MIN_NS 100000ull
 #define RETRY_MAX_NS (10 * NSEC_PER_MSEC)
+#define PAGER_GRACE_NS (NSEC_PER_SEC / 2) // it writes its figures, then ends
+#define VMM_GRACE_NS (2 * NSEC_PER_SEC)	  // to give back its memory, once the pager saw it go
+
+// Exit statuses of stasis-pager that tell of the VMM, not of itself.
+#define PAGER_SAW_END 0
+#define PAGER_BAD_HANDSHAKE 3
+
+// What one program says on stderr: all of it to the log, the last line kept.
+struct voice {
+	int fd;
+	char line[160], last[160];
+	size_t len;
+};
 
 struct shim {
 	const struct shim_spec *spec;
@@ -47,14 +64,15 @@ struct shim {
 	int runtime_fd; // shared lock: shim_runtime_build does not remove it
 	int proc_fd;	// the host's /proc, until ready
 	int signal_fd, inotify_fd;
-	int out_fd, err_fd; // what VMM and pager say
+	int out_fd; // the VMM's stdout
+	struct voice vmm_err, pager_err;
 	struct boundlog console, log;
 	pid_t vmm, pager; // in the new namespace; 0: not running
+	bool vmm_ended, pager_ended;
+	int vmm_status, pager_status;
 	struct shim_state state;
 	bool ready, stopping, ended;
-	uint64_t kill_at_ns, retry_at_ns, retry_ns; // 0: not set
-	char line[160], last_line[160];		    // of stderr
-	size_t line_len;
+	uint64_t kill_at_ns, retry_at_ns, judge_at_ns, retry_ns; // 0: not set
 	struct shim_exit exit;
 };
 
@@ -203,12 +221,14 @@ static int host_pid(struct shim *sh, pid_t pid, int32_t *ret, struct err *e)
 
 static int start_programs(struct shim *sh, struct err *e)
 {
-	_cleanup_close_ int out = -1, err = -1;
+	_cleanup_close_ int out = -1, err = -1, pager_err = -1;
 	int rc = pipe_from_children(&sh->out_fd, &out, "stdout", e);
 	if (rc == 0)
-		rc = pipe_from_children(&sh->err_fd, &err, "stderr", e);
+		rc = pipe_from_children(&sh->vmm_err.fd, &err, "stderr", e);
 	if (rc == 0 && sh->spec->pager_argv)
-		rc = start_program(sh, sh->spec->pager_argv, err, err, &sh->pager, e);
+		rc = pipe_from_children(&sh->pager_err.fd, &pager_err, "stderr", e);
+	if (rc == 0 && sh->spec->pager_argv)
+		rc = start_program(sh, sh->spec->pager_argv, pager_err, pager_err, &sh->pager, e);
 	if (rc == 0)
 		rc = start_program(sh, sh->spec->vmm_argv, out, err, &sh->vmm, e);
 	if (rc == 0)
@@ -222,6 +242,7 @@ static int setup(struct shim *sh, int lock_fd, struct err *e)
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
 	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGUSR1);
 	if (sigprocmask(SIG_SETMASK, &set, NULL) < 0 || signal(SIGPIPE, SIG_IGN) == SIG_ERR ||
 		(sh->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK)) < 0)
 		return err_errno(e, errno, "signals");
@@ -323,26 +344,27 @@ static int check_ready(struct shim *sh, struct err *e)
 // ---- running
 
 // Keeps the last line, made harmless: it goes into JSON and to users.
-static void watch_stderr(struct shim *sh, const char *data, size_t len)
+static void listen_to(struct voice *v, const char *data, size_t len)
 {
 	for (size_t i = 0; i < len; i++) {
 		if (data[i] != '\n') {
 			bool plain = data[i] >= ' ' && data[i] <= '~';
-			if (sh->line_len < sizeof sh->line - 1)
-				sh->line[sh->line_len++] = plain ? data[i] : '?';
+			if (v->len < sizeof v->line - 1)
+				v->line[v->len++] = plain ? data[i] : '?';
 			continue;
 		}
-		if (sh->line_len) {
-			memcpy(sh->last_line, sh->line, sh->line_len);
-			sh->last_line[sh->line_len] = '\0';
+		if (v->len) {
+			memcpy(v->last, v->line, v->len);
+			v->last[v->len] = '\0';
 		}
-		sh->line_len = 0;
+		v->len = 0;
 	}
 }
 
-// Returns false when there is no more.
-static bool read_output(struct shim *sh, int *fd)
+// Of stdout (voice NULL) or a voice. Returns false when there is no more.
+static bool read_output(struct shim *sh, struct voice *v)
 {
+	int *fd = v ? &v->fd : &sh->out_fd;
 	char buf[65536];
 	ssize_t n = *fd < 0 ? 0 : RETRY_EINTR(read(*fd, buf, sizeof buf));
 	if (n < 0 && errno == EAGAIN)
@@ -351,29 +373,55 @@ static bool read_output(struct shim *sh, int *fd)
 		*fd = safe_close(*fd);
 		return false;
 	}
-	if (fd == &sh->out_fd) {
-		boundlog_add(&sh->console, buf, (size_t)n);
-	} else {
+	if (v) {
 		boundlog_add(&sh->log, buf, (size_t)n);
-		watch_stderr(sh, buf, (size_t)n);
+		listen_to(v, buf, (size_t)n);
+	} else {
+		boundlog_add(&sh->console, buf, (size_t)n);
 	}
 	return true;
 }
 
-static void note_end(struct shim *sh, const char *who, int status)
+static void note_end(struct shim *sh, const char *who, const char *cause, int status)
 {
 	struct shim_exit *x = &sh->exit;
-	if (sh->ended)
-		return;
 	sh->ended = true;
-	const char *cause = sh->stopping		? "killed"
-			    : strcmp(who, "pager") == 0 ? "pager_lost"
-			    : status == 0		? "vmm_exit"
-							: "vmm_crash";
 	x->status = status;
-	x->at_ns = clock_realtime_ns();
-	snprintf(x->first, sizeof x->first, "%s", sh->stopping ? "shim" : who);
+	snprintf(x->first, sizeof x->first, "%s", who);
 	snprintf(x->cause, sizeof x->cause, "%s", cause);
+}
+
+// Did the pager end because of the VMM, or because it was told to after the VMM's end?
+static bool pager_gave_no_cause(const struct shim *sh)
+{
+	int s = sh->pager_status;
+	if (WIFEXITED(s))
+		return WEXITSTATUS(s) == PAGER_SAW_END || WEXITSTATUS(s) == PAGER_BAD_HANDSHAKE;
+	return sh->vmm_ended && WTERMSIG(s) == SIGTERM;
+}
+
+static void judge_end(struct shim *sh, uint64_t now)
+{
+	bool due = sh->judge_at_ns && now >= sh->judge_at_ns;
+	if (sh->ended || (!sh->vmm_ended && !sh->pager_ended))
+		return;
+	if (!sh->exit.at_ns)
+		sh->exit.at_ns = clock_realtime_ns();
+	if (sh->stopping) {
+		if (sh->vmm_ended)
+			note_end(sh, "shim", "killed", sh->vmm_status);
+	} else if (sh->pager_ended && !pager_gave_no_cause(sh)) {
+		note_end(sh, "pager", "pager_lost", sh->pager_status);
+	} else if (sh->vmm_ended && (!sh->pager || due)) {
+		note_end(sh, "vmm", sh->vmm_status == 0 ? "vmm_exit" : "vmm_crash", sh->vmm_status);
+	} else if (due) {
+		note_end(sh, "pager", "pager_lost", sh->pager_status);
+	} else if (sh->vmm_ended && !sh->judge_at_ns) {
+		kill(sh->pager, SIGTERM); // where it waits for a VMM that never connected
+		sh->judge_at_ns = now + PAGER_GRACE_NS;
+	} else if (!sh->judge_at_ns) {
+		sh->judge_at_ns = now + VMM_GRACE_NS;
+	}
 }
 
 static void reap(struct shim *sh)
@@ -382,10 +430,13 @@ static void reap(struct shim *sh)
 	for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
 		if (pid == sh->vmm) {
 			sh->vmm = 0;
-			note_end(sh, "vmm", status);
+			sh->vmm_ended = true;
+			sh->vmm_status = status;
+			sh->judge_at_ns = 0; // another wait begins
 		} else if (pid == sh->pager) {
 			sh->pager = 0;
-			note_end(sh, "pager", status);
+			sh->pager_ended = true;
+			sh->pager_status = status;
 		}
 	}
 }
@@ -396,19 +447,26 @@ static void handle_signals(struct shim *sh)
 	while (read(sh->signal_fd, &si, sizeof si) == sizeof si) {
 		if (si.ssi_signo == SIGCHLD) {
 			reap(sh);
-		} else if (si.ssi_signo == SIGTERM && !sh->stopping && !sh->ended) {
+		} else if (si.ssi_signo == SIGUSR1) {
+			// Before its socket is there it might not yet know the signal.
+			if (sh->ready && sh->pager)
+				kill(sh->pager, SIGUSR1);
+		} else if (si.ssi_signo == SIGTERM && !sh->stopping && !sh->vmm_ended) {
 			sh->stopping = true;
 			sh->kill_at_ns = clock_monotonic_ns() + STOP_GRACE_NS;
-			kill(sh->vmm, SIGTERM);
+			if (sh->vmm)
+				kill(sh->vmm, SIGTERM);
 		}
 	}
 }
 
 static int next_timeout_ms(const struct shim *sh)
 {
-	uint64_t at = sh->kill_at_ns;
-	if (sh->retry_at_ns && (!at || sh->retry_at_ns < at))
-		at = sh->retry_at_ns;
+	const uint64_t times[] = {sh->kill_at_ns, sh->retry_at_ns, sh->judge_at_ns};
+	uint64_t at = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(times); i++)
+		if (times[i] && (!at || times[i] < at))
+			at = times[i];
 	if (!at)
 		return -1;
 	uint64_t now = clock_monotonic_ns();
@@ -421,30 +479,35 @@ static int run_until_end(struct shim *sh, struct err *e)
 		struct pollfd pf[] = {
 			{.fd = sh->signal_fd, .events = POLLIN},
 			{.fd = sh->out_fd, .events = POLLIN},
-			{.fd = sh->err_fd, .events = POLLIN},
+			{.fd = sh->vmm_err.fd, .events = POLLIN},
+			{.fd = sh->pager_err.fd, .events = POLLIN},
 			{.fd = sh->inotify_fd, .events = POLLIN},
 		};
 		if (poll(pf, ARRAY_SIZE(pf), next_timeout_ms(sh)) < 0 && errno != EINTR)
 			return err_errno(e, errno, "poll");
 		if (pf[1].revents)
-			read_output(sh, &sh->out_fd);
+			read_output(sh, NULL);
 		if (pf[2].revents)
-			read_output(sh, &sh->err_fd);
+			read_output(sh, &sh->vmm_err);
+		if (pf[3].revents)
+			read_output(sh, &sh->pager_err);
 		if (pf[0].revents)
 			handle_signals(sh);
 		uint64_t now = clock_monotonic_ns();
 		if (sh->kill_at_ns && now >= sh->kill_at_ns) {
 			sh->kill_at_ns = 0;
-			kill(sh->vmm, SIGKILL);
+			if (sh->vmm)
+				kill(sh->vmm, SIGKILL);
 		}
-		if (sh->ready || sh->ended)
+		judge_end(sh, now);
+		if (sh->ready || sh->vmm_ended || sh->pager_ended)
 			continue;
-		if (pf[3].revents) {
+		if (pf[4].revents) {
 			char events[4096];
 			while (read(sh->inotify_fd, events, sizeof events) > 0)
 				;
 		}
-		if (pf[3].revents || (sh->retry_at_ns && now >= sh->retry_at_ns)) {
+		if (pf[4].revents || (sh->retry_at_ns && now >= sh->retry_at_ns)) {
 			int rc = check_ready(sh, e);
 			if (rc < 0)
 				return rc;
@@ -460,20 +523,23 @@ static void end_everything(struct shim *sh)
 	kill(-1, SIGKILL); // all of this PID namespace but itself
 	while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
 		;
-	while (read_output(sh, &sh->out_fd))
+	while (read_output(sh, NULL))
 		;
-	while (read_output(sh, &sh->err_fd))
-		;
-	watch_stderr(sh, "\n", 1); // a last line without its end counts
+	struct voice *const voices[] = {&sh->vmm_err, &sh->pager_err};
+	for (size_t i = 0; i < ARRAY_SIZE(voices); i++) {
+		while (read_output(sh, voices[i]))
+			;
+		listen_to(voices[i], "\n", 1); // a last line without its end counts
+	}
 }
 
 static void write_exit(struct shim *sh)
 {
 	struct shim_exit *x = &sh->exit;
 	char how[64];
+	const char *said = strcmp(x->first, "pager") == 0 ? sh->pager_err.last : sh->vmm_err.last;
 	proc_status_text(x->status, how, sizeof how);
-	snprintf(x->detail, sizeof x->detail, "%s%s%s", how, sh->last_line[0] ? ": " : "",
-		sh->last_line);
+	snprintf(x->detail, sizeof x->detail, "%s%s%s", how, said[0] ? ": " : "", said);
 	_cleanup_free_ char *text = shim_exit_format(x);
 	int rc = text ? file_write_atomic(sh->dir_fd, SHIM_EXIT_FILE, text, strlen(text), 0600)
 		      : -ENOMEM;
@@ -494,7 +560,8 @@ int supervise_run(const struct supervise *s)
 		.signal_fd = -1,
 		.inotify_fd = -1,
 		.out_fd = -1,
-		.err_fd = -1,
+		.vmm_err = {.fd = -1},
+		.pager_err = {.fd = -1},
 		.console = {.fd = -1},
 		.log = {.fd = -1},
 	};
@@ -506,7 +573,9 @@ int supervise_run(const struct supervise *s)
 	if (sh.ended && (rc = fault_hit("shim.before_exit", &e)) == 0)
 		write_exit(&sh);
 	if (rc == 0 && !sh.ready)
-		rc = err_set(&e, ERR_INTERNAL, "the VMM ended before its API socket accepted: %s",
+		rc = err_set(&e, ERR_INTERNAL, "the %s ended before its %s accepted: %s",
+			strcmp(sh.exit.first, "pager") == 0 ? "pager" : "VMM",
+			strcmp(sh.exit.first, "pager") == 0 ? "socket" : "API socket",
 			sh.exit.detail);
 	if (rc < 0) {
 		shim_log(&sh, "%s", e.text);

@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include "base/clock.h"
 #include "base/fault.h"
 #include "base/file.h"
 #include "snapshot/format.h"
@@ -178,7 +179,8 @@ static int write_sums(int layers_fd, const struct layer_name *name, const char *
 	put_le64(head + 32, c->zero_blocks);
 	format_put_uuid(head + 40, id);
 	put_le64(head + HEAD_SUMMED, format_xxh3(head, HEAD_SUMMED));
-	int r = ftruncate(fd, (off_t)sums_file_size(c->size)) < 0 ? -errno : 0;
+	int r = ftruncate(fd, (off_t)sums_file_size(c->size)) < 0 || fchmod(fd, 0444) < 0 ? -errno
+											  : 0;
 	if (r == 0)
 		r = write_at(fd, head, sizeof head, 0);
 	if (r == 0)
@@ -369,11 +371,20 @@ static int publish_diff(int dirfd, const char *diff, int fd, int layers_fd,
 
 static int open_diff(int dirfd, const char *diff, int layers_fd, uint64_t size, struct err *e)
 {
-	_cleanup_close_ int fd = openat(dirfd, diff, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	// What a jailed VMM left there may be anything: a link, a pipe that never opens.
+	_cleanup_close_ int fd =
+		openat(dirfd, diff, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	struct stat st, dir;
+	if (fd < 0 && errno == ELOOP)
+		return err_set(e, ERR_INTERNAL, "%s: a symbolic link instead of a diff", diff);
 	if (fd < 0 || fstat(fd, &st) < 0 || fstat(layers_fd, &dir) < 0)
 		return err_errno(e, errno, "%s", diff);
-	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != size)
+	if (!S_ISREG(st.st_mode))
+		return err_set(e, ERR_INTERNAL, "%s: not a regular file", diff);
+	if (st.st_nlink != 1)
+		return err_set(e, ERR_INTERNAL, "%s: has %lu names; a diff has one", diff,
+			(unsigned long)st.st_nlink);
+	if ((uint64_t)st.st_size != size)
 		return err_set(e, ERR_INTERNAL,
 			"%s: %" PRIu64 " bytes instead of the memory's %" PRIu64, diff,
 			(uint64_t)st.st_size, size);
@@ -581,6 +592,47 @@ int layer_verify(const struct layer *l, struct err *e)
 	return err_errno(e, r, "layers/%s", l->id);
 }
 
+// What a record says: this boot, and the two files as they are now. The change time tells of any
+// write, also by a VMM that still holds the file it once wrote as its diff.
+static int describe_files(int layers_fd, const char *id, char *out, size_t size)
+{
+	struct layer_name name = names_of(id);
+	struct stat d, s;
+	char boot[37];
+	clock_boot_id(boot);
+	if (fstatat(layers_fd, name.data, &d, AT_SYMLINK_NOFOLLOW) < 0 ||
+		fstatat(layers_fd, name.sums, &s, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	return str_format(out, size, "%s %ju %ju %jd.%09ld %ju %jd.%09ld\n", boot,
+		(uintmax_t)d.st_dev, (uintmax_t)d.st_ino, (intmax_t)d.st_ctim.tv_sec,
+		d.st_ctim.tv_nsec, (uintmax_t)s.st_ino, (intmax_t)s.st_ctim.tv_sec,
+		s.st_ctim.tv_nsec);
+}
+
+int layer_verify_once(
+	int layers_fd, const char *id, uint64_t size, const char *record_dir, struct err *e)
+{
+	char now[256], path[512];
+	_cleanup_strbuf_ struct strbuf known = {0};
+	_cleanup_(layer_close) struct layer l = {.data_fd = -1, .sums_fd = -1};
+	if (!id_is_uuid(id))
+		return err_set(e, ERR_INVALID, "layer id is not a UUID");
+	int r = layer_open(layers_fd, id, size, &l, e);
+	if (r < 0)
+		return r;
+	r = describe_files(layers_fd, id, now, sizeof now); // before they are read
+	if (r == 0)
+		r = str_format(path, sizeof path, "%s/%s", record_dir, id);
+	if (r < 0)
+		return err_errno(e, r, "layers/%s", id);
+	if (file_read(AT_FDCWD, path, sizeof now, &known) == 0 && str_eq(known.data, now))
+		return 0;
+	r = layer_verify(&l, e);
+	if (r == 0 && file_mkdir_p(AT_FDCWD, record_dir, 0700) == 0)
+		file_write_atomic(AT_FDCWD, path, now, strlen(now), 0600);
+	return r;
+}
+
 // --- copies of whole images
 
 // Checks the run and brings it into out; *clone is cleared where sharing blocks does not work.
@@ -661,16 +713,20 @@ static int write_merged(const struct header *h, int layers_fd, const char *id,
 	if (fd < 0)
 		return err_errno(e, errno, "layers/%s", name->data_tmp);
 	int r = copy_image(h, layers_fd, fd, c, e);
-	if (r == 0 && fsync(fd) < 0)
+	if (r == 0 && (fchmod(fd, 0444) < 0 || fsync(fd) < 0)) // whatever the umask
 		r = err_errno(e, errno, "layers/%s", name->data_tmp);
 	if (r < 0)
 		return r;
-	r = write_sums(layers_fd, name, id, c, e);
+	r = fault_hit("merge.after_data", e);
+	if (r == 0)
+		r = write_sums(layers_fd, name, id, c, e);
+	if (r == 0)
+		r = fault_hit("merge.after_sums", e);
 	if (r < 0)
 		return r;
 	if (renameat(layers_fd, name->data_tmp, layers_fd, name->data) < 0 || fsync(layers_fd) < 0)
 		return err_errno(e, errno, "layers/%s", name->data);
-	return 0;
+	return fault_hit("merge.after_layer", e);
 }
 
 int layer_merge(

@@ -30,9 +30,12 @@ uint32_t layer_sum(const void *block);
 bool layer_block_is_zero(const void *block);
 
 // Makes a layer of the diff that a VMM wrote: a sparse file as long as the memory in which data
-// extents are dirty, zeros included. Moves it (never copies; it must lie on the file system of
-// layers_fd) to layers/<id>, durably, and gives the header of the child image: parent overlaid with
-// the diff. A freshly booted guest's parent is header_new_zero.
+// extents are dirty, zeros included. The file is not trusted: it must be a regular file with one
+// name and of the right length. A VMM that runs on and still holds it open could change it later;
+// the sums are taken here, so that a change is found at the block's next use, never served. Moves
+// it (never copies; it must lie on the file system of layers_fd) to layers/<id>, durably, and gives
+// the header of the child image: parent overlaid with the diff. A freshly booted guest's parent is
+// header_new_zero.
 //
 // The journal names id before the call, so that a collection leaves it alone. On error, or after a
 // crash, the call may be repeated with the same id and parent and gives the same result: before the
@@ -67,5 +70,11 @@ int layer_map(struct layer *l, struct err *e);
 int layer_read(const struct layer *l, uint64_t offset, uint64_t len, void *buf, struct err *e);
 // Reads all data, compares all sums; blocks without data must read as zeros.
 int layer_verify(const struct layer *l, struct err *e);
+// layer_verify of a layer that is about to be mapped by a VMM (which checks nothing), at most once
+// in the boot of the host: record_dir (made if absent; below the run directory) remembers it, until
+// one of the two files changes. What cannot be recorded is verified again next time. Costs a few
+// system calls when it is known; callers at the same time may both verify.
+int layer_verify_once(
+	int layers_fd, const char *id, uint64_t size, const char *record_dir, struct err *e);
 // Removes both files; missing ones are fine. data first: what is left after a crash is collected.
 int layer_remove(int layers_fd, const char *id);

@@ -236,16 +236,26 @@ static int open_layers(int data_fd, struct err *e)
 
 // --- writing
 
-// Makes the file's content durable and gives its size; with sum also its checksum.
-static int settle(
-	int dirfd, const char *path, uint64_t *ret_size, uint64_t *ret_xxh3, struct err *e)
+// Makes the file's content durable and gives its size; with sum also its checksum. What a jail made
+// (shown) becomes root's and can be shown to other jails; a disk stays as the running VM needs it.
+static int settle(int dirfd, const char *path, bool shown, uint64_t *ret_size, uint64_t *ret_xxh3,
+	struct err *e)
 {
-	_cleanup_close_ int fd = openat(dirfd, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_close_ int fd =
+		openat(dirfd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	struct stat st;
-	if (fd < 0 || fsync(fd) < 0 || fstat(fd, &st) < 0)
+	if (fd < 0 && errno == ELOOP)
+		return err_set(e, ERR_INTERNAL, "%s: a symbolic link", path);
+	if (fd < 0 || fstat(fd, &st) < 0)
 		return err_errno(e, errno, "%s", path);
-	if (!S_ISREG(st.st_mode) || (ret_xxh3 && (uint64_t)st.st_size > SNAPSHOT_MAX_VMSTATE))
-		return err_set(e, ERR_INTERNAL, "%s: not a regular file, or too large", path);
+	if (!S_ISREG(st.st_mode) || st.st_nlink != 1)
+		return err_set(e, ERR_INTERNAL, "%s: not a regular file with one name", path);
+	if (ret_xxh3 && (uint64_t)st.st_size > SNAPSHOT_MAX_VMSTATE)
+		return err_set(
+			e, ERR_INTERNAL, "%s: larger than %llu bytes", path, SNAPSHOT_MAX_VMSTATE);
+	if ((shown && geteuid() == 0 && fchown(fd, 0, 0) < 0) || (shown && fchmod(fd, 0444) < 0) ||
+		fsync(fd) < 0)
+		return err_errno(e, errno, "%s", path);
 	*ret_size = (uint64_t)st.st_size;
 	if (!ret_xxh3)
 		return 0;
@@ -306,11 +316,11 @@ int snapshot_write(int data_fd, struct snapshot_info *info, const struct header 
 		return r;
 	uint64_t ignored;
 	info->disk_size = 0;
-	r = settle(files->dirfd, files->vmstate, &info->vmstate_size, &info->vmstate_xxh3, e);
+	r = settle(files->dirfd, files->vmstate, true, &info->vmstate_size, &info->vmstate_xxh3, e);
 	if (r == 0 && files->disk)
-		r = settle(files->dirfd, files->disk, &info->disk_size, NULL, e);
+		r = settle(files->dirfd, files->disk, false, &info->disk_size, NULL, e);
 	if (r == 0 && files->working_set)
-		r = settle(files->dirfd, files->working_set, &ignored, NULL, e);
+		r = settle(files->dirfd, files->working_set, true, &ignored, NULL, e);
 	if (r < 0)
 		return r;
 	struct path dir = path_of(info->id, "");
@@ -427,7 +437,7 @@ int snapshot_set_working_set(
 {
 	uint64_t size;
 	struct path to = path_of(id, "working_set");
-	int r = settle(dirfd, path, &size, NULL, e);
+	int r = settle(dirfd, path, true, &size, NULL, e);
 	if (r < 0)
 		return r;
 	if (renameat(dirfd, path, data_fd, to.text) < 0)

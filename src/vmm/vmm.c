@@ -105,10 +105,10 @@ static bool at_least(const struct vmm_version *v, unsigned major, unsigned minor
 	return v->major > major || (v->major == major && v->minor >= minor);
 }
 
-int vmm_get_state(struct vmm *v, enum vmm_state *ret, struct err *e)
+static int get_state(struct vmm *v, int timeout_ms, enum vmm_state *ret, struct err *e)
 {
 	_cleanup_json_ json_t *j = NULL;
-	int rc = call(v, "GET", "/", NULL, T_QUERY, &j, e);
+	int rc = call(v, "GET", "/", NULL, timeout_ms, &j, e);
 	if (rc < 0)
 		return rc;
 	const char *s = json_string_value(json_object_get(j, "state"));
@@ -121,6 +121,16 @@ int vmm_get_state(struct vmm *v, enum vmm_state *ret, struct err *e)
 	else
 		return err_set(e, ERR_INTERNAL, "GET /: unknown state '%s'", s ? s : "");
 	return 0;
+}
+
+int vmm_get_state(struct vmm *v, enum vmm_state *ret, struct err *e)
+{
+	return get_state(v, T_QUERY, ret, e);
+}
+
+int vmm_wait_idle(struct vmm *v, enum vmm_state *ret, struct err *e)
+{
+	return get_state(v, T_SNAPSHOT, ret, e);
 }
 
 int vmm_put_machine(struct vmm *v, const struct vmm_machine *m, struct err *e)

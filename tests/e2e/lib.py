@@ -325,6 +325,9 @@ class World:
                 found.add("run directory " + name)
         return found
 
+    def leftovers_of(self, kind):
+        return {x for x in self.leftovers() if x.startswith(kind + " ")}
+
     def process(self, pid, volume):
         """The program's name, when it is one of a sandbox of ours: a disk of our volume is in its
         mount namespace, which is not our own."""
@@ -395,6 +398,28 @@ class Sandbox:
             h["X-Access-Token"] = self.token
         h.update(headers or {})
         return self.world.api(method, path, body, key="", headers=h, limit=limit)
+
+    def pause(self):
+        return self.ok(self.world.api("POST", f"/v1/sandboxes/{self.id}/pause", {}))
+
+    def resume(self, **body):
+        return self.ok(self.world.api("POST", f"/v1/sandboxes/{self.id}/resume", body))
+
+    def fork(self, n, **body):
+        """The children, all of which must come up."""
+        body["count"] = n
+        children = self.ok(self.world.api("POST", f"/v1/sandboxes/{self.id}/fork", body))
+        return [Sandbox(self.world, c) for c in children["children"]]
+
+    def snapshot(self, name, **body):
+        body.update(sandbox_id=self.id, name=name)
+        return self.ok(self.world.api("POST", "/v1/snapshots", body))
+
+    @staticmethod
+    def ok(answer):
+        if answer.status not in (200, 201):
+            raise AssertionError(f"{answer.status} {answer.body[:800]!r}")
+        return answer.json()
 
     def alive(self):
         """The sandbox is unharmed."""

@@ -31,7 +31,7 @@ class BadInput(unittest.TestCase):
                 ({"memory_mb": 1}, "memory"), ({"memory_mb": 99999999}, "memory"),
                 ({"disk_mb": 1}, "disk"),
                 ({"timeout_sec": -1}, "timeout_sec"), ({"timeout_sec": 99999999}, "timeout_sec"),
-                ({"on_timeout": "explode"}, "on_timeout"),
+                ({"on_timeout": "explode"}, "on_timeout"), ({"cold": 1}, "cold"),
                 ({"env": {"A": 1}}, "env"), ({"env": ["A"]}, "env"), ({"env": {"A=B": "x"}}, "env"),
                 ({"metadata": {"k": "v" * 20000}}, "metadata"), ({"metadata": "x"}, "metadata"),
                 ({"template": "a/b"}, "template"), ({"template": "x" * 300}, "template"),
@@ -74,7 +74,8 @@ class BadInput(unittest.TestCase):
 
     def test_ids(self):
         for method, tail in (("GET", ""), ("DELETE", ""), ("GET", "/logs"), ("POST", "/exec"),
-                             ("POST", "/timeout")):
+                             ("POST", "/timeout"), ("POST", "/pause"), ("POST", "/resume"),
+                             ("POST", "/fork")):
             body = {"POST/exec": {"cmd": "x"}, "POST/timeout": {"timeout_sec": 1}}.get(
                 method + tail)
             self.refused(404, "not_found", method, "/v1/sandboxes/i" + "0" * 20 + tail, body)
@@ -98,6 +99,41 @@ class BadInput(unittest.TestCase):
         path = f"/v1/sandboxes/{self.s.id}/timeout"
         for body in ({}, {"timeout_sec": "x"}, {"timeout_sec": -5}, {"timeout_sec": 1e9}):
             self.refused(400, "invalid", "POST", path, body, "timeout_sec")
+
+    def test_resume_and_fork(self):
+        path = f"/v1/sandboxes/{self.s.id}"
+        self.refused(409, "conflict", "POST", path + "/resume", {}, "running")
+        for tail, body, word in (
+                ("/pause", {"memory": True}, "memory"),
+                ("/resume", {"from": "../x"}, "from"), ("/resume", {"from": 1}, "from"),
+                ("/resume", {"timeout_sec": -1}, "timeout_sec"),
+                ("/resume", {"disk_only": 1}, "disk_only"),
+                ("/fork", {"count": 0}, "count"), ("/fork", {"count": 101}, "count"),
+                ("/fork", {"count": 1.5}, "count"), ("/fork", {"on_timeout": "x"}, "on_timeout"),
+                ("/fork", {"env": {"=": "x"}}, "env"), ("/fork", {"timeout_sec": "1"}, "timeout_sec"),
+                ("/fork", {"metadata": {"k": "v" * 20000}}, "metadata")):
+            with self.subTest(tail=tail, body=str(body)[:60]):
+                self.refused(400, "invalid", "POST", path + tail, body, word)
+        self.refused(404, "not_found", "POST", path + "/resume", {"from": "nosuch"}, "nosuch")
+
+    def test_snapshots(self):
+        for body, word in (
+                ({"name": "x"}, "sandbox_id"), ({"sandbox_id": self.s.id}, "name"),
+                ({"sandbox_id": self.s.id, "name": "a/b"}, "name"),
+                ({"sandbox_id": self.s.id, "name": "x" * 64}, "name"),
+                ({"sandbox_id": self.s.id, "name": ""}, "name"),
+                ({"sandbox_id": self.s.id, "name": "x", "overwrite": "yes"}, "overwrite"),
+                ({"sandbox_id": self.s.id, "name": "x", "tag": "y"}, "tag")):
+            with self.subTest(body=str(body)[:80]):
+                self.refused(400, "invalid", "POST", "/v1/snapshots", body, word)
+        self.refused(404, "not_found", "POST", "/v1/snapshots",
+                     {"sandbox_id": "i" + "0" * 20, "name": "x"})
+        self.refused(409, "conflict", "POST", "/v1/snapshots",
+                     {"sandbox_id": self.s.id, "name": "base", "overwrite": True}, "image")
+        self.refused(409, "conflict", "DELETE", "/v1/snapshots/base", word="image")
+        for method in ("GET", "DELETE"):
+            self.refused(404, "not_found", method, "/v1/snapshots/nosuch")
+            self.refused(404, "not_found", method, "/v1/snapshots/..%2fbase")
 
     def test_files(self):
         def files(method, path, **kw):

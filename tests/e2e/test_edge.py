@@ -145,7 +145,7 @@ class Agent(unittest.TestCase):
             self.assertNotIn(b"sandbox", a.body.lower().replace(b"sandboxid", b""))
 
     def test_internal_paths(self):
-        for path in ("/init", "/freeze", "/unfreeze", "/init/", "//init", "/x/../init", "/%69nit"):
+        for path in ("/init", "/freeze", "/thaw", "/unfreeze", "/init/", "//init", "/x/../init", "/%69nit"):
             self.assertEqual(self.s.edge("POST", path, body="{}").status, 404, path)
 
     def test_unknown_sandbox(self):

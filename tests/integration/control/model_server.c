@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The real control plane with its edge, on a model host whose sandboxes are all at one address.
 //
-//	model_server DIR LISTEN ADDRESS
+//	model_server DIR LISTEN ADDRESS [CHILDREN]
 //
-// DIR gets data/ and run/. Prints "ready" and runs until SIGTERM.
+// DIR gets data/ and run/. Of every fork those children do not come up whose bits are set in
+// CHILDREN. Prints "ready" and runs until SIGTERM.
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -16,8 +17,8 @@
 
 int main(int argc, char **argv)
 {
-	if (argc != 4) {
-		fprintf(stderr, "usage: model_server DIR LISTEN ADDRESS\n");
+	if (argc < 4 || argc > 5) {
+		fprintf(stderr, "usage: model_server DIR LISTEN ADDRESS [CHILDREN]\n");
 		return 2;
 	}
 	log_setup("model_server", LOG_LEVEL_WARN);
@@ -31,6 +32,7 @@ int main(int argc, char **argv)
 	static struct model model;
 	model_init(&model);
 	snprintf(model.address, sizeof model.address, "%s", argv[3]);
+	model.fail_children = argc > 4 ? (unsigned)strtoul(argv[4], NULL, 0) : 0;
 	_cleanup_free_ char *data = str_printf("%s/data", argv[1]);
 	_cleanup_free_ char *run = str_printf("%s/run", argv[1]);
 	const struct control_config cfg = {

@@ -43,8 +43,9 @@ def save(path, data=""):
 class Agent:
     """One running envd."""
 
-    def __init__(self, *args, **popen):
-        self.p = subprocess.Popen([ENVD, "--port", "0", "--host", "127.0.0.1", "--no-clock", "--no-cgroup", *args],
+    def __init__(self, *args, prefix=(), **popen):
+        self.p = subprocess.Popen([*prefix, ENVD, "--port", "0", "--host", "127.0.0.1", "--no-clock", "--no-cgroup",
+                                   *args],
                                   stderr=subprocess.PIPE, **popen)
         line = self.p.stderr.readline().decode()
         self.port = int(re.search(r"port=(\d+)", line).group(1))

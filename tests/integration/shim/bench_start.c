@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the shim and the jail cost: from the start to the API socket accepting, against the same
 // program started bare in the same run; and what stays in memory.
-//	bench-shim-start [ROUNDS]	(STASIS_SHIM and STASIS_DUMMY_VMM as for the tests)
+//	bench-shim-start [ROUNDS [BINDS]]	(STASIS_SHIM and STASIS_DUMMY_VMM as for the tests)
 #include "world.h"
 #include <fcntl.h>
 #include <setjmp.h>
@@ -63,9 +63,13 @@ static void show_memory(const struct box *b)
 int main(int argc, char **argv)
 {
 	static const char *const vmm[] = {JAIL_BIN "/dummy-vmm", NULL};
-	uint64_t rounds = 100, bare[1000], start[1000], stop[1000];
+	uint64_t rounds = 100, binds = 2, bare[1000], start[1000], stop[1000];
 	struct world w;
+	struct shim_bind many[256];
+	char targets[256][32];
 	if (argc > 1 && (str_to_u64(argv[1], 1000, &rounds) < 0 || rounds == 0))
+		return 2;
+	if (argc > 2 && (str_to_u64(argv[2], ARRAY_SIZE(many), &binds) < 0 || binds < 2))
 		return 2;
 	if (world_init(&w, getenv("STASIS_SHIM"), getenv("STASIS_DUMMY_VMM")) < 0)
 		return 1;
@@ -74,6 +78,13 @@ int main(int argc, char **argv)
 		struct err e = {0};
 		bare[i] = start_bare(&w);
 		box_init(&b, &w, vmm);
+		memcpy(many, b.binds, sizeof b.binds);
+		for (size_t j = 2; j < binds; j++) { // as the layers of an image
+			snprintf(targets[j], sizeof targets[j], JAIL_LAYERS "/%zu", j);
+			many[j] = (struct shim_bind){w.kernel, targets[j], false};
+		}
+		b.spec.binds = many;
+		b.spec.n_binds = binds;
 		uint64_t t0 = clock_monotonic_ns();
 		if (box_start(&b, &w, 10000, &e) < 0) {
 			fprintf(stderr, "start: %s\n", e.text);

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/if_tun.h>
 #include <linux/userfaultfd.h>
 #include <net/if.h>
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -207,6 +209,48 @@ static void escape(int host_pid)
 	look_at_child();
 }
 
+// Guest memory as a VMM hands it over: registered for missing pages, descriptor and region through
+// the pager's socket.
+static char *memory;
+static int memory_uffd, pager_socket;
+
+static int hand_over(size_t size)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX, .sun_path = "/run/pager.sock"};
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE};
+	int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	memory_uffd = ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+	close(dev);
+	memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct uffdio_register reg = {
+		.range = {(uintptr_t)memory, size}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+	if (memory == MAP_FAILED || ioctl(memory_uffd, UFFDIO_API, &api) < 0 ||
+		ioctl(memory_uffd, UFFDIO_REGISTER, &reg) < 0)
+		return -1;
+	pager_socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (connect(pager_socket, (struct sockaddr *)&sa, sizeof sa) < 0)
+		return -1;
+	char json[200];
+	int n = snprintf(json, sizeof json,
+		"[{\"base_host_virt_addr\":%" PRIuPTR ",\"size\":%zu,\"offset\":0}]",
+		(uintptr_t)memory, size);
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = {0};
+	struct iovec iov = {json, (size_t)n};
+	struct msghdr msg = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.buf,
+		.msg_controllen = sizeof control.buf};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &memory_uffd, sizeof memory_uffd);
+	return sendmsg(pager_socket, &msg, 0) == n ? 0 : -1;
+}
+
 static void flood(FILE *f, long n)
 {
 	for (long i = 0; i < n; i++)
@@ -232,6 +276,22 @@ static void command(char *text)
 	} else if (strcmp(text, "signal") == 0) {
 		signal((int)n, SIG_DFL);
 		raise((int)n);
+	} else if (strcmp(text, "load") == 0) {
+		attempt("load", hand_over((size_t)n));
+	} else if (strcmp(text, "touch") == 0) {
+		fprintf(out, "byte %d\n", memory[n]);
+	} else if (strcmp(text, "break_off") == 0) { // half a hand-shake
+		struct sockaddr_un sa = {.sun_family = AF_UNIX, .sun_path = "/run/pager.sock"};
+		pager_socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		attempt("break_off", connect(pager_socket, (struct sockaddr *)&sa, sizeof sa));
+		close(pager_socket);
+	} else if (strcmp(text, "exit_after_pager") == 0) {
+		// As an adapter that sees its pager go and ends before the pager is reaped.
+		recv(pager_socket, text, 1, 0);
+		exit((int)n);
+	} else if (strcmp(text, "leave") == 0) {
+		attempt("leave", try_open("/snap/left", O_WRONLY | O_CREAT | O_EXCL));
+		attempt("leave_program", execl("/snap/program", "x", NULL));
 	} else if (strcmp(text, "flood") == 0) {
 		flood(stdout, n);
 	} else if (strcmp(text, "complain") == 0) {

@@ -70,7 +70,7 @@ int world_init(struct world *w, const char *shim_program, const char *dummy_prog
 	int rc = mkdir(w->run, 0711) < 0 ? -errno : make_netns(w->netns);
 	if (rc == 0)
 		rc = make_file(w->kernel, 4096);
-	const char *programs[] = {w->dummy, NULL};
+	const char *programs[] = {w->dummy, getenv("STASIS_PAGER"), NULL}; // where it is needed
 	if (rc == 0)
 		rc = shim_runtime_build(w->dir, programs, NULL, &w->runtime, &e);
 	if (rc < 0)

@@ -33,6 +33,47 @@ static int missing(const char *id, struct err *e)
 	return err_set(e, ERR_NOT_FOUND, "the host has no '%s'", id);
 }
 
+static void set_phases(struct host_sandbox *s, const char *name)
+{
+	s->phases[0] = (struct host_phase){.name = "slot", .us = 12};
+	s->phases[1] = (struct host_phase){.us = 3400};
+	snprintf(s->phases[1].name, sizeof s->phases[1].name, "%s", name);
+	s->n_phases = 2;
+}
+
+static struct host_snapshot *find_snapshot(struct model *m, const char *id)
+{
+	for (size_t i = 0; i < m->n_snapshots; i++)
+		if (strcmp(m->snapshot[i].id, id) == 0)
+			return &m->snapshot[i];
+	return NULL;
+}
+
+static int no_snapshot(const char *id, struct err *e)
+{
+	return err_set(e, ERR_NOT_FOUND, "the host has no snapshot '%s'", id);
+}
+
+// With the lock held.
+static struct host_sandbox *add_box(struct model *m, const char *id, const char *template)
+{
+	struct host_sandbox *s = &m->box[m->n++];
+	*s = (struct host_sandbox){
+		.state = SANDBOX_RUNNING,
+		.vcpus = 1,
+		.memory_mb = 512,
+		.disk_mb = 2048,
+		.created_ns = clock_realtime_ns(),
+		.started_ns = clock_realtime_ns(),
+		.disk_bytes = 12345,
+		.generation = 1,
+	};
+	snprintf(s->address, sizeof s->address, "%s", m->address);
+	snprintf(s->id, sizeof s->id, "%s", id);
+	snprintf(s->template, sizeof s->template, "%s", template);
+	return s;
+}
+
 static int create(
 	void *host, const struct host_create *req, struct host_sandbox *ret, struct err *e)
 {
@@ -41,22 +82,20 @@ static int create(
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&m->lock);
-	struct host_sandbox *s = &m->box[m->n++];
-	*s = (struct host_sandbox){
-		.state = SANDBOX_RUNNING,
-		.vcpus = req->vcpus ? req->vcpus : 1,
-		.memory_mb = req->memory_mb ? req->memory_mb : 512,
-		.disk_mb = req->disk_mb ? req->disk_mb : 2048,
-		.created_ns = clock_realtime_ns(),
-		.started_ns = clock_realtime_ns(),
-		.ends_at_ns = req->ends_at_ns,
-		.disk_bytes = 12345,
-		.phases = {{"slot", 12}, {"boot", 3400}},
-		.n_phases = 2,
-	};
-	snprintf(s->address, sizeof s->address, "%s", m->address);
-	snprintf(s->id, sizeof s->id, "%s", req->id);
-	snprintf(s->template, sizeof s->template, "%s", req->template);
+	const struct host_snapshot *from = find_snapshot(m, req->snapshot);
+	if (req->snapshot[0] && !from) {
+		pthread_mutex_unlock(&m->lock);
+		return no_snapshot(req->snapshot, e);
+	}
+	struct host_sandbox *s = add_box(m, req->id, req->template);
+	s->vcpus = from ? from->vcpus : req->vcpus ? req->vcpus : 1;
+	s->memory_mb = from ? from->memory_mb : req->memory_mb ? req->memory_mb : 512;
+	s->disk_mb = req->disk_mb ? req->disk_mb : 2048;
+	s->ends_at_ns = req->ends_at_ns;
+	s->on_timeout = req->on_timeout;
+	snprintf(s->backend, sizeof s->backend, "%s", from ? "uffd" : "boot");
+	set_phases(s, from ? "load" : "boot");
+	m->last_create = *req;
 	snprintf(m->last_token, sizeof m->last_token, "%s", req->token);
 	char *env = json_dumps(req->env, JSON_COMPACT);
 	snprintf(m->last_env, sizeof m->last_env, "%s", env);
@@ -67,11 +106,192 @@ static int create(
 	return 0;
 }
 
+void model_add_snapshot(struct model *m, const char *snapshot, const char *id, const char *kind)
+{
+	pthread_mutex_lock(&m->lock);
+	const struct host_sandbox *box = find(m, id);
+	struct host_snapshot *s = &m->snapshot[m->n_snapshots++];
+	*s = (struct host_snapshot){.vcpus = box ? box->vcpus : 1,
+		.memory_mb = box ? box->memory_mb : 512,
+		.disk_mb = box ? box->disk_mb : 2048,
+		.memory_bytes = 4096 * 1000,
+		.disk_bytes = 4096 * 10,
+		.created_ns = clock_realtime_ns()};
+	snprintf(s->id, sizeof s->id, "%s", snapshot);
+	snprintf(s->kind, sizeof s->kind, "%s", kind);
+	snprintf(s->sandbox, sizeof s->sandbox, "%s", id);
+	pthread_mutex_unlock(&m->lock);
+}
+
+bool model_has_snapshot(struct model *m, const char *snapshot)
+{
+	pthread_mutex_lock(&m->lock);
+	bool found = find_snapshot(m, snapshot) != NULL;
+	pthread_mutex_unlock(&m->lock);
+	return found;
+}
+
+static int wrong_state(const struct host_sandbox *s, struct err *e)
+{
+	return err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", s->id, sandbox_state_name(s->state));
+}
+
+static int pause_box(
+	void *host, const char *op, const char *id, struct host_sandbox *ret, struct err *e)
+{
+	struct model *m = host;
+	int r = ordered(m->fail_pause, e);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&m->lock);
+	struct host_sandbox *s = find(m, id);
+	r = !s ? missing(id, e) : s->state != SANDBOX_RUNNING ? wrong_state(s, e) : 0;
+	if (r == 0) {
+		s->state = SANDBOX_PAUSED;
+		s->generation++;
+		s->address[0] = s->backend[0] = '\0';
+		s->ends_at_ns = 0;
+		snprintf(s->snapshot, sizeof s->snapshot, "%s", op);
+		set_phases(s, "memory");
+		add_event(m, id, "paused", "");
+		*ret = *s;
+	}
+	pthread_mutex_unlock(&m->lock);
+	return r;
+}
+
+static int resume_box(
+	void *host, const struct host_resume *req, struct host_sandbox *ret, struct err *e)
+{
+	struct model *m = host;
+	int r = ordered(m->fail_resume, e);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&m->lock);
+	struct host_sandbox *s = find(m, req->id);
+	if (!s)
+		r = missing(req->id, e);
+	else if (req->from[0] && !find_snapshot(m, req->from))
+		r = no_snapshot(req->from, e);
+	else if (s->state != SANDBOX_PAUSED && !(req->from[0] && s->state == SANDBOX_RUNNING))
+		r = wrong_state(s, e);
+	if (r == 0) {
+		s->state = SANDBOX_RUNNING;
+		s->generation++;
+		s->ends_at_ns = req->ends_at_ns;
+		s->snapshot[0] = '\0';
+		snprintf(s->address, sizeof s->address, "%s", m->address);
+		snprintf(s->backend, sizeof s->backend, "%s", req->disk_only ? "boot" : "uffd");
+		snprintf(m->last_token, sizeof m->last_token, "%s", req->token);
+		set_phases(s, "load");
+		m->last_resume = *req;
+		add_event(m, req->id, "resumed", "");
+		*ret = *s;
+	}
+	pthread_mutex_unlock(&m->lock);
+	return r;
+}
+
+static int fork_box(void *host, struct host_fork *req, struct err *e)
+{
+	struct model *m = host;
+	int r = ordered(m->fail_fork, e);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&m->lock);
+	struct host_sandbox *source = find(m, req->id);
+	r = !source ? missing(req->id, e)
+	    : source->state != SANDBOX_RUNNING && source->state != SANDBOX_PAUSED
+		    ? wrong_state(source, e)
+		    : 0;
+	m->last_fork = *req;
+	pthread_mutex_unlock(&m->lock);
+	for (size_t i = 0; i < req->n && r == 0; i++) {
+		struct host_fork_child *child = &req->children[i];
+		if (m->before_child)
+			m->before_child(m->ctx, i);
+		pthread_mutex_lock(&m->lock);
+		if (m->fail_children >> MIN(i, 31) & 1) {
+			child->rc = err_set(&child->e, ERR_LIMIT, "no room for %s", child->id);
+		} else {
+			struct host_sandbox *s = add_box(m, child->id, source->template);
+			s->ends_at_ns = req->ends_at_ns;
+			s->on_timeout = req->on_timeout;
+			snprintf(s->backend, sizeof s->backend, "%s", "file");
+			set_phases(s, "load");
+			add_event(m, child->id, "running", "");
+			*child->info = *s;
+		}
+		pthread_mutex_unlock(&m->lock);
+		if (req->done)
+			req->done(req->ctx, i);
+	}
+	return r;
+}
+
+static int snapshot_create(void *host, const struct host_snapshot_create *req,
+	struct host_snapshot *ret, struct err *e)
+{
+	struct model *m = host;
+	if (m->before_snapshot)
+		m->before_snapshot(m->ctx);
+	int r = ordered(m->fail_snapshot, e);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&m->lock);
+	struct host_sandbox *s = find(m, req->id);
+	r = !s								? missing(req->id, e)
+	    : s->state != SANDBOX_RUNNING && s->state != SANDBOX_PAUSED ? wrong_state(s, e)
+									: 0;
+	if (r == 0) {
+		set_phases(s, "snapshot");
+		add_event(m, req->id, "snapshot_created", "");
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (r < 0)
+		return r;
+	model_add_snapshot(m, req->snapshot, req->id, "template");
+	pthread_mutex_lock(&m->lock);
+	*ret = *find_snapshot(m, req->snapshot);
+	pthread_mutex_unlock(&m->lock);
+	return 0;
+}
+
+static int snapshot_delete(void *host, const char *op, const char *snapshot, struct err *e)
+{
+	struct model *m = host;
+	int r = ordered(m->fail_snapshot_delete, e);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&m->lock);
+	struct host_snapshot *s = find_snapshot(m, snapshot);
+	if (s)
+		*s = m->snapshot[--m->n_snapshots];
+	pthread_mutex_unlock(&m->lock);
+	return 0;
+}
+
+static int snapshots(void *host, struct host_snapshot **ret, size_t *ret_n, struct err *e)
+{
+	struct model *m = host;
+	int r = ordered(m->fail_snapshots, e);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&m->lock);
+	*ret_n = m->n_snapshots;
+	*ret = calloc(m->n_snapshots + 1, sizeof **ret);
+	memcpy(*ret, m->snapshot, m->n_snapshots * sizeof **ret);
+	pthread_mutex_unlock(&m->lock);
+	return 0;
+}
+
 void model_end(struct model *m, const char *id, const char *cause)
 {
 	pthread_mutex_lock(&m->lock);
 	struct host_sandbox *s = find(m, id);
 	s->state = SANDBOX_STOPPED;
+	s->generation++;
+	s->backend[0] = s->snapshot[0] = '\0';
 	s->stopped_ns = clock_realtime_ns();
 	s->address[0] = '\0';
 	snprintf(s->cause, sizeof s->cause, "%s", cause);
@@ -188,6 +408,7 @@ static int templates(void *host, struct host_template **ret, size_t *ret_n, stru
 	struct host_template *t = calloc(1, sizeof *t);
 	*t = (struct host_template){.name = "base",
 		.kind = "base",
+		.frozen = true,
 		.vcpus = 1,
 		.memory_mb = 512,
 		.min_memory_mb = 128,
@@ -237,6 +458,12 @@ struct hostagent model_host(struct model *m)
 	static const struct hostagent_ops ops = {
 		.create = create,
 		.destroy = destroy,
+		.pause = pause_box,
+		.resume = resume_box,
+		.fork = fork_box,
+		.snapshot_create = snapshot_create,
+		.snapshot_delete = snapshot_delete,
+		.snapshots = snapshots,
 		.get = get,
 		.list = list,
 		.set_timeout = set_timeout,

@@ -14,12 +14,23 @@ struct model {
 	size_t n;
 	struct host_event event[MODEL_MAX * 4];
 	size_t n_events;
+	struct host_snapshot snapshot[MODEL_MAX];
+	size_t n_snapshots;
 	// Orders
-	enum err_code fail_create, fail_destroy, fail_get;
+	enum err_code fail_create, fail_destroy, fail_get, fail_pause, fail_resume, fail_fork,
+		fail_snapshot, fail_snapshot_delete, fail_snapshots;
+	unsigned fail_children; // bit i: child i of the next forks does not come up
+	// Called by fork before its child i is done, and by snapshot_create before it is made.
+	void (*before_child)(void *ctx, size_t i);
+	void (*before_snapshot)(void *ctx);
+	void *ctx;
 	bool volume_gone;
 	char address[48]; // of all sandboxes; 127.0.0.1 unless set
 	char last_token[80];
 	char last_env[200];
+	struct host_create last_create; // its pointers dangle
+	struct host_resume last_resume;
+	struct host_fork last_fork;
 };
 
 struct hostagent model_host(struct model *m);
@@ -28,3 +39,6 @@ void model_done(struct model *m);
 // The guest ends by itself; forget: as if the host had lost it.
 void model_end(struct model *m, const char *id, const char *cause);
 void model_forget(struct model *m, const char *id);
+// What snapshot_create leaves, without anybody having asked.
+void model_add_snapshot(struct model *m, const char *snapshot, const char *id, const char *kind);
+bool model_has_snapshot(struct model *m, const char *snapshot);

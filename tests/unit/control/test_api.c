@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The REST API over its socket, on a model of the host and of the agent's client.
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
+#include "fixture.h"
 #include <fcntl.h>
 #include <signal.h>
 #include <sqlite3.h>
@@ -16,16 +12,7 @@
 #include "base/log.h"
 #include "control/internal.h"
 #include "envd/client.h"
-#include "http/client.h"
 #include "http/json.h"
-#include "model.h"
-
-struct fixture {
-	char dir[32], data[48], run[48], key[64];
-	struct model model;
-	struct control *control;
-	struct http_client *client;
-};
 
 // --- the agent's client, as exec sees it: programs by name
 
@@ -98,113 +85,10 @@ int envd_run(struct http_client *c, const struct envd_target *t, const struct en
 	return 0;
 }
 
-// --- fixture
-
-static void start(struct fixture *f)
-{
-	struct err e = {0};
-	const struct control_config cfg = {.data_dir = f->data,
-		.run_dir = f->run,
-		.no_edge = true,
-		.host = model_host(&f->model)};
-	if (control_start(&cfg, &f->control, &e) < 0)
-		fail_msg("%s", e.text);
-	_cleanup_free_ char *path = str_printf("%s/admin.key", f->data);
-	_cleanup_free_ char *key = NULL;
-	assert_int_equal(file_read_line(AT_FDCWD, path, &key), 0);
-	snprintf(f->key, sizeof f->key, "X-API-Key: %s", key);
-	const char *const headers[] = {f->key, NULL};
-	const struct http_client_config cc = {.unix_path = control_socket(f->control),
-		.base_url = "http://localhost",
-		.headers = headers};
-	assert_int_equal(http_client_new(&cc, &f->client, &e), 0);
-}
-
-static void stop(struct fixture *f)
-{
-	f->client = http_client_free(f->client);
-	f->control = control_stop(f->control);
-}
-
 static int setup(void **state)
 {
-	struct fixture *f = calloc(1, sizeof *f);
-	snprintf(f->dir, sizeof f->dir, "/tmp/control.XXXXXX");
-	assert_non_null(mkdtemp(f->dir));
-	snprintf(f->data, sizeof f->data, "%s/data", f->dir);
-	snprintf(f->run, sizeof f->run, "%s/run", f->dir);
-	assert_int_equal(mkdir(f->data, 0700), 0);
-	model_init(&f->model);
 	memset(&agent, 0, sizeof agent);
-	start(f);
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-	stop(f);
-	model_done(&f->model);
-	file_rm_rf(AT_FDCWD, f->dir);
-	free(f);
-	return 0;
-}
-
-// The answer's body; status compared. Owned by the caller.
-static json_t *call(
-	struct fixture *f, const char *method, const char *path, const char *body, int want)
-{
-	struct err e = {0};
-	struct http_response r = {0};
-	const struct http_call c = {.method = method,
-		.path = path,
-		.body = body,
-		.body_len = body ? strlen(body) : 0,
-		.timeout_ms = 20000};
-	if (http_client_call(f->client, &c, &r, &e) < 0)
-		fail_msg("%s %s: %s", method, path, e.text);
-	if (r.status != want)
-		fail_msg("%s %s %s: status %d, not %d: %s", method, path, body ? body : "",
-			r.status, want, r.body.data ? r.body.data : "");
-	json_t *j = http_response_json(&r);
-	if (!j)
-		j = json_stringn(r.body.data ? r.body.data : "", r.body.len);
-	http_response_done(&r);
-	return j;
-}
-
-static void call_drop(
-	struct fixture *f, const char *method, const char *path, const char *body, int want)
-{
-	json_decref(call(f, method, path, body, want));
-}
-
-static const char *text(json_t *j, const char *key)
-{
-	const char *s = json_string_value(json_object_get(j, key));
-	return s ? s : "(none)";
-}
-
-static void refused(struct fixture *f, const char *method, const char *path, const char *body,
-	int want, const char *part)
-{
-	_cleanup_json_ json_t *j = call(f, method, path, body, want);
-	const char *message = text(json_object_get(j, "error"), "message");
-	if (!strstr(message, part))
-		fail_msg("no '%s' in '%s'", part, message);
-}
-
-static void create_box(struct fixture *f, const char *body, char id[64])
-{
-	_cleanup_json_ json_t *j = call(f, "POST", "/v1/sandboxes", body, 201);
-	snprintf(id, 64, "%s", text(j, "id"));
-}
-
-static char *path_of(const char *id, const char *rest, char out[200])
-{
-	snprintf(out, 200, "/v1/sandboxes/%s%s", id, rest);
-	return out;
+	return fixture_setup(state);
 }
 
 // --- tests
@@ -308,7 +192,7 @@ static void test_bad_input(void **state)
 		{"{\"disk_mb\":1023}", 400, "disk_mb: template 'base' needs at least 1024"},
 		{"{\"timeout_sec\":2592001}", 400, "timeout_sec"},
 		{"{\"timeout_sec\":-1}", 400, "timeout_sec"},
-		{"{\"on_timeout\":\"pause\"}", 501, "on_timeout"},
+		{"{\"cold\":1}", 400, "cold"},
 		{"{\"on_timeout\":\"explode\"}", 400, "on_timeout"},
 		{"{\"template\":\"a/b\"}", 400, "template"},
 		{"{\"template\":\"../base\"}", 400, "template"},
@@ -340,8 +224,8 @@ static void test_failed_create_leaves_nothing(void **state)
 	refused(f, "POST", "/v1/sandboxes", "{}", 429, "ordered failure");
 	f->model.fail_create = ERR_NONE;
 	assert_int_equal(rows_count(f->control->rows), 0);
-	stop(f);
-	start(f);
+	fixture_stop(f);
+	fixture_start(f);
 	assert_int_equal(rows_count(f->control->rows), 0);
 }
 
@@ -451,8 +335,8 @@ static void test_ends_are_noticed_and_kept(void **state)
 	create_box(f, NULL, running);
 	model_end(&f->model, panicked, "guest_panic");
 	model_forget(&f->model, lost);
-	stop(f);
-	start(f);
+	fixture_stop(f);
+	fixture_start(f);
 	_cleanup_json_ json_t *a = call(f, "GET", path_of(panicked, "", path), NULL, 200);
 	assert_string_equal(text(a, "state"), "stopped");
 	assert_string_equal(text(a, "cause"), "guest_panic");
@@ -463,8 +347,8 @@ static void test_ends_are_noticed_and_kept(void **state)
 	assert_int_equal(strlen(text(c, "envd_token")), 64);
 	// What is noted does not change when the host forgets it later.
 	model_forget(&f->model, panicked);
-	stop(f);
-	start(f);
+	fixture_stop(f);
+	fixture_start(f);
 	_cleanup_json_ json_t *d = call(f, "GET", path_of(panicked, "", path), NULL, 200);
 	assert_true(json_equal(a, d));
 	// After an hour they are gone.
@@ -506,14 +390,14 @@ static void test_unfinished_create(void **state)
 		const struct row_new n = {
 			.id = ids[i], .template = "base", .metadata = none, .env = none};
 		_cleanup_(row_unrefp) struct row *row = NULL;
-		assert_int_equal(rows_add(f->control->rows, &n, &row, &e), 0);
+		assert_int_equal(rows_add(f->control->rows, &n, 1, &row, &e), 0);
 	}
 	f->model.box[f->model.n++] = (struct host_sandbox){.id = "imade", .state = SANDBOX_RUNNING};
 	_cleanup_json_ json_t *pending = call(f, "GET", "/v1/sandboxes/inever", NULL, 200);
 	assert_string_equal(text(pending, "state"), "pending");
 	refused(f, "DELETE", "/v1/sandboxes/inever", NULL, 409, "still being created");
-	stop(f);
-	start(f);
+	fixture_stop(f);
+	fixture_start(f);
 	_cleanup_json_ json_t *j = call(f, "GET", "/v1/sandboxes/imade", NULL, 200);
 	assert_string_equal(text(j, "state"), "running");
 	refused(f, "GET", "/v1/sandboxes/inever", NULL, 404, "inever");
@@ -592,7 +476,7 @@ static void test_exec_of_gone_client_is_killed(void **state)
 	// The stop waits for the handler, which must have killed the program.
 	f->control = control_stop(f->control);
 	assert_true(agent.killed);
-	start(f);
+	fixture_start(f);
 }
 
 static void test_keys(void **state)
@@ -617,8 +501,8 @@ static void test_keys(void **state)
 
 	char path[200];
 	snprintf(path, sizeof path, "/v1/keys/%s", text(ci, "id"));
-	stop(f);
-	start(f);
+	fixture_stop(f);
+	fixture_start(f);
 	call_drop(f, "DELETE", path, NULL, 204);
 	snprintf(path, sizeof path, "/v1/keys/%s", text(admin, "id"));
 	refused(f, "DELETE", path, NULL, 409, "last key");
@@ -764,7 +648,7 @@ static void test_second_server_is_refused(void **state)
 static void test_newer_database_is_refused(void **state)
 {
 	struct fixture *f = *state;
-	stop(f);
+	fixture_stop(f);
 	char path[200];
 	snprintf(path, sizeof path, "%s/control.db", f->data);
 	sqlite3 *db;
@@ -778,16 +662,16 @@ static void test_newer_database_is_refused(void **state)
 		.host = model_host(&f->model)};
 	assert_true(control_start(&cfg, &c, &e) < 0);
 	assert_non_null(strstr(e.text, "version 99"));
-	sqlite3_exec(db, "PRAGMA user_version = 1", NULL, NULL, NULL);
+	sqlite3_exec(db, "PRAGMA user_version = 2", NULL, NULL, NULL);
 	sqlite3_close(db);
-	start(f);
+	fixture_start(f);
 }
 
 int main(void)
 {
 	signal(SIGPIPE, SIG_IGN);
 	log_setup("test", LOG_LEVEL_ERROR);
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, fixture_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_authentication),
 		T(test_create_get_delete),

@@ -3,6 +3,7 @@
 #include "../check.h"
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -12,8 +13,10 @@
 #include "envd/cmdline.h"
 #include "envd/entry.h"
 #include "envd/env.h"
+#include "envd/freeze.h"
 #include "envd/init.h"
 #include "envd/path.h"
+#include "envd/resume.h"
 #include "envd/users.h"
 #include "http/json.h"
 
@@ -285,6 +288,20 @@ static void test_init_is_read(void **state)
 	assert_int_equal(r.entropy.len, 3);
 	assert_memory_equal(r.entropy.data, "\0\1\2", 3);
 	assert_true(r.grow_root);
+	assert_false(r.resumed);
+	assert_false(r.has_clock_ppm);
+}
+
+static void test_init_of_a_resume_is_read(void **state)
+{
+	_cleanup_json_ json_t *j = json_pack("{s:s, s:s, s:b, s:i}", "timestamp",
+		"2026-11-24T03:00:00Z", "entropy",
+		"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "resumed", 1, "clockPpm", -100000);
+	_cleanup_(init_request_done) struct init_request r = {0};
+	assert_int_equal(init_read(j, &r, NULL), 0);
+	assert_true(r.resumed);
+	assert_true(r.has_clock_ppm);
+	assert_int_equal(r.clock_ppm, -100000);
 }
 
 static void test_bad_init_is_refused_by_name(void **state)
@@ -296,7 +313,12 @@ static void test_bad_init_is_refused_by_name(void **state)
 		{"{\"hostname\":\"-a\"}", "hostname"}, {"{\"hostname\":\"\"}", "hostname"},
 		{"{\"entropy\":\"*\"}", "entropy"},
 		{"{\"defaultWorkdir\":\"x\"}", "defaultWorkdir"},
-		{"{\"envVars\":{\"a\":1}}", "environment"}, {"{\"growRoot\":1}", "growRoot"}};
+		{"{\"envVars\":{\"a\":1}}", "environment"}, {"{\"growRoot\":1}", "growRoot"},
+		{"{\"resumed\":true}", "resumed"}, {"{\"resumed\":1}", "resumed"},
+		{"{\"resumed\":true,\"timestamp\":\"2026-11-24T03:00:00Z\",\"entropy\":\"AA==\"}",
+			"resumed"},
+		{"{\"clockPpm\":100001}", "clockPpm"}, {"{\"clockPpm\":-100001}", "clockPpm"},
+		{"{\"clockPpm\":1.5}", "clockPpm"}, {"{\"clockPpm\":\"1\"}", "clockPpm"}};
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
 		struct err e = {0};
 		struct init_request r;
@@ -322,6 +344,69 @@ static void check_hosts(const char *old, bool changed, const char *want)
 	assert_int_equal(init_hosts_text(old, "box", &b), changed);
 	if (changed)
 		assert_string_equal(b.data, want);
+}
+
+// What the kernel makes of a plan: its clock against an even one, in 2^-16 ppm.
+static int64_t rate_of(long tick, long freq)
+{
+	return (int64_t)(tick - 10000) * 100 * 65536 + freq;
+}
+
+static void test_clock_rates_undo_the_counters(void **state)
+{
+	long tick, freq;
+	assert_int_equal(clock_rate_plan(0, &tick, &freq), 0);
+	assert_int_equal(tick, 10000);
+	assert_int_equal(freq, 0);
+	// A counter 1 % too fast asks for a clock slower by 9900.990 ppm: 99 steps and the rest.
+	assert_int_equal(clock_rate_plan(10000, &tick, &freq), 0);
+	assert_int_equal(tick, 9901);
+	assert_in_range(-freq, 64880, 64890); // 0.9901 ppm
+	for (int ppm = -90000; ppm <= 100000; ppm += 7) {
+		assert_int_equal(clock_rate_plan(ppm, &tick, &freq), 0);
+		assert_in_range(tick, 9000, 11000);
+		assert_in_range(freq + (50 << 16), 0, 100 << 16);
+		// (1 + counter)(1 + clock) is 1, to a thousandth of a ppm.
+		double product = (1 + ppm / 1e6) * (1 + (double)rate_of(tick, freq) / 65536 / 1e6);
+		assert_true(product > 1 - 1e-9 && product < 1 + 1e-9);
+	}
+	assert_int_equal(clock_rate_plan(-100000, &tick, &freq), -ERANGE);
+	assert_int_equal(clock_rate_plan(200000, &tick, &freq), -ERANGE);
+	assert_int_equal(clock_rate_plan(-1000000, &tick, &freq), -ERANGE);
+	assert_int_equal(clock_rate_plan(INT_MAX, &tick, &freq), -ERANGE);
+	assert_int_equal(clock_rate_plan(INT_MIN, &tick, &freq), -ERANGE);
+}
+
+static void test_mounts_to_sync_are_writable_and_on_devices(void **state)
+{
+	static const struct {
+		const char *line, *path; // NULL: none
+		uint64_t device;
+	} t[] = {
+		{"24 1 254:0 / / rw,noatime - ext4 /dev/vda rw", "/", 254ull << 32},
+		{"25 24 7:3 /a /m\\040x rw shared:1 master:2 - xfs /dev/loop3 rw,quota", "/m x",
+			7ull << 32 | 3},
+		// read-only here, but written through another mount
+		{"26 24 254:0 / /ro ro - ext4 /dev/vda rw", "/ro", 254ull << 32},
+		{"27 24 254:1 / /cd ro - iso9660 /dev/vdb ro", NULL, 0},
+		{"28 24 0:21 / /run rw - tmpfs tmpfs rw", NULL, 0},
+		{"29 24 8:1 / /fuse rw - fuseblk /dev/sda1 rw", NULL, 0},
+		{"", NULL, 0},
+		{"30", NULL, 0},
+		{"30 24 254:0 / / rw", NULL, 0},
+		{"30 24 254 / / rw - ext4 /dev/vda rw", NULL, 0},
+		{"30 24 254:0 / / rw - ext4 /dev/vda relatime,rwx", NULL, 0},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		char line[128], *path = NULL;
+		uint64_t device = 0;
+		snprintf(line, sizeof line, "%s", t[i].line);
+		assert_int_equal(freeze_mount_needs_sync(line, &device, &path), t[i].path != NULL);
+		if (!t[i].path)
+			continue;
+		assert_string_equal(path, t[i].path);
+		assert_int_equal(device, t[i].device);
+	}
 }
 
 static void test_hosts_name_the_guest_once(void **state)
@@ -401,6 +486,9 @@ int main(void)
 		cmocka_unit_test(test_json_strings_take_any_bytes),
 		cmocka_unit_test(test_ends_have_the_texts_clients_look_for),
 		cmocka_unit_test(test_init_is_read),
+		cmocka_unit_test(test_init_of_a_resume_is_read),
+		cmocka_unit_test(test_clock_rates_undo_the_counters),
+		cmocka_unit_test(test_mounts_to_sync_are_writable_and_on_devices),
 		cmocka_unit_test(test_bad_init_is_refused_by_name),
 		cmocka_unit_test(test_clock_is_set_only_when_it_is_off),
 		cmocka_unit_test(test_hosts_name_the_guest_once),

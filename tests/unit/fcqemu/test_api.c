@@ -11,7 +11,7 @@
 struct fixture {
 	struct api api;
 	char dir[64], kernel[96], disk[96];
-	int starts, pauses, resumes, changes;
+	int starts, pauses, resumes, changes, creates, loads;
 	bool fail;
 	int status;	   // of the last answer
 	struct strbuf out; // the last answer, its body in *body
@@ -58,7 +58,24 @@ static int op_open_tap(const char *name, struct err *e)
 	return open("/dev/null", O_RDWR | O_CLOEXEC);
 }
 
-static const struct machine_ops ops = {op_start, op_pause, op_resume, op_set_drive, op_open_tap};
+static int op_create(
+	void *ctx, const struct config *c, const struct snapshot_create *s, struct err *e)
+{
+	struct fixture *f = ctx;
+	return answer(f, &f->creates, e);
+}
+
+static int op_load(void *ctx, const struct snapshot_load *l, struct config *ret, struct err *e)
+{
+	struct fixture *f = ctx;
+	int rc = answer(f, &f->loads, e);
+	if (rc == 0)
+		config_init(ret);
+	return rc;
+}
+
+static const struct machine_ops ops = {
+	op_start, op_pause, op_resume, op_set_drive, op_create, op_load, op_open_tap};
 
 static int setup(void **state)
 {

@@ -94,7 +94,7 @@ static void greet(struct peer *p)
 	say(p, "{\"QMP\": {\"version\": {\"qemu\": {\"major\": 7, \"minor\": 2, \"micro\": "
 	       "22}}}}\r\n"
 	       "{\"return\": {}, \"id\": 1}\r\n");
-	assert_int_equal(qmp_open(&p->qmp, TAKE_FD(p->ours), 1000, NULL), 0);
+	assert_int_equal(qmp_open(&p->qmp, TAKE_FD(p->ours), -1, 1000, NULL), 0);
 }
 
 static void greeting_tells_the_version(void **state)

@@ -137,14 +137,24 @@ static int wait_pager(struct bench *b)
 	return status;
 }
 
-static void expect_failure(struct bench *b, const char *reason)
+static void expect_exit(struct bench *b, int code, const char *reason)
 {
 	int status = wait_pager(b);
 	_cleanup_free_ char *line = NULL;
-	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == code);
 	assert_int_equal(file_read_line(AT_FDCWD, b->errors, &line), 0);
 	if (!strstr(line, reason))
 		fail_msg("expected '%s' in: %s", reason, line);
+}
+
+static void expect_failure(struct bench *b, const char *reason)
+{
+	expect_exit(b, 1, reason);
+}
+
+static void expect_no_hand_shake(struct bench *b, const char *reason)
+{
+	expect_exit(b, 3, reason);
 }
 
 static json_t *stop_and_read_stats(struct bench *b)
@@ -673,7 +683,7 @@ static void test_hand_shakes_that_are_refused(void **state)
 		start_pager(b, NULL, NULL);
 		vm.socket = vm_connect(b->socket);
 		vm_send(vm.socket, cases[i].text, cases[i].len, vm.uffd);
-		expect_failure(b, cases[i].reason);
+		expect_no_hand_shake(b, cases[i].reason);
 		vm_done(&vm);
 	}
 }
@@ -689,12 +699,12 @@ static void test_a_missing_or_foreign_descriptor_is_refused(void **state)
 	start_pager(b, NULL, NULL);
 	vm.socket = vm_connect(b->socket);
 	vm_send(vm.socket, json, strlen(json), -1);
-	expect_failure(b, "no userfaultfd");
+	expect_no_hand_shake(b, "no userfaultfd");
 	close(vm.socket);
 	start_pager(b, NULL, NULL);
 	vm.socket = vm_connect(b->socket);
 	vm_send(vm.socket, json, strlen(json), null);
-	expect_failure(b, "not a working userfaultfd");
+	expect_no_hand_shake(b, "not a working userfaultfd");
 	vm_done(&vm);
 }
 
@@ -702,18 +712,18 @@ static void test_a_client_that_does_not_come_or_go_on(void **state)
 {
 	struct bench *b = *state;
 	start_pager(b, "--timeout-ms", "100");
-	expect_failure(b, "no VMM connected within 100 ms");
+	expect_no_hand_shake(b, "no VMM connected within 100 ms");
 	assert_false(file_exists(AT_FDCWD, b->socket));
 	start_pager(b, "--timeout-ms", "100");
 	int fd = vm_connect(b->socket);
 	vm_send(fd, "[{", 2, -1);
-	expect_failure(b, "did not finish it in time");
+	expect_no_hand_shake(b, "did not finish it in time");
 	close(fd);
 	start_pager(b, NULL, NULL);
 	fd = vm_connect(b->socket);
 	vm_send(fd, "[{", 2, -1);
 	close(fd);
-	expect_failure(b, "closed the connection");
+	expect_no_hand_shake(b, "closed the connection");
 }
 
 static void test_a_missing_layer_is_told_before_the_socket_appears(void **state)

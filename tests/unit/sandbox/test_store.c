@@ -65,7 +65,8 @@ static struct sandbox sample(const char *id)
 }
 
 static char seen_op[16], seen_id[64];
-static int keep(struct host *h, struct sandbox *s, const char *op, const char *op_id)
+static int keep(
+	struct host *h, struct sandbox *s, const char *op, const char *op_id, const char *data)
 {
 	snprintf(seen_op, sizeof seen_op, "%s", op);
 	snprintf(seen_id, sizeof seen_id, "%s", op_id);
@@ -79,7 +80,7 @@ static void an_open_operation_is_found_by_the_next_server(void **state)
 	struct host *h = *state;
 	struct err e = {0};
 	struct sandbox s = sample("iabc");
-	assert_int_equal(store_op_begin(h, op1, "create", &s, &e), 0);
+	assert_int_equal(store_op_begin(h, op1, "create", &s, NULL, &e), 0);
 	close_host(h);
 	*state = h = open_host();
 	assert_int_equal(store_load(h, keep, &e), 0);
@@ -103,10 +104,10 @@ static void a_committed_operation_is_no_longer_open(void **state)
 	char op_state[8], id[64];
 	struct sandbox s = sample("iabc");
 	struct store_event ev = {.kind = "running"};
-	assert_int_equal(store_op_begin(h, op1, "create", &s, &e), 0);
+	assert_int_equal(store_op_begin(h, op1, "create", &s, NULL, &e), 0);
 	s.info.state = SANDBOX_RUNNING;
 	assert_int_equal(store_commit(h, op1, &s, &ev, &e), 0);
-	assert_int_equal(store_op_find(h, op1, op_state, id, &e), 0);
+	assert_int_equal(store_op_find(h, op1, op_state, id, NULL, &e), 0);
 	assert_string_equal(op_state, "done");
 	assert_string_equal(id, "iabc");
 	assert_int_equal(store_load(h, keep, &e), 0);
@@ -119,8 +120,8 @@ static void an_operation_id_serves_once(void **state)
 	struct host *h = *state;
 	struct err e = {0};
 	struct sandbox s = sample("iabc"), other = sample("idef");
-	assert_int_equal(store_op_begin(h, op1, "create", &s, &e), 0);
-	assert_true(store_op_begin(h, op1, "create", &other, &e) < 0);
+	assert_int_equal(store_op_begin(h, op1, "create", &s, NULL, &e), 0);
+	assert_true(store_op_begin(h, op1, "create", &other, NULL, &e) < 0);
 	assert_int_equal(e.code, ERR_CONFLICT);
 	assert_int_equal(store_load(h, keep, &e), 0);
 	assert_null(host_find(h, "idef")); // nothing of the refused one stays
@@ -133,11 +134,11 @@ static void a_forgotten_sandbox_leaves_an_event_and_no_row(void **state)
 	char op_state[8], id[64];
 	struct sandbox s = sample("iabc");
 	struct store_event ev = {.kind = "create_failed", .cause = "create_failed"};
-	assert_int_equal(store_op_begin(h, op1, "create", &s, &e), 0);
+	assert_int_equal(store_op_begin(h, op1, "create", &s, NULL, &e), 0);
 	assert_int_equal(store_forget(h, "iabc", &ev, &e), 0);
 	assert_int_equal(store_load(h, keep, &e), 0);
 	assert_null(host_find(h, "iabc"));
-	assert_int_equal(store_op_find(h, op1, op_state, id, &e), 0);
+	assert_int_equal(store_op_find(h, op1, op_state, id, NULL, &e), 0);
 	assert_string_equal(op_state, "");
 	struct host_event *list;
 	size_t n;
@@ -199,6 +200,62 @@ static void states_follow_the_table(void **state _unused_)
 	assert_false(sandbox_state_may(SANDBOX_PAUSED, SANDBOX_RUNNING));
 }
 
+static void a_failed_operation_says_so_again(void **state)
+{
+	struct host *h = *state;
+	struct err e = {0}, why = {0}, told = {0};
+	char op_state[8], id[64];
+	struct sandbox s = sample("iabc");
+	err_set(&why, ERR_NO_SPACE, "no room");
+	struct store_event ev = {.kind = "pause_failed", .failed = &why};
+	assert_int_equal(store_op_begin(h, op1, "pause", &s, "{\"layer\":\"x\"}", &e), 0);
+	assert_int_equal(store_commit(h, op1, &s, &ev, &e), 0);
+	assert_int_equal(store_op_find(h, op1, op_state, id, &told, &e), 0);
+	assert_string_equal(op_state, "done");
+	assert_int_equal(told.code, ERR_NO_SPACE);
+	assert_string_equal(told.text, "no room");
+}
+
+static void a_snapshot_comes_and_goes_with_its_sandbox(void **state)
+{
+	struct host *h = *state;
+	struct err e = {0};
+	struct sandbox s = sample("iabc");
+	struct store_snapshot row = {.info = {.kind = "pause",
+					     .vcpus = 1,
+					     .memory_mb = 512,
+					     .memory_bytes = 77,
+					     .created_ns = 5},
+		.token = "t"};
+	snprintf(row.info.id, sizeof row.info.id, "%s", op1);
+	snprintf(row.info.sandbox, sizeof row.info.sandbox, "iabc");
+	struct store_snapshot got, *list;
+	size_t n;
+	assert_int_equal(store_op_begin(h, op1, "pause", &s, NULL, &e), 0);
+	s.info.state = SANDBOX_PAUSED;
+	s.full_next = true;
+	s.info.generation = 9;
+	snprintf(s.info.snapshot, sizeof s.info.snapshot, "%s", op1);
+	assert_int_equal(store_commit_snapshot(h, op1, &s, &row, NULL, NULL, &e), 0);
+	assert_int_equal(store_get_snapshot(h, op1, &got, &e), 0);
+	assert_memory_equal(&got, &row, sizeof got);
+	assert_int_equal(store_list_snapshots(h, "pause", "iabc", NULL, &list, &n, &e), 0);
+	assert_int_equal(n, 1);
+	free(list);
+	assert_int_equal(store_list_snapshots(h, "template", NULL, NULL, &list, &n, &e), 0);
+	assert_int_equal(n, 0);
+	free(list);
+	assert_int_equal(store_load(h, keep, &e), 0);
+	struct sandbox *r = host_find(h, "iabc");
+	assert_int_equal(r->info.state, SANDBOX_PAUSED);
+	assert_string_equal(r->info.snapshot, op1);
+	assert_true(r->full_next);
+	assert_int_equal(r->info.generation, 9);
+	assert_int_equal(store_commit_snapshot(h, NULL, &s, NULL, op1, NULL, &e), 0);
+	assert_true(store_get_snapshot(h, op1, &got, &e) < 0);
+	assert_int_equal(e.code, ERR_NOT_FOUND);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -207,6 +264,8 @@ int main(void)
 		T(a_committed_operation_is_no_longer_open),
 		T(an_operation_id_serves_once),
 		T(a_forgotten_sandbox_leaves_an_event_and_no_row),
+		T(a_failed_operation_says_so_again),
+		T(a_snapshot_comes_and_goes_with_its_sandbox),
 		T(events_are_numbered_without_gaps_across_restarts),
 		T(a_database_of_a_newer_program_is_refused),
 		cmocka_unit_test(states_follow_the_table),

@@ -27,6 +27,7 @@ static const struct shim_spec full = {
 	.binds = binds,
 	.n_binds = 2,
 	.pager_argv = pager,
+	.snap_dir = "/d/sandboxes/i123/snap",
 };
 
 static void spec_survives_its_text(void **state)
@@ -58,6 +59,7 @@ static void spec_survives_its_text(void **state)
 	assert_null(s->vmm_argv[ARRAY_SIZE(argv) - 1]);
 	assert_string_equal(s->pager_argv[0], pager[0]);
 	assert_null(s->pager_argv[1]);
+	assert_string_equal(s->snap_dir, full.snap_dir);
 }
 
 static void expect_refused(const struct shim_spec *s, const char *field)
@@ -81,6 +83,10 @@ static void unsafe_values_are_refused_by_name(void **state)
 		s = full;
 		s.netns = bad_paths[i];
 		expect_refused(&s, "netns:");
+		s = full;
+		s.snap_dir = bad_paths[i];
+		if (bad_paths[i])
+			expect_refused(&s, "snap_dir:");
 	}
 	s = full;
 	s.id = "../x";
@@ -111,7 +117,7 @@ static void unsafe_values_are_refused_by_name(void **state)
 static void binds_cannot_cover_the_jail_itself(void **state)
 {
 	static const char *const targets[] = {"/", "/proc", "/proc/x", "/dev/kvm", "/usr/bin/vmm",
-		"/run/api.sock", "/tmp/x", "/lib", "/lib64/x", "/../x", "x"};
+		"/run/api.sock", "/tmp/x", "/snap", "/snap/x", "/lib", "/lib64/x", "/../x", "x"};
 	for (size_t i = 0; i < ARRAY_SIZE(targets); i++) {
 		struct shim_bind b = {"/host/file", targets[i], false};
 		struct shim_spec s = full;
@@ -126,6 +132,14 @@ static void binds_cannot_cover_the_jail_itself(void **state)
 	assert_int_equal(shim_spec_check(&s, NULL), 0);
 	b = (struct shim_bind){"relative", "/mem", false};
 	expect_refused(&s, "binds[0].source");
+	struct shim_bind many[257];
+	for (size_t i = 0; i < ARRAY_SIZE(many); i++)
+		many[i] = (struct shim_bind){"/host/file", "/layers/x", false};
+	s.binds = many;
+	s.n_binds = 256;
+	assert_int_equal(shim_spec_check(&s, NULL), 0);
+	s.n_binds = 257;
+	expect_refused(&s, "binds: more than 256");
 }
 
 static void bad_texts_are_refused_by_name(void **state)
@@ -143,6 +157,7 @@ static void bad_texts_are_refused_by_name(void **state)
 		{"\"kvm\": true", "\"kvm\": 1", "kvm: must be true or false"},
 		{"\"kvm\": true", "\"kvm\": true, \"more\": 1", "unknown field 'more'"},
 		{"\"writable\": false", "\"writable\": null", "binds[0]: writable: must be"},
+		{"\"snap_dir\": \"/d/", "\"snap_dir\": [], \"x\": \"", "snap_dir: must be a text"},
 		{"\"/run/api.sock\"", "3", "vmm_argv: must be an array of texts"},
 	};
 	_cleanup_free_ char *good = shim_spec_format(&full);

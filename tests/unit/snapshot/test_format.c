@@ -3,7 +3,10 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include "base/fault.h"
 #include "base/file.h"
@@ -328,6 +331,41 @@ static void test_ingest_refuses_what_is_no_diff(void **state)
 	world_done(&w);
 }
 
+// A VMM that was taken over may leave anything under the diff's name; root must not be led astray.
+static void test_ingest_refuses_what_a_jailed_vmm_may_leave(void **state)
+{
+	struct world w;
+	_cleanup_(header_freep) struct header *z = zero(16), *none = NULL;
+	struct err e = {0};
+	bool dirty[16] = {true};
+	world_init(&w);
+	world_write_diff(&w, "diff", memory, dirty, sizeof memory);
+	assert_int_equal(symlinkat("diff", w.work_fd, "link"), 0);
+	assert_int_equal(mkfifoat(w.work_fd, "fifo", 0600), 0); // would block who opens it
+	assert_int_equal(mkdirat(w.work_fd, "dir", 0700), 0);
+	assert_int_equal(linkat(w.work_fd, "diff", w.work_fd, "second", 0), 0);
+	static const struct {
+		const char *name, *reason;
+	} cases[] = {{"link", "symbolic link"}, {"fifo", "not a regular file"},
+		{"dir", "directory"}, {"second", "has 2 names"}};
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		int r = layer_ingest(w.work_fd, cases[i].name, w.layers_fd, layer_1, z, image_a,
+			&none, NULL, &e);
+		expect_reason(r, &e, cases[i].name, cases[i].reason);
+	}
+	assert_int_equal(world_count_files(w.layers_fd, "."), 0);
+	struct snapshot_info s = {.memory_bytes = z->size, .vcpus = 1, .vmm_name = "x"};
+	id_new_uuid(s.id);
+	memset(s.vmm_sha256, 'f', 64);
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct snapshot_files files = {w.work_fd, cases[i].name, NULL, NULL};
+		expect_reason(snapshot_write(w.data_fd, &s, z, &files, &e), &e, cases[i].name,
+			i == 0 ? "symbolic link" : "not a regular file with one name");
+	}
+	assert_int_equal(world_count_files(w.data_fd, "snapshots"), 0);
+	world_done(&w);
+}
+
 static void test_an_ingest_that_failed_late_can_be_repeated(void **state)
 {
 	struct world w;
@@ -438,6 +476,50 @@ static void test_foreign_and_truncated_sums(void **state)
 		expect_reason(layer_open(w.layers_fd, layer_1, sizeof memory, &l, &e), &e, sums,
 			"truncated");
 	}
+	world_done(&w);
+}
+
+static void test_verified_once_until_it_changes(void **state)
+{
+	struct world w;
+	struct err e = {0};
+	char record[300], file[400], block[64];
+	struct stat st, again;
+	world_init(&w);
+	header_free(ingest_first(&w, NULL));
+	snprintf(record, sizeof record, "%s/work/verified", w.dir);
+	snprintf(file, sizeof file, "%s/%s", record, layer_1);
+	snprintf(block, sizeof block, "block at offset %u", 5 * B);
+	run_ok(layer_verify_once(w.layers_fd, layer_1, sizeof memory, record, &e), &e);
+	assert_int_equal(stat(file, &st), 0);
+	run_ok(layer_verify_once(w.layers_fd, layer_1, sizeof memory, record, &e), &e);
+	assert_int_equal(stat(file, &again), 0);
+	assert_int_equal(st.st_ino, again.st_ino); // not done again
+	// Of another boot: done again.
+	flip(AT_FDCWD, file, 0);
+	run_ok(layer_verify_once(w.layers_fd, layer_1, sizeof memory, record, &e), &e);
+	assert_int_equal(stat(file, &again), 0);
+	assert_int_not_equal(st.st_ino, again.st_ino);
+	// Changed since, and the change is found. Times are coarse: until the record differs.
+	struct timespec before = {0};
+	assert_int_equal(fstatat(w.layers_fd, layer_1, &st, 0), 0);
+	before = st.st_ctim;
+	do {
+		flip(w.layers_fd, layer_1, 5 * B + 1);
+		flip(w.layers_fd, layer_1, 5 * B + 1);
+		assert_int_equal(fstatat(w.layers_fd, layer_1, &st, 0), 0);
+	} while (before.tv_sec == st.st_ctim.tv_sec && before.tv_nsec == st.st_ctim.tv_nsec);
+	flip(w.layers_fd, layer_1, 5 * B + 1);
+	expect_reason(layer_verify_once(w.layers_fd, layer_1, sizeof memory, record, &e), &e,
+		layer_1, block);
+	expect_reason(layer_verify_once(w.layers_fd, layer_1, sizeof memory, record, &e), &e,
+		layer_1, block); // never recorded
+	flip(w.layers_fd, layer_1, 5 * B + 1);
+	run_ok(layer_verify_once(w.layers_fd, layer_1, sizeof memory, record, &e), &e);
+	expect_reason(layer_verify_once(w.layers_fd, layer_2, sizeof memory, record, &e), &e,
+		layer_2, "No such file");
+	// Where it cannot be recorded the layer is good all the same.
+	run_ok(layer_verify_once(w.layers_fd, layer_1, sizeof memory, "/proc/none", &e), &e);
 	world_done(&w);
 }
 
@@ -584,6 +666,103 @@ static void test_damaged_snapshots_are_refused_by_file(void **state)
 	world_done(&w);
 }
 
+// --- a full disk
+
+static void expect_with_room(struct world *w, const struct header *h)
+{
+	unlinkat(w->work_fd, "filler", 0); // the comparison needs a file
+	world_expect(w, h, memory);
+}
+
+static bool is_full(const struct err *e)
+{
+	return strstr(e->text, strerror(ENOSPC)) != NULL;
+}
+
+// Leaves so many blocks free for new files.
+static void leave_free(struct world *w, int blocks)
+{
+	_cleanup_close_ int fd = openat(w->work_fd, "filler", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	struct statvfs v;
+	assert_int_equal(ftruncate(fd, 0), 0);
+	assert_int_equal(fstatvfs(fd, &v), 0);
+	assert_true((int)v.f_bfree > blocks);
+	off_t len = ((off_t)v.f_bfree - blocks) * (off_t)v.f_bsize;
+	assert_int_equal(posix_fallocate(fd, 0, len), 0);
+}
+
+// Each step with 0, 1, 2, ... blocks free, so that it fails at each of its writes in turn; the same
+// call again, with room, must succeed, and give what it would have given.
+static void fill_up_each_step(struct world *w)
+{
+	struct err e = {0};
+	_cleanup_(header_freep) struct header *z = zero(16), *first = NULL, *child = NULL,
+					      *merged = NULL;
+	bool dirty[16] = {[3] = true, [12] = true, [15] = true};
+	unsigned failed[3] = {0};
+	int r = -1;
+	first = ingest_first(w, NULL);
+	memset(memory + 3 * B, 0, B);
+	memset(memory + 12 * B, 99, B);
+	world_write_diff(w, "diff", memory, dirty, sizeof memory);
+	for (int n = 0; r < 0; n++, failed[0] += r < 0) {
+		leave_free(w, n);
+		r = layer_ingest(w->work_fd, "diff", w->layers_fd, layer_2, first, image_b, &child,
+			NULL, &e);
+		assert_true(r == 0 || (is_full(&e) && file_exists(w->work_fd, "diff")));
+	}
+	expect_with_room(w, child);
+	r = -1;
+	for (int n = 0; r < 0; n++, failed[1] += r < 0) {
+		static const char id[] = "33333333-3333-4333-8333-333333333333";
+		leave_free(w, n);
+		r = layer_merge(child, w->layers_fd, id, &merged, &e);
+		assert_true(r == 0 || is_full(&e));
+		assert_int_equal(world_count_files(w->layers_fd, "."), r == 0 ? 6 : 4);
+		expect_with_room(w, child);
+	}
+	expect_with_room(w, merged);
+	struct snapshot_info s = info_of(merged), again;
+	struct snapshot_files files = {w->work_fd, "state", NULL, NULL};
+	leave_free(w, 1);
+	assert_int_equal(file_write_atomic(w->work_fd, "state", "s", 1, 0600), 0);
+	r = -1;
+	for (int n = 0; r < 0; n++, failed[2] += r < 0) {
+		leave_free(w, n);
+		r = snapshot_write(w->data_fd, &s, merged, &files, &e);
+		assert_true(r == 0 || (is_full(&e) && file_exists(w->work_fd, "state")));
+		assert_int_equal(world_count_files(w->data_fd, "snapshots"), r == 0);
+	}
+	run_ok(snapshot_read(w->data_fd, s.id, &again, NULL, &e), &e);
+	for (size_t i = 0; i < ARRAY_SIZE(failed); i++)
+		assert_true(failed[i] >= 2); // more than one write met the full disk
+}
+
+// tmpfs counts data blocks only, so each write is met exactly. The mount is in a namespace of this
+// process's own and goes with it, however the test ends.
+static void test_a_full_disk_at_each_write(void **state)
+{
+	char dir[] = "/tmp/stasis-full-XXXXXX";
+	struct world w;
+	if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 ||
+		mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		skip();
+	const char *was = getenv("STASIS_TEST_DIR");
+	_cleanup_free_ char *keep = was ? strdup(was) : NULL;
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(mount("full", dir, "tmpfs", 0, "size=1m"), 0);
+	setenv("STASIS_TEST_DIR", dir, 1);
+	world_init(&w);
+	if (keep)
+		setenv("STASIS_TEST_DIR", keep, 1);
+	else
+		unsetenv("STASIS_TEST_DIR");
+	fill_up_each_step(&w);
+	world_done(&w);
+	assert_int_equal(umount(dir), 0);
+	assert_int_equal(rmdir(dir), 0);
+}
+
 // --- collection
 
 static bool named_layer(void *ctx, const char *id)
@@ -679,7 +858,10 @@ int main(void)
 		cmocka_unit_test(test_ingest_moves_and_punches),
 		cmocka_unit_test(test_a_zeroed_page_hides_the_parents),
 		cmocka_unit_test(test_ingest_refuses_what_is_no_diff),
+		cmocka_unit_test(test_ingest_refuses_what_a_jailed_vmm_may_leave),
 		cmocka_unit_test(test_an_ingest_that_failed_late_can_be_repeated),
+		cmocka_unit_test(test_verified_once_until_it_changes),
+		cmocka_unit_test(test_a_full_disk_at_each_write),
 		cmocka_unit_test(test_damaged_layers_are_told_by_block),
 		cmocka_unit_test(test_foreign_and_truncated_sums),
 		cmocka_unit_test(test_snapshot_json_flips_and_lengths),

@@ -34,7 +34,7 @@ struct history {
 	struct header *base; // what the guest was last restored from or snapshot to
 	char base_id[UUID_SIZE];
 	struct snapshot_model snapshots[MAX_SNAPSHOTS];
-	unsigned merges, restores, snapshots_made, collections, crashes;
+	unsigned merges, restores, snapshots_made, collections, crashes, merge_crashes;
 };
 
 static uint64_t rnd(struct history *h, uint64_t below)
@@ -162,6 +162,27 @@ static void restore(struct history *h)
 	h->restores++;
 }
 
+static void crash_in_merge(struct history *h, const struct header *old, const char *id)
+{
+	static const char *const points[] = {
+		"merge.after_data:kill", "merge.after_sums:kill", "merge.after_layer:kill"};
+	struct err e = {0};
+	uint64_t point = rnd(h, ARRAY_SIZE(points));
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		struct header *merged = NULL;
+		fault_setup(points[point], &e);
+		layer_merge(old, h->w.layers_fd, id, &merged, &e);
+		_exit(0);
+	}
+	int status = 0;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	// An image of zeros has nothing to merge, so nothing to be killed at.
+	assert_true(WIFSIGNALED(status) || header_data_bytes(old) == 0);
+	h->merge_crashes += WIFSIGNALED(status);
+}
+
 static void merge(struct history *h)
 {
 	struct snapshot_model *s = pick(h, false);
@@ -171,6 +192,8 @@ static void merge(struct history *h)
 	char id[UUID_SIZE];
 	id_new_uuid(id);
 	_cleanup_(header_freep) struct header *old = read_snapshot(h, s), *merged = NULL;
+	if (rnd(h, 4) == 0)
+		crash_in_merge(h, old, id);
 	expect_ok(layer_merge(old, h->w.layers_fd, id, &merged, &e), &e, "merge");
 	assert_true(merged->n_layers <= 1);
 	assert_int_equal(merged->generation, old->generation);
@@ -179,6 +202,8 @@ static void merge(struct history *h)
 	bool flat = false;
 	expect_ok(layer_is_flat(merged, h->w.layers_fd, &flat, &e), &e, "is_flat");
 	assert_int_equal(flat, merged->n_layers == 1);
+	// What runs on the old layers is not disturbed.
+	world_expect(&h->w, old, s->memory);
 	expect_ok(snapshot_replace_header(h->w.data_fd, s->id, merged, &e), &e, "replace_header");
 	world_expect(&h->w, merged, s->memory);
 	h->merges++;
@@ -282,7 +307,7 @@ static void run_history(struct history *h)
 	header_free(h->base);
 }
 
-static uint64_t histories = 1500, first_seed;
+static uint64_t histories = 2000, first_seed;
 
 static void test_histories_agree_with_a_plain_model(void **state)
 {
@@ -297,9 +322,9 @@ static void test_histories_agree_with_a_plain_model(void **state)
 	print_message("\r%" PRIu64 " histories from seed %" PRIu64
 		      ": %u snapshots, %u restores, %u merges, %u collections, %u crashes\n",
 		histories, first_seed, h.snapshots_made, h.restores, h.merges, h.collections,
-		h.crashes);
+		h.crashes + h.merge_crashes);
 	// A generator that never does one of these would test nothing.
-	assert_true(h.restores && h.merges && h.collections && h.crashes);
+	assert_true(h.restores && h.merges && h.collections && h.crashes && h.merge_crashes);
 	world_done(&h.w);
 }
 

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "envd/freeze.h"
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <string.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/str.h"
+#include "envd/agent.h"
+
+#define MAX_MOUNTINFO (4u << 20)
+
+// --- the freezer
+
+void freezer_init(struct freezer *f, int cgroup_fd)
+{
+	*f = (struct freezer){-1, -1};
+	if (cgroup_fd < 0)
+		return;
+	f->freeze_fd = openat(cgroup_fd, "cgroup.freeze", O_RDWR | O_CLOEXEC);
+	if (f->freeze_fd >= 0)
+		f->events_fd = openat(cgroup_fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
+}
+
+void freezer_done(struct freezer *f)
+{
+	f->freeze_fd = safe_close(f->freeze_fd);
+	f->events_fd = safe_close(f->events_fd);
+}
+
+int freezer_set(const struct freezer *f, bool on)
+{
+	return pwrite(f->freeze_fd, on ? "1" : "0", 1, 0) == 1 ? 0 : -errno;
+}
+
+bool freezer_is_on(const struct freezer *f)
+{
+	char c = '0';
+	return freezer_usable(f) && pread(f->freeze_fd, &c, 1, 0) == 1 && c == '1';
+}
+
+// Each read also tells the kernel which change the next poll is to wait for.
+static int is_frozen(const struct freezer *f)
+{
+	char text[256];
+	ssize_t n = RETRY_EINTR(pread(f->events_fd, text, sizeof text - 1, 0));
+	if (n < 0)
+		return -errno;
+	text[n] = '\0';
+	return strstr(text, "frozen 1\n") != NULL;
+}
+
+int freezer_wait(const struct freezer *f, uint64_t until_ns, int wake_fd)
+{
+	for (;;) {
+		int rc = is_frozen(f);
+		if (rc)
+			return MIN(rc, 0);
+		uint64_t now = clock_monotonic_ns();
+		if (now >= until_ns)
+			return -ETIMEDOUT;
+		struct pollfd pf[2] = {
+			{.fd = f->events_fd, .events = POLLPRI}, {.fd = wake_fd, .events = POLLIN}};
+		uint64_t ms = (until_ns - now + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC;
+		int n = poll(pf, 2, (int)MIN(ms, (uint64_t)INT_MAX));
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (n > 0 && pf[1].revents)
+			return -ECANCELED;
+	}
+}
+
+// --- the disks
+
+// "\040" and the like, as the kernel writes blanks, tabs, newlines and backslashes of a path.
+static void unescape(char *s)
+{
+	char *to = s;
+	for (; *s; to++) {
+		if (s[0] == '\\' && strspn(s + 1, "01234567") >= 3) {
+			*to = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
+			s += 4;
+		} else {
+			*to = *s++;
+		}
+	}
+	*to = '\0';
+}
+
+static char *next_word(char **at)
+{
+	char *word = *at;
+	char *end = word + strcspn(word, " ");
+	*at = end + (*end == ' ');
+	*end = '\0';
+	return word;
+}
+
+static bool has_option(const char *list, const char *name)
+{
+	size_t len = strlen(name);
+	for (const char *p = list; *p; p += strcspn(p, ","), p += *p == ',')
+		if (strncmp(p, name, len) == 0 && (p[len] == ',' || !p[len]))
+			return true;
+	return false;
+}
+
+// 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
+bool freeze_mount_needs_sync(char *line, uint64_t *ret_device, char **ret_path)
+{
+	char *at = line, *end;
+	next_word(&at);
+	next_word(&at);
+	const char *device = next_word(&at);
+	next_word(&at);
+	char *path = next_word(&at);
+	next_word(&at);
+	while (*at && strncmp(at, "- ", 2) != 0)
+		next_word(&at);
+	next_word(&at);
+	const char *type = next_word(&at);
+	next_word(&at);
+	const char *options = next_word(&at);
+	unsigned long major = strtoul(device, &end, 10);
+	if (end == device || *end != ':' || major == 0 || major > UINT32_MAX)
+		return false;
+	unsigned long minor = strtoul(end + 1, NULL, 10);
+	// The mount itself may be read-only where another one of the same file system is not.
+	if (!has_option(options, "rw") || str_starts(type, "fuse") || *path != '/')
+		return false;
+	unescape(path);
+	*ret_device = (uint64_t)major << 32 | (uint32_t)minor;
+	*ret_path = path;
+	return true;
+}
+
+static int sync_mount(const char *path, struct err *e)
+{
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	// Hidden below another mount, or gone since the list was read.
+	if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
+		return 0;
+	if (fd < 0 || syncfs(fd) < 0)
+		return err_errno(e, errno, "cannot write the file system at %s to its disk", path);
+	return 0;
+}
+
+int freeze_sync_disks(struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf list = {0};
+	uint64_t done[64], device;
+	size_t n_done = 0;
+	char *path;
+	int rc = file_read(AT_FDCWD, "/proc/self/mountinfo", MAX_MOUNTINFO, &list);
+	if (rc < 0)
+		return err_errno(e, rc, "cannot read the list of mounts");
+	while (list.len) {
+		if (list.data[list.len - 1] == '\n')
+			list.data[--list.len] = '\0';
+		char *line = memrchr(list.data, '\n', list.len);
+		line = line ? line + 1 : list.data;
+		list.len = (size_t)(line - list.data);
+		if (!freeze_mount_needs_sync(line, &device, &path))
+			continue;
+		bool seen = false;
+		for (size_t i = 0; i < n_done; i++)
+			seen |= done[i] == device;
+		if (seen)
+			continue;
+		// Beyond the table's end some are synced twice.
+		if (n_done < ARRAY_SIZE(done))
+			done[n_done++] = device;
+		if ((rc = sync_mount(path, e)) < 0)
+			return rc;
+	}
+	return 0;
+}
+
+// --- the calls
+
+void freeze_post(struct http_request *req, void *ctx)
+{
+	struct agent *a = ctx;
+	struct err e = {0};
+	uint64_t epoch;
+	int rc = process_table_freeze(a->processes, FREEZE_LIMIT_NS, &epoch, &e);
+	if (rc == 0) {
+		rc = freeze_sync_disks(&e);
+		// Undone when that failed; and what was thawed in the meantime is not frozen.
+		int kept = process_table_freeze_end(a->processes, epoch, rc == 0, rc ? NULL : &e);
+		rc = rc ? rc : kept;
+	}
+	if (rc < 0)
+		http_reply_error(req, &e);
+	else
+		http_reply_empty(req, 204);
+}
+
+void thaw_post(struct http_request *req, void *ctx)
+{
+	struct agent *a = ctx;
+	struct err e = {0};
+	if (process_table_thaw(a->processes, &e) < 0)
+		http_reply_error(req, &e);
+	else
+		http_reply_empty(req, 204);
+}

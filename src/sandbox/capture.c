@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a running sandbox becomes a snapshot; the common part of pause, fork and snapshot.
+//
+//	take	quiesce the guest, stop it, let the VMM write its dirty memory and device state,
+// share 		the disk's blocks: all of it beside the sandbox's disk, nothing published
+// let go	fork and snapshot only: the guest runs again 	publish	memory becomes a layer,
+// everything is made
+// durable, snapshot.json last 	settle	where the sandbox runs on: the diff is part of its lineage
+// now
+//
+// The lineage rule. base.hdr and the VMM's dirty tracking together are all of memory; taking a diff
+// resets the tracking, so from then on that diff must not be lost. Before the VMM is asked, the row
+// says "uncertain" (store_op_begin with full_next set) and the journal names the layer. At the end
+// the layer is in base.hdr and the row says "certain", or the next snapshot is a full one. fcqemu
+// makes this easier: the memory file has its name only when it and the state file are complete, and
+// only then the tracking is reset. A Firecracker that was interrupted leaves nothing that tells, so
+// there the next snapshot is full.
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "disk/disk.h"
+#include "envd/client.h"
+#include "http/json.h"
+#include "sandbox/internal.h"
+#include "shim/shim.h"
+#include "snapshot/layer.h"
+
+#define FREEZE_MS 30000
+#define THAW_MS 30000
+
+// Names in the sandbox's directory. What the VMM writes is in snap/, which is its own; it is moved
+// out before anything is done with it.
+#define SNAP_MEM "snap/mem"
+#define SNAP_STATE "snap/vmstate"
+#define SNAP_RECORD "snap/working_set"
+#define SNAP_FIGURES "snap/pager.json"
+#define STAGE_MEM "stage.mem"
+#define STAGE_STATE "stage.vmstate"
+#define STAGE_DISK "stage.disk"
+#define WORKING_SET "working_set"
+#define BASE_HEADER "base.hdr"
+
+void capture_done(struct capture *c)
+{
+	c->header = header_free(c->header);
+}
+
+int capture_init(
+	struct capture *c, const char *kind, const char *snapshot, bool full, char journal[160])
+{
+	*c = (struct capture){.kind = kind, .image_key = ""};
+	if (snapshot)
+		snprintf(c->snapshot, sizeof c->snapshot, "%s", snapshot);
+	else
+		id_new_uuid(c->snapshot);
+	id_new_uuid(c->layer);
+	id_new_uuid(c->image);
+	return str_format(journal, 160, "{\"snapshot\":\"%s\",\"layer\":\"%s\",\"full\":%s}",
+		c->snapshot, c->layer, full ? "true" : "false");
+}
+
+static int open_dir(const struct host *h, const struct sandbox *s, struct err *e)
+{
+	char path[512];
+	if (host_disk_path(h, s->info.id, NULL, path) < 0)
+		return err_set(e, ERR_INTERNAL, "data directory path too long");
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 ? err_errno(e, errno, "%s", path) : fd;
+}
+
+// Takes a file that the jail wrote: a regular one, with no other name, root's from now on. The
+// jail's processes may still hold it open; what they change later does not match its checksums.
+static int take_file(int dir, const char *from, const char *to, struct err *e)
+{
+	struct stat st;
+	_cleanup_close_ int fd = openat(dir, from, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_errno(e, errno, "%s", from);
+	if (!S_ISREG(st.st_mode) || st.st_nlink != 1)
+		return err_set(
+			e, ERR_INTERNAL, "%s: the VMM left something else than a file", from);
+	if (renameat(dir, from, dir, to) < 0)
+		return err_errno(e, errno, "move %s to %s", from, to);
+	struct stat now;
+	if (fstatat(dir, to, &now, AT_SYMLINK_NOFOLLOW) < 0 || now.st_ino != st.st_ino ||
+		fchown(fd, 0, 0) < 0 || fchmod(fd, 0444) < 0)
+		return err_set(e, ERR_INTERNAL, "%s: changed while it was taken over", from);
+	return 0;
+}
+
+int capture_write_base(
+	struct host *h, const struct sandbox *s, const struct header *hd, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf text = {0};
+	_cleanup_close_ int dir = open_dir(h, s, e);
+	if (dir < 0)
+		return dir;
+	int rc = header_encode(hd, &text);
+	_cleanup_close_ int fd = rc < 0 ? -1
+					: openat(dir, "." BASE_HEADER,
+						  O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0444);
+	if (rc == 0)
+		rc = fd < 0 ? -errno : file_write_full(fd, text.data, text.len);
+	if (rc == 0 && renameat(dir, "." BASE_HEADER, dir, BASE_HEADER) < 0)
+		rc = -errno;
+	return rc < 0 ? err_errno(e, rc, "sandboxes/%s/" BASE_HEADER, s->info.id) : 0;
+}
+
+// Without a named file there is nothing to remove: success.
+static void drop_stage(int dir)
+{
+	static const char *const names[] = {SNAP_MEM, SNAP_MEM ".tmp", SNAP_STATE,
+		SNAP_STATE ".tmp", STAGE_MEM, STAGE_STATE, STAGE_DISK};
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		unlinkat(dir, names[i], 0);
+}
+
+static int set_frozen(const struct sandbox *s, bool frozen, struct err *e)
+{
+	char url[96];
+	_cleanup_(http_client_freep) struct http_client *c = NULL;
+	int rc = machine_agent(s, url, &c, e);
+	if (rc < 0)
+		return rc;
+	struct envd_target t = {.base_url = url, .token = s->token};
+	return frozen ? envd_call_freeze(c, &t, FREEZE_MS, e) : envd_call_thaw(c, &t, THAW_MS, e);
+}
+
+// Most of what the guest wrote goes to the disk before it stands still.
+static int sync_disk(int dir, struct err *e)
+{
+	_cleanup_close_ int fd = openat(dir, "rootfs.img", O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || fdatasync(fd) < 0)
+		return err_errno(e, errno, "rootfs.img");
+	return 0;
+}
+
+static int stop_and_write(struct host *h, struct sandbox *s, struct capture *c, struct vmm *v,
+	int dir, uint64_t *since, struct err *e)
+{
+	int rc = vmm_pause(v, e);
+	if (rc < 0)
+		return err_prefix(e, rc, "stop");
+	machine_phase(&s->info, "stop", since);
+	if ((rc = fault_hit("capture.after_stop", e)) < 0)
+		return rc;
+	c->asked = true;
+	rc = vmm_snapshot_create(v, JAIL_SNAP "/vmstate", JAIL_SNAP "/mem", !s->full_next, e);
+	if (rc < 0)
+		return err_prefix(e, rc, "memory");
+	c->taken = true;
+	machine_phase(&s->info, "memory", since);
+	if ((rc = fault_hit("capture.after_memory", e)) < 0)
+		return rc;
+	rc = disk_clone(dir, "rootfs.img", STAGE_DISK, 0, NULL, e);
+	if (rc < 0)
+		return err_prefix(e, rc, "disk");
+	machine_phase(&s->info, "disk_clone", since);
+	return fault_hit("capture.after_disk", e);
+}
+
+int capture_take(
+	struct host *h, struct sandbox *s, struct capture *c, uint64_t *since, struct err *e)
+{
+	_cleanup_(vmm_freep) struct vmm *v = NULL;
+	_cleanup_close_ int dir = open_dir(h, s, e);
+	if (dir < 0)
+		return dir;
+	int rc = machine_vmm(h, s, &v, e);
+	if (rc < 0)
+		return rc;
+	drop_stage(dir);
+	pthread_mutex_lock(&h->lock);
+	memcpy(s->layer, c->layer, sizeof s->layer);
+	pthread_mutex_unlock(&h->lock);
+	if ((rc = sync_disk(dir, e)) < 0)
+		return rc;
+	machine_phase(&s->info, "sync", since);
+	c->stopped_ns = clock_monotonic_ns();
+	if ((rc = set_frozen(s, true, e)) < 0)
+		return err_prefix(e, rc, "quiesce the guest");
+	machine_phase(&s->info, "freeze", since);
+	rc = fault_hit("capture.after_freeze", e);
+	if (rc == 0)
+		rc = stop_and_write(h, s, c, v, dir, since, e);
+	if (rc == 0)
+		return 0;
+	struct err undo = {0};
+	if (capture_let_go(h, s, c, &undo) < 0)
+		log_error("guest stands still after a failed snapshot sandbox=%s error=%s",
+			s->info.id, undo.text);
+	return rc;
+}
+
+int capture_let_go(struct host *h, struct sandbox *s, struct capture *c, struct err *e)
+{
+	_cleanup_(vmm_freep) struct vmm *v = NULL;
+	enum vmm_state state = VMM_PAUSED;
+	int rc = machine_vmm(h, s, &v, e);
+	if (rc == 0)
+		rc = vmm_resume(v, e);
+	// A VMM that says no because it was never stopped is fine.
+	if (rc < 0 && (vmm_get_state(v, &state, NULL) < 0 || state != VMM_RUNNING))
+		return err_prefix(e, rc, "let the guest go on");
+	rc = set_frozen(s, false, e);
+	if (rc < 0)
+		return err_prefix(e, rc, "thaw the guest");
+	c->went_on = true;
+	c->went_on_ns = clock_monotonic_ns();
+	return 0;
+}
+
+// The layer; may be repeated.
+static int ingest(struct host *h, struct sandbox *s, struct capture *c, int dir, struct err *e)
+{
+	_cleanup_(header_freep) struct header *parent = NULL;
+	struct layer_stats stats;
+	_cleanup_close_ int layers =
+		openat(h->data_fd, "layers", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (layers < 0)
+		return err_errno(e, errno, "layers");
+	int rc = file_exists(dir, SNAP_MEM) ? take_file(dir, SNAP_MEM, STAGE_MEM, e) : 0;
+	if (rc == 0)
+		rc = s->full_next ? header_new_zero(
+					    (uint64_t)s->info.memory_mb << 20, c->image, &parent, e)
+				  : header_read(dir, BASE_HEADER, &parent, e);
+	if (rc == 0)
+		rc = layer_ingest(
+			dir, STAGE_MEM, layers, c->layer, parent, c->image, &c->header, &stats, e);
+	return rc;
+}
+
+static void fill_info(const struct host *h, const struct sandbox *s, const struct capture *c,
+	struct snapshot_info *i)
+{
+	*i = (struct snapshot_info){.kind = str_eq(c->kind, "pause")	    ? SNAPSHOT_PAUSE
+					    : str_eq(c->kind, "checkpoint") ? SNAPSHOT_CHECKPOINT
+									    : SNAPSHOT_TEMPLATE,
+		.vcpus = s->info.vcpus,
+		.memory_bytes = (uint64_t)s->info.memory_mb << 20,
+		.created_ns = clock_realtime_ns()};
+	snprintf(i->id, sizeof i->id, "%s", c->snapshot);
+	snprintf(i->parent, sizeof i->parent, "%s", s->parent);
+	snprintf(i->vmm_name, sizeof i->vmm_name, "%s", h->vmm.name);
+	snprintf(i->vmm_version, sizeof i->vmm_version, "%s", h->vmm.version);
+	snprintf(i->vmm_sha256, sizeof i->vmm_sha256, "%s", h->vmm.sha256);
+	snprintf(i->vmm_state, sizeof i->vmm_state, "%s", h->vmm.state);
+	snprintf(i->kernel_id, sizeof i->kernel_id, "%s", s->kernel_id);
+}
+
+static void fill_row(const struct host *h, const struct sandbox *s, struct capture *c)
+{
+	struct host_snapshot *r = &c->row.info;
+	char disk[sizeof "snapshots//disk.img" + UUID_SIZE];
+	snprintf(r->id, sizeof r->id, "%s", c->snapshot);
+	snprintf(r->kind, sizeof r->kind, "%s", c->kind);
+	snprintf(r->sandbox, sizeof r->sandbox, "%s", s->info.id);
+	snprintf(r->template, sizeof r->template, "%s", s->info.template);
+	snprintf(r->parent, sizeof r->parent, "%s", s->parent);
+	snprintf(c->row.token, sizeof c->row.token, "%s", s->token);
+	snprintf(c->row.image_key, sizeof c->row.image_key, "%s", c->image_key);
+	r->vcpus = s->info.vcpus;
+	r->memory_mb = s->info.memory_mb;
+	r->disk_mb = s->info.disk_mb;
+	r->memory_bytes = header_data_bytes(c->header);
+	snprintf(disk, sizeof disk, "snapshots/%s/disk.img", c->snapshot);
+	if (disk_usage(h->data_fd, disk, &r->disk_bytes) < 0)
+		r->disk_bytes = 0;
+	r->created_ns = clock_realtime_ns();
+}
+
+int capture_publish(
+	struct host *h, struct sandbox *s, struct capture *c, uint64_t *since, struct err *e)
+{
+	char path[512];
+	struct snapshot_info info;
+	_cleanup_close_ int dir = open_dir(h, s, e);
+	if (dir < 0)
+		return dir;
+	int rc = ingest(h, s, c, dir, e);
+	if (rc < 0)
+		return err_prefix(e, rc, "layer");
+	machine_phase(&s->info, "layer", since);
+	if ((rc = fault_hit("capture.after_layer", e)) < 0)
+		return rc;
+	if ((rc = take_file(dir, SNAP_STATE, STAGE_STATE, e)) < 0)
+		return rc;
+	fill_info(h, s, c, &info);
+	if (str_format(path, sizeof path, "%s/sandboxes/%s/" STAGE_STATE, h->data_dir, s->info.id) <
+		0)
+		return err_set(e, ERR_INTERNAL, "data directory path too long");
+	if ((rc = vmm_state_tsc_khz(h, path, &info.tsc_khz, e)) < 0)
+		return rc;
+	// What the last resume touched first is the best guess at what the next one will.
+	bool pause = info.kind == SNAPSHOT_PAUSE && file_exists(dir, WORKING_SET);
+	rc = snapshot_write(h->data_fd, &info, c->header,
+		&(struct snapshot_files){.dirfd = dir,
+			.vmstate = STAGE_STATE,
+			.disk = STAGE_DISK,
+			.working_set = pause ? WORKING_SET : NULL},
+		e);
+	if (rc < 0)
+		return err_prefix(e, rc, "snapshot");
+	machine_phase(&s->info, "publish", since);
+	fill_row(h, s, c);
+	return 0;
+}
+
+void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
+{
+	struct err e = {0};
+	_cleanup_close_ int dir = open_dir(h, s, &e);
+	if (dir < 0) {
+		s->full_next = c->asked;
+		return;
+	}
+	// The VMM's answer may have been lost, not what it wrote.
+	bool named = file_exists(dir, SNAP_MEM) || file_exists(dir, STAGE_MEM) || c->header;
+	bool complete = c->taken || (named && !h->vmm.firecracker);
+	bool untouched = !c->asked || (!named && !h->vmm.firecracker);
+	int rc = complete && !c->header ? ingest(h, s, c, dir, &e) : 0;
+	if (rc == 0 && complete)
+		rc = capture_write_base(h, s, c->header, &e);
+	if (rc < 0)
+		log_warn("diff lost, the next snapshot will be a full one sandbox=%s error=%s",
+			s->info.id, e.text);
+	// What was uncertain before stays so unless a full one was taken just now.
+	s->full_next = complete ? rc < 0 : untouched ? s->full_next : true;
+	drop_stage(dir);
+}
+
+// --- what the pager tells
+
+static uint64_t number(const json_t *j, const char *key)
+{
+	json_int_t n = json_integer_value(json_object_get(j, key));
+	return n > 0 ? (uint64_t)n : 0;
+}
+
+static void add_figures(struct host *h, int dir)
+{
+	_cleanup_strbuf_ struct strbuf text = {0};
+	_cleanup_close_ int fd =
+		openat(dir, SNAP_FIGURES, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	char buf[8192];
+	ssize_t n = fd < 0 ? -1 : file_read_full(fd, buf, sizeof buf);
+	if (n <= 0)
+		return;
+	_cleanup_json_ json_t *j = json_loadb(buf, (size_t)n, 0, NULL);
+	if (!j)
+		return;
+	pthread_mutex_lock(&h->lock);
+	h->pager_faults += number(j, "faults");
+	h->pager_bytes += 4096 * (number(j, "copied_pages") + number(j, "prefetch_pages"));
+	h->pager_prefetched += number(j, "prefetch_pages");
+	h->pager_prefetch_hits += number(j, "prefetch_hits");
+	h->pager_busy_us += number(j, "busy_ns") / 1000;
+	pthread_mutex_unlock(&h->lock);
+}
+
+void capture_harvest(struct host *h, struct sandbox *s)
+{
+	struct err e = {0};
+	_cleanup_close_ int dir = open_dir(h, s, &e);
+	if (dir < 0)
+		return;
+	if (s->pidfd < 0)
+		add_figures(h, dir); // they are final
+	if (!file_exists(dir, SNAP_RECORD) ||
+		take_file(dir, SNAP_RECORD, WORKING_SET ".new", &e) < 0)
+		return;
+	// A template's next child will do what this one did; linked, since both keep it.
+	if (s->harvest[0]) {
+		char own[sizeof "snapshots//working_set" + UUID_SIZE];
+		snprintf(own, sizeof own, "snapshots/%s/working_set", s->harvest);
+		if (!file_exists(h->data_fd, own) &&
+			linkat(dir, WORKING_SET ".new", h->data_fd, own, 0) < 0)
+			log_debug("working set not kept snapshot=%s error=%s", s->harvest,
+				strerror(errno));
+		s->harvest[0] = '\0';
+	}
+	renameat(dir, WORKING_SET ".new", dir, WORKING_SET);
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fork: a running sandbox is captured into a checkpoint and goes on; then children are made from
+// that, several at a time. A paused one needs no capture. The checkpoint is gone when the last
+// child is there: each child keeps the layers it needs by its own base.hdr.
+#include <string.h>
+#include <sys/sysinfo.h>
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/log.h"
+#include "http/json.h"
+#include "sandbox/internal.h"
+
+// At once; more would only wait for each other's processor time.
+#define WORKERS_MAX 16u
+
+struct fork {
+	struct host *h;
+	struct host_fork *req;
+	char snapshot[UUID_SIZE], template[64];
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	size_t next, n_done;
+	size_t done[HOST_FORK_MAX]; // indexes in the order they finished
+};
+
+static void make_child(struct fork *f, struct host_fork_child *c)
+{
+	struct host_create req = {.ends_at_ns = f->req->ends_at_ns,
+		.on_timeout = f->req->on_timeout,
+		.token = c->token,
+		.env = c->env};
+	memcpy(req.op_id, c->op_id, sizeof req.op_id);
+	memcpy(req.id, c->id, sizeof req.id);
+	memcpy(req.snapshot, f->snapshot, sizeof req.snapshot);
+	snprintf(req.template, sizeof req.template, "%s", f->template);
+	c->e = (struct err){0};
+	c->rc = create_sandbox(f->h, &req, NULL, c->info, &c->e);
+}
+
+static void *work(void *arg)
+{
+	struct fork *f = arg;
+	pthread_mutex_lock(&f->lock);
+	while (f->next < f->req->n) {
+		size_t i = f->next++;
+		pthread_mutex_unlock(&f->lock);
+		make_child(f, &f->req->children[i]);
+		pthread_mutex_lock(&f->lock);
+		f->done[f->n_done++] = i;
+		pthread_cond_broadcast(&f->changed);
+	}
+	pthread_mutex_unlock(&f->lock);
+	return NULL;
+}
+
+static void make_children(struct fork *f)
+{
+	pthread_t threads[WORKERS_MAX];
+	size_t n = 0, told = 0;
+	size_t want = MIN(f->req->n, MIN((size_t)get_nprocs() * 2, (size_t)WORKERS_MAX));
+	while (n < want && pthread_create(&threads[n], NULL, work, f) == 0)
+		n++;
+	if (n == 0)
+		work(f);
+	while (told < f->req->n) {
+		pthread_mutex_lock(&f->lock);
+		while (f->n_done == told)
+			pthread_cond_wait(&f->changed, &f->lock);
+		size_t i = f->done[told++];
+		pthread_mutex_unlock(&f->lock);
+		if (f->req->done)
+			f->req->done(f->req->ctx, i);
+	}
+	for (size_t i = 0; i < n; i++)
+		pthread_join(threads[i], NULL);
+}
+
+// The checkpoint of a running source, which goes on before this returns, also on failure.
+static int checkpoint(struct fork *f, struct sandbox *s, struct err *e)
+{
+	_cleanup_(capture_done) struct capture c;
+	struct host *h = f->h;
+	char journal[160];
+	uint64_t t = clock_monotonic_ns(), started = t;
+	bool full = s->full_next;
+	int rc = capture_init(&c, "checkpoint", NULL, full, journal);
+	if (rc < 0)
+		return err_set(e, ERR_INTERNAL, "journal entry too long");
+	s->full_next = true; // in the row; the capture goes by what was before
+	rc = store_op_begin(h, f->req->op_id, "fork", s, journal, e);
+	s->full_next = full;
+	if (rc < 0)
+		return rc;
+	machine_phase(&s->info, "journal", &t);
+	rc = capture_take(h, s, &c, &t, e);
+	if (rc == 0)
+		rc = capture_let_go(h, s, &c, e);
+	machine_phase(&s->info, "let_go", &t);
+	if (rc == 0)
+		rc = capture_publish(h, s, &c, &t, e);
+	capture_settle(h, s, &c);
+	if (rc == 0)
+		rc = fault_hit("fork.before_commit", e);
+	_cleanup_json_ json_t *data =
+		json_pack("{s:I, s:I, s:I, s:o}", "count", (json_int_t)f->req->n, "duration_us",
+			(json_int_t)((clock_monotonic_ns() - started) / 1000), "stopped_us",
+			(json_int_t)(c.went_on ? (c.went_on_ns - c.stopped_ns) / 1000 : 0),
+			"phases", machine_phases_json(&s->info));
+	struct store_event ev = {.kind = rc == 0 ? "forked" : "fork_failed",
+		.cause = rc == 0 ? NULL : "fork_failed",
+		.failed = rc == 0 ? NULL : e,
+		.data = data};
+	struct err why = {0};
+	int committed = store_commit_snapshot(
+		h, f->req->op_id, s, rc == 0 ? &c.row : NULL, NULL, &ev, &why);
+	if (committed < 0) {
+		log_error("fork not recorded sandbox=%s error=%s", s->info.id, why.text);
+		s->full_next = true; // as the row says
+		if (rc == 0) {
+			snapshot_delete(h->data_fd, c.snapshot, NULL);
+			*e = why;
+			rc = committed;
+		}
+	}
+	memcpy(f->snapshot, c.snapshot, sizeof f->snapshot);
+	return rc;
+}
+
+static int check(const struct host_fork *req, struct err *e)
+{
+	if (req->n < 1 || req->n > HOST_FORK_MAX)
+		return err_set(e, ERR_INVALID, "count: must be from 1 to %u", HOST_FORK_MAX);
+	for (size_t i = 0; i < req->n; i++)
+		if (!id_is_sandbox(req->children[i].id) || !id_is_uuid(req->children[i].op_id))
+			return err_set(e, ERR_INVALID, "bad id of child %zu", i);
+	return 0;
+}
+
+int host_fork(struct host *h, struct host_fork *req, struct err *e)
+{
+	struct err local = {0};
+	struct host_sandbox info;
+	struct sandbox *s = NULL;
+	struct fork f = {.h = h, .req = req};
+	if (!e)
+		e = &local;
+	int rc = check(req, e);
+	if (rc == 0)
+		rc = sandbox_claim(h, req->op_id, req->id, "fork",
+			1u << SANDBOX_RUNNING | 1u << SANDBOX_PAUSED, &s, &info, e);
+	if (rc < 0)
+		return rc;
+	if (rc == 1)
+		return err_set(e, ERR_CONFLICT,
+			"this fork was done before: its children are in the list of sandboxes");
+	snprintf(f.template, sizeof f.template, "%s", s->info.template);
+	bool running = s->info.state == SANDBOX_RUNNING;
+	if (running)
+		rc = checkpoint(&f, s, e);
+	else
+		memcpy(f.snapshot, s->info.snapshot, sizeof f.snapshot);
+	pthread_mutex_lock(&h->lock);
+	s->layer[0] = '\0';
+	if (running || rc < 0)
+		host_release(h, s); // a paused one is held until its children have read it
+	pthread_mutex_unlock(&h->lock);
+	if (rc < 0) {
+		log_warn("fork failed sandbox=%s error=%s", req->id, err_text(e, rc));
+		return rc;
+	}
+	pthread_mutex_init(&f.lock, NULL);
+	pthread_cond_init(&f.changed, NULL);
+	make_children(&f);
+	pthread_mutex_destroy(&f.lock);
+	pthread_cond_destroy(&f.changed);
+	struct err why = {0};
+	if (running && snapshot_drop(h, NULL, f.snapshot, NULL, &why) < 0)
+		log_warn("checkpoint is kept for now snapshot=%s error=%s", f.snapshot, why.text);
+	pthread_mutex_lock(&h->lock);
+	if (!running)
+		host_release(h, s);
+	h->forks++;
+	pthread_mutex_unlock(&h->lock);
+	return 0;
+}

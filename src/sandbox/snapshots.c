@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+// Snapshot templates: from a running sandbox, which goes on, or from a paused one.
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "http/json.h"
+#include "disk/disk.h"
+#include "sandbox/internal.h"
+
+int sandbox_claim(struct host *h, const char *op_id, const char *id, const char *operation,
+	unsigned states, struct sandbox **ret_s, struct host_sandbox *ret, struct err *e)
+{
+	char op_state[8], op_sandbox[64];
+	struct err failed = {0};
+	if (!id_is_uuid(op_id))
+		return err_set(e, ERR_INVALID, "bad operation id");
+	// Where the same operation is at work in another thread, its answer is ours too.
+	pthread_mutex_lock(&h->lock);
+	for (struct sandbox *s; (s = host_find(h, id)) && s->operation && str_eq(s->op_id, op_id);)
+		pthread_cond_wait(&h->changed, &h->lock);
+	pthread_mutex_unlock(&h->lock);
+	int rc = store_op_find(h, op_id, op_state, op_sandbox, &failed, e);
+	if (rc < 0)
+		return rc;
+	if (op_state[0] && !str_eq(op_sandbox, id))
+		return err_set(
+			e, ERR_CONFLICT, "operation id was used for sandbox '%s'", op_sandbox);
+	if (err_is_set(&failed))
+		return err_set(e, failed.code, "%s", failed.text);
+	pthread_mutex_lock(&h->lock);
+	struct sandbox *s = host_find(h, id);
+	if (!s || s->hidden)
+		rc = err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
+	else if (str_eq(op_state, "done")) {
+		*ret = s->info;
+		rc = 1;
+	} else if (s->operation)
+		rc = err_set(
+			e, ERR_CONFLICT, "sandbox '%s' is busy: %s is under way", id, s->operation);
+	else if (!(states & 1u << s->info.state))
+		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", id,
+			sandbox_state_name(s->info.state));
+	else {
+		s->operation = operation;
+		snprintf(s->op_id, sizeof s->op_id, "%s", op_id);
+		s->info.n_phases = 0;
+		*ret_s = s;
+	}
+	pthread_mutex_unlock(&h->lock);
+	return rc;
+}
+
+int snapshot_drop(struct host *h, const char *op_id, const char *id, const struct store_event *ev,
+	struct err *e)
+{
+	// A create that has read it must have opened its files.
+	pthread_rwlock_wrlock(&h->layers_lock);
+	int rc = snapshot_delete(h->data_fd, id, e);
+	pthread_rwlock_unlock(&h->layers_lock);
+	if (rc == 0)
+		rc = store_drop_snapshot(h, op_id, id, ev, e);
+	upkeep_wake(h);
+	return rc;
+}
+
+void sandbox_drop_pauses(struct host *h, const char *id)
+{
+	_cleanup_free_ struct store_snapshot *list = NULL;
+	size_t n = 0;
+	struct err e = {0};
+	int rc = store_list_snapshots(h, "pause", id, NULL, &list, &n, &e);
+	for (size_t i = 0; rc == 0 && i < n; i++)
+		rc = snapshot_drop(h, NULL, list[i].info.id, NULL, &e);
+	if (rc < 0)
+		log_warn("snapshot of a pause is kept for now sandbox=%s error=%s", id, e.text);
+}
+
+// A copy of a small file beside the others of its snapshot, not synced yet.
+static int copy_file(
+	struct host *h, const char *from, const char *to, const char *name, struct err *e)
+{
+	char src[128], dst[128];
+	snprintf(src, sizeof src, "snapshots/%.36s/%s", from, name);
+	snprintf(dst, sizeof dst, "snapshots/%.36s.%s", to, name);
+	unlinkat(h->data_fd, dst, 0);
+	int rc = disk_clone(h->data_fd, src, dst, 0, NULL, e);
+	if (rc == 0 && fchmodat(h->data_fd, dst, 0444, 0) < 0)
+		rc = err_errno(e, errno, "%s", dst);
+	return rc;
+}
+
+int snapshot_copy(struct host *h, const struct source *src, const char *id, enum snapshot_kind kind,
+	struct err *e)
+{
+	static const char *const names[] = {"vmstate", "disk.img", "working_set"};
+	struct snapshot_info info = src->info;
+	char part[3][64];
+	int rc = 0;
+	size_t n = src->working_set ? 3 : 2;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		snprintf(part[i], sizeof part[i], "snapshots/%.36s.%s", id, names[i]);
+	for (size_t i = 0; rc == 0 && i < n; i++)
+		rc = copy_file(h, src->info.id, id, names[i], e);
+	if (rc == 0 && fchmodat(h->data_fd, part[1], 0600, 0) < 0)
+		rc = err_errno(e, errno, "%s", part[1]);
+	if (rc == 0) {
+		snprintf(info.id, sizeof info.id, "%s", id);
+		snprintf(info.parent, sizeof info.parent, "%s", src->info.id);
+		info.kind = kind;
+		rc = snapshot_write(h->data_fd, &info, src->header,
+			&(struct snapshot_files){.dirfd = h->data_fd,
+				.vmstate = part[0],
+				.disk = part[1],
+				.working_set = n == 3 ? part[2] : NULL},
+			e);
+	}
+	for (size_t i = 0; rc < 0 && i < ARRAY_SIZE(names); i++)
+		unlinkat(h->data_fd, part[i], 0);
+	return rc;
+}
+
+// --- of a running sandbox
+
+static int from_running(struct host *h, const struct host_snapshot_create *req, struct sandbox *s,
+	struct store_snapshot *ret, struct err *e)
+{
+	_cleanup_(capture_done) struct capture c;
+	char journal[160];
+	uint64_t t = clock_monotonic_ns(), started = t;
+	bool full = s->full_next;
+	int rc = capture_init(&c, "template", req->snapshot, full, journal);
+	if (rc < 0)
+		return err_set(e, ERR_INTERNAL, "journal entry too long");
+	s->full_next = true; // in the row; the capture goes by what was before
+	rc = store_op_begin(h, req->op_id, "snapshot", s, journal, e);
+	s->full_next = full;
+	if (rc < 0)
+		return rc;
+	machine_phase(&s->info, "journal", &t);
+	rc = capture_take(h, s, &c, &t, e);
+	if (rc == 0)
+		rc = capture_let_go(h, s, &c, e);
+	machine_phase(&s->info, "let_go", &t);
+	if (rc == 0)
+		rc = capture_publish(h, s, &c, &t, e);
+	capture_settle(h, s, &c);
+	if (rc == 0)
+		rc = fault_hit("snapshot.before_commit", e);
+	_cleanup_json_ json_t *data = json_pack("{s:s, s:I, s:I, s:o}", "snapshot", req->snapshot,
+		"duration_us", (json_int_t)((clock_monotonic_ns() - started) / 1000), "stopped_us",
+		(json_int_t)(c.went_on ? (c.went_on_ns - c.stopped_ns) / 1000 : 0), "phases",
+		machine_phases_json(&s->info));
+	struct store_event ev = {.kind = rc == 0 ? "snapshot_created" : "snapshot_failed",
+		.cause = rc == 0 ? NULL : "snapshot_failed",
+		.failed = rc == 0 ? NULL : e,
+		.data = data};
+	// Whatever came of it, the operation is over and the row tells the lineage.
+	struct err why = {0};
+	int committed =
+		store_commit_snapshot(h, req->op_id, s, rc == 0 ? &c.row : NULL, NULL, &ev, &why);
+	if (committed < 0 && rc == 0) {
+		snapshot_delete(h->data_fd, req->snapshot, NULL);
+		*e = why;
+		rc = committed;
+	}
+	if (committed < 0) {
+		log_error("snapshot not recorded sandbox=%s error=%s", s->info.id, why.text);
+		s->full_next = true; // as the row says
+	}
+	*ret = c.row;
+	return rc;
+}
+
+static int from_paused(struct host *h, const struct host_snapshot_create *req, struct sandbox *s,
+	struct store_snapshot *ret, struct err *e)
+{
+	struct source src;
+	char journal[160];
+	snprintf(journal, sizeof journal, "{\"snapshot\":\"%s\"}", req->snapshot);
+	int rc = source_open(h, s->info.snapshot, true, &src, e);
+	if (rc < 0)
+		return rc;
+	rc = store_op_begin(h, req->op_id, "snapshot", s, journal, e);
+	if (rc == 0)
+		rc = snapshot_copy(h, &src, req->snapshot, SNAPSHOT_TEMPLATE, e);
+	struct store_snapshot row = src.row;
+	source_done(&src);
+	snprintf(row.info.id, sizeof row.info.id, "%s", req->snapshot);
+	snprintf(row.info.kind, sizeof row.info.kind, "template");
+	snprintf(row.info.parent, sizeof row.info.parent, "%s", s->info.snapshot);
+	row.info.created_ns = clock_realtime_ns();
+	if (rc == 0)
+		rc = fault_hit("snapshot.before_commit", e);
+	_cleanup_json_ json_t *data = json_pack("{s:s}", "snapshot", req->snapshot);
+	struct store_event ev = {.kind = rc == 0 ? "snapshot_created" : "snapshot_failed",
+		.failed = rc == 0 ? NULL : e,
+		.data = data};
+	struct err why = {0};
+	int committed =
+		store_commit_snapshot(h, req->op_id, s, rc == 0 ? &row : NULL, NULL, &ev, &why);
+	if (committed < 0 && rc == 0) {
+		snapshot_delete(h->data_fd, req->snapshot, NULL);
+		*e = why;
+		rc = committed;
+	}
+	*ret = row;
+	return rc;
+}
+
+int host_snapshot_create(struct host *h, const struct host_snapshot_create *req,
+	struct host_snapshot *ret, struct err *e)
+{
+	struct err local = {0};
+	struct store_snapshot row;
+	struct host_sandbox info;
+	struct sandbox *s = NULL;
+	if (!e)
+		e = &local;
+	if (!id_is_uuid(req->snapshot))
+		return err_set(e, ERR_INVALID, "bad snapshot id");
+	int rc = sandbox_claim(h, req->op_id, req->id, "snapshot",
+		1u << SANDBOX_RUNNING | 1u << SANDBOX_PAUSED, &s, &info, e);
+	if (rc == 1) { // asked again
+		rc = store_get_snapshot(h, req->snapshot, &row, e);
+		if (rc == 0)
+			*ret = row.info;
+		return rc;
+	}
+	if (rc < 0)
+		return rc;
+	rc = store_get_snapshot(h, req->snapshot, &row, NULL);
+	if (rc == 0)
+		rc = err_set(e, ERR_CONFLICT, "snapshot id was used before");
+	else
+		rc = s->info.state == SANDBOX_RUNNING ? from_running(h, req, s, &row, e)
+						      : from_paused(h, req, s, &row, e);
+	if (rc < 0)
+		log_warn("snapshot failed sandbox=%s error=%s", req->id, err_text(e, rc));
+	else
+		*ret = row.info;
+	pthread_mutex_lock(&h->lock);
+	s->layer[0] = '\0';
+	host_release(h, s);
+	pthread_mutex_unlock(&h->lock);
+	upkeep_wake(h); // to merge it into one layer
+	return rc;
+}
+
+int host_snapshot_delete(struct host *h, const char *op_id, const char *snapshot, struct err *e)
+{
+	struct store_snapshot row;
+	if (!id_is_uuid(op_id) || !id_is_uuid(snapshot))
+		return err_set(e, ERR_INVALID, "bad snapshot or operation id");
+	struct err why = {0};
+	int rc = store_get_snapshot(h, snapshot, &row, &why);
+	if (rc < 0 && why.code == ERR_NOT_FOUND)
+		return 0;
+	if (rc < 0) {
+		if (e)
+			*e = why;
+		return rc;
+	}
+	if (!str_eq(row.info.kind, "template"))
+		return err_set(e, ERR_CONFLICT, "snapshot %s is in use: it is a %s of sandbox '%s'",
+			snapshot, row.info.kind, row.info.sandbox);
+	_cleanup_json_ json_t *data = json_pack("{s:s}", "snapshot", snapshot);
+	struct store_event ev = {.kind = "snapshot_deleted", .data = data};
+	rc = snapshot_drop(h, op_id, snapshot, &ev, e);
+	if (rc == 0)
+		log_info("snapshot deleted snapshot=%s", snapshot);
+	return rc;
+}
+
+int host_snapshots(struct host *h, struct host_snapshot **ret, size_t *ret_n, struct err *e)
+{
+	_cleanup_free_ struct store_snapshot *rows = NULL;
+	size_t n = 0;
+	int rc = store_list_snapshots(h, NULL, NULL, NULL, &rows, &n, e);
+	if (rc < 0)
+		return rc;
+	struct host_snapshot *list = calloc(n + 1, sizeof *list);
+	if (!list)
+		return err_errno(e, ENOMEM, "list of snapshots");
+	for (size_t i = 0; i < n; i++)
+		list[i] = rows[i].info;
+	*ret = list;
+	*ret_n = n;
+	return 0;
+}

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life cycle cut at each of its fault points, by failure and by kill -9 of the server: a paused
+sandbox stays paused, a running one runs on, both with all of their memory, and nothing is left over."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import unittest
+
+import lib
+from test_generations import begin, change, compare
+
+
+def tables():
+    with open(os.path.join(lib.ROOT, "docs/fault-points.md")) as f:
+        _, capture, resume = re.split(r"\nOf a (?:running|resume)", f.read())
+    return [re.findall(r"^\| `([a-z]+\.[a-z_]+)`(.*)$", t, re.M) for t in (capture, resume)]
+
+
+CAPTURE, RESUME = tables()
+
+
+class LifeFaults(unittest.TestCase):
+    """One sandbox goes through all of it."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.w = lib.world()
+        if cls.w.server is None:
+            cls.w.start()
+        for s in cls.w.api("GET", "/v1/sandboxes").json()["sandboxes"]:
+            cls.w.api("DELETE", f"/v1/sandboxes/{s['id']}")
+        cls.s = cls.w.create()
+        cls.m = begin(cls.s)
+        cls.seed = 5000
+
+    @classmethod
+    def tearDownClass(cls):
+        if cls.w.server is None:
+            cls.w.start()
+        cls.s.delete()
+
+    def restart(self, fault=None):
+        if self.w.server is not None:
+            self.w.stop()
+        self.w.start(fault=fault)
+
+    def cut(self, point, action, call):
+        """Does call() on a server that fails or dies at the point, and has a whole one afterwards."""
+        self.restart(fault=f"{point}:{action}@1")
+        if action == "fail":
+            a = call()
+            self.assertEqual(a.status, 500, a.body)
+            self.assertIn(point, a.json()["error"]["message"])
+            return
+        try:
+            a = call()
+            self.assertIn(a.status, (500, 502, 503, 504), a.body)
+        except OSError:
+            pass
+        self.w.reap()
+        self.w.start()
+
+    def change(self):
+        type(self).seed += 1
+        change(self.s, self.m, "zero" if self.seed % 2 else "seed", self.seed, 25)
+
+    def state(self):
+        return self.s.get()["state"]
+
+    def goes_on(self):
+        """All of memory is right, now and after another generation."""
+        if self.state() == "paused":
+            self.s.resume()
+        self.assertEqual(self.state(), "running")
+        compare(self, self.s, self.m)
+        self.change()
+        self.s.pause()
+        self.s.resume()
+        compare(self, self.s, self.m)
+
+    def capture(self, point, action):
+        kind = {"snapshot.before_commit": "snapshot", "fork.before_commit": "fork"}.get(point, "pause")
+        if self.state() == "paused":
+            self.s.resume()
+        self.change()
+        path = f"/v1/sandboxes/{self.s.id}/{kind}"
+        body = {"count": 1} if kind == "fork" else {}
+        if kind == "snapshot":
+            path, body = "/v1/snapshots", {"sandbox_id": self.s.id, "name": "cut"}
+        self.cut(point, action, lambda: self.w.api("POST", path, body))
+        finished = point in ("pause.after_publish", "pause.after_free")
+        self.assertEqual(self.state(), "paused" if finished else "running")
+        self.assertEqual(self.w.api("GET", "/v1/snapshots").json()["snapshots"], [])
+        self.goes_on()
+
+    def resume(self, point, action):
+        if self.state() == "running":
+            self.change()
+            self.s.pause()
+        self.cut(point, action, lambda: self.w.api("POST", f"/v1/sandboxes/{self.s.id}/resume", {}))
+        self.assertEqual(self.state(), "paused")
+        self.goes_on()
+
+    def test_two_at_once(self):
+        """One wins, the other is told so."""
+        import threading
+        if self.state() == "paused":
+            self.s.resume()
+        for path in ("pause", "resume"):
+            answers = []
+            calls = [threading.Thread(target=lambda: answers.append(self.w.api(
+                "POST", f"/v1/sandboxes/{self.s.id}/{path}", {}).status)) for _ in range(2)]
+            for c in calls:
+                c.start()
+            for c in calls:
+                c.join()
+            self.assertEqual(sorted(answers), [200, 409])
+        compare(self, self.s, self.m)
+
+    def processes(self, name):
+        """Of any sandbox on this machine."""
+        found = []
+        here = os.stat("/proc/self/ns/uts").st_ino
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.path.basename(os.readlink(f"/proc/{pid}/exe")) == name and \
+                        os.stat(f"/proc/{pid}/ns/uts").st_ino != here:
+                    found.append(int(pid))
+            except OSError:
+                continue
+        return found
+
+    def test_zz_a_lost_pager_ends_the_sandbox(self):
+        if self.state() == "running":
+            self.s.pause()
+        before = set(self.processes("stasis-pager"))
+        self.assertEqual(self.s.resume()["backend"], "uffd")
+        pagers = set(self.processes("stasis-pager")) - before
+        self.assertEqual(len(pagers), 1)
+        os.kill(pagers.pop(), signal.SIGKILL)
+        lib.wait_until("ended", lambda: self.state() == "stopped")
+        self.assertEqual(self.s.get()["cause"], "pager_lost")
+
+    def test_zy_the_host_is_rebooted(self):
+        """Everything that lives in memory is gone, and the volume is not mounted."""
+        w = self.w
+        if self.state() == "running":
+            self.change()
+            self.s.pause()
+        running = w.create()
+        w.kill()
+        for name in os.listdir(w.run):
+            state = os.path.join(w.run, name, "state.json")
+            if os.path.exists(state):
+                with open(state) as f:
+                    os.kill(json.load(f)["pid"], signal.SIGKILL)
+        lib.wait_until("no shim", lambda: not w.leftovers_of("process"))
+        for line in open("/proc/self/mountinfo"):
+            if line.split()[4].startswith(w.run + "/"):
+                subprocess.run(["umount", line.split()[4]], check=True)
+        shutil.rmtree(w.run)
+        lib.wait_until("unmounted", lambda: subprocess.run(["umount", w.data], check=False).returncode == 0)
+        w.start()
+        self.assertEqual(running.get()["state"], "stopped")
+        self.assertIn(running.get()["cause"], ("host_lost", "shim_lost"))
+        self.assertEqual(self.state(), "paused")
+        self.goes_on()
+
+
+def add(table, method):
+    for point, rest in table:
+        for action in ("fail", "kill"):
+            if action == "fail" and "`kill` only" in rest:
+                continue
+
+            def test(self, point=point, action=action):
+                getattr(self, method)(point, action)
+            setattr(LifeFaults, f"test_{method}_{point.replace('.', '_')}_{action}", test)
+
+
+add(CAPTURE, "capture")
+add(RESUME, "resume")

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pause and resume: what ran goes on, what was taken is given back."""
+import json
+import time
+import unittest
+
+import lib
+
+KEEP = "/dev/shm/keep"  # memory; /home/user/keep is the disk
+
+
+class Pause(unittest.TestCase):
+    """One guest for all; each test leaves it running."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.w = lib.world()
+        cls.before = cls.w.leftovers()
+        cls.s = cls.w.create(metadata={"test": "pause"}, on_timeout="pause")
+        cls.boot = cls.s.sh("cat /proc/sys/kernel/random/boot_id")
+        cls.s.sh(f"head -c 8M /dev/urandom > {KEEP}; cp {KEEP} ~/keep; "
+                 "setsid sleep 99999 >/dev/null 2>&1 </dev/null &")
+        cls.sum = cls.s.sh(f"md5sum < {KEEP}")
+        cls.pid = cls.s.sh("pgrep -f 'sleep 9999[9]'")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.s.delete()
+        cls.w.settle(cls.before)
+
+    def tearDown(self):
+        if self.w.server is None:
+            self.w.start()
+        if self.s.get()["state"] == "paused":
+            self.post("/resume", {"timeout_sec": 3600})
+
+    def post(self, tail, body=None):
+        return self.w.api("POST", f"/v1/sandboxes/{self.s.id}{tail}", body)
+
+    def pause(self):
+        a = self.post("/pause")
+        self.assertEqual(a.status, 200, a.body)
+        self.assertEqual(a.json()["state"], "paused")
+        return a.json()
+
+    def resume(self, **body):
+        body.setdefault("timeout_sec", 3600)
+        a = self.post("/resume", body)
+        self.assertEqual(a.status, 200, a.body)
+        self.assertEqual(a.json()["state"], "running")
+        return a.json()
+
+    def unharmed(self):
+        self.assertEqual(self.s.sh("cat /proc/sys/kernel/random/boot_id"), self.boot)
+        self.assertEqual(self.s.sh("pgrep -f 'sleep 9999[9]'"), self.pid)
+        self.assertEqual(self.s.sh(f"md5sum < {KEEP}"), self.sum)
+        self.assertEqual(self.s.sh("md5sum < ~/keep"), self.sum)
+
+    def test_goes_on_where_it_was(self):
+        row = self.pause()
+        self.assertTrue(row["phases"])
+        self.assertEqual((row["ends_at"], row["backend"]), (None, None))
+        self.assertEqual(self.s.get()["state"], "paused")
+        self.assertIn(self.s.id, self.w.cli("ls", "-q", "--state", "paused").text)
+        a = self.w.api("POST", f"/v1/sandboxes/{self.s.id}/exec", {"cmd": "true"})
+        self.assertEqual((a.status, a.error()), (409, "conflict"))
+        self.assertIn("resume it first", a.json()["error"]["message"])
+        a = self.s.edge("GET", "/health")
+        self.assertEqual((a.status, a.json()), (502, {
+            "sandboxId": self.s.id, "message": "The sandbox was not found", "code": 502}))
+        self.assertEqual(self.post("/pause").status, 409)
+        again = self.resume()
+        self.assertGreater(again["generation"], row["generation"])
+        self.assertEqual(again["envd_token"], self.s.token)
+        self.assertIn(again["backend"], ("file", "uffd"))
+        self.unharmed()
+        self.assertLess(abs(float(self.s.sh("date +%s.%N")) - time.time()), 2)
+        self.assertEqual(self.s.edge("GET", "/health").status, 204)
+        self.assertEqual(self.post("/resume").status, 409)
+
+    def test_nothing_of_it_stays_but_its_disk(self):
+        self.pause()
+        lib.wait_until("the machine is free", lambda: not {
+            x for x in self.w.leftovers() - self.before if not x.startswith("file ")})
+
+    def test_again_and_again(self):
+        for i in range(3):
+            self.s.sh(f"echo {i} >> /dev/shm/times; echo {i} >> ~/times")
+            self.pause()
+            self.resume()
+        self.assertEqual(self.s.sh("cat /dev/shm/times").split(), ["0", "1", "2"])
+        self.assertEqual(self.s.sh("cat ~/times").split(), ["0", "1", "2"])
+        self.unharmed()
+
+    def test_command_line(self):
+        r = self.w.cli("pause", "-v", self.s.id).ok()
+        self.assertEqual(r.text, "")
+        self.assertRegex(r.errors, r"(?m)^total +\d+\.\d\d m?s$")
+        self.assertEqual(self.w.cli("pause", self.s.id).code, 5)
+        r = self.w.cli("exec", self.s.id, "--", "true")
+        self.assertEqual(r.code, 5)
+        self.assertIn("resume it first", r.errors)
+        self.assertEqual(self.w.cli("timeout", self.s.id, "5m").code, 5)
+        r = self.w.cli("resume", "--timeout", "1h", "-o", "json", self.s.id).ok()
+        self.assertEqual(r.json()["state"], "running")
+        self.assertEqual(self.w.cli("resume", self.s.id).code, 5)
+        self.unharmed()
+
+    def test_paused_when_its_time_is_over(self):
+        self.w.cli("timeout", self.s.id, "1s").ok()
+        lib.wait_until("paused", lambda: self.s.get()["state"] == "paused")
+        events = self.w.cli("events", "--sandbox", self.s.id, "-o", "json").ok().json()["events"]
+        self.assertIn("paused", [e["kind"] for e in events], json.dumps(events)[-2000:])
+        self.resume()
+        self.unharmed()
+
+    def test_stays_paused_without_a_server(self):
+        self.pause()
+        self.w.stop()
+        self.w.start()
+        self.assertEqual(self.s.get()["state"], "paused")
+        self.w.kill()
+        self.w.start()
+        self.assertEqual(self.s.get()["state"], "paused")
+        self.resume()
+        self.unharmed()
+
+    def test_what_cannot_be(self):
+        self.assertEqual(self.post("/resume", {"from": "nosuch"}).status, 404)
+        self.assertEqual(self.post("/pause", {"x": 1}).status, 400)
+        self.assertEqual(self.w.api("POST", "/v1/sandboxes/i" + "0" * 20 + "/pause").status, 404)
+        self.unharmed()
+
+
+class DeletePaused(unittest.TestCase):
+    def test_leaves_nothing(self):
+        w = lib.world()
+        before = w.leftovers()
+        s = w.create()
+        self.assertEqual(w.api("POST", f"/v1/sandboxes/{s.id}/pause").status, 200)
+        self.assertEqual(s.delete().status, 204)
+        self.assertEqual(s.get()["cause"], "killed")
+        self.assertEqual(w.api("POST", f"/v1/sandboxes/{s.id}/resume").status, 404)
+        w.settle(before)

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stands in for the agent's client where no guest is: all programs end at once, with success.
+#include "envd/client.h"
+
+int envd_run(struct http_client *c, const struct envd_target *t, const struct envd_process *p,
+	struct envd_exit *ret, struct err *e)
+{
+	*ret = (struct envd_exit){.exited = true, .status = "exit status 0"};
+	return p->on_start(p->ctx, 1) == 0 ? 0 : err_set(e, ERR_CANCELED, "canceled");
+}
+
+int envd_unary(struct http_client *c, const struct envd_target *t, const char *method, json_t *req,
+	int timeout_ms, json_t **ret, struct err *e)
+{
+	return 0;
+}
