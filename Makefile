@@ -66,10 +66,12 @@ install: build
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/stasis/images images/*
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man5 docs/man/*.5
-	test -e $(DESTDIR)/etc/stasis/stasis.conf || \
-		install -D -m 0644 -t $(DESTDIR)/etc/stasis packaging/stasis.conf
-	sed 's|@bindir@|$(PREFIX)/bin|' packaging/stasis.service | \
-		install -D -m 0644 /dev/stdin $(DESTDIR)/lib/systemd/system/stasis.service
+	for f in stasis.conf control.conf; do test -e $(DESTDIR)/etc/stasis/$$f || \
+		install -D -m 0644 -t $(DESTDIR)/etc/stasis packaging/$$f || exit 1; done
+	for f in stasis stasis-host stasis-control; do \
+		sed 's|@bindir@|$(PREFIX)/bin|' packaging/$$f.service | install -D -m 0644 \
+			/dev/stdin $(DESTDIR)/lib/systemd/system/$$f.service || exit 1; done
+	install -D -m 0644 packaging/stasis.sysusers $(DESTDIR)/usr/lib/sysusers.d/stasis.conf
 
 clean:
 	rm -rf build build-asan build-clang

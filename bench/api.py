@@ -60,7 +60,7 @@ def main():
         until = time.monotonic() + seconds
         before = cpu_seconds(pid)
         loads = [multiprocessing.Process(target=load, args=(
-            os.path.join(world.run, "control.sock"), request, until, done)) for _ in range(8)]
+            os.path.join(world.control_run, "control.sock"), request, until, done)) for _ in range(8)]
         for p in loads:
             p.start()
         requests = sum(done.get() for _ in loads)

@@ -11,10 +11,17 @@ static int find_key(struct cli *c, struct err *e)
 {
 	const char *env = getenv("STASIS_API_KEY");
 	const char *given = c->api_key ? c->api_key : env && *env ? env : NULL;
-	_cleanup_free_ char *path = str_printf("%s/admin.key", cli_data_dir(NULL));
 	if (given)
 		return (c->key = strdup(given)) ? 0 : -ENOMEM;
-	int rc = path ? file_read_line(AT_FDCWD, path, &c->key) : -ENOMEM;
+	// A control plane that is a process of its own has its own data directory.
+	_cleanup_free_ char *apart =
+		str_printf("%s" CLI_CONTROL_SUFFIX "/admin.key", cli_data_dir(NULL));
+	_cleanup_free_ char *path = str_printf("%s/admin.key", cli_data_dir(NULL));
+	if (!apart || !path)
+		return -ENOMEM;
+	if (file_read_line(AT_FDCWD, apart, &c->key) == 0)
+		return 0;
+	int rc = file_read_line(AT_FDCWD, path, &c->key);
 	// Without a key the call is still made: /health needs none, and whether a server runs at
 	// all is the better answer.
 	if (rc == -ENOENT || rc == -EACCES || rc == -ENOTDIR)

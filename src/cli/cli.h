@@ -65,6 +65,9 @@ int cli_parse(struct cli *c, const struct cli_option *options, int min_operands,
 int cli_set_option(const struct cli_option *o, const char *value, struct err *e);
 // The data directory: flag, else STASIS_DATA, else the default.
 const char *cli_data_dir(const char *flag);
+// The data and run directories of a control plane that is a process of its own: the host's, with
+// this added.
+#define CLI_CONTROL_SUFFIX "-control"
 
 // Values; 0 or -EINVAL, -ERANGE.
 int cli_parse_seconds(const char *s, uint64_t *ret);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// serve: settings, then volume, host and control plane in this order, and back in the reverse one.
+// serve: settings, then volume, host and control plane in this order, and back in the reverse one. As
+// two processes (--role) each does its own part: the host's has the machine, and the contract on a
+// socket; the control plane's has neither rights nor the host's files, and only that socket.
 #include <fcntl.h>
 #include <ini.h>
 #include <pthread.h>
@@ -22,10 +24,12 @@
 #include "sandbox/host.h"
 
 #define CONFIG_DEFAULT "/etc/stasis/stasis.conf"
+#define CONFIG_CONTROL "/etc/stasis/control.conf"
+#define HOST_SOCKET "host.sock"
 
 struct settings {
 	const char *config, *data_dir, *run_dir, *listen, *domain, *slot_range, *vmm, *firecracker,
-		*nginx, *log_level;
+		*nginx, *log_level, *role, *host_socket, *socket_group;
 	uint64_t max_sandboxes, warm_slots;
 	bool kill_on_exit;
 };
@@ -120,14 +124,12 @@ static void raise_descriptor_limit(void)
 	}
 }
 
-static int run(const struct settings *s, const sigset_t *stop, struct err *e)
+static int start_host(const struct settings *s, struct hostagent *ret, struct err *e)
 {
-	struct hostagent host = {0};
-	_cleanup_(control_stopp) struct control *control = NULL;
 	int rc = local_mount_volume(s->data_dir, e);
 	if (rc < 0)
 		return err_prefix(e, rc, "data volume");
-	rc = hostagent_start_local(
+	return hostagent_start_local(
 		&(struct host_config){
 			.data_dir = s->data_dir,
 			.run_dir = s->run_dir,
@@ -137,47 +139,140 @@ static int run(const struct settings *s, const sigset_t *stop, struct err *e)
 			.vmm = s->vmm,
 			.firecracker_path = s->firecracker,
 		},
-		&host, e);
-	if (rc < 0)
-		return rc;
-	rc = control_start(
+		ret, e);
+}
+
+static int start_control(const struct settings *s, const struct hostagent *host,
+	struct control **ret, struct err *e)
+{
+	return control_start(
 		&(struct control_config){
 			.data_dir = s->data_dir,
 			.run_dir = s->run_dir,
 			.listen = s->listen,
 			.domain = s->domain,
 			.nginx = s->nginx,
-			.host = host,
+			.host = *host,
 		},
-		&control, e);
+		ret, e);
+}
+
+static void serve_until(const sigset_t *stop, const char *where)
+{
+	int sig = 0;
+	printf("stasis: ready on %s\n", where);
+	output_flush();
+	notify("READY=1");
+	sigwait(stop, &sig);
+	log_info("stopping signal=%s", sigabbrev_np(sig));
+	notify("STOPPING=1");
+}
+
+static void serve_control_until(const sigset_t *stop, const struct control *control)
+{
+	_cleanup_free_ char *where = str_printf("http://%s", control_listen(control));
+	serve_until(stop, where ? where : control_listen(control));
+}
+
+static int run_both(const struct settings *s, const sigset_t *stop, struct err *e)
+{
+	struct hostagent host = {0};
+	struct control *control = NULL;
+	int rc = start_host(s, &host, e);
+	if (rc < 0)
+		return rc;
+	rc = start_control(s, &host, &control, e);
 	if (rc < 0) {
 		hostagent_stop_local(&host, false);
 		return rc;
 	}
-	printf("stasis: ready on http://%s\n", control_listen(control));
-	output_flush();
-	notify("READY=1");
-	int sig = 0;
-	sigwait(stop, &sig);
-	log_info("stopping signal=%s", sigabbrev_np(sig));
-	notify("STOPPING=1");
-	control = control_stop(control);
+	serve_control_until(stop, control);
+	control_stop(control);
 	hostagent_stop_local(&host, s->kill_on_exit);
 	return 0;
+}
+
+static int run_host(const struct settings *s, const sigset_t *stop, struct err *e)
+{
+	_cleanup_free_ char *own = str_printf("%s/" HOST_SOCKET, s->run_dir);
+	const char *socket = s->host_socket ? s->host_socket : own;
+	struct hostagent host = {0};
+	struct hostagent_server *server = NULL;
+	if (!socket)
+		return err_errno(e, ENOMEM, "start");
+	int rc = start_host(s, &host, e);
+	if (rc < 0)
+		return rc;
+	rc = hostagent_serve(
+		&(struct hostagent_server_config){
+			.host = host, .socket = socket, .group = s->socket_group},
+		&server, e);
+	if (rc < 0) {
+		hostagent_stop_local(&host, false);
+		return rc;
+	}
+	serve_until(stop, socket);
+	hostagent_server_free(server);
+	hostagent_stop_local(&host, s->kill_on_exit);
+	return 0;
+}
+
+static int run_control(const struct settings *s, const sigset_t *stop, struct err *e)
+{
+	struct hostagent host = {0};
+	struct control *control = NULL;
+	int rc = file_mkdir_p(AT_FDCWD, s->data_dir, 0700);
+	if (rc < 0)
+		return err_errno(e, rc, "%s", s->data_dir);
+	rc = hostagent_connect(
+		&(struct hostagent_client_config){.socket = s->host_socket}, &host, e);
+	if (rc < 0)
+		return rc;
+	rc = start_control(s, &host, &control, e);
+	if (rc == 0) {
+		serve_control_until(stop, control);
+		control_stop(control);
+	}
+	hostagent_disconnect(&host);
+	return rc;
+}
+
+struct role {
+	const char *name;
+	int (*run)(const struct settings *s, const sigset_t *stop, struct err *e);
+	bool is_host;
+};
+
+static const struct role roles[] = {
+	{"both", run_both, true},
+	{"host", run_host, true},
+	{"control", run_control, false},
+};
+
+static const struct role *find_role(const char *name, struct err *e)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(roles); i++)
+		if (str_eq(roles[i].name, name))
+			return &roles[i];
+	err_set(e, ERR_INVALID, "--role: '%s' is not both, host or control", name);
+	return NULL;
 }
 
 int cmd_serve(struct cli *c, struct err *e)
 {
 	struct settings s = {
-		.config = CONFIG_DEFAULT, .run_dir = PATH_RUN_DEFAULT, .log_level = "info"};
+		.log_level = "info", .role = "both"};
 	bool given[16] = {0};
 	const struct cli_option options[] = {
-		{0, "config", "FILE", "settings (default: " CONFIG_DEFAULT ", if there)",
+		{0, "config", "FILE", "settings (default: " CONFIG_DEFAULT ", of role control " CONFIG_CONTROL
+			", if there)",
 			OPT_STRING, &s.config, 0, 0, &given[0]},
 		{0, "data-dir", "DIR",
-			"data directory (default: STASIS_DATA, else " PATH_DATA_DEFAULT ")",
+			"data directory (default: STASIS_DATA, else " PATH_DATA_DEFAULT
+			"; of role control with \"" CLI_CONTROL_SUFFIX "\" added)",
 			OPT_STRING, &s.data_dir, 0, 0, &given[1]},
-		{0, "run-dir", "DIR", "sockets and jails (default: " PATH_RUN_DEFAULT ")",
+		{0, "run-dir", "DIR", "sockets and jails (default: " PATH_RUN_DEFAULT
+			"; of role control " PATH_RUN_DEFAULT CLI_CONTROL_SUFFIX ")",
 			OPT_STRING, &s.run_dir, 0, 0, &given[2]},
 		{0, "listen", "ADDR:PORT", "where clients connect (default: 127.0.0.1:7070)",
 			OPT_STRING, &s.listen, 0, 0, &given[3]},
@@ -200,6 +295,14 @@ int cmd_serve(struct cli *c, struct err *e)
 			&s.kill_on_exit, 0, 0, &given[11]},
 		{0, "log-level", "LEVEL", "error, warn, info or debug (default: info)", OPT_STRING,
 			&s.log_level, 0, 0, &given[12]},
+		{0, "role", "ROLE", "both, host or control (default: both)", OPT_STRING, &s.role, 0,
+			0, &given[13]},
+		{0, "host-socket", "PATH",
+			"where the roles meet (default: " PATH_RUN_DEFAULT "/" HOST_SOCKET
+			"; of role host " HOST_SOCKET " in its run directory)",
+			OPT_STRING, &s.host_socket, 0, 0, &given[14]},
+		{0, "socket-group", "GROUP", "who may connect to it besides root (role host)",
+			OPT_STRING, &s.socket_group, 0, 0, &given[15]},
 		{0},
 	};
 	enum log_level level;
@@ -207,17 +310,34 @@ int cmd_serve(struct cli *c, struct err *e)
 	int rc = cli_parse(c, options, 0, 0, e);
 	if (rc != 0)
 		return rc;
+	// Which file is read depends on the role, so the file cannot choose it.
+	const struct role *role = find_role(s.role, e);
+	if (!role)
+		return -EINVAL;
+	given[13] = true;
+	if (!s.config)
+		s.config = role->is_host ? CONFIG_DEFAULT : CONFIG_CONTROL;
 	struct file_reader f = {.options = options, .path = s.config, .e = e};
+	_cleanup_free_ char *control_data = NULL;
 	rc = read_config(&f, given[0]);
+	if (!s.data_dir && !role->is_host) {
+		control_data = str_printf("%s" CLI_CONTROL_SUFFIX, cli_data_dir(NULL));
+		s.data_dir = control_data;
+	}
 	s.data_dir = cli_data_dir(s.data_dir);
+	if (!s.run_dir)
+		s.run_dir = role->is_host ? PATH_RUN_DEFAULT : PATH_RUN_DEFAULT CLI_CONTROL_SUFFIX;
+	if (!s.host_socket && !role->is_host)
+		s.host_socket = PATH_RUN_DEFAULT "/" HOST_SOCKET;
 	if (rc == 0 && !log_level_parse(s.log_level, &level))
 		rc = err_set(e, ERR_INVALID, "--log-level: '%s' is not error, warn, info or debug",
 			s.log_level);
 	if (rc == 0)
 		rc = fault_setup(getenv("STASIS_FAULT"), e);
-	if (rc == 0 && geteuid() != 0)
+	if (rc == 0 && role->is_host && geteuid() != 0)
 		rc = err_set(e, ERR_FORBIDDEN,
-			"serve needs root: it makes namespaces, mounts and network links");
+			"serve needs root: it makes namespaces, mounts and network links (--role "
+			"control does not)");
 	if (rc == 0) {
 		log_setup("stasis", level);
 		raise_descriptor_limit();
@@ -227,7 +347,7 @@ int cmd_serve(struct cli *c, struct err *e)
 		sigaddset(&stop, SIGTERM);
 		pthread_sigmask(SIG_BLOCK, &stop, NULL);
 		signal(SIGPIPE, SIG_IGN);
-		rc = run(&s, &stop, e);
+		rc = role->run(&s, &stop, e);
 	}
 	for (size_t i = 0; i < f.n_kept; i++)
 		free(f.kept[i]);

@@ -1,17 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-// The contract served directly: each function of the host behind the struct that control calls.
+// The contract served directly: each function of the host behind the struct that control calls. A
+// host that drains is the same host, but for what would start something on it.
 #include "hostagent/hostagent.h"
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/file.h"
+#include "base/log.h"
 #include "sandbox/host.h"
 
-#define HOST(p) ((struct host *)(p))
+struct local {
+	struct host *host;
+	char *drain_path; // exists while it drains
+	atomic_bool draining;
+};
+
+#define HOST(p) (((struct local *)(p))->host)
+
+static int check_open(void *h, struct err *e)
+{
+	if (!((struct local *)h)->draining)
+		return 0;
+	return err_set(e, ERR_UNAVAILABLE,
+		"this host is being drained: it takes no new sandboxes");
+}
 
 static int create(void *h, const struct host_create *req, struct host_sandbox *ret, struct err *e)
 {
-	return host_create(HOST(h), req, ret, e);
+	int rc = check_open(h, e);
+	return rc < 0 ? rc : host_create(HOST(h), req, ret, e);
 }
 static int destroy(void *h, const char *op_id, const char *id, const char *cause, struct err *e)
 {
@@ -24,11 +42,13 @@ static int pause_(
 }
 static int resume(void *h, const struct host_resume *req, struct host_sandbox *ret, struct err *e)
 {
-	return host_resume(HOST(h), req, ret, e);
+	int rc = check_open(h, e);
+	return rc < 0 ? rc : host_resume(HOST(h), req, ret, e);
 }
 static int fork_(void *h, struct host_fork *req, struct err *e)
 {
-	return host_fork(HOST(h), req, e);
+	int rc = check_open(h, e);
+	return rc < 0 ? rc : host_fork(HOST(h), req, e);
 }
 static int snapshot_create(
 	void *h, const struct host_snapshot_create *req, struct host_snapshot *ret, struct err *e)
@@ -68,13 +88,32 @@ static int events(void *h, uint64_t after, size_t max, int wait_ms, struct host_
 {
 	return host_events(HOST(h), after, max, wait_ms, ret, ret_n, e);
 }
+static int ack_events(void *h, uint64_t upto, struct err *e)
+{
+	return host_ack_events(HOST(h), upto, e);
+}
 static int templates(void *h, struct host_template **ret, size_t *ret_n, struct err *e)
 {
 	return host_templates(HOST(h), ret, ret_n, e);
 }
 static int info(void *h, struct host_info *ret, struct err *e)
 {
-	return host_info(HOST(h), ret, e);
+	int rc = host_info(HOST(h), ret, e);
+	if (rc == 0)
+		ret->draining = ((struct local *)h)->draining;
+	return rc;
+}
+static int drain(void *h, const char *op_id, bool on, struct err *e)
+{
+	struct local *l = h;
+	int rc = on ? file_write_atomic(AT_FDCWD, l->drain_path, op_id, strlen(op_id), 0600)
+		    : file_rm_rf(AT_FDCWD, l->drain_path);
+	if (rc < 0)
+		return err_errno(e, rc, "%s", l->drain_path);
+	if (l->draining != on)
+		log_info("draining %s operation=%s", on ? "begins" : "ends", op_id);
+	l->draining = on;
+	return 0;
 }
 static int metrics(void *h, struct strbuf *out, struct err *e)
 {
@@ -96,24 +135,42 @@ static const struct hostagent_ops local = {
 	.address = address,
 	.open_log = open_log,
 	.events = events,
+	.ack_events = ack_events,
 	.templates = templates,
+	.drain = drain,
 	.info = info,
 	.metrics = metrics,
 };
 
+static struct local *local_free(struct local *l)
+{
+	if (l)
+		free(l->drain_path);
+	free(l);
+	return NULL;
+}
+DEFINE_CLEANUP(struct local *, local_free)
+
 int hostagent_start_local(const struct host_config *cfg, struct hostagent *ret, struct err *e)
 {
-	struct host *h = NULL;
-	int rc = host_open(cfg, &h, e);
-	if (rc == 0)
-		*ret = (struct hostagent){&local, h};
-	return rc;
+	_cleanup_(local_freep) struct local *l = calloc(1, sizeof *l);
+	if (!l || !(l->drain_path = str_printf("%s/draining", cfg->data_dir)))
+		return err_errno(e, ENOMEM, "host");
+	int rc = host_open(cfg, &l->host, e);
+	if (rc < 0)
+		return rc;
+	l->draining = file_exists(AT_FDCWD, l->drain_path);
+	if (l->draining)
+		log_warn("this host is being drained: it takes no new sandboxes");
+	*ret = (struct hostagent){&local, TAKE_PTR(l)};
+	return 0;
 }
 
 void hostagent_stop_local(struct hostagent *h, bool kill_all)
 {
-	host_close(HOST(h->host), kill_all);
-	h->host = NULL;
+	struct local *l = h->host;
+	host_close(l->host, kill_all);
+	h->host = local_free(l);
 }
 
 // One slot is needed, in any range that this machine does not use.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The contract between control plane and host: one struct of functions. Control code reaches a host
-// only through it, so that its RPC form (a later step) changes nothing above. Users, keys and REST
-// are unknown here.
+// only through it: the host of its own process (hostagent_start_local), or one behind a socket
+// (hostagent_connect, hostagent_serve). Users, keys and REST are unknown here.
 //
 // All calls block, may come from any thread, and return 0 or a negative errno with the error set.
 // Every mutating call carries an operation id (uuid) and is idempotent: asked twice with the same
@@ -49,7 +49,13 @@ struct hostagent_ops {
 	// *ret_n may be 0. Each event is freed with host_event_done, the array with free.
 	int (*events)(void *host, uint64_t after, size_t max, int wait_ms, struct host_event **ret,
 		size_t *ret_n, struct err *e);
+	// All up to this number are safe with the caller: the host may forget them. Until then they are
+	// kept, over restarts too.
+	int (*ack_events)(void *host, uint64_t upto, struct err *e);
 	int (*templates)(void *host, struct host_template **ret, size_t *ret_n, struct err *e);
+	// While it is on nothing is created, resumed or forked (ERR_UNAVAILABLE); what runs goes on.
+	// Durable.
+	int (*drain)(void *host, const char *op_id, bool on, struct err *e);
 	int (*info)(void *host, struct host_info *ret, struct err *e);
 	// Counters of the host as Prometheus text, appended.
 	int (*metrics)(void *host, struct strbuf *out, struct err *e);
@@ -69,3 +75,33 @@ int hostagent_start_local(const struct host_config *cfg, struct hostagent *ret, 
 int hostagent_freeze_local(const char *data_dir, const char *template, struct err *e);
 // Sandboxes go on without the server and are adopted by the next start, unless kill_all.
 void hostagent_stop_local(struct hostagent *h, bool kill_all);
+
+// --- the same contract between two processes: proto/hostagent.proto
+
+struct hostagent_server_config {
+	struct hostagent host; // outlives the server
+	const char *socket;
+	const char *group; // who may connect besides the server's own user; NULL or "": nobody
+};
+struct hostagent_server;
+// When it returns 0 calls are answered.
+int hostagent_serve(const struct hostagent_server_config *cfg, struct hostagent_server **ret,
+	struct err *e);
+// Takes no new calls and waits for those under way.
+struct hostagent_server *hostagent_server_free(struct hostagent_server *s);
+DEFINE_CLEANUP(struct hostagent_server *, hostagent_server_free)
+
+struct hostagent_client_config {
+	const char *socket;
+	unsigned read_timeout_ms;      // of calls that change nothing; 0: 10 s
+	unsigned operation_timeout_ms; // of those that do; 0: 15 minutes
+};
+// The host behind a socket. Does not connect yet: a host that is not there is an error of each call
+// (hostagent_lost), and the same struct works again when it is back.
+int hostagent_connect(
+	const struct hostagent_client_config *cfg, struct hostagent *ret, struct err *e);
+// No call may be under way.
+void hostagent_disconnect(struct hostagent *h);
+// The host did not answer: what was asked may have been done or not. Ask again with the same
+// operation id. (ERR_UNAVAILABLE, like a host that says so itself, which this is false for.)
+bool hostagent_lost(const struct err *e);

@@ -2,6 +2,7 @@
 // Start, stop, the table of sandboxes, and the questions that need no machine.
 #include "sandbox/host.h"
 #include <fcntl.h>
+#include <inttypes.h>
 #include <string.h>
 #include <sys/statvfs.h>
 #include <sys/sysinfo.h>
@@ -343,6 +344,17 @@ int host_events(struct host *h, uint64_t after, size_t max, int wait_ms, struct 
 	return store_events(h, MIN(after, (uint64_t)INT64_MAX), max, ret, ret_n, e);
 }
 
+int host_ack_events(struct host *h, uint64_t upto, struct err *e)
+{
+	pthread_mutex_lock(&h->event_lock);
+	uint64_t last = h->last_event;
+	pthread_mutex_unlock(&h->event_lock);
+	if (upto > last)
+		return err_set(e, ERR_INVALID, "event %" PRIu64 " is yet to come: the last is %" PRIu64,
+			upto, last);
+	return store_ack(h, upto, e);
+}
+
 static bool volume_ok(struct host *h, char *reason, size_t size)
 {
 	struct volume_info v;
@@ -361,6 +373,7 @@ int host_info(struct host *h, struct host_info *ret, struct err *e)
 	snprintf(i.version, sizeof i.version, "%s", STASIS_VERSION);
 	snprintf(i.vmm, sizeof i.vmm, "%s", h->vmm.version);
 	snprintf(i.isolation, sizeof i.isolation, "%s", h->vmm.kvm ? "kvm" : "emulated");
+	snprintf(i.journal_id, sizeof i.journal_id, "%s", h->journal_id);
 	i.cpus = (unsigned)get_nprocs();
 	i.max_sandboxes = h->max_sandboxes;
 	i.volume_ok = volume_ok(h, i.volume_reason, sizeof i.volume_reason);

@@ -45,6 +45,8 @@ int host_address(struct host *h, const char *id, char out[48], struct err *e);
 int host_open_log(struct host *h, const char *id, int *ret_fd, struct err *e);
 int host_events(struct host *h, uint64_t after, size_t max, int wait_ms, struct host_event **ret,
 	size_t *ret_n, struct err *e);
+// Forgets the events up to this number. Numbers go on.
+int host_ack_events(struct host *h, uint64_t upto, struct err *e);
 int host_templates(struct host *h, struct host_template **ret, size_t *ret_n, struct err *e);
 // Boots a base image once and freezes it, where that was not done yet: from then on a create from
 // it is a load.

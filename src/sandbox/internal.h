@@ -82,6 +82,7 @@ struct host {
 	pthread_mutex_t event_lock;
 	pthread_cond_t event_added;
 	uint64_t last_event;
+	char journal_id[40]; // of host.db
 	bool closing;
 
 	pthread_t monitor;
@@ -162,7 +163,10 @@ typedef int (*store_row_fn)(struct host *h, struct sandbox *s, const char *open_
 int store_load(struct host *h, store_row_fn f, struct err *e);
 int store_events(struct host *h, uint64_t after, size_t max, struct host_event **ret, size_t *ret_n,
 	struct err *e);
-// Removes rows of sandboxes that ended before the time, old operations and events beyond 100,000.
+int store_ack(struct host *h, uint64_t upto, struct err *e);
+// Removes rows of sandboxes that ended before the time and old operations. Beyond STORE_MAX_EVENTS
+// that nobody acknowledged the oldest events give way to one that says which are lost.
+#define STORE_MAX_EVENTS 100000
 int store_purge(struct host *h, uint64_t ended_before_ns, struct err *e);
 
 // --- vmm_choice.c

@@ -1,13 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <string.h>
 #include "base/clock.h"
+#include "base/log.h"
 #include "http/json.h"
 #include "sandbox/internal.h"
 
 extern const struct embed host_migrations[]; // sql/host, by tools/embed.py
 
 #define DAY_NS (86400ull * NSEC_PER_SEC)
-#define MAX_EVENTS 100000
+
+static int read_u64(void *ctx, sqlite3_stmt *row)
+{
+	*(uint64_t *)ctx = (uint64_t)sqlite3_column_int64(row, 0);
+	return 0;
+}
+
+static int read_journal_id(void *ctx, sqlite3_stmt *row)
+{
+	snprintf(ctx, sizeof((struct host *)0)->journal_id, "%s", db_text(row, 0));
+	return 0;
+}
 
 int store_open(struct host *h, struct err *e)
 {
@@ -17,17 +29,14 @@ int store_open(struct host *h, struct err *e)
 	int rc = db_open(path, host_migrations, &h->db, e);
 	if (rc < 0)
 		return rc;
-	struct host_event *ev = NULL;
-	size_t n = 0;
-	// The last number given out, so that waiters know what is new.
-	if ((rc = store_events(h, UINT64_MAX, 1, &ev, &n, e)) < 0)
-		return rc;
-	if (n)
-		h->last_event = ev[0].seq;
-	for (size_t i = 0; i < n; i++)
-		host_event_done(&ev[i]);
-	free(ev);
-	return 0;
+	db_lock(h->db);
+	// The last number given out, so that waiters know what is new; its event may be gone.
+	rc = db_query(h->db, e, read_u64, &h->last_event,
+		"SELECT seq FROM sqlite_sequence WHERE name = 'events'", "");
+	if (rc == 0)
+		rc = db_query(h->db, e, read_journal_id, h->journal_id, "SELECT id FROM journal", "");
+	db_unlock(h->db);
+	return rc;
 }
 
 static char *phases_text(const struct host_sandbox *s)
@@ -321,17 +330,10 @@ int store_events(struct host *h, uint64_t after, size_t max, struct host_event *
 	if (!l.list)
 		return err_errno(e, ENOMEM, "events");
 	db_lock(h->db);
-	// after UINT64_MAX asks for the newest one.
-	int rc = after == UINT64_MAX ? db_query(h->db, e, read_event, &l,
-					       "SELECT seq, at_ns, sandbox, kind, cause, data FROM "
-					       "events ORDER BY seq DESC "
-					       "LIMIT 1",
-					       "")
-				     : db_query(h->db, e, read_event, &l,
-					       "SELECT seq, at_ns, sandbox, kind, cause, data FROM "
-					       "events WHERE seq > ? "
-					       "ORDER BY seq LIMIT ?",
-					       "ii", (int64_t)after, (int64_t)max);
+	int rc = db_query(h->db, e, read_event, &l,
+		"SELECT seq, at_ns, sandbox, kind, cause, data FROM events WHERE seq > ? "
+		"ORDER BY seq LIMIT ?",
+		"ii", (int64_t)after, (int64_t)max);
 	db_unlock(h->db);
 	if (rc < 0) {
 		for (size_t i = 0; i < l.n; i++)
@@ -342,6 +344,41 @@ int store_events(struct host *h, uint64_t after, size_t max, struct host_event *
 	*ret = l.list;
 	*ret_n = l.n;
 	return 0;
+}
+
+int store_ack(struct host *h, uint64_t upto, struct err *e)
+{
+	return DB_LOCKED(h->db,
+		db_exec(h->db, e, "DELETE FROM events WHERE seq <= ?", "i", (int64_t)upto));
+}
+
+// With the lock held, in a transaction. Whoever reads on finds the gap told of in its place.
+static int bound_events(struct host *h, struct err *e)
+{
+	uint64_t n = 0, first = 0, last = 0;
+	int rc = db_query(h->db, e, read_u64, &n, "SELECT count(*) FROM events", "");
+	if (rc < 0 || n <= STORE_MAX_EVENTS)
+		return rc;
+	rc = db_query(h->db, e, read_u64, &first,
+		"SELECT CASE kind WHEN 'events_lost' THEN json_extract(data, '$.first') ELSE seq "
+		"END FROM events ORDER BY seq LIMIT 1",
+		"");
+	if (rc == 0)
+		rc = db_query(h->db, e, read_u64, &last,
+			"SELECT seq FROM events ORDER BY seq LIMIT 1 OFFSET ?", "i",
+			(int64_t)(n - STORE_MAX_EVENTS));
+	if (rc == 0)
+		rc = db_exec(h->db, e, "DELETE FROM events WHERE seq < ?", "i", (int64_t)last);
+	if (rc == 0)
+		rc = db_exec(h->db, e,
+			"UPDATE events SET sandbox = '', kind = 'events_lost', cause = "
+			"'journal_full', data = json_object('first', ?, 'last', ?) WHERE seq = ?",
+			"iii", (int64_t)first, (int64_t)last, (int64_t)last);
+	if (rc == 0)
+		log_error("events nobody acknowledged are lost first=%lu last=%lu: no control plane "
+			  "reads them",
+			first, last);
+	return rc;
 }
 
 int store_purge(struct host *h, uint64_t ended_before_ns, struct err *e)
@@ -357,9 +394,7 @@ int store_purge(struct host *h, uint64_t ended_before_ns, struct err *e)
 			"DELETE FROM operations WHERE state = 'done' AND ended_ns < ?", "i",
 			(int64_t)(clock_realtime_ns() - DAY_NS));
 	if (rc == 0)
-		rc = db_exec(h->db, e,
-			"DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?", "i",
-			(int64_t)MAX_EVENTS);
+		rc = bound_events(h, e);
 	if (rc == 0)
 		rc = db_commit(h->db, e);
 	else

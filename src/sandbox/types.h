@@ -147,4 +147,6 @@ struct host_info {
 	uint64_t memory_mb, disk_total, disk_free;
 	bool volume_ok;
 	char volume_reason[200];
+	bool draining;
+	char journal_id[40]; // of host.db: with another one event numbers start anew
 };

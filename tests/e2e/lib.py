@@ -84,8 +84,15 @@ class Cli:
         return self
 
 
+# The roles in one process, or in two (STASIS_ROLES=two): the control plane then runs as this user,
+# with a data directory of its own.
+TWO_ROLES = os.environ.get("STASIS_ROLES", "one") == "two"
+CONTROL_USER, CONTROL_GROUP = "nobody", "nogroup"
+
+
 class World:
-    """Temporary directory, volume and server."""
+    """Temporary directory, volume and server. With the roles in two processes "server" is the
+    control plane and "host" the other one; start, stop and kill mean both."""
 
     def __init__(self, name="e2e", volume_size="8G"):
         self.dir = tempfile.mkdtemp(prefix=f"stasis-{name}.")
@@ -96,7 +103,14 @@ class World:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.slots = free_range()
-        self.server = None
+        self.control_data = self.data + "-control" if TWO_ROLES else self.data
+        self.control_run = self.run + "-control" if TWO_ROLES else self.run
+        self.host_socket = os.path.join(self.run, "host.sock")
+        if TWO_ROLES:
+            for folder in (self.control_data, self.control_run):
+                os.mkdir(folder, 0o711)
+                shutil.chown(folder, CONTROL_USER, CONTROL_GROUP)
+        self.server = self.host = None
         self.volume = False
         self.ids = set()
         atexit.register(self.close)
@@ -129,43 +143,95 @@ class World:
 
     # --- the server
 
-    def serve_args(self):
-        return ["serve", "--data-dir", self.data, "--run-dir", self.run,
-                "--listen", f"127.0.0.1:{self.port}", "--slot-range", self.slots,
+    def host_args(self):
+        return ["--data-dir", self.data, "--run-dir", self.run, "--slot-range", self.slots,
                 "--warm-slots", "2", "--log-level", "debug"]
 
-    def start(self, fault=None, limit=60):
+    def serve_args(self):
+        return ["serve", *self.host_args(), "--listen", f"127.0.0.1:{self.port}"]
+
+    def launch(self, args, fault, limit, **kw):
         with open(self.log, "ab") as log:
-            self.server = self.popen(*self.serve_args(), stdout=subprocess.PIPE, stderr=log,
-                                     env={"STASIS_FAULT": fault} if fault else None)
-        line = self.server.stdout.readline().decode()
+            program = self.popen(*args, stdout=subprocess.PIPE, stderr=log,
+                                 env={"STASIS_FAULT": fault} if fault else None, **kw)
+        line = program.stdout.readline().decode()
         if not line.startswith("stasis: ready on "):
-            self.server.wait(limit)
+            program.wait(limit)
+            program.stdout.close()
             with open(self.log, errors="replace") as log:
                 tail = log.read()[-3000:]
             raise AssertionError(f"the server did not start: {line!r}\n{tail}")
+        return program
+
+    def start_host(self, fault=None, limit=60, extra=()):
+        self.host = self.launch(["serve", "--role", "host", *self.host_args(), "--socket-group",
+                                 CONTROL_GROUP, *extra], fault, limit)
+
+    def start_control(self, fault=None, limit=60):
+        self.server = self.launch(
+            ["serve", "--role", "control", "--data-dir", self.control_data, "--run-dir",
+             self.control_run, "--host-socket", self.host_socket, "--listen",
+             f"127.0.0.1:{self.port}", "--log-level", "debug"],
+            fault, limit, user=CONTROL_USER, group=CONTROL_GROUP, extra_groups=[])
+
+    def start(self, fault=None, limit=60, extra=()):
+        """extra: further flags, of the host where there are two."""
+        if not TWO_ROLES:
+            self.server = self.launch([*self.serve_args(), *extra], fault, limit)
+            return self
+        # A step that fails is in the one or in the other.
+        if self.host is None:
+            self.start_host(fault, limit, extra)
+        if self.server is None:
+            self.start_control(fault, limit)
         return self
 
     def stop(self, limit=60):
-        if self.server:
-            self.server.send_signal(signal.SIGTERM)
-            code = self.server.wait(limit)
-            self.server.stdout.close()
-            self.server = None
+        for name in ("server", "host"):
+            program = getattr(self, name)
+            if program is None:
+                continue
+            program.send_signal(signal.SIGTERM)
+            code = program.wait(limit)
+            program.stdout.close()
+            setattr(self, name, None)
             if code != 0:
-                raise AssertionError(f"the server ended with {code}")
+                raise AssertionError(f"the {name} ended with {code}")
 
     def kill(self):
-        self.server.kill()
+        for program in (self.server, self.host):
+            if program:
+                program.kill()
         self.reap()
 
-    def reap(self, limit=60):
-        self.server.wait(limit)
+    def kill_host(self):
+        self.host.kill()
+        self.host.wait(60)
+        self.host.stdout.close()
+        self.host = None
+
+    def kill_control(self):
+        self.server.kill()
+        self.server.wait(60)
         self.server.stdout.close()
         self.server = None
 
+    def reap(self, limit=60):
+        """Waits for a server that a fault point ends; with two roles, for either of them, and ends
+        the other."""
+        programs = [p for p in (self.server, self.host) if p]
+        if len(programs) == 2:
+            wait_until("one of the servers ends",
+                       lambda: any(p.poll() is not None for p in programs), limit)
+        for program in programs:
+            if len(programs) == 2 and program.poll() is None:
+                program.kill()
+            program.wait(limit)
+            program.stdout.close()
+        self.server = self.host = None
+
     def key(self):
-        with open(os.path.join(self.data, "admin.key")) as f:
+        with open(os.path.join(self.control_data, "admin.key")) as f:
             return f.read().strip()
 
     def log_tail(self, n=4000):
@@ -178,14 +244,14 @@ class World:
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, signal.SIG_IGN)
         try:
-            if self.server is None and self.volume:
+            if self.volume and (self.server is None or TWO_ROLES and self.host is None):
                 self.start()
             for s in self.api("GET", "/v1/sandboxes?state=all&limit=100").json()["sandboxes"]:
                 self.api("DELETE", f"/v1/sandboxes/{s['id']}")
             self.stop()
         except Exception as error:  # the rest must still be tried
             print(f"clean-up: {error}", file=sys.stderr)
-            if self.server:
+            if self.server or self.host:
                 self.kill()
         if self.volume:
             done = self.cli("setup", "remove", "--yes", "--run-dir", self.run, api=False)
@@ -226,7 +292,7 @@ class World:
         server keeps on purpose is not counted: its warm slots, and consoles of ended sandboxes,
         which stay readable for an hour."""
         found = set()
-        running = self.server is not None
+        running = self.server is not None or self.host is not None
         volume = os.stat(self.data).st_dev
         for line in open("/proc/self/mountinfo"):
             where = line.split()[4]

@@ -14,11 +14,11 @@ class Keys(unittest.TestCase):
         self.w = lib.world()
 
     def test_the_first_key_is_for_root_only(self):
-        path = os.path.join(self.w.data, "admin.key")
+        path = os.path.join(self.w.control_data, "admin.key")
         self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
         self.assertRegex(self.w.key(), r"^e2b_[0-9a-f]{40}$")
         for name in ("control.db", "control.db-wal"):
-            with open(os.path.join(self.w.data, name), "rb") as f:
+            with open(os.path.join(self.w.control_data, name), "rb") as f:
                 self.assertNotIn(self.w.key()[8:].encode(), f.read())
 
     def test_everything_but_health_needs_one(self):

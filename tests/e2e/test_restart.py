@@ -46,10 +46,7 @@ class Restart(unittest.TestCase):
 
     def test_kill_on_exit(self):
         self.w.stop()
-        with open(self.w.log, "ab") as log:
-            self.w.server = self.w.popen(*self.w.serve_args(), "--kill-on-exit",
-                                         stdout=subprocess.PIPE, stderr=log)
-        self.w.server.stdout.readline()
+        self.w.start(extra=["--kill-on-exit"])
         self.same_guest()
         self.w.stop()
         self.w.start()
@@ -79,7 +76,7 @@ class Restart(unittest.TestCase):
         r = self.w.cli("serve", "--data-dir", self.w.data, "--run-dir", self.w.run + "2",
                        "--listen", f"127.0.0.1:{lib.free_port()}", api=False)
         self.assertEqual(r.code, 5, r.errors)
-        self.assertIn(str(self.w.server.pid), r.errors)
+        self.assertIn(str((self.w.host or self.w.server).pid), r.errors)
         self.same_guest()
 
     def test_volume_that_goes_away(self):
