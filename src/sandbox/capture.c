@@ -126,7 +126,8 @@ static int set_frozen(const struct sandbox *s, bool frozen, struct err *e)
 	int rc = machine_agent(s, url, &c, e);
 	if (rc < 0)
 		return rc;
-	struct envd_target t = {.base_url = url, .token = s->token};
+	struct envd_target t = {
+		.base_url = url, .token = s->token, .tick = machine_is_gone, .ctx = (void *)s};
 	return frozen ? envd_call_freeze(c, &t, FREEZE_MS, e) : envd_call_thaw(c, &t, THAW_MS, e);
 }
 

@@ -122,7 +122,8 @@ int store_open(struct host *h, struct err *e);
 struct store_event {
 	const char *kind, *cause;
 	json_t *data;
-	const struct err *failed; // the operation failed: it will be told so again; NULL: it did not
+	const struct err
+		*failed; // the operation failed: it will be told so again; NULL: it did not
 };
 // Journals an operation before its first side effect. ERR_CONFLICT when the id was used. data: JSON
 // text, NULL: none.
@@ -152,8 +153,8 @@ int store_list_snapshots(struct host *h, const char *kind, const char *sandbox,
 	const char *image_key, struct store_snapshot **ret, size_t *ret_n, struct err *e);
 // The sandbox's row and all its operations are deleted: a failed create leaves no row.
 int store_forget(struct host *h, const char *id, const struct store_event *ev, struct err *e);
-// "" unknown, else "open" or "done"; the operation's sandbox in id. *ret_failed (may be NULL) is set
-// when it ended in an error.
+// "" unknown, else "open" or "done"; the operation's sandbox in id. *ret_failed (may be NULL) is
+// set when it ended in an error.
 int store_op_find(struct host *h, const char *op_id, char state[8], char id[64],
 	struct err *ret_failed, struct err *e);
 // Calls f for each row; the sandbox is allocated for f to own. open_op: kind of its open operation
@@ -229,6 +230,8 @@ void machine_phase(struct host_sandbox *i, const char *name, uint64_t *since);
 int machine_vmm(struct host *h, const struct sandbox *s, struct vmm **ret, struct err *e);
 // Client of its agent; url has room for 96 bytes and lives as long as the client.
 int machine_agent(const struct sandbox *s, char url[96], struct http_client **ret, struct err *e);
+// A tick (http_call) that ends a call to a guest whose VMM has ended. ctx: the sandbox.
+int machine_is_gone(void *ctx);
 json_t *machine_phases_json(const struct host_sandbox *i);
 // Checks a request for a new machine against what this host has.
 int machine_check_size(const struct host_sandbox *i, struct err *e);

@@ -396,6 +396,13 @@ static int clock_ppm(const struct host *h, const struct source *src)
 	return ppm >= -CLOCK_PPM_FINE && ppm <= CLOCK_PPM_FINE ? 0 : (int)ppm;
 }
 
+int machine_is_gone(void *ctx)
+{
+	const struct sandbox *s = ctx;
+	struct pollfd pf = {.fd = s->pidfd, .events = POLLIN};
+	return poll(&pf, 1, 0) > 0;
+}
+
 static int init_guest(
 	struct host *h, struct sandbox *s, const struct machine_plan *p, struct err *e)
 {
@@ -407,7 +414,10 @@ static int init_guest(
 		return rc;
 	id_random_bytes(entropy, sizeof entropy);
 	uint64_t had = p->src && !p->img ? p->src->info.disk_size : p->img->disk_mb << 20;
-	struct envd_target t = {.base_url = url, .token = p->img ? NULL : p->src->row.token};
+	struct envd_target t = {.base_url = url,
+		.token = p->img ? NULL : p->src->row.token,
+		.tick = machine_is_gone,
+		.ctx = s};
 	struct envd_init i = {.token = p->token,
 		.env = p->env,
 		.hostname = s->info.id,
