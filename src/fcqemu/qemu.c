@@ -24,6 +24,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/id.h"
+#include "base/log.h"
 #include "base/proc.h"
 #include "fcqemu/probe.h"
 #include "fcqemu/state.h"
@@ -492,16 +493,19 @@ static int finish_load(struct qemu *q, const struct qemu_incoming *in, struct er
 			in->format, here);
 	for (;;) {
 		_cleanup_(json_decrefp) json_t *info = NULL;
+		uint64_t events = q->qmp.events;
 		int rc = qmp_call(
 			&q->qmp, "query-migrate", NULL, -1, START_TIMEOUT_MS, &info, e);
 		if (rc < 0)
 			return rc;
 		const char *status = json_string_value(json_object_get(info, "status"));
+		log_debug("load: %s", status ? status : "not begun");
 		if (status && strcmp(status, "completed") == 0)
 			return 0;
 		if (status && strcmp(status, "failed") == 0)
 			return err_set(e, ERR_INTERNAL, "QEMU could not load the device state");
-		if ((rc = qmp_wait_event(&q->qmp, "MIGRATION", START_TIMEOUT_MS, e)) < 0)
+		rc = qmp_wait_event(&q->qmp, events, "the end of the load", START_TIMEOUT_MS, e);
+		if (rc < 0)
 			return rc;
 	}
 }
