@@ -242,14 +242,14 @@ static void add_nic(struct args *a, size_t i, const struct nic *n)
 static void add_machine(
 	struct args *a, const struct qemu_options *o, const struct config *c, enum accel accel)
 {
+	static const char machine[] = "microvm,memory-backend=ram,pit=on,pic=on,rtc=on,acpi=on,"
+				      "mem-merge=off,suppress-vmdesc=on";
 	static const char *const fixed[] = {"-nodefaults", "-no-user-config", "-display", "none",
 		"-no-reboot", "-S", "-sandbox",
 		"on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", "-M",
-		"microvm,memory-backend=ram,pit=on,pic=on,rtc=on,acpi=on,mem-merge=off,"
-		"suppress-vmdesc=on",
-		"-global", "virtio-mmio.force-legacy=false", "-global",
-		"migration.send-configuration=off", "-global", "migration.x-events=on", "-chardev", "stdio,id=console,signal=off",
-		"-serial", "chardev:console"};
+		machine, "-global", "virtio-mmio.force-legacy=false", "-global",
+		"migration.send-configuration=off", "-global", "migration.x-events=on", "-chardev",
+		"stdio,id=console,signal=off", "-serial", "chardev:console"};
 	args_add(a, "%s", o->qemu);
 	for (size_t i = 0; i < ARRAY_SIZE(fixed); i++)
 		args_add(a, "%s", fixed[i]);
@@ -295,8 +295,9 @@ static int build_args(struct args *a, const struct qemu_options *o, const struct
 		args_add(a, "fd:%d", STATE_CHILD_FD);
 	} else {
 		char *line = NULL;
-		uint64_t khz = accel != ACCEL_TCG ? 0 : o->tsc_khz ? o->tsc_khz
-								   : tsc_khz_since(&o->mark);
+		uint64_t khz = accel != ACCEL_TCG ? 0
+			       : o->tsc_khz	  ? o->tsc_khz
+						  : tsc_khz_since(&o->mark);
 		int rc = qemu_command_line(c, khz, &line, e);
 		if (rc < 0)
 			return rc;
@@ -494,8 +495,7 @@ static int finish_load(struct qemu *q, const struct qemu_incoming *in, struct er
 	for (;;) {
 		_cleanup_(json_decrefp) json_t *info = NULL;
 		uint64_t events = q->qmp.events;
-		int rc = qmp_call(
-			&q->qmp, "query-migrate", NULL, -1, START_TIMEOUT_MS, &info, e);
+		int rc = qmp_call(&q->qmp, "query-migrate", NULL, -1, START_TIMEOUT_MS, &info, e);
 		if (rc < 0)
 			return rc;
 		const char *status = json_string_value(json_object_get(info, "status"));

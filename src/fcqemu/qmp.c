@@ -132,8 +132,7 @@ int qmp_call(struct qmp *q, const char *command, json_t *args, int pass_fd, int 
 	}
 }
 
-int qmp_wait_event(
-	struct qmp *q, uint64_t events, const char *what, int timeout_ms, struct err *e)
+int qmp_wait_event(struct qmp *q, uint64_t events, const char *what, int timeout_ms, struct err *e)
 {
 	uint64_t deadline = clock_monotonic_ns() + (uint64_t)timeout_ms * NSEC_PER_MSEC;
 	while (q->events <= events) {

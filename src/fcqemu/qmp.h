@@ -26,7 +26,6 @@ int qmp_call(struct qmp *q, const char *command, json_t *args, int pass_fd, int 
 	json_t **ret, struct err *e);
 // Waits until more than that many events were seen; what for is named in the error. An answer may
 // be older than the events that came before it: read q->events, ask, then wait.
-int qmp_wait_event(
-	struct qmp *q, uint64_t events, const char *what, int timeout_ms, struct err *e);
+int qmp_wait_event(struct qmp *q, uint64_t events, const char *what, int timeout_ms, struct err *e);
 // Reads away what QEMU tells unasked. -ECONNRESET when it has closed.
 int qmp_drain(struct qmp *q);
