@@ -212,9 +212,9 @@ static int run_describe(const char *path)
 		return 1;
 	}
 	state_format(s.qemu_version, format, sizeof format);
-	_cleanup_(json_decrefp) json_t *j = json_pack("{s:s, s:I, s:s, s:s, s:o}", "version", format,
-		"tsc_khz", (json_int_t)s.tsc_khz, "qemu_version", s.qemu_version, "accel", s.accel,
-		"machine", config_state_json(&s.config));
+	_cleanup_(json_decrefp) json_t *j = json_pack("{s:s, s:I, s:s, s:s, s:o}", "version",
+		format, "tsc_khz", (json_int_t)s.tsc_khz, "qemu_version", s.qemu_version, "accel",
+		s.accel, "machine", config_state_json(&s.config));
 	state_done(&s);
 	_cleanup_free_ char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
 	return !text || puts(text) < 0 || fflush(stdout) != 0;
