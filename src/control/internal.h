@@ -7,6 +7,7 @@
 #include "control/control.h"
 #include "base/db.h"
 #include "control/edge.h"
+#include "control/feed.h"
 #include "control/keys.h"
 #include "control/rows.h"
 #include "control/stats.h"
@@ -28,6 +29,7 @@ struct control {
 	struct keys *keys;
 	struct rows *rows;
 	struct templates *templates;
+	struct feed *feed;
 	char edge_key[65]; // tells nginx's sub-requests from what clients send
 	struct stats *stats;
 	struct http_server *http;

@@ -126,6 +126,7 @@ static const struct wire_field host_fields[] = {
 	TEXT(host_info, volume_reason, "volumeReason"),
 	BOOL(host_info, draining, "draining"),
 	TEXT(host_info, journal_id, "journalId"),
+	U64(host_info, last_event, "lastEvent"),
 };
 MESSAGE(host, "Host", host_info, host_fields);
 

@@ -403,6 +403,15 @@ static int events(void *host, uint64_t after, size_t max, int wait_ms, struct ho
 	return 0;
 }
 
+static int ack_events(void *host, uint64_t upto, struct err *e)
+{
+	struct model *m = host;
+	pthread_mutex_lock(&m->lock);
+	m->acked = MAX(m->acked, upto);
+	pthread_mutex_unlock(&m->lock);
+	return 0;
+}
+
 static int templates(void *host, struct host_template **ret, size_t *ret_n, struct err *e)
 {
 	struct host_template *t = calloc(1, sizeof *t);
@@ -425,6 +434,9 @@ static int info(void *host, struct host_info *ret, struct err *e)
 		.vmm = "model",
 		.isolation = "none",
 		.volume_ok = !m->volume_gone};
+	pthread_mutex_lock(&m->lock);
+	ret->last_event = m->n_events;
+	pthread_mutex_unlock(&m->lock);
 	snprintf(ret->volume_reason, sizeof ret->volume_reason, "%s",
 		m->volume_gone ? "not mounted" : "");
 	return 0;
@@ -470,6 +482,7 @@ struct hostagent model_host(struct model *m)
 		.address = address,
 		.open_log = open_log,
 		.events = events,
+		.ack_events = ack_events,
 		.templates = templates,
 		.info = info,
 		.metrics = metrics,

@@ -14,6 +14,7 @@ struct model {
 	size_t n;
 	struct host_event event[MODEL_MAX * 4];
 	size_t n_events;
+	uint64_t acked;
 	struct host_snapshot snapshot[MODEL_MAX];
 	size_t n_snapshots;
 	// Orders
