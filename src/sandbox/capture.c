@@ -362,6 +362,17 @@ static void add_figures(struct host *h, int dir)
 	pthread_mutex_unlock(&h->lock);
 }
 
+// A copy for the snapshot: each has a file of its own.
+static int give_record(struct host *h, const struct sandbox *s, const char *to, struct err *e)
+{
+	char from[128];
+	snprintf(from, sizeof from, "sandboxes/%.63s/" WORKING_SET ".new", s->info.id);
+	int rc = disk_clone(h->data_fd, from, to, 0, NULL, e);
+	if (rc == 0 && fchmodat(h->data_fd, to, 0444, 0) < 0)
+		rc = err_errno(e, errno, "%s", to);
+	return rc;
+}
+
 void capture_harvest(struct host *h, struct sandbox *s)
 {
 	struct err e = {0};
@@ -373,14 +384,12 @@ void capture_harvest(struct host *h, struct sandbox *s)
 	if (!file_exists(dir, SNAP_RECORD) ||
 		take_file(dir, SNAP_RECORD, WORKING_SET ".new", &e) < 0)
 		return;
-	// A template's next child will do what this one did; linked, since both keep it.
+	// A template's next child will do what this one did.
 	if (s->harvest[0]) {
 		char own[sizeof "snapshots//working_set" + UUID_SIZE];
 		snprintf(own, sizeof own, "snapshots/%s/working_set", s->harvest);
-		if (!file_exists(h->data_fd, own) &&
-			linkat(dir, WORKING_SET ".new", h->data_fd, own, 0) < 0)
-			log_debug("working set not kept snapshot=%s error=%s", s->harvest,
-				strerror(errno));
+		if (!file_exists(h->data_fd, own) && give_record(h, s, own, &e) < 0)
+			log_debug("working set not kept snapshot=%s error=%s", s->harvest, e.text);
 		s->harvest[0] = '\0';
 	}
 	renameat(dir, WORKING_SET ".new", dir, WORKING_SET);

@@ -159,7 +159,7 @@ static int build(struct host *h, const struct host_create *req, struct sandbox *
 	if (hidden)
 		return 0;
 	// The first sandbox of a template leaves it what it touched.
-	if (!o->boots && !o->src.working_set)
+	if (str_eq(s->info.backend, "uffd") && !o->src.working_set)
 		snprintf(s->harvest, sizeof s->harvest, "%s", o->src.info.id);
 
 	struct sandbox done = *s;

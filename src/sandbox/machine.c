@@ -449,6 +449,7 @@ int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 		snprintf(s->kernel_id, sizeof s->kernel_id, "%s", p->img->kernel_id);
 	}
 	s->full_next = false;
+	s->harvest[0] = '\0';
 	snprintf(s->info.backend, sizeof s->info.backend, "%s",
 		p->img ? "boot"
 		: file ? "file"

@@ -27,7 +27,7 @@
 #define HEAD_SIZE 4096u		// so that the sums lie on whole pages
 #define HEAD_SUMMED 56u		// bytes of the head that its checksum covers
 #define CHUNK (256u * 1024u)	// read at once: stays in the processor's second cache
-#define CLONE_MIN (64u * 1024u) // below this a copy is cheaper than an extent of its own
+#define CLONE_MIN (16u * 1024u) // a chain of 30: half the time of 64 KiB, a tenth of the writing
 
 struct layer_name {
 	char data[UUID_SIZE + 4], data_tmp[UUID_SIZE + 4];

@@ -3,7 +3,7 @@
 """The guest's side of the clone contract, with the real agent on this host: in a cgroup v2 of its own,
 and in namespaces of its own (network, mounts, host name), as a resume changes the whole machine.
 
-    freeze.py ENVD STASIS_INIT [test names...]
+    freeze.py ENVD STASIS_INIT CLIENT_CALL [test names...]
 
 Needs root and cgroup v2; skipped (77) without.
 """
@@ -30,6 +30,7 @@ HERE, AWAY = "10.98.0.1", "10.98.0.2"  # ours, and one of a network namespace be
 NEW_NET, NEW_NS, NEW_UTS = 0x40000000, 0x00020000, 0x04000000  # of clone(2)
 libc = ctypes.CDLL(None, use_errno=True)
 away_ns = None  # descriptor
+CLIENT = None
 HOOKS = "/etc/stasis/resume.d"
 
 
@@ -298,6 +299,33 @@ class Freeze(Case):
         s.close()
 
 
+class Client(Case):
+    """The host's side of it."""
+    args = ("--guest",)
+
+    def ask(self, what, token=TOKEN, new=TOKEN):
+        r = subprocess.run([CLIENT, f"http://127.0.0.1:{self.a.port}", token, what, new], capture_output=True,
+                           check=False)
+        return r.stdout.decode()
+
+    def test_freezes_thaws_and_resumes(self):
+        self.a.init(accessToken=TOKEN)
+        self.a.token = TOKEN
+        self.counter()
+        self.assertEqual(self.ask("freeze"), "")
+        self.assertTrue(self.stands())
+        self.assertEqual(self.ask("thaw"), "")
+        self.goes_on()
+        self.assertEqual(self.ask("freeze"), "")
+        self.assertRegex(self.ask("resume", "wrong", "other"), "^unauthenticated: POST /init: .*current token")
+        self.assertTrue(self.stands())
+        self.assertEqual(self.ask("resume", new="new"), "")
+        self.goes_on()
+        self.assertEqual(socket.gethostname(), "copy-c")
+        self.assertRegex(self.ask("freeze"), "^unauthenticated: POST /freeze: ")
+        self.assertEqual(self.ask("resume", new="new"), "")  # the answer was lost
+
+
 class Stuck(Case):
     """A process that cannot be frozen: it waits in the kernel for a file system that stands still."""
 
@@ -355,7 +383,10 @@ class Stuck(Case):
 class NoCgroup(unittest.TestCase):
     def test_says_so(self):
         a = protocol.Agent()
+        url = f"http://127.0.0.1:{a.port}"
         try:
+            r = subprocess.run([CLIENT, url, "", "freeze", "-"], capture_output=True, check=False)
+            self.assertRegex(r.stdout.decode(), "^unavailable: POST /freeze: .*cgroup")
             status, e = a.json("POST", "/freeze", "{}")
             self.assertEqual(status, 503)
             self.assertIn("cgroup", e["message"])
@@ -536,9 +567,9 @@ def namespaces():
 
 
 if __name__ == "__main__":
-    protocol.ENVD, protocol.INIT = (os.path.abspath(p) for p in sys.argv[1:3])
+    protocol.ENVD, protocol.INIT, CLIENT = (os.path.abspath(p) for p in sys.argv[1:4])
     if os.geteuid() != 0 or not cgroup2():
         print("needs root and a writable cgroup v2")
         sys.exit(77)
     namespaces()
-    unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2, warnings="ignore")
+    unittest.main(argv=[sys.argv[0], *sys.argv[4:]], verbosity=2, warnings="ignore")
