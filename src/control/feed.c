@@ -13,7 +13,7 @@
 
 #define HOST_NAME "local"
 #define BATCH 500
-#define WAIT_MS 500 // for the next event; also how long the end waits
+#define WAIT_MS 250 // for the next event; also how long the end waits
 #define RETRY_MS 1000
 #define MAX_EVENTS 100000
 
