@@ -82,7 +82,7 @@ int sandboxes_find_base(struct control *c, const char *name, struct host_templat
 // What follows the host's answer to a create: it is confirmed (and undone when that fails), or
 // dropped.
 int sandboxes_confirm(struct control *c, struct row *row, struct err *e);
-void sandboxes_drop(struct control *c, struct row *row, const char *reason);
+void sandboxes_drop(struct control *c, struct row *row, const struct err *reason);
 
 // lifecycle.c
 void lifecycle_pause(struct http_request *r, void *ctx);

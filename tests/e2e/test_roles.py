@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host and control plane as two processes, on a server of their own: the control plane has no rights,
 and either may be killed without anything being lost."""
+import contextlib
+import http.client
 import json
 import os
 import random
 import signal
+import socket
 import threading
 import unittest
+import uuid
 
 import lib
 
@@ -111,6 +115,46 @@ class Roles(unittest.TestCase):
         self.w.start_host()
         lib.wait_until("running", lambda: self.w.api("GET", f"/v1/sandboxes/{s.id}").status == 200)
         s.alive()
+
+    def contract(self, method, body):
+        """A call of the host's own socket."""
+        c = http.client.HTTPConnection("host")
+        c.sock = socket.socket(socket.AF_UNIX)
+        c.sock.connect(self.w.host_socket)
+        with contextlib.closing(c):
+            c.request("POST", "/stasis.host.v1.HostAgent/" + method, json.dumps(body),
+                      {"Content-Type": "application/json"})
+            return lib.Answer(c.getresponse())
+
+    def drain(self, on):
+        a = self.contract("Drain", {"operationId": str(uuid.uuid4()), "enabled": on})
+        self.assertEqual((a.status, a.json()), (200, {}))
+
+    def test_a_drained_host_takes_nothing_new(self):
+        s = self.create()
+        self.drain(True)
+        self.addCleanup(self.drain, False)
+        a = self.w.api("POST", "/v1/sandboxes", {})
+        self.assertEqual((a.status, a.error()), (503, "unavailable"), a.body)
+        s.alive()
+        self.w.stop()
+        self.w.start()
+        self.assertTrue(self.contract("GetHost", {}).json()["host"]["draining"])
+        self.assertEqual(self.w.api("POST", "/v1/sandboxes", {}).status, 503)
+        self.drain(False)
+        self.create().alive()
+
+    def test_the_host_refuses_what_it_does_not_know(self):
+        for method, body, says in (
+                ("GetSandbox", {"sandboxId": "ibox", "colour": 1}, "unknown field 'colour'"),
+                ("GetSandbox", {"sandboxId": "../../etc"}, "sandboxId"),
+                ("CreateSandbox", {"sandboxId": "ibox"}, "operationId")):
+            a = self.contract(method, body)
+            self.assertEqual((a.status, a.json()["code"]), (400, "invalid_argument"))
+            self.assertIn(says, a.json()["message"])
+        a = self.contract("GetSandbox", {"sandboxId": "x" * (10 << 20)})
+        self.assertEqual(a.json()["code"], "resource_exhausted")
+        self.assertEqual(self.contract("GetSandbox", {"sandboxId": "inone"}).status, 404)
 
     def test_random_kills_lose_nothing(self):
         seed = int(os.environ.get("STASIS_SEED", random.randrange(1 << 32)))
