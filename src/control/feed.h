@@ -8,11 +8,11 @@
 struct feed;
 
 // Starts the thread that brings them; a host that does not answer is tried again for ever.
-int feed_start(
-	struct db *db, const struct hostagent *host, struct feed **ret, struct err *e);
+int feed_start(struct db *db, const struct hostagent *host, struct feed **ret, struct err *e);
 struct feed *feed_stop(struct feed *f);
 DEFINE_CLEANUP(struct feed *, feed_stop)
-// Brings what the host has by now. Errors are not the caller's: what was brought before can be read.
+// Brings what the host has by now. Errors are not the caller's: what was brought before can be
+// read.
 void feed_catch_up(struct feed *f);
 // Waits up to wait_ms for an event after the number; the last number there is.
 uint64_t feed_wait(struct feed *f, uint64_t after, int wait_ms);

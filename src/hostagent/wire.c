@@ -224,8 +224,8 @@ static int read_number(
 		ok = str_to_u64(json_string_value(value), max, ret) == 0;
 	}
 	if (!ok)
-		return err_set(e, ERR_INVALID, "%s: must be an integer from 0 to %" PRIu64, f->name,
-			max);
+		return err_set(
+			e, ERR_INVALID, "%s: must be an integer from 0 to %" PRIu64, f->name, max);
 	return 0;
 }
 
@@ -288,8 +288,7 @@ static int read_elements(
 	if (f->type == WIRE_LIST)
 		*(char **)p = first;
 	for (size_t i = 0; i < n; i++) {
-		int rc = wire_decode(
-			m, json_array_get(value, i), lenient, first + i * m->size, e);
+		int rc = wire_decode(m, json_array_get(value, i), lenient, first + i * m->size, e);
 		if (rc < 0)
 			return err_prefix(e, rc, "%s[%zu]", f->name, i);
 		// Counted as they become whole, so that wire_done is right at any moment.

@@ -19,10 +19,8 @@ void fixture_start(struct fixture *f)
 			hostagent_connect(&client, &f->host, &e) < 0)
 			fail_msg("%s", e.text);
 	}
-	const struct control_config cfg = {.data_dir = f->data,
-		.run_dir = f->run,
-		.no_edge = true,
-		.host = f->host};
+	const struct control_config cfg = {
+		.data_dir = f->data, .run_dir = f->run, .no_edge = true, .host = f->host};
 	if (control_start(&cfg, &f->control, &e) < 0)
 		fail_msg("%s", e.text);
 	_cleanup_free_ char *path = str_printf("%s/admin.key", f->data);

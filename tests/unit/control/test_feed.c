@@ -169,8 +169,8 @@ static void a_transaction_that_was_lost_is_made_again(void **state)
 	assert_int_equal(db_open(w->path, control_migrations, &w->db, &e), 0);
 	db_lock(w->db);
 	assert_int_equal(db_exec(w->db, &e, "DELETE FROM events WHERE seq > 4", ""), 0);
-	assert_int_equal(db_exec(w->db, &e,
-				 "UPDATE sqlite_sequence SET seq = 4 WHERE name = 'events'", ""),
+	assert_int_equal(
+		db_exec(w->db, &e, "UPDATE sqlite_sequence SET seq = 4 WHERE name = 'events'", ""),
 		0);
 	assert_int_equal(db_exec(w->db, &e, "UPDATE hosts SET cursor = 4", ""), 0);
 	db_unlock(w->db);

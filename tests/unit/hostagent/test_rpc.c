@@ -140,11 +140,8 @@ static void each_function_reaches_the_host_and_brings_its_answer(void **state)
 	assert_string_equal(f->call, "pause");
 	same_sandbox(&s, &f->sandbox);
 
-	struct host_resume r = {.op_id = OP,
-		.id = "ibox",
-		.disk_only = true,
-		.ends_at_ns = 5,
-		.token = "again"};
+	struct host_resume r = {
+		.op_id = OP, .id = "ibox", .disk_only = true, .ends_at_ns = 5, .token = "again"};
 	OK(w, resume, &r, &s);
 	assert_string_equal(f->call, "resume");
 	assert_string_equal(f->resume.from, "");
@@ -396,8 +393,8 @@ static int on_watched(void *ctx, const char *data, size_t len)
 		json_t *ev;
 		assert_int_equal(flags, 0);
 		json_array_foreach (json_object_get(j, "events"), i, ev)
-			t->seen[t->n++] = strtoull(
-				json_string_value(json_object_get(ev, "seq")), NULL, 10);
+			t->seen[t->n++] =
+				strtoull(json_string_value(json_object_get(ev, "seq")), NULL, 10);
 		if (t->n == 3)
 			return -1;
 		fake_add_event(&t->w->fake);
@@ -495,7 +492,8 @@ static void bad_requests_are_refused_by_name(void **state)
 		{"CreateSandbox", "{" CREATE ",\"token\":\"a b\"}", "token: must be"},
 		{"CreateSandbox", "{\"sandboxId\":\"ibox\"}", "operationId: is missing"},
 		{"CreateSandbox",
-			"{\"operationId\":\"" OP "\",\"sandboxId\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaa\"}",
+			"{\"operationId\":\"" OP
+			"\",\"sandboxId\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaa\"}",
 			"sandboxId: longer than"},
 		{"ListSandboxes", "{\"page\":1}", "unknown field 'page'"},
 		{"ListEvents", "{\"max\":1001}", "max: must be an integer from 0 to 1000"},
