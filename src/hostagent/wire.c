@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hostagent/wire.h"
 #include <inttypes.h>
-#include <math.h>
 #include <string.h>
 #include "base/id.h"
 #include "http/json.h"
@@ -218,7 +217,8 @@ static int read_number(
 	} else if (json_is_real(value)) {
 		double v = json_real_value(value);
 		// Larger ones are not exact; they come as strings.
-		ok = v >= 0 && v <= 9007199254740992.0 && v == floor(v) && (uint64_t)v <= max;
+		ok = v >= 0 && v <= 9007199254740992.0 && v == (double)(uint64_t)v &&
+		     (uint64_t)v <= max;
 		*ret = ok ? (uint64_t)v : 0;
 	} else if (json_is_string(value)) {
 		ok = str_to_u64(json_string_value(value), max, ret) == 0;
