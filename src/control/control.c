@@ -62,6 +62,8 @@ static void upkeep(struct control *c)
 	struct err e = {0};
 	sandboxes_reconcile(c);
 	snapshots_reconcile(c);
+	if (feed_expire(c->feed, &e) < 0)
+		log_warn("old events are kept: %s", e.text);
 	if (keys_flush(c->keys, &e) < 0)
 		log_warn("times of use of keys are not written: %s", e.text);
 }
@@ -121,6 +123,8 @@ static int open_state(struct control *c, struct err *e)
 		r = rows_load(c->db, secret, strlen(secret), &c->rows, e);
 	if (r == 0)
 		r = templates_open(c->db, &c->templates, e);
+	if (r == 0)
+		r = feed_start(c->db, &c->host, &c->feed, e);
 	if (secret)
 		explicit_bzero(secret, strlen(secret));
 	return r;
@@ -232,6 +236,7 @@ struct control *control_stop(struct control *c)
 	struct err e = {0};
 	if (c->keys && keys_flush(c->keys, &e) < 0)
 		log_warn("times of use of keys are not written: %s", e.text);
+	feed_stop(c->feed);
 	rows_free(c->rows);
 	templates_free(c->templates);
 	keys_free(c->keys);

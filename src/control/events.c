@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// /v1/events: the host's journal of what happened, as pages or followed line by line.
+// /v1/events: what happened, as the host told it (feed.h), as pages or followed line by line.
 #include <inttypes.h>
 #include <string.h>
 #include "base/clock.h"
@@ -18,27 +18,6 @@ static json_t *event_json(const struct host_event *ev)
 		ev->data ? json_incref(ev->data) : json_object());
 }
 
-// Calls take for each event after *cursor that fits; moves *cursor behind the last one seen.
-// *ret_n is how many the host gave.
-static int read_events(struct control *c, uint64_t *cursor, const char *sandbox, size_t max,
-	int wait_ms, int (*take)(void *ctx, const struct host_event *ev), void *ctx, size_t *ret_n,
-	struct err *e)
-{
-	_cleanup_free_ struct host_event *list = NULL;
-	size_t n = 0;
-	int r = c->host.ops->events(c->host.host, *cursor, max, wait_ms, &list, &n, e);
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < n; i++) {
-		if (r == 0 && (!sandbox || str_eq(sandbox, list[i].sandbox)))
-			r = take(ctx, &list[i]);
-		*cursor = list[i].seq;
-		host_event_done(&list[i]);
-	}
-	*ret_n = n;
-	return r;
-}
-
 // --- follow
 
 struct follower {
@@ -46,6 +25,7 @@ struct follower {
 	struct http_request *req;
 	char *sandbox; // NULL: all
 	uint64_t cursor, spoke_ns;
+	size_t n; // lines of the last read
 	struct strbuf lines;
 };
 
@@ -66,6 +46,8 @@ static int add_line(void *ctx, const struct host_event *ev)
 		return -ENOMEM;
 	strbuf_adds(&f->lines, text);
 	strbuf_addc(&f->lines, '\n');
+	f->cursor = ev->seq;
+	f->n++;
 	return strbuf_check(&f->lines);
 }
 
@@ -77,11 +59,17 @@ static ssize_t follower_next(void *p, char *buf, size_t max)
 			return 0;
 		if (http_req_aborted(f->req))
 			return -ECONNRESET;
-		size_t n;
-		int r = read_events(
-			f->c, &f->cursor, f->sandbox, PAGE_MAX, WAIT_MS, add_line, f, &n, NULL);
+		// Read before the events are, so that none falls in between.
+		uint64_t last = feed_wait(f->c->feed, f->cursor, WAIT_MS);
+		f->n = 0;
+		int r = last > f->cursor ? feed_read(f->c->feed, f->cursor, f->sandbox, PAGE_MAX,
+						   add_line, f, NULL)
+					 : 0;
 		if (r < 0)
 			return r;
+		// Those of other sandboxes are passed over.
+		if (f->n < PAGE_MAX)
+			f->cursor = MAX(f->cursor, last);
 		if (clock_monotonic_ns() - f->spoke_ns > KEEPALIVE_NS)
 			strbuf_addc(&f->lines, '\n');
 	}
@@ -111,9 +99,16 @@ static void follow(struct http_request *r, struct control *c, uint64_t cursor, c
 
 // --- page
 
+struct page {
+	json_t *list;
+	uint64_t cursor;
+};
+
 static int add_item(void *ctx, const struct host_event *ev)
 {
-	return json_array_append_new(ctx, event_json(ev)) < 0 ? -ENOMEM : 0;
+	struct page *p = ctx;
+	p->cursor = ev->seq;
+	return json_array_append_new(p->list, event_json(ev)) < 0 ? -ENOMEM : 0;
 }
 
 void events_list(struct http_request *r, void *ctx)
@@ -133,14 +128,21 @@ void events_list(struct http_request *r, void *ctx)
 		follow(r, ctx, cursor, sandbox);
 		return;
 	}
+	struct control *c = ctx;
 	_cleanup_json_ json_t *list = json_array();
-	size_t n = 1;
-	while (rc == 0 && n > 0 && json_array_size(list) < limit)
-		rc = read_events(ctx, &cursor, sandbox, limit - json_array_size(list), 0, add_item,
-			list, &n, &e);
+	struct page page = {list, cursor};
+	if (rc == 0) {
+		// What a caller has just been told of is in its next page.
+		feed_catch_up(c->feed);
+		uint64_t last = feed_wait(c->feed, UINT64_MAX, 0);
+		rc = feed_read(c->feed, cursor, sandbox, limit, add_item, &page, &e);
+		if (rc == 0 && json_array_size(list) < limit)
+			page.cursor = MAX(page.cursor, last);
+	}
 	if (rc < 0)
 		http_reply_error(r, &e);
 	else
 		http_reply_json(r, 200,
-			json_pack("{s:O, s:I}", "events", list, "next_cursor", (json_int_t)cursor));
+			json_pack("{s:O, s:I}", "events", list, "next_cursor",
+				(json_int_t)page.cursor));
 }

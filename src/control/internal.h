@@ -7,6 +7,7 @@
 #include "control/control.h"
 #include "base/db.h"
 #include "control/edge.h"
+#include "control/feed.h"
 #include "control/keys.h"
 #include "control/rows.h"
 #include "control/stats.h"
@@ -28,6 +29,7 @@ struct control {
 	struct keys *keys;
 	struct rows *rows;
 	struct templates *templates;
+	struct feed *feed;
 	char edge_key[65]; // tells nginx's sub-requests from what clients send
 	struct stats *stats;
 	struct http_server *http;
@@ -80,7 +82,7 @@ int sandboxes_find_base(struct control *c, const char *name, struct host_templat
 // What follows the host's answer to a create: it is confirmed (and undone when that fails), or
 // dropped.
 int sandboxes_confirm(struct control *c, struct row *row, struct err *e);
-void sandboxes_drop(struct control *c, struct row *row, const char *reason);
+void sandboxes_drop(struct control *c, struct row *row, const struct err *reason);
 
 // lifecycle.c
 void lifecycle_pause(struct http_request *r, void *ctx);

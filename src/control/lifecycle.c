@@ -262,7 +262,7 @@ static void child_done(void *ctx, size_t i)
 	if (!child->alive) {
 		if (!err_is_set(&h->e))
 			err_errno(&h->e, h->rc, "fork");
-		sandboxes_drop(f->c, child->row, h->e.text);
+		sandboxes_drop(f->c, child->row, &h->e);
 	}
 	child->result = child->alive ? sandboxes_json(child->row, &child->info)
 				     : error_json(child->row->id, &h->e);

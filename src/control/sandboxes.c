@@ -301,10 +301,15 @@ int sandboxes_confirm(struct control *c, struct row *row, struct err *e)
 	return r;
 }
 
-void sandboxes_drop(struct control *c, struct row *row, const char *reason)
+void sandboxes_drop(struct control *c, struct row *row, const struct err *reason)
 {
 	struct err why = {0};
-	log_warn("create failed sandbox=%s template=%s: %s", row->id, row->template, reason);
+	log_warn("create failed sandbox=%s template=%s: %s", row->id, row->template, reason->text);
+	if (hostagent_lost(reason)) {
+		// It may have been made: sandboxes_reconcile asks when the host is back.
+		row->creating = false;
+		return;
+	}
 	if (rows_remove(c->rows, row, &why) < 0) {
 		log_error(
 			"row of a failed create is kept for now sandbox=%s: %s", row->id, why.text);
@@ -344,7 +349,7 @@ static int create(struct control *c, const struct create_body *b, struct row **r
 	if (r == 0)
 		r = sandboxes_confirm(c, row, e);
 	if (r < 0) {
-		sandboxes_drop(c, row, err_text(e, r));
+		sandboxes_drop(c, row, e);
 		return r;
 	}
 	*ret_row = TAKE_PTR(row);

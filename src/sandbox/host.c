@@ -374,6 +374,9 @@ int host_info(struct host *h, struct host_info *ret, struct err *e)
 	snprintf(i.vmm, sizeof i.vmm, "%s", h->vmm.version);
 	snprintf(i.isolation, sizeof i.isolation, "%s", h->vmm.kvm ? "kvm" : "emulated");
 	snprintf(i.journal_id, sizeof i.journal_id, "%s", h->journal_id);
+	pthread_mutex_lock(&h->event_lock);
+	i.last_event = h->last_event;
+	pthread_mutex_unlock(&h->event_lock);
 	i.cpus = (unsigned)get_nprocs();
 	i.max_sandboxes = h->max_sandboxes;
 	i.volume_ok = volume_ok(h, i.volume_reason, sizeof i.volume_reason);

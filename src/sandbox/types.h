@@ -148,5 +148,6 @@ struct host_info {
 	bool volume_ok;
 	char volume_reason[200];
 	bool draining;
+	uint64_t last_event; // number of its newest event
 	char journal_id[40]; // of host.db: with another one event numbers start anew
 };

@@ -713,11 +713,13 @@ static void test_database_of_the_first_version(void **state)
 	char id[64], path[200], one[UUID_SIZE];
 	create_box(f, NULL, id);
 	fixture_stop(f);
+	sql(f, "DROP TABLE events");
+	sql(f, "DROP TABLE hosts");
 	sql(f, "DROP TABLE templates");
 	sql(f, "DROP TABLE snapshot_operations");
 	sql(f, "PRAGMA user_version = 1");
 	fixture_start(f);
-	assert_int_equal(sql(f, "PRAGMA user_version"), 2);
+	assert_int_equal(sql(f, "PRAGMA user_version"), 3);
 	call_drop(f, "GET", path_of(id, "", path), NULL, 200);
 	snapshot(f, id, "s", "", one);
 }

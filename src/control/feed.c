@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: Apache-2.0
+// How this works. The host keeps its events until they are acknowledged. A pull reads those after
+// our cursor, writes them and the new cursor in one transaction, and then acknowledges. Killed
+// anywhere: before the commit nothing has happened, after it the cursor says what need not be read
+// again. Numbers are the host's own; they belong to one database of it (journal_id), and start anew
+// with another.
+#include "control/feed.h"
+#include <pthread.h>
+#include <string.h>
+#include "base/clock.h"
+#include "base/log.h"
+#include "http/json.h"
+
+#define HOST_NAME "local"
+#define BATCH 500
+#define WAIT_MS 250 // for the next event; also how long the end waits
+#define RETRY_MS 1000
+#define MAX_EVENTS 100000
+
+struct feed {
+	struct db *db;
+	struct hostagent host;
+	pthread_t thread;
+	bool started;
+	pthread_mutex_t pull; // one at a time; guards the next three
+	bool checked;	      // the journal is the one that cursor belongs to
+	uint64_t cursor, acked;
+	pthread_mutex_t lock; // guards the rest
+	pthread_cond_t changed;
+	uint64_t last; // own number
+	bool stopping;
+};
+
+// --- the database
+
+static int read_u64(void *ctx, sqlite3_stmt *row)
+{
+	*(uint64_t *)ctx = (uint64_t)sqlite3_column_int64(row, 0);
+	return 0;
+}
+
+static int read_journal(void *ctx, sqlite3_stmt *row)
+{
+	snprintf(ctx, sizeof((struct host_info *)0)->journal_id, "%s", db_text(row, 0));
+	return 0;
+}
+
+static int load(struct feed *f, struct err *e)
+{
+	db_lock(f->db);
+	int rc = db_exec(f->db, e, "INSERT OR IGNORE INTO hosts VALUES (?, '', 0)", "s", HOST_NAME);
+	if (rc == 0)
+		rc = db_query(f->db, e, read_u64, &f->cursor,
+			"SELECT cursor FROM hosts WHERE name = ?", "s", HOST_NAME);
+	if (rc == 0)
+		rc = db_query(f->db, e, read_u64, &f->last,
+			"SELECT seq FROM sqlite_sequence WHERE name = 'events'", "");
+	db_unlock(f->db);
+	return rc;
+}
+
+static int set_cursor(struct feed *f, const char *journal, uint64_t cursor, struct err *e)
+{
+	int rc = DB_LOCKED(
+		f->db, db_exec(f->db, e, "UPDATE hosts SET journal = ?, cursor = ? WHERE name = ?",
+			       "sis", journal, (int64_t)cursor, HOST_NAME));
+	if (rc == 0)
+		f->cursor = cursor;
+	return rc;
+}
+
+static int add_events(
+	struct feed *f, const struct host_event *list, size_t n, uint64_t *ret_last, struct err *e)
+{
+	db_lock(f->db);
+	int rc = db_begin(f->db, e);
+	for (size_t i = 0; rc == 0 && i < n; i++) {
+		const struct host_event *ev = &list[i];
+		_cleanup_free_ char *data = ev->data ? json_compact(ev->data) : strdup("{}");
+		rc = data ? db_exec(f->db, e,
+				    "INSERT INTO events (host, host_seq, at_ns, sandbox, kind, "
+				    "cause, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
+				    "siissss", HOST_NAME, (int64_t)ev->seq, (int64_t)ev->at_ns,
+				    ev->sandbox, ev->kind, ev->cause, data)
+			  : err_errno(e, ENOMEM, "event");
+	}
+	if (rc == 0)
+		*ret_last = (uint64_t)sqlite3_last_insert_rowid(db_handle(f->db));
+	if (rc == 0)
+		rc = db_exec(f->db, e, "UPDATE hosts SET cursor = ? WHERE name = ?", "is",
+			(int64_t)list[n - 1].seq, HOST_NAME);
+	if (rc == 0)
+		rc = db_commit(f->db, e);
+	else
+		db_rollback(f->db);
+	db_unlock(f->db);
+	return rc;
+}
+
+// --- pulling; f->pull is held
+
+// Asked at the start and after each failure: the host may have been replaced meanwhile.
+static int check_journal(struct feed *f, struct err *e)
+{
+	char journal[sizeof((struct host_info *)0)->journal_id] = "";
+	struct host_info info = {0};
+	int rc = f->host.ops->info(f->host.host, &info, e);
+	if (rc == 0)
+		rc = DB_LOCKED(
+			f->db, db_query(f->db, e, read_journal, journal,
+				       "SELECT journal FROM hosts WHERE name = ?", "s", HOST_NAME));
+	if (rc < 0)
+		return rc;
+	if (!str_eq(journal, info.journal_id)) {
+		if (f->cursor > 0)
+			log_warn("the host has a new database, its events start anew cursor=%lu",
+				f->cursor);
+		rc = set_cursor(f, info.journal_id, 0, e);
+	} else if (info.last_event < f->cursor) {
+		log_error("the host's database is older than its events known here: those between "
+			  "are its past cursor=%lu last=%lu",
+			f->cursor, info.last_event);
+		rc = set_cursor(f, journal, info.last_event, e);
+	}
+	f->checked = rc == 0;
+	f->acked = 0;
+	return rc;
+}
+
+static void announce(struct feed *f, uint64_t last)
+{
+	pthread_mutex_lock(&f->lock);
+	f->last = MAX(f->last, last);
+	pthread_cond_broadcast(&f->changed);
+	pthread_mutex_unlock(&f->lock);
+}
+
+static int take_batch(struct feed *f, struct host_event *list, size_t n, struct err *e)
+{
+	uint64_t last = 0;
+	if (n == 0)
+		return 0;
+	if (f->cursor > 0 && list[0].seq != f->cursor + 1)
+		log_error("events of the host are missing after=%lu next=%lu kind=%s", f->cursor,
+			list[0].seq, list[0].kind);
+	int rc = add_events(f, list, n, &last, e);
+	if (rc == 0) {
+		f->cursor = list[n - 1].seq;
+		announce(f, last);
+	}
+	return rc;
+}
+
+static int pull_all(struct feed *f, struct err *e)
+{
+	int rc = f->checked ? 0 : check_journal(f, e);
+	size_t n = BATCH;
+	while (rc == 0 && n == BATCH) {
+		_cleanup_free_ struct host_event *list = NULL;
+		n = 0;
+		rc = f->host.ops->events(f->host.host, f->cursor, BATCH, 0, &list, &n, e);
+		if (rc < 0)
+			break;
+		rc = take_batch(f, list, n, e);
+		for (size_t i = 0; i < n; i++)
+			host_event_done(&list[i]);
+		// Also those of an earlier run that was killed in between.
+		if (rc == 0 && f->acked < f->cursor)
+			rc = f->host.ops->ack_events(f->host.host, f->cursor, e);
+		if (rc == 0)
+			f->acked = f->cursor;
+	}
+	if (rc < 0)
+		f->checked = false;
+	return rc;
+}
+
+static int pull(struct feed *f, struct err *e)
+{
+	pthread_mutex_lock(&f->pull);
+	int rc = pull_all(f, e);
+	pthread_mutex_unlock(&f->pull);
+	return rc;
+}
+
+void feed_catch_up(struct feed *f)
+{
+	pull(f, NULL);
+}
+
+// Not under f->pull: others can pull while this waits. What it is given is read again then.
+static int wait_for_more(struct feed *f, struct err *e)
+{
+	_cleanup_free_ struct host_event *list = NULL;
+	size_t n = 0;
+	pthread_mutex_lock(&f->pull);
+	uint64_t cursor = f->cursor;
+	pthread_mutex_unlock(&f->pull);
+	int rc = f->host.ops->events(f->host.host, cursor, 1, WAIT_MS, &list, &n, e);
+	for (size_t i = 0; rc == 0 && i < n; i++)
+		host_event_done(&list[i]);
+	return rc;
+}
+
+static struct timespec from_now(int ms)
+{
+	uint64_t until = clock_monotonic_ns() + (uint64_t)ms * NSEC_PER_MSEC;
+	return (struct timespec){
+		.tv_sec = (time_t)(until / NSEC_PER_SEC), .tv_nsec = (long)(until % NSEC_PER_SEC)};
+}
+
+// Sleeps for a while after a failure. false: the feed ends.
+static bool go_on(struct feed *f, bool failed)
+{
+	struct timespec ts = from_now(RETRY_MS);
+	pthread_mutex_lock(&f->lock);
+	while (failed && !f->stopping &&
+		pthread_cond_timedwait(&f->changed, &f->lock, &ts) != ETIMEDOUT)
+		;
+	bool on = !f->stopping;
+	pthread_mutex_unlock(&f->lock);
+	return on;
+}
+
+static void *bring(void *arg)
+{
+	struct feed *f = arg;
+	bool failed = false;
+	while (go_on(f, failed)) {
+		struct err e = {0};
+		int rc = pull(f, &e);
+		if (rc == 0)
+			rc = wait_for_more(f, &e);
+		if (rc < 0 && !failed && go_on(f, false))
+			log_warn("events of the host are not to be had: %s", err_text(&e, rc));
+		if (rc == 0 && failed)
+			log_info("events of the host come again");
+		failed = rc < 0;
+	}
+	return NULL;
+}
+
+// --- reading
+
+uint64_t feed_wait(struct feed *f, uint64_t after, int wait_ms)
+{
+	struct timespec ts = from_now(wait_ms);
+	pthread_mutex_lock(&f->lock);
+	while (f->last <= after && !f->stopping &&
+		pthread_cond_timedwait(&f->changed, &f->lock, &ts) != ETIMEDOUT)
+		;
+	uint64_t last = f->last;
+	pthread_mutex_unlock(&f->lock);
+	return last;
+}
+
+struct page {
+	struct host_event *list;
+	size_t n;
+};
+
+static int read_event(void *ctx, sqlite3_stmt *row)
+{
+	struct page *p = ctx;
+	struct host_event *ev = &p->list[p->n++];
+	ev->seq = (uint64_t)sqlite3_column_int64(row, 0);
+	ev->at_ns = (uint64_t)sqlite3_column_int64(row, 1);
+	snprintf(ev->sandbox, sizeof ev->sandbox, "%s", db_text(row, 2));
+	snprintf(ev->kind, sizeof ev->kind, "%s", db_text(row, 3));
+	snprintf(ev->cause, sizeof ev->cause, "%s", db_text(row, 4));
+	ev->data = json_loads(db_text(row, 5), 0, NULL);
+	return 0;
+}
+
+int feed_read(struct feed *f, uint64_t after, const char *sandbox, size_t max,
+	int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e)
+{
+	int64_t from = (int64_t)MIN(after, (uint64_t)INT64_MAX);
+	_cleanup_free_ struct host_event *list = calloc(MAX(max, 1u), sizeof *list);
+	struct page p = {.list = list};
+	if (!list)
+		return err_errno(e, ENOMEM, "events");
+	db_lock(f->db);
+	int rc = sandbox ? db_query(f->db, e, read_event, &p,
+				   "SELECT seq, at_ns, sandbox, kind, cause, data FROM events "
+				   "WHERE sandbox = ? AND seq > ? ORDER BY seq LIMIT ?",
+				   "sii", sandbox, from, (int64_t)max)
+			 : db_query(f->db, e, read_event, &p,
+				   "SELECT seq, at_ns, sandbox, kind, cause, data FROM events "
+				   "WHERE seq > ? ORDER BY seq LIMIT ?",
+				   "ii", from, (int64_t)max);
+	db_unlock(f->db);
+	for (size_t i = 0; i < p.n; i++) {
+		if (rc == 0)
+			rc = take(ctx, &list[i]);
+		host_event_done(&list[i]);
+	}
+	return rc;
+}
+
+int feed_expire(struct feed *f, struct err *e)
+{
+	return DB_LOCKED(
+		f->db, db_exec(f->db, e,
+			       "DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?",
+			       "i", (int64_t)MAX_EVENTS));
+}
+
+// --- life
+
+int feed_start(struct db *db, const struct hostagent *host, struct feed **ret, struct err *e)
+{
+	_cleanup_(feed_stopp) struct feed *f = calloc(1, sizeof *f);
+	if (!f)
+		return err_errno(e, ENOMEM, "events");
+	f->db = db;
+	f->host = *host;
+	pthread_mutex_init(&f->pull, NULL);
+	pthread_mutex_init(&f->lock, NULL);
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&f->changed, &attr);
+	pthread_condattr_destroy(&attr);
+	int rc = load(f, e);
+	if (rc == 0 && (rc = -pthread_create(&f->thread, NULL, bring, f)) < 0)
+		err_errno(e, rc, "thread of the events");
+	if (rc < 0)
+		return rc;
+	f->started = true;
+	*ret = TAKE_PTR(f);
+	return 0;
+}
+
+struct feed *feed_stop(struct feed *f)
+{
+	if (!f)
+		return NULL;
+	pthread_mutex_lock(&f->lock);
+	f->stopping = true;
+	pthread_cond_broadcast(&f->changed);
+	pthread_mutex_unlock(&f->lock);
+	if (f->started)
+		pthread_join(f->thread, NULL);
+	pthread_cond_destroy(&f->changed);
+	pthread_mutex_destroy(&f->lock);
+	pthread_mutex_destroy(&f->pull);
+	free(f);
+	return NULL;
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// The host's events, brought over into control.db: each once and in order, whatever restarts on
+// either side, and only then acknowledged.
+#pragma once
+#include "base/db.h"
+#include "hostagent/hostagent.h"
+
+struct feed;
+
+// Starts the thread that brings them; a host that does not answer is tried again for ever.
+int feed_start(struct db *db, const struct hostagent *host, struct feed **ret, struct err *e);
+struct feed *feed_stop(struct feed *f);
+DEFINE_CLEANUP(struct feed *, feed_stop)
+// Brings what the host has by now. Errors are not the caller's: what was brought before can be
+// read.
+void feed_catch_up(struct feed *f);
+// Waits up to wait_ms for an event after the number; the last number there is.
+uint64_t feed_wait(struct feed *f, uint64_t after, int wait_ms);
+// Events after the number, oldest first, of one sandbox or (NULL) of all; take may end it by a
+// non-zero return, which is returned.
+int feed_read(struct feed *f, uint64_t after, const char *sandbox, size_t max,
+	int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e);
+// Drops the oldest beyond 100,000.
+int feed_expire(struct feed *f, struct err *e);
