@@ -286,8 +286,8 @@ static void add_boot(struct args *a, const struct config *c, char *line)
 	args_take(a, line);
 }
 
-static int build_args(struct args *a, const struct qemu_options *o, const struct config *c,
-	enum accel accel, const struct qemu_incoming *in, struct err *e)
+static int build_args(struct args *a, struct qemu *q, const struct qemu_options *o,
+	const struct config *c, enum accel accel, const struct qemu_incoming *in, struct err *e)
 {
 	add_machine(a, o, c, accel);
 	if (in) {
@@ -298,6 +298,7 @@ static int build_args(struct args *a, const struct qemu_options *o, const struct
 		uint64_t khz = accel != ACCEL_TCG ? 0
 			       : o->tsc_khz	  ? o->tsc_khz
 						  : tsc_khz_since(&o->mark);
+		q->tsc_khz = khz;
 		int rc = qemu_command_line(c, khz, &line, e);
 		if (rc < 0)
 			return rc;
@@ -522,7 +523,7 @@ static int launch(struct qemu *q, const struct qemu_options *o, const struct con
 		.control_ours = -1,
 		.control_theirs = -1,
 		.removed = -1};
-	int rc = build_args(&s.args, o, c, q->accel, in, e);
+	int rc = build_args(&s.args, q, o, c, q->accel, in, e);
 	if (rc == 0)
 		rc = start_steps(q, &s, o, c, in, e);
 	if (rc == 0 && in)

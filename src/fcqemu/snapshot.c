@@ -81,7 +81,8 @@ static int write_state(struct qemu *q, const struct qemu_options *o, const struc
 	_cleanup_close_ int stream_fd = open(p->tmp, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (stream_fd < 0)
 		return err_errno(e, errno, "%.500s", p->tmp);
-	struct state s = {.tsc_khz = tsc_khz_since(&o->mark), .config = *c};
+	// Not this host's rate but the one that the guest goes by: it has been told at its boot.
+	struct state s = {.tsc_khz = q->tsc_khz, .config = *c};
 	snprintf(s.qemu_version, sizeof s.qemu_version, "%s", q->qmp.version);
 	snprintf(s.accel, sizeof s.accel, "%s", q->accel == ACCEL_KVM ? "kvm" : "tcg");
 	_cleanup_strbuf_ struct strbuf description = {0};
@@ -308,6 +309,7 @@ int snapshot_load(struct qemu *q, const struct qemu_options *o, const struct sna
 		state_done(&s);
 		return rc;
 	}
+	q->tsc_khz = s.tsc_khz;
 	*ret = s.config;
 	return 0;
 }

@@ -175,9 +175,7 @@ class LifeFaults(unittest.TestCase):
                 with open(state) as f:
                     os.kill(json.load(f)["pid"], signal.SIGKILL)
         lib.wait_until("no shim", lambda: not w.leftovers_of("process"))
-        for line in open("/proc/self/mountinfo"):
-            if line.split()[4].startswith(w.run + "/"):
-                subprocess.run(["umount", line.split()[4]], check=True)
+        subprocess.run(["umount", "-R", "-l", os.path.join(w.run, "netns")], check=True)
         shutil.rmtree(w.run)
         lib.wait_until("unmounted", lambda: subprocess.run(["umount", w.data], check=False).returncode == 0)
         w.start()
