@@ -34,6 +34,18 @@
 static char *job[64][2];
 static int n_job;
 
+static const char *stage = "start";
+
+static void too_late(int sig)
+{
+	(void)sig;
+	ssize_t r = write(2, "floor: no end of: ", 18);
+	r = write(2, stage, strlen(stage));
+	r = write(2, "\n", 1);
+	(void)r;
+	_exit(1);
+}
+
 static void die(const char *what)
 {
 	perror(what);
@@ -218,6 +230,8 @@ int main(int argc, char **argv)
 		return 2;
 	read_job(argv[1]);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGALRM, too_late);
+	alarm(20);
 	char *memory = get("memory");
 	uint64_t begin = now();
 	clone_disk();
@@ -261,8 +275,10 @@ int main(int argc, char **argv)
 	char **qv = split(get("qemu"));
 	pid_t qemu = start(qv, env, fds, 8);
 	close(qmp[1]);
+	stage = "the greeting";
 	command(qmp[0], NULL, "QMP");
 	command(qmp[0], "{\"execute\":\"qmp_capabilities\"}\n", "return");
+	stage = "the load";
 	for (;;) {
 		static const char q[] = "{\"execute\":\"query-status\"}\n";
 		char buf[4096];
@@ -277,8 +293,11 @@ int main(int argc, char **argv)
 		usleep(500);
 	}
 	command(qmp[0], "{\"execute\":\"cont\"}\n", "return");
+	stage = "the connection to the guest";
 	int guest = connect_guest();
+	stage = "/init";
 	init_guest(guest);
+	stage = "/bin/true";
 	run_true(guest);
 	printf("%llu\n", (unsigned long long)(now() - begin));
 	if (read(rep[0], report, 1) < 0)

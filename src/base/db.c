@@ -85,10 +85,14 @@ int db_open(const char *path, const struct embed *migrations, struct db **ret, s
 	if (!db || !(db->path = strdup(path)))
 		return err_errno(e, ENOMEM, "database %s", path);
 	pthread_mutex_init(&db->mutex, NULL);
-	// Made by us first, so that it never exists with wider rights.
-	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	// Made by us first, so that it never exists with wider rights. Closed before SQLite opens
+	// it: the closing of any descriptor of a file drops all of the process's locks on it, and
+	// another process that reads the database would take itself for the last one and remove the
+	// log.
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_errno(e, errno, "database %s", path);
+	close(fd);
 	int rc = sqlite3_open_v2(path, &db->handle,
 		SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, NULL);
 	if (rc != SQLITE_OK)
