@@ -35,12 +35,10 @@ void lifecycle_pause(struct http_request *r, void *ctx)
 		id_new_uuid(op);
 		rc = c->host.ops->pause(c->host.host, op, row->id, &s, &e);
 	}
-	if (rc < 0) {
+	if (rc < 0)
 		http_reply_error(r, &e);
-		return;
-	}
-	log_info("paused sandbox=%s", row->id);
-	sandboxes_reply(r, 200, row, &s);
+	else
+		sandboxes_reply(r, 200, row, &s);
 }
 
 // --- resume
@@ -119,13 +117,10 @@ void lifecycle_resume(struct http_request *r, void *ctx)
 		rc = sandboxes_find_ready(c, http_req_param(r, "id"), &row, &e);
 	if (rc == 0)
 		rc = resume(c, row, &b, &s, &e);
-	if (rc < 0) {
+	if (rc < 0)
 		http_reply_error(r, &e);
-		return;
-	}
-	log_info("resumed sandbox=%s from=%s disk_only=%d", row->id, b.from ? b.from : "pause",
-		b.disk_only);
-	sandboxes_reply(r, 200, row, &s);
+	else
+		sandboxes_reply(r, 200, row, &s);
 }
 
 // --- fork
