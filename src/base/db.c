@@ -14,7 +14,7 @@ struct db {
 	sqlite3 *handle;
 	char *path;
 	pthread_mutex_t mutex;
-	struct cached cache[64];
+	struct cached cache[128];
 	size_t n_cached;
 };
 
@@ -223,6 +223,11 @@ void db_rollback(struct db *db)
 {
 	if (!sqlite3_get_autocommit(db->handle))
 		sqlite3_exec(db->handle, "ROLLBACK", NULL, NULL, NULL);
+}
+
+int db_run_also(struct db *db, const struct db_also *also, struct err *e)
+{
+	return also ? also->write(also->ctx, db, e) : 0;
 }
 
 const char *db_text(sqlite3_stmt *row, int column)

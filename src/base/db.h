@@ -32,6 +32,13 @@ int db_query(struct db *db, struct err *e, db_row_fn row, void *ctx, const char 
 int db_begin(struct db *db, struct err *e);  // BEGIN IMMEDIATE
 int db_commit(struct db *db, struct err *e); // durable when it returns 0; rolled back otherwise
 void db_rollback(struct db *db);	     // harmless outside a transaction
+// What a function that makes a transaction of its own writes in it besides; called with the lock held,
+// last before the commit. May be NULL where a function takes one.
+struct db_also {
+	int (*write)(void *ctx, struct db *db, struct err *e);
+	void *ctx;
+};
+int db_run_also(struct db *db, const struct db_also *also, struct err *e);
 // "" for NULL
 const char *db_text(sqlite3_stmt *row, int column);
 // One call of the above outside a transaction: r = DB_LOCKED(db, db_exec(db, e, ...)).
