@@ -39,7 +39,6 @@ struct operations {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct open_op *first, **last; // oldest first
-	uint64_t begun;
 };
 
 // --- what is open, in memory
@@ -82,7 +81,6 @@ static int add(struct operations *o, const struct operation *op, bool active)
 	pthread_mutex_lock(&o->lock);
 	*o->last = p;
 	o->last = &p->next;
-	o->begun++;
 	pthread_mutex_unlock(&o->lock);
 	return 0;
 }
@@ -160,12 +158,14 @@ bool operations_open_on(struct operations *o, const char *sandbox)
 	return p != NULL;
 }
 
-uint64_t operations_begun(struct operations *o)
+bool operations_snapshot_open(struct operations *o, const char *snapshot)
 {
 	pthread_mutex_lock(&o->lock);
-	uint64_t n = o->begun;
+	struct open_op *p = o->first;
+	while (p && strcmp(p->ref.snapshot, snapshot) != 0)
+		p = p->next;
 	pthread_mutex_unlock(&o->lock);
-	return n;
+	return p != NULL;
 }
 
 bool operations_wait(struct operations *o, const char *id, int wait_ms)

@@ -83,8 +83,7 @@ void operations_refs_free(struct operation_ref *list, size_t n);
 bool operations_orphan_on(struct operations *o, const char *sandbox, char out[UUID_SIZE]);
 // Any open one that does.
 bool operations_open_on(struct operations *o, const char *sandbox);
-// Counts what was begun: what was read before an unchanged count is not older than an operation.
-uint64_t operations_begun(struct operations *o);
+bool operations_snapshot_open(struct operations *o, const char *snapshot);
 // Waits up to wait_ms for the end of it: true when it is not open (any more).
 bool operations_wait(struct operations *o, const char *id, int wait_ms);
 

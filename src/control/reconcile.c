@@ -198,6 +198,7 @@ static void judge_row(
 		a = add(out, RECONCILE_MARK_STOPPED, row->id, "%s, and the host does not have it",
 			never ? "its create was cut short" : row_state_name(row->state));
 		snprintf(a->cause, sizeof a->cause, never ? "create_failed" : "host_lost");
+		a->row = (size_t)(row - r->in->rows);
 		return;
 	}
 	if (in_motion(s->state)) {
@@ -207,6 +208,7 @@ static void judge_row(
 		a = add(out, RECONCILE_MARK_STOPPED, row->id, "the host says that it has ended");
 		snprintf(a->cause, sizeof a->cause, "%s", there(s->cause) ? s->cause : "host_lost");
 		a->generation = s->generation;
+		a->row = (size_t)(row - r->in->rows);
 	} else if (s->state == SANDBOX_ERROR) {
 		add(out, RECONCILE_NONE, row->id, "the host could not end it and tries again");
 	} else {
@@ -228,6 +230,7 @@ static void judge_row(
 			row_state_name(row->state), row->generation, sandbox_state_name(s->state),
 			s->generation);
 		a->generation = s->generation;
+		a->row = (size_t)(row - r->in->rows);
 	}
 }
 

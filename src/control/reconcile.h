@@ -79,6 +79,7 @@ struct reconcile_action {
 	char op[UUID_SIZE];
 	char cause[64];
 	uint64_t generation; // as the host reports it
+	size_t row; // of the input, where a row is to be marked
 	char reason[160];
 };
 

@@ -224,6 +224,13 @@ static int yes(void *ctx, sqlite3_stmt *st)
 	return 1;
 }
 
+int templates_has_snapshot(struct templates *t, const char *snapshot, struct err *e)
+{
+	return DB_LOCKED(t->db, db_query(t->db, e, yes, NULL,
+				       "SELECT 1 FROM templates WHERE snapshot_id = ?", "s",
+				       snapshot));
+}
+
 static int check_name(struct templates *t, const struct template_op *op, struct err *e)
 {
 	struct template old;
@@ -293,7 +300,8 @@ static int commit(struct templates *t, const struct template_op *op, const struc
 }
 
 int templates_commit(struct templates *t, const struct template_op *op,
-	const struct host_snapshot *s, char ret_old[UUID_SIZE], struct template *ret, struct err *e)
+	const struct host_snapshot *s, char ret_old[UUID_SIZE], struct template *ret,
+	const struct db_also *also, struct err *e)
 {
 	struct template new = {.vcpus = s->vcpus,
 		.memory_mb = s->memory_mb,
@@ -308,10 +316,8 @@ int templates_commit(struct templates *t, const struct template_op *op,
 	int r = start(t, e);
 	if (r == 0)
 		r = commit(t, op, &new, ret_old, e);
-	r = finish(t, r, also, e);
-	if (r == 0)
-		*ret = new;
-	return r;
+	*ret = new; // for what is written besides
+	return finish(t, r, also, e);
 }
 
 int templates_abandon(struct templates *t, const char *snapshot, const struct db_also *also,

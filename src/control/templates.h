@@ -67,4 +67,6 @@ int templates_deleted(struct templates *t, const char *snapshot, const struct db
 // templates_is_active tells them. Arrays owned by the caller.
 int templates_state(struct templates *t, struct template **ret, size_t *ret_n,
 	struct template_op **ret_ops, size_t *ret_n_ops, struct err *e);
+// 1: a name has it. 0: none.
+int templates_has_snapshot(struct templates *t, const char *snapshot, struct err *e);
 bool templates_is_active(struct templates *t, const char *snapshot);

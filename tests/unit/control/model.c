@@ -489,3 +489,8 @@ struct hostagent model_host(struct model *m)
 	};
 	return (struct hostagent){&ops, m};
 }
+
+bool hostagent_lost(const struct err *e)
+{
+	return e && e->code == ERR_UNAVAILABLE && e->errnum == EHOSTUNREACH;
+}
