@@ -271,23 +271,16 @@ static enum reconcile_progress progress(enum operation_state s)
 
 static struct reconcile_op *collect_ops(const struct look *l, size_t *ret_n)
 {
-	size_t cap = l->n_words + 1, n = 0;
+	size_t cap = l->n_words + l->n_notes + 1, n = 0;
 	for (size_t i = 0; i < l->n_open; i++)
 		cap += 1 + l->open[i].n_children;
 	struct reconcile_op *ops = calloc(cap, sizeof *ops);
 	if (!ops)
 		return NULL;
-	for (size_t i = 0; i < l->n_words; i++) {
-		const struct operation_word *w = &l->words[i];
-		bool snap = l->unknown[i][0] == '#';
-		ops[n++] = (struct reconcile_op){.id = w->id,
-			.sandbox = snap ? NULL : l->unknown[i] + 1,
-			.snapshot = snap ? l->unknown[i] + 1 : NULL,
-			.state = progress(w->state),
-			.active = true, // finishing it is the business of those below
-			.removes = w->removes,
-			.makes = w->makes};
-	}
+	// Without an operation of their own, from an older version: settle_note sees to them.
+	for (size_t i = 0; i < l->n_notes; i++)
+		ops[n++] = (struct reconcile_op){
+			.id = "", .snapshot = l->notes[i].snapshot, .active = true};
 	for (size_t i = 0; i < l->n_open; i++) {
 		const struct operation_ref *r = &l->open[i];
 		ops[n++] = (struct reconcile_op){.id = r->id,
@@ -297,6 +290,17 @@ static struct reconcile_op *collect_ops(const struct look *l, size_t *ret_n)
 		for (size_t k = 0; k < r->n_children; k++)
 			ops[n++] = (struct reconcile_op){
 				.id = r->id, .sandbox = r->children[k], .active = r->active};
+	}
+	for (size_t i = 0; i < l->n_words; i++) {
+		const struct operation_word *w = &l->words[i];
+		bool snap = l->unknown[i][0] == '#';
+		ops[n++] = (struct reconcile_op){.id = w->id,
+			.sandbox = snap ? NULL : l->unknown[i] + 1,
+			.snapshot = snap ? l->unknown[i] + 1 : NULL,
+			.state = progress(w->state),
+			.active = true, // finishing it is the business of those above
+			.removes = w->removes,
+			.makes = w->makes};
 	}
 	*ret_n = n;
 	return ops;
