@@ -86,8 +86,9 @@ int db_open(const char *path, const struct embed *migrations, struct db **ret, s
 		return err_errno(e, ENOMEM, "database %s", path);
 	pthread_mutex_init(&db->mutex, NULL);
 	// Made by us first, so that it never exists with wider rights.
-	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (fd < 0)
+	bool memory = strcmp(path, ":memory:") == 0;
+	_cleanup_close_ int fd = memory ? -1 : open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0 && !memory)
 		return err_errno(e, errno, "database %s", path);
 	int rc = sqlite3_open_v2(path, &db->handle,
 		SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, NULL);

@@ -11,7 +11,8 @@ struct db;
 
 // Opens (makes, 0600) the database and applies what is missing of the migrations (closed by an
 // entry without a name; the first one makes version 1), each in one transaction with its number
-// (PRAGMA user_version). A newer database than known is refused by name and number.
+// (PRAGMA user_version). A newer database than known is refused by name and number. ":memory:" is
+// one without a file.
 int db_open(const char *path, const struct embed *migrations, struct db **ret, struct err *e);
 struct db *db_close(struct db *db);
 DEFINE_CLEANUP(struct db *, db_close)

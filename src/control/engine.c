@@ -211,7 +211,7 @@ static void decide(struct engine *en, struct task *t, size_t i, int rc, const st
 		int r = c->info.state == SANDBOX_STOPPED
 				? rows_end(en->rows, c->row, &c->info, NULL, &e)
 				: rows_live(en->rows, c->row, paused ? ROW_PAUSED : ROW_RUNNING,
-					  c->info.generation, NULL, &e);
+					  c->info.generation, false, NULL, &e);
 		c->decided = c->alive = r == 0;
 	}
 	if (!c->decided && !t->lost) {
@@ -434,7 +434,7 @@ static int apply_info(struct engine *en, struct task *t, const struct db_also *a
 			now = ROW_RUNNING;
 		break;
 	}
-	return rows_live(en->rows, t->row, now, t->info.generation, also, e);
+	return rows_live(en->rows, t->row, now, t->info.generation, false, also, e);
 }
 
 static int finish_destroy(

@@ -479,7 +479,7 @@ static void apply(struct engine *en, const struct look *l, const struct reconcil
 		if (row)
 			rc = rows_live(en->rows, row,
 				a->kind == RECONCILE_MARK_PAUSED ? ROW_PAUSED : ROW_RUNNING,
-				a->generation, NULL, &e);
+				a->generation, true, NULL, &e);
 		break;
 	case RECONCILE_MARK_STOPPED:
 		row = unchanged(en, l, a);

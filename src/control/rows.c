@@ -283,10 +283,10 @@ int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now
 }
 
 int rows_live(struct rows *r, struct row *row, enum row_state now, uint64_t generation,
-	const struct db_also *also, struct err *e)
+	bool backwards, const struct db_also *also, struct err *e)
 {
 	pthread_rwlock_wrlock(&r->lock);
-	bool ended = row->ended_ns != 0;
+	bool ended = row->ended_ns != 0 || (generation < row->generation && !backwards);
 	int rc = begin(r, e);
 	if (rc == 0 && !ended)
 		rc = db_exec(r->db, e,

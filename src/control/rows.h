@@ -57,9 +57,11 @@ DEFINE_CLEANUP(struct rows *, rows_free)
 // references. now_ns: CLOCK_REALTIME.
 int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now_ns,
 	const struct db_also *also, struct row **ret, struct err *e);
-// The host says that it lives, running or paused. What has ended stays so.
+// The host says that it lives, running or paused. What has ended stays so. Two answers may be
+// noted in another order than they were given: an older generation changes nothing, unless a look
+// at the host as it is now says so (backwards).
 int rows_live(struct rows *r, struct row *row, enum row_state now, uint64_t generation,
-	const struct db_also *also, struct err *e);
+	bool backwards, const struct db_also *also, struct err *e);
 // For a create that failed, and what is forgotten at once. One that is gone already is success.
 int rows_remove(struct rows *r, struct row *row, const struct db_also *also, struct err *e);
 struct row *rows_get(struct rows *r, const char *id); // NULL when unknown
