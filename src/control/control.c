@@ -134,6 +134,12 @@ static void engine_uuid(void *ctx, char out[UUID_SIZE])
 	id_new_uuid(out);
 }
 
+static int engine_bring(void *ctx, struct err *e)
+{
+	struct control *c = ctx;
+	return feed_catch_up(c->feed, e);
+}
+
 static int start_engine(struct control *c, struct err *e)
 {
 	c->engine.db = c->db;
@@ -144,6 +150,8 @@ static int start_engine(struct control *c, struct err *e)
 	c->engine.host = c->host;
 	c->engine.now_ns = engine_now;
 	c->engine.new_uuid = engine_uuid;
+	c->engine.bring_events = engine_bring;
+	c->engine.ctx = c;
 	return engine_init(&c->engine, e);
 }
 
@@ -187,9 +195,9 @@ static int open_state(struct control *c, struct err *e)
 	if (r == 0)
 		r = operations_open(c->db, &c->operations, e);
 	if (r == 0)
-		r = start_engine(c, e);
-	if (r == 0)
 		r = feed_start(c->db, &c->host, &c->feed, e);
+	if (r == 0)
+		r = start_engine(c, e);
 	if (secret)
 		explicit_bzero(secret, strlen(secret));
 	return r;

@@ -51,16 +51,32 @@ static void op_id(const struct engine *en, const struct task *t, char out[UUID_S
 		memcpy(out, t->op.id, UUID_SIZE);
 }
 
-static int cut_short(struct err *e)
+static int cut_short(struct task *t)
 {
-	return err_set(e, ERR_UNAVAILABLE,
+	t->said = true;
+	return err_set(&t->e, ERR_UNAVAILABLE,
 		"the server was restarted before the host had begun: ask again");
 }
 
-static int too_old(struct err *e)
+static int too_old(struct task *t)
 {
-	return err_set(e, ERR_UNAVAILABLE,
+	t->said = true;
+	return err_set(&t->e, ERR_UNAVAILABLE,
 		"its outcome is not known any more: see what state the sandbox is in");
+}
+
+// An orphan may have been done before: a host that cannot tell now, since its volume is gone or it
+// is being drained, has said nothing about that.
+static bool is_no_word(struct engine *en, const struct task *t)
+{
+	struct host_info info = {0};
+	struct err why = {0};
+	bool could_be = t->e.code == ERR_UNAVAILABLE || t->e.code == ERR_TIMEOUT ||
+			t->e.code == ERR_BAD_GATEWAY;
+	if (!t->adopted || !could_be || t->said)
+		return false;
+	return en->host.ops->info(en->host.host, &info, &why) < 0 || !info.volume_ok ||
+	       info.draining;
 }
 
 static int get(struct engine *en, const char *id, struct host_sandbox *ret, struct err *e)
@@ -98,12 +114,23 @@ static int ask_create(struct engine *en, struct task *t)
 		return err_set(&t->e, ERR_INTERNAL, "the sandbox is not in the database");
 	if (!t->adopted)
 		return call_create(en, t);
+	t->info.state = SANDBOX_STOPPED;
 	int rc = get(en, t->row->id, &t->info, &t->e);
 	bool known = rc == 0 && t->info.state != SANDBOX_PENDING;
 	if (known || (rc < 0 && t->e.code != ERR_NOT_FOUND))
 		return rc;
-	if (rc < 0 && !is_wanted(en, t))
-		return cut_short(&t->e);
+	if (rc < 0 && (rc = engine_catch_up(en, &t->e)) < 0) {
+		t->lost = true;
+		return rc;
+	}
+	const struct host_sandbox *ended = row_ended(t->row);
+	if (ended) { // made, ended and forgotten: the events tell
+		t->info = *ended;
+		t->e = (struct err){0};
+		return 0;
+	}
+	if (t->info.state != SANDBOX_PENDING && !is_wanted(en, t))
+		return cut_short(t);
 	t->e = (struct err){0};
 	rc = call_create(en, t);
 	if (rc < 0 && t->e.code == ERR_CONFLICT) // the host was restarted too, and has it
@@ -181,7 +208,7 @@ static int ask_snapshot(struct engine *en, struct task *t)
 		}
 	if (rc < 0)
 		return rc;
-	return is_wanted(en, t) ? call_snapshot(en, t) : cut_short(&t->e);
+	return is_wanted(en, t) ? call_snapshot(en, t) : cut_short(t);
 }
 
 // --- fork: each child is decided, and durable, as the host is done with it
@@ -245,6 +272,7 @@ static int call_fork(struct engine *en, struct task *t)
 		.done = host_child_done,
 		.ctx = &x};
 	json_t *ids = json_object_get(t->op.request, "children");
+	size_t n = t->n_children;
 	int rc = list && envs ? 0 : err_errno(&t->e, ENOMEM, "fork");
 	for (size_t i = 0; rc == 0 && i < t->n_children; i++) {
 		json_t *child = json_array_get(ids, i);
@@ -266,8 +294,12 @@ static int call_fork(struct engine *en, struct task *t)
 		t->asked = list;
 		rc = en->host.ops->fork(en->host.host, &req, &t->e);
 		t->asked = NULL;
+		if (rc < 0 && is_no_word(en, t)) {
+			t->lost = true;
+			n = 0;
+		}
 		// Where the call as a whole went wrong, that is what became of the rest.
-		for (size_t i = 0; i < t->n_children; i++)
+		for (size_t i = 0; i < n; i++)
 			decide(en, t, i, rc < 0 ? rc : list[i].rc, rc < 0 ? &t->e : &list[i].e);
 	}
 	for (size_t i = 0; envs && i < t->n_children; i++)
@@ -310,7 +342,9 @@ static int ask_fork(struct engine *en, struct task *t)
 	size_t found = 0;
 	if (!t->adopted)
 		return call_fork(en, t);
-	int rc = find_children(en, t, &found);
+	int rc = engine_catch_up(en, &t->e);
+	if (rc == 0)
+		rc = find_children(en, t, &found);
 	if (rc < 0) {
 		t->lost = true; // of no child more is known than before
 		return rc;
@@ -318,12 +352,14 @@ static int ask_fork(struct engine *en, struct task *t)
 	if (found == 0 && is_wanted(en, t) && (rc = call_fork(en, t)) == 0)
 		return 0;
 	struct err e = t->e;
-	if (lost(en, &e)) {
+	if (t->lost || lost(en, &e)) {
 		t->lost = true;
 		return rc;
 	}
-	if (!err_is_set(&e))
-		cut_short(&e);
+	if (!err_is_set(&e)) {
+		cut_short(t);
+		e = t->e;
+	}
 	for (size_t i = 0; i < t->n_children; i++)
 		decide(en, t, i, -EAGAIN, &e);
 	t->e = (struct err){0};
@@ -366,7 +402,7 @@ void engine_ask(struct engine *en, struct task *t)
 		t->rc = ask_snapshot(en, t);
 		break;
 	default:
-		t->rc = may_ask(en, t) ? ask_known(en, t) : too_old(&t->e);
+		t->rc = may_ask(en, t) ? ask_known(en, t) : too_old(t);
 		break;
 	}
 	bool tells = t->op.kind == OPERATION_CREATE || t->op.kind == OPERATION_PAUSE ||
@@ -376,7 +412,7 @@ void engine_ask(struct engine *en, struct task *t)
 		t->has_info = t->rc == 0;
 	if (t->rc < 0 && !err_is_set(&t->e))
 		err_errno(&t->e, t->rc, "host");
-	if (t->rc < 0 && lost(en, &t->e))
+	if (t->rc < 0 && (lost(en, &t->e) || is_no_word(en, t)))
 		t->lost = true;
 }
 
@@ -445,6 +481,10 @@ static int finish_destroy(
 		return end_alone(en, also, e);
 	if (flag(t, "forget"))
 		return rows_remove(en->rows, t->row, also, e);
+	// Its end is among the events then, with the cause.
+	int rc = t->has_info ? 0 : engine_catch_up(en, e);
+	if (rc < 0)
+		return rc;
 	struct host_sandbox last = t->info;
 	if (!t->has_info) {
 		last = (struct host_sandbox){.state = SANDBOX_STOPPED,

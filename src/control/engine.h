@@ -29,6 +29,8 @@ struct engine {
 	struct hostagent host;
 	uint64_t (*now_ns)(void *ctx); // CLOCK_REALTIME; increases with each operation
 	void (*new_uuid)(void *ctx, char out[UUID_SIZE]);
+	// Brings the host's events into the table; NULL: they come by themselves.
+	int (*bring_events)(void *ctx, struct err *e);
 	void *ctx;
 	_Atomic enum engine_reach reach; // as of the last look at the host
 	struct engine_reported *reported; // what was logged as unknown; its lock
@@ -51,6 +53,7 @@ struct task {
 	struct operation op;
 	struct row *row; // of op.sandbox; NULL when there is none (any more)
 	bool begun, adopted;
+	bool said; // the failure is our own decision, not the host's word
 	// outcome
 	int rc;
 	struct err e;
@@ -111,5 +114,7 @@ DEFINE_CLEANUP(struct look *, look_free)
 // Applies the events of control.db that were not applied yet, each in the transaction that says so.
 // Those other than of an end only name who is to be looked at. Returns how many, or -errno.
 int engine_apply_events(struct engine *en, size_t max, struct err *e);
+// Brings and applies all there are: before something is said to be lost.
+int engine_catch_up(struct engine *en, struct err *e);
 // Drops what is old.
 void engine_expire(struct engine *en);

@@ -183,9 +183,9 @@ static int pull(struct feed *f, struct err *e)
 	return rc;
 }
 
-void feed_catch_up(struct feed *f)
+int feed_catch_up(struct feed *f, struct err *e)
 {
-	pull(f, NULL);
+	return pull(f, e);
 }
 
 // Not under f->pull: others can pull while this waits. What it is given is read again then.

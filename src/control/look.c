@@ -14,6 +14,7 @@
 #define REPORTED_MAX 256
 
 struct engine_reported {
+	pthread_mutex_t events; // one applies them at a time
 	pthread_mutex_t lock;
 	char id[REPORTED_MAX][64];
 	size_t next;
@@ -21,13 +22,14 @@ struct engine_reported {
 
 struct look {
 	bool reachable, volume_ok;
+	bool single; // of one sandbox: operations only shield it
 	char why[200];
 	struct row **rows; // references, as the next two
 	uint64_t *versions;
 	struct reconcile_row *rec_rows;
 	size_t n_rows;
 	struct host_sandbox *boxes, *more; // the list, and those asked about one by one
-	size_t n_boxes, n_more;
+	size_t n_boxes, n_more, n_missing;
 	struct host_snapshot *snaps;
 	size_t n_snaps;
 	struct template *named;
@@ -48,13 +50,16 @@ int engine_init(struct engine *en, struct err *e)
 	if (!en->reported)
 		return err_errno(e, ENOMEM, "engine");
 	pthread_mutex_init(&en->reported->lock, NULL);
+	pthread_mutex_init(&en->reported->events, NULL);
 	return 0;
 }
 
 void engine_done(struct engine *en)
 {
-	if (en->reported)
+	if (en->reported) {
 		pthread_mutex_destroy(&en->reported->lock);
+		pthread_mutex_destroy(&en->reported->events);
+	}
 	free(en->reported);
 	en->reported = NULL;
 }
@@ -189,7 +194,9 @@ static int ask_missing(struct engine *en, struct look *l, struct err *e)
 		int rc = en->host.ops->get(en->host.host, id, &l->more[l->n_more], &why);
 		if (rc == 0)
 			l->n_more++;
-		else if (why.code != ERR_NOT_FOUND)
+		else if (why.code == ERR_NOT_FOUND)
+			l->n_missing++;
+		else
 			return silent(en, l, &why);
 	}
 	return 0;
@@ -286,10 +293,10 @@ static struct reconcile_op *collect_ops(const struct look *l, size_t *ret_n)
 		ops[n++] = (struct reconcile_op){.id = r->id,
 			.sandbox = r->sandbox,
 			.snapshot = r->snapshot,
-			.active = r->active};
+			.active = r->active || l->single};
 		for (size_t k = 0; k < r->n_children; k++)
 			ops[n++] = (struct reconcile_op){
-				.id = r->id, .sandbox = r->children[k], .active = r->active};
+				.id = r->id, .sandbox = r->children[k], .active = true};
 	}
 	for (size_t i = 0; i < l->n_words; i++) {
 		const struct operation_word *w = &l->words[i];
@@ -348,12 +355,13 @@ static int judge(struct engine *en, struct look *l, bool explain, struct err *e)
 	return reconcile(&in, &l->actions, &l->n_actions, e);
 }
 
-static int look(
-	struct engine *en, const char *id, bool explain, struct look **ret, struct err *e)
+static int look(struct engine *en, const char *id, bool explain, bool catch_up,
+	struct look **ret, struct err *e)
 {
 	_cleanup_(look_freep) struct look *l = calloc(1, sizeof *l);
 	if (!l)
 		return no_memory(e);
+	l->single = id != NULL;
 	int rc = operations_list_open(en->operations, &l->open, &l->n_open, e);
 	if (rc == 0)
 		rc = read_rows(en, l, id, e);
@@ -361,6 +369,12 @@ static int look(
 		see_reach(en, l);
 	if (rc == 0 && l->reachable && l->volume_ok)
 		rc = ask_host(en, l, id, e);
+	// How one ended that the host has forgotten is among the events. Its row changes then, which
+	// voids what is judged by it here.
+	struct err why = {0};
+	if (rc == 0 && l->n_missing && catch_up && !en->wrong_silence &&
+		engine_catch_up(en, &why) < 0)
+		rc = silent(en, l, &why);
 	if (rc == 0 && !id)
 		rc = templates_state(
 			en->templates, &l->named, &l->n_named, &l->notes, &l->n_notes, e);
@@ -376,12 +390,12 @@ static int look(
 
 int engine_look(struct engine *en, bool explain, struct look **ret, struct err *e)
 {
-	return look(en, NULL, explain, ret, e);
+	return look(en, NULL, explain, true, ret, e);
 }
 
 int engine_look_at(struct engine *en, const char *id, struct look **ret, struct err *e)
 {
-	return look(en, id, false, ret, e);
+	return look(en, id, false, true, ret, e);
 }
 
 // --- applying
@@ -588,7 +602,7 @@ static int apply_event(struct engine *en, struct seen *s, struct err *e)
 		_cleanup_(look_freep) struct look *l = NULL;
 		// The next look at all of them makes up for a host that does not answer now.
 		if (!operations_open_on(en->operations, s->sandbox) &&
-			engine_look_at(en, s->sandbox, &l, &why) == 0)
+			look(en, s->sandbox, false, false, &l, &why) == 0 && l->n_missing == 0)
 			engine_apply(en, l);
 		return move_cursor(en, s, e);
 	}
@@ -606,7 +620,7 @@ static int apply_event(struct engine *en, struct seen *s, struct err *e)
 	return rows_end(en->rows, row, &last, &also, e);
 }
 
-int engine_apply_events(struct engine *en, size_t max, struct err *e)
+static int apply_events(struct engine *en, size_t max, struct err *e)
 {
 	size_t n = 0;
 	while (n < max) {
@@ -625,6 +639,22 @@ int engine_apply_events(struct engine *en, size_t max, struct err *e)
 		n++;
 	}
 	return (int)n;
+}
+
+int engine_apply_events(struct engine *en, size_t max, struct err *e)
+{
+	pthread_mutex_lock(&en->reported->events);
+	int rc = apply_events(en, max, e);
+	pthread_mutex_unlock(&en->reported->events);
+	return rc;
+}
+
+int engine_catch_up(struct engine *en, struct err *e)
+{
+	int rc = en->bring_events ? en->bring_events(en->ctx, e) : 0;
+	if (rc == 0)
+		rc = engine_apply_events(en, SIZE_MAX, e);
+	return MIN(rc, 0);
 }
 
 void engine_expire(struct engine *en)
