@@ -165,6 +165,13 @@ static int ask_destroy(struct engine *en, struct task *t)
 	// Its last report; there may be none, which changes nothing.
 	t->has_info = get(en, t->op.sandbox, &t->info, &why) == 0 &&
 		      t->info.state == SANDBOX_STOPPED;
+	// Its end is among the events then, with the cause.
+	int caught = t->has_info ? 0 : engine_catch_up(en, &why);
+	if (caught < 0) {
+		t->e = why;
+		t->lost = true;
+		return caught;
+	}
 	if (missing && (t->adopted || flag(t, "forget"))) {
 		t->e = (struct err){0};
 		return 0;
@@ -481,10 +488,6 @@ static int finish_destroy(
 		return end_alone(en, also, e);
 	if (flag(t, "forget"))
 		return rows_remove(en->rows, t->row, also, e);
-	// Its end is among the events then, with the cause.
-	int rc = t->has_info ? 0 : engine_catch_up(en, e);
-	if (rc < 0)
-		return rc;
 	struct host_sandbox last = t->info;
 	if (!t->has_info) {
 		last = (struct host_sandbox){.state = SANDBOX_STOPPED,

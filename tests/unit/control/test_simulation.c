@@ -10,6 +10,7 @@
 //	test_simulation			many seeds, then each of the mistakes that must be found
 //	test_simulation SEED [mistake]	one history, told step by step
 //	test_simulation bench [SECONDS]	histories per second
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,7 @@
 #define MAX_SNAPSHOTS 32
 #define MAX_KEYS 8
 #define STEPS 60
+#define TRIES 20000 // until a mistake must have been found
 #define API_KEY "00000000-0000-4000-8000-000000000001"
 
 // --- the model host: what is durable there
@@ -1182,12 +1184,12 @@ static int find_mistakes(struct sim *s)
 	for (size_t i = 0; i < ARRAY_SIZE(mistakes); i++) {
 		uint64_t seed = 0;
 		make_mistake(s, &mistakes[i]);
-		while (seed < 2000 && run(s, seed))
+		while (seed < TRIES && run(s, seed))
 			seed++;
-		if (seed == 2000)
+		if (seed == TRIES)
 			rc = 1;
-		printf("mistake %s: %s", mistakes[i].name, seed == 2000 ? "not found\n" : "found");
-		if (seed < 2000)
+		printf("mistake %s: %s", mistakes[i].name, seed == TRIES ? "not found\n" : "found");
+		if (seed < TRIES)
 			printf(" by seed %lu: %s\n", seed, s->why);
 	}
 	make_mistake(s, NULL);
@@ -1216,6 +1218,8 @@ int main(int argc, char **argv)
 	uint64_t seed;
 	int rc = 2;
 	log_setup("test", LOG_LEVEL_ERROR);
+	mallopt(M_TRIM_THRESHOLD, 64 << 20); // else half of the time is the kernel's
+	mallopt(M_MMAP_THRESHOLD, 16 << 20);
 	open_db(&s);
 	if (argc == 1) {
 		rc = many(&s, 0, 3000);
