@@ -37,8 +37,28 @@ static int fail(struct db *db, int rc, const char *what, struct err *e)
 	default:
 		break;
 	}
-	return err_set(e, code, "database %s: %s: %s", db->path, what,
-		db->handle ? sqlite3_errmsg(db->handle) : sqlite3_errstr(rc));
+	const char *hint = "";
+	switch (rc & 0xff) {
+	case SQLITE_BUSY:
+	case SQLITE_LOCKED:
+		hint = ": another program holds it";
+		break;
+	case SQLITE_READONLY:
+		hint = ": is the volume mounted read-only?";
+		break;
+	case SQLITE_FULL:
+		hint = ": make room on its volume";
+		break;
+	case SQLITE_CORRUPT:
+	case SQLITE_NOTADB:
+		hint = ": see 'stasis db check'; a backup is put in its place with 'stasis db "
+		       "restore'";
+		break;
+	default:
+		break;
+	}
+	return err_set(e, code, "database %s: %s: %s%s", db->path, what,
+		db->handle ? sqlite3_errmsg(db->handle) : sqlite3_errstr(rc), hint);
 }
 
 static int run(struct db *db, const char *sql, struct err *e)
