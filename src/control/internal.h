@@ -80,6 +80,8 @@ int sandboxes_report(struct control *c, struct row *row, struct host_sandbox *re
 const char *sandboxes_state_name(enum sandbox_state s);
 
 json_t *sandboxes_json(const struct row *row, const struct host_sandbox *s);
+// The newest of all states, an array: the list without HTTP. NULL on error.
+json_t *sandboxes_page(struct control *c, size_t max, struct err *e);
 // Fields that several calls have; either map may be NULL.
 int sandboxes_check_maps(json_t *env, json_t *metadata, struct err *e);
 int sandboxes_parse_on_timeout(const char *text, enum on_timeout *ret, struct err *e);

@@ -622,6 +622,20 @@ static int list(
 	return rc < 0 ? rc : 0;
 }
 
+json_t *sandboxes_page(struct control *c, size_t max, struct err *e)
+{
+	struct filter f = {.limit = max, .before = UINT64_MAX};
+	json_t *out = json_array();
+	uint64_t next = 0;
+	int rc = read_states("all", &f, e);
+	if (rc == 0)
+		rc = list(c, &f, out, &next, e);
+	if (rc == 0)
+		return out;
+	json_decref(out);
+	return NULL;
+}
+
 void sandboxes_list(struct http_request *r, void *ctx)
 {
 	_cleanup_(filter_done) struct filter f = {0};

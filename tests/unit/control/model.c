@@ -33,14 +33,19 @@ static int missing(const char *id, struct err *e)
 	return err_set(e, ERR_NOT_FOUND, "the host has no '%s'", id);
 }
 
-// With the lock held: whether it was done before; it is from now on.
+// With the lock held.
 static bool asked_before(struct model *m, const char *op)
 {
 	for (size_t i = 0; i < m->n_done; i++)
 		if (strcmp(m->done[i], op) == 0)
 			return true;
-	snprintf(m->done[m->n_done++], UUID_SIZE, "%s", op);
 	return false;
+}
+
+static void note_done(struct model *m, const char *op)
+{
+	if (m->n_done < MODEL_MAX)
+		snprintf(m->done[m->n_done++], UUID_SIZE, "%s", op);
 }
 
 static int lose(struct err *e)
@@ -167,7 +172,7 @@ static int pause_box(
 	if (again)
 		*ret = *s;
 	if (r == 0 && !again) {
-		asked_before(m, op);
+		note_done(m, op);
 		s->state = SANDBOX_PAUSED;
 		s->generation++;
 		s->address[0] = s->backend[0] = '\0';
