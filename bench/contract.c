@@ -2,7 +2,8 @@
 // What the contract's socket adds to a call: the same functions of a host that does nothing, called
 // through the struct and through client, socket and server in between. One process, two threads.
 //
-//	bench-contract [calls]		p50 and p99 of create, address, get, pause, list (3 sandboxes)
+//	bench-contract [calls]		p50 and p99 of create, address, get, pause, list (3
+//sandboxes)
 #include <fcntl.h>
 #include <string.h>
 #include "../tests/unit/hostagent/fake.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// serve: settings, then volume, host and control plane in this order, and back in the reverse one. As
-// two processes (--role) each does its own part: the host's has the machine, and the contract on a
-// socket; the control plane's has neither rights nor the host's files, and only that socket.
+// serve: settings, then volume, host and control plane in this order, and back in the reverse one.
+// As two processes (--role) each does its own part: the host's has the machine, and the contract on
+// a socket; the control plane's has neither rights nor the host's files, and only that socket.
 #include <fcntl.h>
 #include <ini.h>
 #include <pthread.h>
@@ -142,8 +142,8 @@ static int start_host(const struct settings *s, struct hostagent *ret, struct er
 		ret, e);
 }
 
-static int start_control(const struct settings *s, const struct hostagent *host,
-	struct control **ret, struct err *e)
+static int start_control(
+	const struct settings *s, const struct hostagent *host, struct control **ret, struct err *e)
 {
 	return control_start(
 		&(struct control_config){
@@ -260,18 +260,19 @@ static const struct role *find_role(const char *name, struct err *e)
 
 int cmd_serve(struct cli *c, struct err *e)
 {
-	struct settings s = {
-		.log_level = "info", .role = "both"};
+	struct settings s = {.log_level = "info", .role = "both"};
 	bool given[16] = {0};
 	const struct cli_option options[] = {
-		{0, "config", "FILE", "settings (default: " CONFIG_DEFAULT ", of role control " CONFIG_CONTROL
+		{0, "config", "FILE",
+			"settings (default: " CONFIG_DEFAULT ", of role control " CONFIG_CONTROL
 			", if there)",
 			OPT_STRING, &s.config, 0, 0, &given[0]},
 		{0, "data-dir", "DIR",
 			"data directory (default: STASIS_DATA, else " PATH_DATA_DEFAULT
 			"; of role control with \"" CLI_CONTROL_SUFFIX "\" added)",
 			OPT_STRING, &s.data_dir, 0, 0, &given[1]},
-		{0, "run-dir", "DIR", "sockets and jails (default: " PATH_RUN_DEFAULT
+		{0, "run-dir", "DIR",
+			"sockets and jails (default: " PATH_RUN_DEFAULT
 			"; of role control " PATH_RUN_DEFAULT CLI_CONTROL_SUFFIX ")",
 			OPT_STRING, &s.run_dir, 0, 0, &given[2]},
 		{0, "listen", "ADDR:PORT", "where clients connect (default: 127.0.0.1:7070)",

@@ -13,7 +13,7 @@
 
 #define HOST_NAME "local"
 #define BATCH 500
-#define WAIT_MS 500 // for the next event; also how long the end waits
+#define WAIT_MS 250 // for the next event; also how long the end waits
 #define RETRY_MS 1000
 #define MAX_EVENTS 100000
 
@@ -61,16 +61,16 @@ static int load(struct feed *f, struct err *e)
 
 static int set_cursor(struct feed *f, const char *journal, uint64_t cursor, struct err *e)
 {
-	int rc = DB_LOCKED(f->db, db_exec(f->db, e,
-					  "UPDATE hosts SET journal = ?, cursor = ? WHERE name = ?",
-					  "sis", journal, (int64_t)cursor, HOST_NAME));
+	int rc = DB_LOCKED(
+		f->db, db_exec(f->db, e, "UPDATE hosts SET journal = ?, cursor = ? WHERE name = ?",
+			       "sis", journal, (int64_t)cursor, HOST_NAME));
 	if (rc == 0)
 		f->cursor = cursor;
 	return rc;
 }
 
-static int add_events(struct feed *f, const struct host_event *list, size_t n, uint64_t *ret_last,
-	struct err *e)
+static int add_events(
+	struct feed *f, const struct host_event *list, size_t n, uint64_t *ret_last, struct err *e)
 {
 	db_lock(f->db);
 	int rc = db_begin(f->db, e);
@@ -106,9 +106,9 @@ static int check_journal(struct feed *f, struct err *e)
 	struct host_info info = {0};
 	int rc = f->host.ops->info(f->host.host, &info, e);
 	if (rc == 0)
-		rc = DB_LOCKED(f->db, db_query(f->db, e, read_journal, journal,
-					      "SELECT journal FROM hosts WHERE name = ?", "s",
-					      HOST_NAME));
+		rc = DB_LOCKED(
+			f->db, db_query(f->db, e, read_journal, journal,
+				       "SELECT journal FROM hosts WHERE name = ?", "s", HOST_NAME));
 	if (rc < 0)
 		return rc;
 	if (!str_eq(journal, info.journal_id)) {
@@ -205,8 +205,8 @@ static int wait_for_more(struct feed *f, struct err *e)
 static struct timespec from_now(int ms)
 {
 	uint64_t until = clock_monotonic_ns() + (uint64_t)ms * NSEC_PER_MSEC;
-	return (struct timespec){.tv_sec = (time_t)(until / NSEC_PER_SEC),
-		.tv_nsec = (long)(until % NSEC_PER_SEC)};
+	return (struct timespec){
+		.tv_sec = (time_t)(until / NSEC_PER_SEC), .tv_nsec = (long)(until % NSEC_PER_SEC)};
 }
 
 // Sleeps for a while after a failure. false: the feed ends.
@@ -300,10 +300,10 @@ int feed_read(struct feed *f, uint64_t after, const char *sandbox, size_t max,
 
 int feed_expire(struct feed *f, struct err *e)
 {
-	return DB_LOCKED(f->db,
-		db_exec(f->db, e,
-			"DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?", "i",
-			(int64_t)MAX_EVENTS));
+	return DB_LOCKED(
+		f->db, db_exec(f->db, e,
+			       "DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?",
+			       "i", (int64_t)MAX_EVENTS));
 }
 
 // --- life

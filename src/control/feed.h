@@ -8,8 +8,7 @@
 struct feed;
 
 // Starts the thread that brings them; a host that does not answer is tried again for ever.
-int feed_start(
-	struct db *db, const struct hostagent *host, struct feed **ret, struct err *e);
+int feed_start(struct db *db, const struct hostagent *host, struct feed **ret, struct err *e);
 struct feed *feed_stop(struct feed *f);
 DEFINE_CLEANUP(struct feed *, feed_stop)
 // Brings what the host has by now. On failure what was brought before can still be read.

@@ -151,6 +151,11 @@ static int post_json(struct http_client *c, const struct envd_target *t, const c
 		.headers = (const char *const *)h.text,
 		.body = text,
 		.body_len = strlen(text),
+		.tick = t->tick,
+		.ctx = t->ctx,
+		// A guest that has just been woken, on a busy machine, may take long to answer at
+		// all.
+		.connect_timeout_ms = timeout_ms,
 		.timeout_ms = timeout_ms};
 	return http_client_call(c, &call, ret, e);
 }

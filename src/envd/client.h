@@ -12,6 +12,9 @@ struct envd_target {
 	const char *
 		sandbox_id; // not NULL: through the edge (adds E2b-Sandbox-Id and E2b-Sandbox-Port)
 	const char *user;   // Basic authorization; NULL: the agent's default
+	// For the calls that end with one answer: see http_call.tick; may be NULL.
+	int (*tick)(void *ctx);
+	void *ctx;
 };
 
 struct envd_init {

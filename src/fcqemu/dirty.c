@@ -13,7 +13,9 @@
 // parent has there. Pages of zeros that the guest wrote are pages like any other.
 //
 // PAGEMAP_SCAN answers at most 512 regions a call; with longer vectors the kernel was seen to repeat
-// regions. It sets the bit back for just the pages that match (PM_SCAN_WP_MATCHING).
+// regions. It sets the bit back for just the pages that match (PM_SCAN_WP_MATCHING), but only where
+// it is given a vector: without one it protects every page, those that do not exist too, and then
+// UFFDIO_ZEROPAGE fails there with EEXIST and the guest hangs.
 #include "fcqemu/dirty.h"
 #include <fcntl.h>
 #include <string.h>
@@ -75,14 +77,13 @@ static struct pm_scan_arg scan_arg(const struct dirty_source *s, bool written)
 	};
 }
 
-static int scan_kernel(
-	int fd, const struct dirty_source *s, bool written, struct dirty_list *l, struct err *e)
+// Walks over the pages that match; l NULL: only protects them again.
+static int walk(int fd, struct pm_scan_arg a, uint64_t base, struct dirty_list *l, struct err *e)
 {
 	struct page_region *v = malloc(REGIONS * sizeof *v);
 	_cleanup_free_ void *release = v;
 	if (!v)
 		return err_errno(e, ENOMEM, "scan of guest memory");
-	struct pm_scan_arg a = scan_arg(s, written);
 	a.vec = (uintptr_t)v;
 	a.vec_len = REGIONS;
 	while (a.start < a.end) {
@@ -91,8 +92,8 @@ static int scan_kernel(
 			continue;
 		if (n < 0)
 			return err_errno(e, errno, "PAGEMAP_SCAN of guest memory");
-		for (int i = 0; i < n; i++)
-			if (list_add(l, v[i].start - s->base, v[i].end - v[i].start, false) < 0)
+		for (int i = 0; l && i < n; i++)
+			if (list_add(l, v[i].start - base, v[i].end - v[i].start, false) < 0)
 				return err_errno(e, ENOMEM, "scan of guest memory");
 		if (a.walk_end <= a.start)
 			return err_set(e, ERR_INTERNAL, "PAGEMAP_SCAN does not move on");
@@ -137,7 +138,7 @@ static int scan(const struct dirty_source *s, bool written, struct dirty_list *l
 		return fd;
 	l->exact = s->tracking && written;
 	if (!scan_forbidden() && (s->tracking || !written)) {
-		int rc = scan_kernel(fd, s, written, l, e);
+		int rc = walk(fd, scan_arg(s, written), s->base, l, e);
 		if (rc != -ENOTTY && rc != -EINVAL)
 			return rc;
 	}
@@ -231,17 +232,9 @@ int dirty_reset(const struct dirty_source *s, struct err *e)
 			return fd;
 		struct pm_scan_arg a = scan_arg(s, true);
 		a.flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC;
-		a.return_mask = 0;
-		while (a.start < a.end) {
-			if (ioctl(fd, PAGEMAP_SCAN, &a) < 0) {
-				if (errno == EINTR)
-					continue;
-				return err_errno(e, errno, "resetting the dirty pages");
-			}
-			if (a.walk_end <= a.start)
-				return err_set(e, ERR_INTERNAL, "PAGEMAP_SCAN does not move on");
-			a.start = a.walk_end;
-		}
+		int rc = walk(fd, a, s->base, NULL, e);
+		if (rc < 0)
+			return rc;
 	}
 	for (uint64_t i = 0; s->removed && i < (s->size / DIRTY_PAGE + 63) / 64; i++)
 		s->removed[i] = 0;

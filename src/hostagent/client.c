@@ -121,8 +121,7 @@ static int read_answer(const struct rpc_method *m, const struct http_response *r
 	if (rc == 0)
 		rc = wire_decode(m->out, j, true, out, &why);
 	if (rc < 0)
-		return err_set(
-			e, ERR_INTERNAL, "answer of the host to %s: %s", m->name, why.text);
+		return err_set(e, ERR_INTERNAL, "answer of the host to %s: %s", m->name, why.text);
 	*ret = TAKE_PTR(j);
 	return 0;
 }
@@ -533,7 +532,8 @@ static int take_log(void *ctx, void *message, struct err *e)
 	struct log *l = ctx;
 	const struct rpc_text *m = message;
 	if (m->data.len > MAX_LOG - l->length)
-		return err_set(e, ERR_TOO_LARGE, "the console log is larger than %u bytes", MAX_LOG);
+		return err_set(
+			e, ERR_TOO_LARGE, "the console log is larger than %u bytes", MAX_LOG);
 	l->length += m->data.len;
 	size_t done = 0;
 	while (done < m->data.len) {

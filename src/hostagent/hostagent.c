@@ -22,8 +22,7 @@ static int check_open(void *h, struct err *e)
 {
 	if (!((struct local *)h)->draining)
 		return 0;
-	return err_set(e, ERR_UNAVAILABLE,
-		"this host is being drained: it takes no new sandboxes");
+	return err_set(e, ERR_UNAVAILABLE, "this host is being drained: it takes no new sandboxes");
 }
 
 static int create(void *h, const struct host_create *req, struct host_sandbox *ret, struct err *e)

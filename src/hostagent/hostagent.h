@@ -49,12 +49,12 @@ struct hostagent_ops {
 	// *ret_n may be 0. Each event is freed with host_event_done, the array with free.
 	int (*events)(void *host, uint64_t after, size_t max, int wait_ms, struct host_event **ret,
 		size_t *ret_n, struct err *e);
-	// All up to this number are safe with the caller: the host may forget them. Until then they are
-	// kept, over restarts too.
+	// All up to this number are safe with the caller: the host may forget them. Until then they
+	// are kept, over restarts too.
 	int (*ack_events)(void *host, uint64_t upto, struct err *e);
 	int (*templates)(void *host, struct host_template **ret, size_t *ret_n, struct err *e);
-	// While it is on nothing is created, resumed or forked (ERR_UNAVAILABLE); what runs goes on.
-	// Durable.
+	// While it is on nothing is created, resumed or forked (ERR_UNAVAILABLE); what runs goes
+	// on. Durable.
 	int (*drain)(void *host, const char *op_id, bool on, struct err *e);
 	int (*info)(void *host, struct host_info *ret, struct err *e);
 	// Counters of the host as Prometheus text, appended.
@@ -85,8 +85,8 @@ struct hostagent_server_config {
 };
 struct hostagent_server;
 // When it returns 0 calls are answered.
-int hostagent_serve(const struct hostagent_server_config *cfg, struct hostagent_server **ret,
-	struct err *e);
+int hostagent_serve(
+	const struct hostagent_server_config *cfg, struct hostagent_server **ret, struct err *e);
 // Takes no new calls and waits for those under way.
 struct hostagent_server *hostagent_server_free(struct hostagent_server *s);
 DEFINE_CLEANUP(struct hostagent_server *, hostagent_server_free)

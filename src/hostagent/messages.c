@@ -3,29 +3,48 @@
 
 // A member of struct T, and fields of the usual kinds.
 #define AT(T, member) .offset = offsetof(struct T, member), .size = sizeof(((struct T *)0)->member)
-#define TEXT(T, member, json) {.name = json, .type = WIRE_TEXT, AT(T, member)}
-#define POINTER(T, member, json, ...) {.name = json, .type = WIRE_POINTER, AT(T, member), __VA_ARGS__}
-#define BOOL(T, member, json) {.name = json, .type = WIRE_BOOL, AT(T, member)}
-#define U32(T, member, json, ...) {.name = json, .type = WIRE_U32, AT(T, member), __VA_ARGS__}
-#define U64(T, member, json, ...) {.name = json, .type = WIRE_U64, AT(T, member), __VA_ARGS__}
-#define ENUM(T, member, json, table) {.name = json, .type = WIRE_ENUM, AT(T, member), .names = table}
-#define MAP(T, member, json) {.name = json, .type = WIRE_MAP, AT(T, member)}
+#define TEXT(T, member, json)                                                                      \
+	{                                                                                          \
+		.name = json, .type = WIRE_TEXT, AT(T, member)                                     \
+	}
+#define POINTER(T, member, json, ...)                                                              \
+	{                                                                                          \
+		.name = json, .type = WIRE_POINTER, AT(T, member), __VA_ARGS__                     \
+	}
+#define BOOL(T, member, json)                                                                      \
+	{                                                                                          \
+		.name = json, .type = WIRE_BOOL, AT(T, member)                                     \
+	}
+#define U32(T, member, json, ...)                                                                  \
+	{                                                                                          \
+		.name = json, .type = WIRE_U32, AT(T, member), __VA_ARGS__                         \
+	}
+#define U64(T, member, json, ...)                                                                  \
+	{                                                                                          \
+		.name = json, .type = WIRE_U64, AT(T, member), __VA_ARGS__                         \
+	}
+#define ENUM(T, member, json, table)                                                               \
+	{                                                                                          \
+		.name = json, .type = WIRE_ENUM, AT(T, member), .names = table                     \
+	}
+#define MAP(T, member, json)                                                                       \
+	{                                                                                          \
+		.name = json, .type = WIRE_MAP, AT(T, member)                                      \
+	}
 #define LIST(T, member, counter, json, m, ...)                                                     \
-	{.name = json,                                                                             \
-		.type = WIRE_LIST,                                                                 \
-		AT(T, member),                                                                     \
-		.count = offsetof(struct T, counter),                                              \
-		.message = m,                                                                      \
-		__VA_ARGS__}
+	{                                                                                          \
+		.name = json, .type = WIRE_LIST, AT(T, member),                                    \
+		.count = offsetof(struct T, counter), .message = m, __VA_ARGS__                    \
+	}
 #define PART(T, member, has, json, m)                                                              \
-	{.name = json,                                                                             \
-		.type = WIRE_MESSAGE,                                                              \
-		.flags = WIRE_HAS,                                                                 \
-		AT(T, member),                                                                     \
-		.count = offsetof(struct T, has),                                                  \
-		.message = m}
+	{                                                                                          \
+		.name = json, .type = WIRE_MESSAGE, .flags = WIRE_HAS, AT(T, member),              \
+		.count = offsetof(struct T, has), .message = m                                     \
+	}
 #define FORMED(T, member, json, f, must)                                                           \
-	{.name = json, .type = WIRE_TEXT, .form = f, .flags = must, AT(T, member)}
+	{                                                                                          \
+		.name = json, .type = WIRE_TEXT, .form = f, .flags = must, AT(T, member)           \
+	}
 #define OPERATION(T) FORMED(T, op_id, "operationId", FORM_UUID, WIRE_REQUIRED)
 #define SANDBOX(T) FORMED(T, id, "sandboxId", FORM_SANDBOX, WIRE_REQUIRED)
 #define TOKEN(T) POINTER(T, token, "token", .form = FORM_TOKEN)
@@ -272,7 +291,8 @@ EMPTY(get_metrics, "GetMetricsRequest");
 
 // --- answers
 
-static const struct wire_field one_fields[] = {PART(rpc_sandbox, sandbox, has, "sandbox", &sandbox)};
+static const struct wire_field one_fields[] = {
+	PART(rpc_sandbox, sandbox, has, "sandbox", &sandbox)};
 MESSAGE(created, "CreateSandboxResponse", rpc_sandbox, one_fields);
 MESSAGE(paused, "PauseSandboxResponse", rpc_sandbox, one_fields);
 MESSAGE(resumed, "ResumeSandboxResponse", rpc_sandbox, one_fields);
@@ -338,8 +358,14 @@ const struct wire_message *const rpc_messages[] = {&phase, &sandbox, &snapshot, 
 	&got_host, &metrics, &watched, &events, &destroyed, &timeout_set, &snapshot_deleted,
 	&drained, &acked, NULL};
 
-#define UNARY(text, in, out) {text, "/" RPC_SERVICE "/" text, in, out, false}
-#define STREAM(text, in, out) {text, "/" RPC_SERVICE "/" text, in, out, true}
+#define UNARY(text, in, out)                                                                       \
+	{                                                                                          \
+		text, "/" RPC_SERVICE "/" text, in, out, false                                     \
+	}
+#define STREAM(text, in, out)                                                                      \
+	{                                                                                          \
+		text, "/" RPC_SERVICE "/" text, in, out, true                                      \
+	}
 
 const struct rpc_method rpc_methods[RPC_MAX] = {
 	[RPC_CREATE_SANDBOX] = UNARY("CreateSandbox", &create, &created),

@@ -241,7 +241,10 @@ static void on_child(void *ctx, size_t i)
 	if (m->ok)
 		m->sandbox = *c->info;
 	snprintf(m->error.code, sizeof m->error.code, "%s",
-		err_info(m->ok ? ERR_NONE : err_is_set(&c->e) ? c->e.code : ERR_INTERNAL)->name);
+		err_info(m->ok		     ? ERR_NONE
+			 : err_is_set(&c->e) ? c->e.code
+					     : ERR_INTERNAL)
+			->name);
 	snprintf(m->error.message, sizeof m->error.message, "%s",
 		m->ok ? "" : err_text(&c->e, c->rc));
 	job_add_message(j, m);
@@ -356,8 +359,8 @@ static bool has_type(const struct http_request *r, const char *type)
 {
 	const char *got = http_req_header(r, "Content-Type");
 	size_t n = strlen(type);
-	return got && strncasecmp(got, type, n) == 0 && (got[n] == '\0' || got[n] == ';' ||
-		       got[n] == ' ');
+	return got && strncasecmp(got, type, n) == 0 &&
+	       (got[n] == '\0' || got[n] == ';' || got[n] == ' ');
 }
 
 static int check_headers(struct http_request *r, bool stream, struct job *j)
@@ -371,8 +374,7 @@ static int check_headers(struct http_request *r, bool stream, struct job *j)
 		return err_set(
 			&j->e, ERR_INVALID, "Connect-Protocol-Version '%.20s': must be 1", version);
 	if (coding && !str_eq(coding, "identity"))
-		return err_set(&j->e, ERR_UNIMPLEMENTED,
-			"%s '%.40s': only identity is supported",
+		return err_set(&j->e, ERR_UNIMPLEMENTED, "%s '%.40s': only identity is supported",
 			stream ? "Connect-Content-Encoding" : "Content-Encoding", coding);
 	if (timeout && (str_to_u64(timeout, MAX_DEADLINE_MS, &ms) < 0 || strlen(timeout) > 10))
 		return err_set(&j->e, ERR_INVALID,
@@ -395,8 +397,8 @@ static int read_request(struct http_request *r, bool stream, struct job *j)
 		unsigned flags;
 		strbuf_add(&in, body, len);
 		if (connect_envelope_next(&in, &flags, &payload) != 1 || flags != 0 || in.len > 0)
-			return err_set(&j->e, ERR_INVALID,
-				"the request must be one uncompressed message");
+			return err_set(
+				&j->e, ERR_INVALID, "the request must be one uncompressed message");
 		body = payload.data;
 		len = payload.len;
 	}

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hostagent/wire.h"
 #include <inttypes.h>
-#include <math.h>
 #include <string.h>
 #include "base/id.h"
 #include "http/json.h"
@@ -218,14 +217,15 @@ static int read_number(
 	} else if (json_is_real(value)) {
 		double v = json_real_value(value);
 		// Larger ones are not exact; they come as strings.
-		ok = v >= 0 && v <= 9007199254740992.0 && v == floor(v) && (uint64_t)v <= max;
+		ok = v >= 0 && v <= 9007199254740992.0 && v == (double)(uint64_t)v &&
+		     (uint64_t)v <= max;
 		*ret = ok ? (uint64_t)v : 0;
 	} else if (json_is_string(value)) {
 		ok = str_to_u64(json_string_value(value), max, ret) == 0;
 	}
 	if (!ok)
-		return err_set(e, ERR_INVALID, "%s: must be an integer from 0 to %" PRIu64, f->name,
-			max);
+		return err_set(
+			e, ERR_INVALID, "%s: must be an integer from 0 to %" PRIu64, f->name, max);
 	return 0;
 }
 
@@ -288,8 +288,7 @@ static int read_elements(
 	if (f->type == WIRE_LIST)
 		*(char **)p = first;
 	for (size_t i = 0; i < n; i++) {
-		int rc = wire_decode(
-			m, json_array_get(value, i), lenient, first + i * m->size, e);
+		int rc = wire_decode(m, json_array_get(value, i), lenient, first + i * m->size, e);
 		if (rc < 0)
 			return err_prefix(e, rc, "%s[%zu]", f->name, i);
 		// Counted as they become whole, so that wire_done is right at any moment.

@@ -104,7 +104,12 @@ static int64_t supply(
 		};
 		if (ioctl(p->vm.uffd, UFFDIO_ZEROPAGE, &zero) == 0)
 			return (int64_t)len;
-		return zero.zeropage > 0 ? zero.zeropage : -errno;
+		if (zero.zeropage > 0 || errno != EEXIST || !p->vm.map.write_protect)
+			return zero.zeropage > 0 ? zero.zeropage : -errno;
+		// An absent page that is marked as write-protected takes no zero page, for ever: only
+		// a copy goes over the mark (Linux, mfill_atomic_pte_zeropage).
+		static const uint8_t zeros[SNAPSHOT_BLOCK];
+		return supply(p, address, zeros, SNAPSHOT_BLOCK, wake);
 	}
 	struct uffdio_copy copy = {
 		.dst = address,

@@ -350,8 +350,8 @@ int host_ack_events(struct host *h, uint64_t upto, struct err *e)
 	uint64_t last = h->last_event;
 	pthread_mutex_unlock(&h->event_lock);
 	if (upto > last)
-		return err_set(e, ERR_INVALID, "event %" PRIu64 " is yet to come: the last is %" PRIu64,
-			upto, last);
+		return err_set(e, ERR_INVALID,
+			"event %" PRIu64 " is yet to come: the last is %" PRIu64, upto, last);
 	return store_ack(h, upto, e);
 }
 

@@ -122,7 +122,8 @@ int store_open(struct host *h, struct err *e);
 struct store_event {
 	const char *kind, *cause;
 	json_t *data;
-	const struct err *failed; // the operation failed: it will be told so again; NULL: it did not
+	const struct err
+		*failed; // the operation failed: it will be told so again; NULL: it did not
 };
 // Journals an operation before its first side effect. ERR_CONFLICT when the id was used. data: JSON
 // text, NULL: none.
@@ -152,8 +153,8 @@ int store_list_snapshots(struct host *h, const char *kind, const char *sandbox,
 	const char *image_key, struct store_snapshot **ret, size_t *ret_n, struct err *e);
 // The sandbox's row and all its operations are deleted: a failed create leaves no row.
 int store_forget(struct host *h, const char *id, const struct store_event *ev, struct err *e);
-// "" unknown, else "open" or "done"; the operation's sandbox in id. *ret_failed (may be NULL) is set
-// when it ended in an error.
+// "" unknown, else "open" or "done"; the operation's sandbox in id. *ret_failed (may be NULL) is
+// set when it ended in an error.
 int store_op_find(struct host *h, const char *op_id, char state[8], char id[64],
 	struct err *ret_failed, struct err *e);
 // Calls f for each row; the sandbox is allocated for f to own. open_op: kind of its open operation

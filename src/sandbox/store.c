@@ -34,7 +34,8 @@ int store_open(struct host *h, struct err *e)
 	rc = db_query(h->db, e, read_u64, &h->last_event,
 		"SELECT seq FROM sqlite_sequence WHERE name = 'events'", "");
 	if (rc == 0)
-		rc = db_query(h->db, e, read_journal_id, h->journal_id, "SELECT id FROM journal", "");
+		rc = db_query(
+			h->db, e, read_journal_id, h->journal_id, "SELECT id FROM journal", "");
 	db_unlock(h->db);
 	return rc;
 }
@@ -348,8 +349,8 @@ int store_events(struct host *h, uint64_t after, size_t max, struct host_event *
 
 int store_ack(struct host *h, uint64_t upto, struct err *e)
 {
-	return DB_LOCKED(h->db,
-		db_exec(h->db, e, "DELETE FROM events WHERE seq <= ?", "i", (int64_t)upto));
+	return DB_LOCKED(
+		h->db, db_exec(h->db, e, "DELETE FROM events WHERE seq <= ?", "i", (int64_t)upto));
 }
 
 // With the lock held, in a transaction. Whoever reads on finds the gap told of in its place.
@@ -375,8 +376,9 @@ static int bound_events(struct host *h, struct err *e)
 			"'journal_full', data = json_object('first', ?, 'last', ?) WHERE seq = ?",
 			"iii", (int64_t)first, (int64_t)last, (int64_t)last);
 	if (rc == 0)
-		log_error("events nobody acknowledged are lost first=%lu last=%lu: no control plane "
-			  "reads them",
+		log_error(
+			"events nobody acknowledged are lost first=%lu last=%lu: no control plane "
+			"reads them",
 			first, last);
 	return rc;
 }

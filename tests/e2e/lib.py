@@ -94,7 +94,8 @@ class World:
     """Temporary directory, volume and server. With the roles in two processes "server" is the
     control plane and "host" the other one; start, stop and kill mean both."""
 
-    def __init__(self, name="e2e", volume_size="8G"):
+    def __init__(self, name="e2e", volume_size="8G", two_roles=None):
+        self.two = TWO_ROLES if two_roles is None else two_roles
         self.dir = tempfile.mkdtemp(prefix=f"stasis-{name}.")
         os.chmod(self.dir, 0o711)  # the edge runs as another user
         self.data = os.path.join(self.dir, "data")
@@ -103,10 +104,10 @@ class World:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.slots = free_range()
-        self.control_data = self.data + "-control" if TWO_ROLES else self.data
-        self.control_run = self.run + "-control" if TWO_ROLES else self.run
+        self.control_data = self.data + "-control" if self.two else self.data
+        self.control_run = self.run + "-control" if self.two else self.run
         self.host_socket = os.path.join(self.run, "host.sock")
-        if TWO_ROLES:
+        if self.two:
             for folder in (self.control_data, self.control_run):
                 os.mkdir(folder, 0o711)
                 shutil.chown(folder, CONTROL_USER, CONTROL_GROUP)
@@ -176,7 +177,7 @@ class World:
 
     def start(self, fault=None, limit=60, extra=()):
         """extra: further flags, of the host where there are two."""
-        if not TWO_ROLES:
+        if not self.two:
             self.server = self.launch([*self.serve_args(), *extra], fault, limit)
             return self
         # A step that fails is in the one or in the other.
@@ -244,7 +245,11 @@ class World:
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, signal.SIG_IGN)
         try:
-            if self.volume and (self.server is None or TWO_ROLES and self.host is None):
+            # A signal to the whole process group ended the servers too.
+            for name in ("server", "host"):
+                if getattr(self, name) and getattr(self, name).poll() is not None:
+                    setattr(self, name, None)
+            if self.volume and (self.server is None or self.two and self.host is None):
                 self.start()
             for s in self.api("GET", "/v1/sandboxes?state=all&limit=100").json()["sandboxes"]:
                 self.api("DELETE", f"/v1/sandboxes/{s['id']}")

@@ -7,7 +7,7 @@ import unittest
 
 import lib
 
-SIZE = 6 << 20
+SIZE = 2 << 20
 PAGE = 4096
 
 # Holds SIZE bytes and obeys lines on its FIFO: "seed n" changes n pages, "zero n" zeroes n pages,
@@ -33,7 +33,7 @@ while True:
         for _ in range(n):
             at = r.randrange(size // page) * page
             mem[at:at + page] = bytes(page) if word == "zero" else r.randbytes(64) * (page // 64)
-        kept.write("%%s %%d\\n" %% (word, seed))
+        kept.write("%%s %%d\n" %% (word, seed))
         kept.flush()
 ''' % (SIZE, PAGE)
 

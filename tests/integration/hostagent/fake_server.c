@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Serves the contract of a host that only remembers, for clients that are not ours:
 //
-//	fake-host SOCKET	prints "ready"; each line on its input is an event; ends with its input
+//	fake-host SOCKET	prints "ready"; each line on its input is an event; ends with its
+//input
 #include <signal.h>
 #include <string.h>
 #include "../../unit/hostagent/fake.h"

@@ -10,10 +10,17 @@
 void fixture_start(struct fixture *f)
 {
 	struct err e = {0};
-	const struct control_config cfg = {.data_dir = f->data,
-		.run_dir = f->run,
-		.no_edge = true,
-		.host = model_host(&f->model)};
+	f->host = model_host(&f->model);
+	if (str_eq(getenv("STASIS_TEST_CONTRACT"), "socket")) {
+		_cleanup_free_ char *socket = str_printf("%s/host.sock", f->dir);
+		const struct hostagent_server_config server = {.host = f->host, .socket = socket};
+		const struct hostagent_client_config client = {.socket = socket};
+		if (hostagent_serve(&server, &f->host_server, &e) < 0 ||
+			hostagent_connect(&client, &f->host, &e) < 0)
+			fail_msg("%s", e.text);
+	}
+	const struct control_config cfg = {
+		.data_dir = f->data, .run_dir = f->run, .no_edge = true, .host = f->host};
 	if (control_start(&cfg, &f->control, &e) < 0)
 		fail_msg("%s", e.text);
 	_cleanup_free_ char *path = str_printf("%s/admin.key", f->data);
@@ -31,6 +38,9 @@ void fixture_stop(struct fixture *f)
 {
 	f->client = http_client_free(f->client);
 	f->control = control_stop(f->control);
+	if (f->host_server)
+		hostagent_disconnect(&f->host);
+	f->host_server = hostagent_server_free(f->host_server);
 }
 
 int fixture_setup(void **state)

@@ -14,6 +14,8 @@
 struct fixture {
 	char dir[32], data[48], run[48], key[64];
 	struct model model;
+	struct hostagent host; // the model, or a client of it (STASIS_TEST_CONTRACT=socket)
+	struct hostagent_server *host_server;
 	struct control *control;
 	struct http_client *client;
 };

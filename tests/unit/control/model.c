@@ -412,6 +412,9 @@ static int events(void *host, uint64_t after, size_t max, int wait_ms, struct ho
 	size_t *ret_n, struct err *e)
 {
 	struct model *m = host;
+	int failed = ordered(m->fail_events, e);
+	if (failed < 0)
+		return failed;
 	uint64_t until = clock_monotonic_ns() + (uint64_t)wait_ms * NSEC_PER_MSEC;
 	struct timespec ts = {
 		.tv_sec = (time_t)(until / NSEC_PER_SEC), .tv_nsec = (long)(until % NSEC_PER_SEC)};
@@ -421,7 +424,7 @@ static int events(void *host, uint64_t after, size_t max, int wait_ms, struct ho
 			break;
 	struct host_event *out = calloc(max + 1, sizeof *out);
 	size_t n = 0;
-	for (uint64_t i = after; i < m->n_events && n < max; i++)
+	for (uint64_t i = MAX(after, m->acked); i < m->n_events && n < max; i++)
 		out[n++] = m->event[i];
 	pthread_mutex_unlock(&m->lock);
 	*ret = out;
@@ -432,6 +435,9 @@ static int events(void *host, uint64_t after, size_t max, int wait_ms, struct ho
 static int ack_events(void *host, uint64_t upto, struct err *e)
 {
 	struct model *m = host;
+	int failed = ordered(m->fail_ack, e);
+	if (failed < 0)
+		return failed;
 	pthread_mutex_lock(&m->lock);
 	m->acked = MAX(m->acked, upto);
 	pthread_mutex_unlock(&m->lock);
@@ -462,6 +468,7 @@ static int info(void *host, struct host_info *ret, struct err *e)
 		.volume_ok = !m->volume_gone};
 	pthread_mutex_lock(&m->lock);
 	ret->last_event = m->n_events;
+	snprintf(ret->journal_id, sizeof ret->journal_id, "%s", m->journal);
 	pthread_mutex_unlock(&m->lock);
 	snprintf(ret->volume_reason, sizeof ret->volume_reason, "%s",
 		m->volume_gone ? "not mounted" : "");
@@ -514,9 +521,4 @@ struct hostagent model_host(struct model *m)
 		.metrics = metrics,
 	};
 	return (struct hostagent){&ops, m};
-}
-
-bool hostagent_lost(const struct err *e)
-{
-	return e && e->code == ERR_UNAVAILABLE && e->errnum == EHOSTUNREACH;
 }

@@ -14,10 +14,12 @@ struct model {
 	size_t n;
 	struct host_event event[MODEL_MAX * 4];
 	size_t n_events;
-	uint64_t acked;
+	uint64_t acked; // events up to this number are gone
 	struct host_snapshot snapshot[MODEL_MAX];
 	size_t n_snapshots;
 	// Orders
+	enum err_code fail_events, fail_ack;
+	char journal[40];
 	enum err_code fail_create, fail_destroy, fail_get, fail_pause, fail_resume, fail_fork,
 		fail_snapshot, fail_snapshot_delete, fail_snapshots;
 	bool lose_reply; // of create and pause: done, and the caller does not hear of it

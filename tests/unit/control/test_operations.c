@@ -266,6 +266,8 @@ static void test_lost_reply_is_made_up_for(void **state)
 {
 	struct fixture *f = *state;
 	char id[64], path[200];
+	if (f->host_server)
+		skip(); // the model's own error is not a lost connection's there
 	create_box(f, NULL, id);
 	f->model.lose_reply = true;
 	refused(f, "POST", path_of(id, "/pause", path), NULL, 503, "does not answer");
@@ -309,6 +311,8 @@ static void test_reconcile_explains_itself(void **state)
 	char id[64], paused[64];
 	create_box(f, NULL, id);
 	create_box(f, NULL, paused);
+	struct err e = {0};
+	assert_int_equal(engine_catch_up(&f->control->engine, &e), 0); // or they lead to a look
 	for (size_t i = 0; i < f->model.n; i++)
 		if (str_eq(f->model.box[i].id, paused)) {
 			f->model.box[i].state = SANDBOX_PAUSED; // without an event

@@ -13,6 +13,10 @@ struct fixture {
 	char dir[64], kernel[96], disk[96];
 	int starts, pauses, resumes, changes, creates, loads;
 	bool fail;
+	struct { // of the last snapshot call
+		char state[64], memory[64], tap[64];
+		bool diff, uffd;
+	} asked;
 	int status;	   // of the last answer
 	struct strbuf out; // the last answer, its body in *body
 	const char *body;
@@ -62,15 +66,26 @@ static int op_create(
 	void *ctx, const struct config *c, const struct snapshot_create *s, struct err *e)
 {
 	struct fixture *f = ctx;
+	snprintf(f->asked.state, sizeof f->asked.state, "%s", s->state_path);
+	snprintf(f->asked.memory, sizeof f->asked.memory, "%s", s->mem_path);
+	f->asked.diff = s->diff;
 	return answer(f, &f->creates, e);
 }
 
 static int op_load(void *ctx, const struct snapshot_load *l, struct config *ret, struct err *e)
 {
 	struct fixture *f = ctx;
+	const char *tap = json_string_value(
+		json_object_get(json_array_get(l->net_overrides, 0), "host_dev_name"));
+	snprintf(f->asked.state, sizeof f->asked.state, "%s", l->state_path);
+	snprintf(f->asked.memory, sizeof f->asked.memory, "%s", l->backend_path);
+	snprintf(f->asked.tap, sizeof f->asked.tap, "%s", tap ? tap : "");
+	f->asked.uffd = l->uffd;
 	int rc = answer(f, &f->loads, e);
-	if (rc == 0)
+	if (rc == 0) {
 		config_init(ret);
+		ret->memory_mib = 77;
+	}
 	return rc;
 }
 
@@ -516,6 +531,148 @@ static void configuration_is_shown(void **state)
 	json_decref(j);
 }
 
+#define CREATE "{\"snapshot_path\": \"/s\", \"mem_file_path\": \"/m\""
+#define LOAD "{\"snapshot_path\": \"/s\", "
+#define BY_FILE LOAD "\"mem_backend\": {\"backend_type\": \"File\", \"backend_path\": \"/m\"}"
+
+static void snapshots_are_created_while_paused_only(void **state)
+{
+	struct fixture *f = *state;
+	PUT(f, "/snapshot/create", CREATE "}");
+	assert_fault(f, "not supported before starting");
+	put_kernel(f);
+	start(f);
+	PUT(f, "/snapshot/create", CREATE "}");
+	assert_fault(f, "while the microVM is paused");
+	assert_int_equal(PATCH(f, "/vm", "{\"state\": \"Paused\"}"), 204);
+	assert_int_equal(PUT(f, "/snapshot/create", CREATE "}"), 204);
+	assert_false(f->asked.diff); // Full unless asked otherwise
+	assert_string_equal(f->asked.state, "/s");
+	assert_string_equal(f->asked.memory, "/m");
+	assert_int_equal(PUT(f, "/snapshot/create", CREATE ", \"snapshot_type\": \"Diff\"}"), 204);
+	assert_true(f->asked.diff);
+	assert_int_equal(f->creates, 2);
+	static const struct {
+		const char *body, *fault;
+	} cases[] = {
+		{CREATE ", \"snapshot_type\": \"Half\"}", "expected `Diff` or `Full`"},
+		{CREATE ", \"version\": \"1.0.0\"}", "unknown field `version`"},
+		{"{\"snapshot_path\": \"/s\"}", "missing field `mem_file_path`"},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		PUT(f, "/snapshot/create", "%s", cases[i].body);
+		assert_fault(f, cases[i].fault);
+	}
+	f->fail = true;
+	PUT(f, "/snapshot/create", CREATE "}");
+	assert_fault(f, "Create snapshot error: the machine says no");
+	f->fail = false;
+	assert_false(f->api.ended);
+	assert_int_equal(f->api.state, API_PAUSED);
+	assert_int_equal(f->creates, 2);
+	assert_int_equal(PATCH(f, "/vm", "{\"state\": \"Resumed\"}"), 204);
+	PUT(f, "/snapshot/load", BY_FILE "}");
+	assert_fault(f, "not supported after starting");
+	assert_false(f->api.ended);
+}
+
+static void loaded_machines_are_paused_and_shown(void **state)
+{
+	struct fixture *f = *state;
+	assert_int_equal(PUT(f, "/snapshot/load",
+				 BY_FILE ", \"track_dirty_pages\": true, \"network_overrides\": "
+					 "[{\"iface_id\": \"n\", \"host_dev_name\": \"tap7\"}]}"),
+		204);
+	assert_null(strstr(f->out.data, "Deprecation"));
+	assert_int_equal(f->api.state, API_PAUSED);
+	assert_int_equal(f->resumes, 0);
+	assert_string_equal(f->asked.memory, "/m");
+	assert_string_equal(f->asked.tap, "tap7");
+	assert_false(f->asked.uffd);
+	GET(f, "/vm/config");
+	assert_non_null(strstr(f->body, "\"mem_size_mib\":77"));
+	assert_non_null(strstr(f->body, "\"track_dirty_pages\":true"));
+	assert_non_null(strstr(f->body, "\"boot-source\":{}"));
+	PUT(f, "/snapshot/load", BY_FILE "}");
+	assert_fault(f, "not supported after starting");
+	assert_int_equal(PATCH(f, "/vm", "{\"state\": \"Resumed\"}"), 204);
+}
+
+static void a_load_can_resume(void **state)
+{
+	struct fixture *f = *state;
+	assert_int_equal(PUT(f, "/snapshot/load",
+				 LOAD "\"mem_backend\": {\"backend_type\": \"Uffd\", "
+				      "\"backend_path\": \"/sock\"}, \"resume_vm\": true}"),
+		204);
+	assert_true(f->asked.uffd);
+	assert_string_equal(f->asked.memory, "/sock");
+	assert_int_equal(f->resumes, 1);
+	assert_int_equal(f->api.state, API_RUNNING);
+}
+
+static void the_old_memory_field_is_deprecated(void **state)
+{
+	struct fixture *f = *state;
+	assert_int_equal(PUT(f, "/snapshot/load", LOAD "\"mem_file_path\": \"/old\"}"), 204);
+	assert_non_null(strstr(f->out.data, "Deprecation: true"));
+	assert_string_equal(f->asked.memory, "/old");
+	assert_false(f->asked.uffd);
+}
+
+// What is wrong with the request costs nothing: another may follow.
+static void load_bodies_are_strict(void **state)
+{
+	static const struct {
+		const char *body, *fault;
+	} cases[] = {
+		{LOAD "\"resume_vm\": true}", "`mem_backend` or `mem_file_path` is required"},
+		{BY_FILE ", \"mem_file_path\": \"/m\"}", "exclusively"},
+		{BY_FILE ", \"hello\": 1}", "unknown field `hello`"},
+		{LOAD "\"mem_backend\": {\"backend_type\": \"Tape\", \"backend_path\": \"/m\"}}",
+			"unknown variant `Tape`"},
+		{LOAD "\"mem_backend\": {\"backend_type\": \"File\", \"backend_path\": \"/m\", "
+		      "\"x\": 1}}",
+			"unknown field `x`"},
+		{LOAD "\"mem_backend\": {\"backend_type\": \"File\"}}", "missing field `backend_path`"},
+		{LOAD "\"mem_backend\": \"/m\"}", "`mem_backend` must be an object"},
+		{BY_FILE ", \"network_overrides\": {}}", "must be an array"},
+		{BY_FILE ", \"vsock_override\": {\"uds_path\": \"/v\"}}", "no vsock"},
+		{BY_FILE ", \"clock_realtime\": true}", "fcqemu cannot honour"},
+		{BY_FILE ", \"huge_pages\": \"2M\"}", "fcqemu cannot honour"},
+	};
+	struct fixture *f = *state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		PUT(f, "/snapshot/load", "%s", cases[i].body);
+		assert_fault(f, cases[i].fault);
+	}
+	assert_false(f->api.ended);
+	assert_int_equal(f->loads, 0);
+	assert_int_equal(PUT(f, "/snapshot/load",
+				 BY_FILE ", \"clock_realtime\": false, \"huge_pages\": "
+					 "\"Snapshot\", \"vsock_override\": null}"),
+		204);
+}
+
+static void nothing_may_be_configured_before_a_load(void **state)
+{
+	struct fixture *f = *state;
+	assert_int_equal(PUT(f, "/entropy", "{}"), 204);
+	PUT(f, "/snapshot/load", BY_FILE "}");
+	assert_fault(f, "not allowed after configuring boot-specific resources");
+	assert_false(f->api.ended);
+	assert_int_equal(f->loads, 0);
+}
+
+static void a_failed_load_ends_the_process(void **state)
+{
+	struct fixture *f = *state;
+	f->fail = true;
+	PUT(f, "/snapshot/load", BY_FILE "}");
+	assert_fault(f, "Load snapshot error: the machine says no");
+	assert_true(f->api.ended);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -533,6 +690,13 @@ int main(void)
 		TEST(interfaces_are_checked),
 		TEST(logs_and_metrics_are_written),
 		TEST(configuration_is_shown),
+		TEST(snapshots_are_created_while_paused_only),
+		TEST(loaded_machines_are_paused_and_shown),
+		TEST(a_load_can_resume),
+		TEST(the_old_memory_field_is_deprecated),
+		TEST(load_bodies_are_strict),
+		TEST(nothing_may_be_configured_before_a_load),
+		TEST(a_failed_load_ends_the_process),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

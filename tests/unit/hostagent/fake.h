@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A host that does nothing but remember what it was asked, and answer as it was told. It keeps the
-// contract's promise about operation ids: the same one again is the same answer, done once. Operations
-// on the sandbox "ihangs" never end, and there is no room for "inospace".
+// contract's promise about operation ids: the same one again is the same answer, done once.
+// Operations on the sandbox "ihangs" never end, and there is no room for "inospace".
 #pragma once
 #include <pthread.h>
 #include "hostagent/hostagent.h"
@@ -26,7 +26,7 @@ struct fake {
 	const char *fail_text;
 	bool closed; // operations wait until it is opened
 	unsigned waiting;
-	bool hold_last; // a fork waits before its last child until it is opened
+	bool hold_last;		     // a fork waits before its last child until it is opened
 	struct host_sandbox sandbox; // of all answers
 	struct host_snapshot snapshot_answer;
 	struct host_info info;

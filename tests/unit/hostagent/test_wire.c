@@ -33,10 +33,12 @@ static uint64_t next(void)
 
 static void random_text(const struct wire_field *f, char *out, size_t size)
 {
-	static const char *const odd[] = {"\xc3\xa9", "\"", "\\", "\n", "\xf0\x9f\x98\x80", " ", "/"};
+	static const char *const odd[] = {
+		"\xc3\xa9", "\"", "\\", "\n", "\xf0\x9f\x98\x80", " ", "/"};
 	size_t n = 0;
 	if (f->form == FORM_UUID) {
-		snprintf(out, size, "%08x-0000-4000-8000-%012x", (unsigned)next(), (unsigned)next());
+		snprintf(
+			out, size, "%08x-0000-4000-8000-%012x", (unsigned)next(), (unsigned)next());
 		return;
 	}
 	size_t longest = f->form == FORM_SANDBOX ? 39 : 60; // of those that are accepted
@@ -270,11 +272,10 @@ static void the_json_is_that_of_proto3(void **state)
 		.detail = "cut \xc3"};
 	_cleanup_json_ json_t *j = wire_encode(message("Sandbox"), &s);
 	_cleanup_free_ char *text = json_compact(j);
-	assert_string_equal(text,
-		"{\"id\":\"ibox\",\"state\":\"SANDBOX_STATE_PAUSED\",\"vcpus\":2,"
-		"\"diskMb\":\"2048\",\"createdNs\":\"18446744073709551615\","
-		"\"onTimeout\":\"ON_TIMEOUT_KILL\",\"detail\":\"cut ?\","
-		"\"phases\":[{\"name\":\"boot\",\"us\":\"7\"}]}");
+	assert_string_equal(text, "{\"id\":\"ibox\",\"state\":\"SANDBOX_STATE_PAUSED\",\"vcpus\":2,"
+				  "\"diskMb\":\"2048\",\"createdNs\":\"18446744073709551615\","
+				  "\"onTimeout\":\"ON_TIMEOUT_KILL\",\"detail\":\"cut ?\","
+				  "\"phases\":[{\"name\":\"boot\",\"us\":\"7\"}]}");
 	const struct rpc_text log = {.data = {.data = (char *)"\xff\xfe\xfd", .len = 3}};
 	_cleanup_json_ json_t *l = wire_encode(message("ReadLogResponse"), &log);
 	assert_string_equal(json_string_value(json_object_get(l, "data")), "//79");

@@ -174,6 +174,95 @@ static void events_are_numbered_without_gaps_across_restarts(void **state)
 	free(list);
 }
 
+static size_t count_events(struct host *h, struct host_event *first)
+{
+	struct host_event *list = NULL;
+	struct err e = {0};
+	size_t n = 0;
+	assert_int_equal(store_events(h, 0, STORE_MAX_EVENTS * 2, &list, &n, &e), 0);
+	*first = (struct host_event){0};
+	for (size_t i = 0; i < n; i++) {
+		if (i > 0)
+			assert_int_equal(list[i].seq, list[i - 1].seq + 1);
+		if (i == 0)
+			*first = list[0];
+		else
+			host_event_done(&list[i]);
+	}
+	free(list);
+	return n;
+}
+
+static void add_events(struct host *h, int n)
+{
+	struct err e = {0};
+	db_lock(h->db);
+	assert_int_equal(db_exec(h->db, &e,
+				 "INSERT INTO events (at_ns, sandbox, kind, cause, data) WITH "
+				 "RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE "
+				 "x < ?) SELECT x, 'ibox', 'running', '', '{}' FROM c",
+				 "i", (int64_t)n),
+		0);
+	db_unlock(h->db);
+}
+
+static void acknowledged_events_go_and_numbers_go_on(void **state)
+{
+	struct host *h = *state;
+	struct host_event first;
+	struct err e = {0};
+	char journal[sizeof h->journal_id];
+	add_events(h, 5);
+	close_host(h);
+	*state = h = open_host();
+	assert_int_equal(h->last_event, 5);
+	snprintf(journal, sizeof journal, "%s", h->journal_id);
+	assert_int_equal(strlen(journal), 32);
+	assert_int_equal(host_ack_events(h, 3, &e), 0);
+	assert_int_equal(count_events(h, &first), 2);
+	assert_int_equal(first.seq, 4);
+	host_event_done(&first);
+	assert_true(host_ack_events(h, 6, &e) < 0);
+	assert_int_equal(e.code, ERR_INVALID);
+	assert_int_equal(host_ack_events(h, 5, &e), 0);
+	assert_int_equal(host_ack_events(h, 2, &e), 0); // late, and harmless
+	close_host(h);
+	*state = h = open_host();
+	assert_int_equal(h->last_event, 5);
+	assert_string_equal(h->journal_id, journal);
+	add_events(h, 1);
+	assert_int_equal(count_events(h, &first), 1);
+	assert_int_equal(first.seq, 6);
+	host_event_done(&first);
+}
+
+static void events_that_nobody_takes_end_in_one_that_says_so(void **state)
+{
+	struct host *h = *state;
+	struct host_event first;
+	struct err e = {0};
+	add_events(h, STORE_MAX_EVENTS + 10);
+	assert_int_equal(store_purge(h, 0, &e), 0);
+	assert_int_equal(count_events(h, &first), STORE_MAX_EVENTS);
+	assert_int_equal(first.seq, 11);
+	assert_string_equal(first.kind, "events_lost");
+	assert_string_equal(first.cause, "journal_full");
+	assert_int_equal(json_integer_value(json_object_get(first.data, "first")), 1);
+	assert_int_equal(json_integer_value(json_object_get(first.data, "last")), 11);
+	host_event_done(&first);
+	// A second time the first loss is not forgotten.
+	add_events(h, 5);
+	assert_int_equal(store_purge(h, 0, &e), 0);
+	assert_int_equal(count_events(h, &first), STORE_MAX_EVENTS);
+	assert_int_equal(json_integer_value(json_object_get(first.data, "first")), 1);
+	assert_int_equal(json_integer_value(json_object_get(first.data, "last")), 16);
+	host_event_done(&first);
+	assert_int_equal(store_purge(h, 0, &e), 0);
+	assert_int_equal(count_events(h, &first), STORE_MAX_EVENTS);
+	assert_int_equal(first.seq, 16);
+	host_event_done(&first);
+}
+
 static void a_database_of_a_newer_program_is_refused(void **state)
 {
 	struct host *h = *state;
@@ -267,6 +356,8 @@ int main(void)
 		T(a_failed_operation_says_so_again),
 		T(a_snapshot_comes_and_goes_with_its_sandbox),
 		T(events_are_numbered_without_gaps_across_restarts),
+		T(acknowledged_events_go_and_numbers_go_on),
+		T(events_that_nobody_takes_end_in_one_that_says_so),
 		T(a_database_of_a_newer_program_is_refused),
 		cmocka_unit_test(states_follow_the_table),
 	};
