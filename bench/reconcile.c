@@ -97,8 +97,8 @@ static void fill(struct engine *en, size_t n, bool ended)
 			row_unref(rows[k]);
 			if (ended)
 				continue;
-			boxes[n_boxes] = (struct host_sandbox){
-				.state = SANDBOX_RUNNING, .generation = 1};
+			boxes[n_boxes] =
+				(struct host_sandbox){.state = SANDBOX_RUNNING, .generation = 1};
 			snprintf(boxes[n_boxes++].id, 64, "%s", ids[k]);
 		}
 	}

@@ -33,8 +33,8 @@ int db_query(struct db *db, struct err *e, db_row_fn row, void *ctx, const char 
 int db_begin(struct db *db, struct err *e);  // BEGIN IMMEDIATE
 int db_commit(struct db *db, struct err *e); // durable when it returns 0; rolled back otherwise
 void db_rollback(struct db *db);	     // harmless outside a transaction
-// What a function that makes a transaction of its own writes in it besides; called with the lock held,
-// last before the commit. May be NULL where a function takes one.
+// What a function that makes a transaction of its own writes in it besides; called with the lock
+// held, last before the commit. May be NULL where a function takes one.
 struct db_also {
 	int (*write)(void *ctx, struct db *db, struct err *e);
 	void *ctx;

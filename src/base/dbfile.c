@@ -144,8 +144,8 @@ static int sync_parent(const char *path)
 }
 
 // A checked and durable copy under a temporary name, owned by the caller and removed by it.
-static int make_copy(const char *from, const struct embed *migrations, const char *to, char **ret,
-	struct err *e)
+static int make_copy(
+	const char *from, const struct embed *migrations, const char *to, char **ret, struct err *e)
 {
 	_cleanup_free_ char *tmp = str_printf("%s.tmp", to);
 	if (!tmp)
@@ -167,8 +167,7 @@ static int make_copy(const char *from, const struct embed *migrations, const cha
 	return rc;
 }
 
-int dbfile_backup(
-	const char *path, const struct embed *migrations, const char *to, struct err *e)
+int dbfile_backup(const char *path, const struct embed *migrations, const char *to, struct err *e)
 {
 	_cleanup_free_ char *tmp = NULL;
 	if (file_exists(AT_FDCWD, to))

@@ -12,8 +12,7 @@ int dbfile_check(const char *path, const struct embed *migrations, unsigned *ret
 	struct strbuf *problems, struct err *e);
 // A copy as of one moment, checked before it has its name. ERR_CONFLICT when there is one of that
 // name.
-int dbfile_backup(
-	const char *path, const struct embed *migrations, const char *to, struct err *e);
+int dbfile_backup(const char *path, const struct embed *migrations, const char *to, struct err *e);
 // The checked copy takes the place of path, which is kept as <path>.before-restore (with -wal and
 // -shm). Nobody may have path open: the caller holds the server's lock.
 int dbfile_restore(

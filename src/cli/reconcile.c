@@ -69,11 +69,11 @@ int cmd_operations(struct cli *c, struct err *e)
 	const json_t *o;
 	size_t i;
 	_cleanup_table_ struct table t;
-	table_init(&t, (const char *const[]){"ID", "KIND", "STATE", "SANDBOX", "CREATED", "ERROR",
-			       NULL});
+	table_init(&t,
+		(const char *const[]){"ID", "KIND", "STATE", "SANDBOX", "CREATED", "ERROR", NULL});
 	json_array_foreach (json_object_get(answer, "operations"), i, o) {
-		static const char *const names[] = {"id", "kind", "state", "sandbox_id",
-			"created_at"};
+		static const char *const names[] = {
+			"id", "kind", "state", "sandbox_id", "created_at"};
 		for (size_t n = 0; n < ARRAY_SIZE(names); n++)
 			table_cell(&t, "%s", text(o, names[n]));
 		table_cell(&t, "%s", text(json_object_get(o, "error"), "message"));

@@ -33,8 +33,7 @@ static bool lost(const struct engine *en, const struct err *e)
 // Asked for the first time, or again while the host still knows the id.
 static bool may_ask(const struct engine *en, const struct task *t)
 {
-	return !t->adopted ||
-	       en->now_ns(en->ctx) < t->op.created_ns + ENGINE_ASK_AGAIN_NS;
+	return !t->adopted || en->now_ns(en->ctx) < t->op.created_ns + ENGINE_ASK_AGAIN_NS;
 }
 
 // Nobody will come for the answer of what the host has not begun, unless by the key.
@@ -157,14 +156,13 @@ static int ask_destroy(struct engine *en, struct task *t)
 	char op[UUID_SIZE];
 	struct err why = {0};
 	op_id(en, t, op);
-	int rc = en->host.ops->destroy(
-		en->host.host, op, t->op.sandbox, text(t, "cause"), &t->e);
+	int rc = en->host.ops->destroy(en->host.host, op, t->op.sandbox, text(t, "cause"), &t->e);
 	bool missing = rc < 0 && t->e.code == ERR_NOT_FOUND;
 	if (rc < 0 && !missing)
 		return rc;
 	// Its last report; there may be none, which changes nothing.
-	t->has_info = get(en, t->op.sandbox, &t->info, &why) == 0 &&
-		      t->info.state == SANDBOX_STOPPED;
+	t->has_info =
+		get(en, t->op.sandbox, &t->info, &why) == 0 && t->info.state == SANDBOX_STOPPED;
 	// Its end is among the events then, with the cause.
 	int caught = t->has_info ? 0 : engine_catch_up(en, &why);
 	if (caught < 0) {
@@ -274,8 +272,8 @@ static int call_fork(struct engine *en, struct task *t)
 	struct host_fork req = {.children = list,
 		.n = t->n_children,
 		.ends_at_ns = number(t, "ends_at"),
-		.on_timeout = str_eq(text(t, "on_timeout"), "pause") ? ON_TIMEOUT_PAUSE
-								     : ON_TIMEOUT_KILL,
+		.on_timeout =
+			str_eq(text(t, "on_timeout"), "pause") ? ON_TIMEOUT_PAUSE : ON_TIMEOUT_KILL,
 		.done = host_child_done,
 		.ctx = &x};
 	json_t *ids = json_object_get(t->op.request, "children");
@@ -395,6 +393,14 @@ static int ask_known(struct engine *en, struct task *t)
 	}
 }
 
+// A host that is restarted finishes what it was at or takes it back, and counts it as done either
+// way. Nothing else has changed the sandbox since: an orphan keeps others from it.
+static bool was_taken_back(const struct task *t)
+{
+	return (t->op.kind == OPERATION_PAUSE && t->info.state == SANDBOX_RUNNING) ||
+	       (t->op.kind == OPERATION_RESUME && t->info.state == SANDBOX_PAUSED);
+}
+
 void engine_ask(struct engine *en, struct task *t)
 {
 	t->e = (struct err){0};
@@ -417,6 +423,11 @@ void engine_ask(struct engine *en, struct task *t)
 		     t->op.kind == OPERATION_SET_TIMEOUT;
 	if (tells)
 		t->has_info = t->rc == 0;
+	if (t->rc == 0 && t->adopted && was_taken_back(t)) {
+		t->rc = err_set(&t->e, ERR_UNAVAILABLE,
+			"the host was restarted meanwhile and took it back: ask again");
+		t->said = true;
+	}
 	if (t->rc < 0 && !err_is_set(&t->e))
 		err_errno(&t->e, t->rc, "host");
 	if (t->rc < 0 && (lost(en, &t->e) || is_no_word(en, t)))
@@ -510,8 +521,8 @@ void engine_delete_noted(struct engine *en, const char *snapshot)
 	if (r == 0 || e.code == ERR_NOT_FOUND)
 		r = templates_deleted(en->templates, snapshot, NULL, &e);
 	if (r < 0)
-		log_warn("deletion is tried again later snapshot=%s: %s", snapshot,
-			err_text(&e, r));
+		log_warn(
+			"deletion is tried again later snapshot=%s: %s", snapshot, err_text(&e, r));
 }
 
 static int finish_snapshot(
@@ -533,8 +544,8 @@ static int finish_snapshot(
 	}
 	if (t->rc == 0)
 		return rc;
-	log_warn("snapshot failed name=%s snapshot=%s sandbox=%s: %s", t->name.name,
-		t->op.snapshot, t->op.sandbox, t->e.text);
+	log_warn("snapshot failed name=%s snapshot=%s sandbox=%s: %s", t->name.name, t->op.snapshot,
+		t->op.sandbox, t->e.text);
 	rc = templates_abandon(en->templates, t->op.snapshot, also, e);
 	if (rc == 0) {
 		engine_delete_noted(en, t->op.snapshot);
@@ -616,8 +627,8 @@ void engine_finish(struct engine *en, struct task *t)
 	}
 	operations_orphan(en->operations, t->op.id);
 	if (again) {
-		log_warn("deletion is tried again later snapshot=%s: %s", t->op.snapshot,
-			t->e.text);
+		log_warn(
+			"deletion is tried again later snapshot=%s: %s", t->op.snapshot, t->e.text);
 		t->rc = t->adopted ? t->rc : 0;
 		t->lost = t->adopted;
 		return;
@@ -685,8 +696,8 @@ static int write_first(struct engine *en, struct task *t, const struct row_new *
 	}
 }
 
-int engine_begin(struct engine *en, struct task *t, const struct row_new *new, size_t n,
-	struct err *e)
+int engine_begin(
+	struct engine *en, struct task *t, const struct row_new *new, size_t n, struct err *e)
 {
 	struct ending x = {en, t};
 	const struct db_also also = {write_begin, &x};
@@ -778,8 +789,8 @@ int engine_settle(struct engine *en, const char *id, struct err *e)
 	if (t.lost)
 		rc = err_set(e, ERR_UNAVAILABLE, "operation %s is not finished: %s", id, t.e.text);
 	else
-		log_info("operation finished after all operation=%s kind=%s sandbox=%s state=%s", id,
-			operation_kind_name(t.op.kind), t.op.sandbox,
+		log_info("operation finished after all operation=%s kind=%s sandbox=%s state=%s",
+			id, operation_kind_name(t.op.kind), t.op.sandbox,
 			operation_state_name(t.op.state));
 	bool open = t.lost;
 	task_done(en, &t);

@@ -2,11 +2,11 @@
 // What the control plane does with an operation, apart from HTTP: over a database, a host, a clock
 // and a source of ids that are given, so that the simulation runs the very same code.
 //
-// An operation goes through engine_begin (it and what it makes are durable), engine_ask (the host is
-// told, by the operation's id), engine_finish (its effect and its end are durable, together). Where
-// the host's answer was lost, or the end could not be written, it stays open as an orphan; so does
-// what a server leaves that is killed. engine_adopt takes an orphan up: it is asked and finished as
-// before, and the host, which knows the id, does nothing twice.
+// An operation goes through engine_begin (it and what it makes are durable), engine_ask (the host
+// is told, by the operation's id), engine_finish (its effect and its end are durable, together).
+// Where the host's answer was lost, or the end could not be written, it stays open as an orphan; so
+// does what a server leaves that is killed. engine_adopt takes an orphan up: it is asked and
+// finished as before, and the host, which knows the id, does nothing twice.
 #pragma once
 #include <stdatomic.h>
 #include "control/keys.h"
@@ -32,11 +32,12 @@ struct engine {
 	// Brings the host's events into the table; NULL: they come by themselves.
 	int (*bring_events)(void *ctx, struct err *e);
 	void *ctx;
-	_Atomic enum engine_reach reach; // as of the last look at the host
+	_Atomic enum engine_reach reach;  // as of the last look at the host
 	struct engine_reported *reported; // what was logged as unknown; its lock
 	// For tests that must fail: as reconcile.h; the host is asked again with a new id; a lost
 	// answer is taken for a refusal; actions are applied to what has changed meanwhile.
-	bool wrong_judge_open, wrong_remove_all, wrong_silence, wrong_new_id, wrong_lost, wrong_stale;
+	bool wrong_judge_open, wrong_remove_all, wrong_silence, wrong_new_id, wrong_lost,
+		wrong_stale;
 };
 int engine_init(struct engine *en, struct err *e); // the members above are set already
 void engine_done(struct engine *en);
@@ -57,7 +58,7 @@ struct task {
 	// outcome
 	int rc;
 	struct err e;
-	bool lost; // rc is an error, but it may have been done
+	bool lost;		  // rc is an error, but it may have been done
 	struct host_sandbox info; // the host's word on op.sandbox
 	bool has_info;
 	// snapshot
@@ -86,8 +87,8 @@ void task_done(struct engine *en, struct task *t);
 //	set_timeout	{ends_at}
 //	key_delete	{key}
 // Times are nanoseconds. ERR_UNAVAILABLE when an orphan on the same sandbox cannot be finished.
-int engine_begin(struct engine *en, struct task *t, const struct row_new *new, size_t n,
-	struct err *e);
+int engine_begin(
+	struct engine *en, struct task *t, const struct row_new *new, size_t n, struct err *e);
 void engine_ask(struct engine *en, struct task *t);
 // t->rc, t->e and t->lost are the outcome for the user.
 void engine_finish(struct engine *en, struct task *t);

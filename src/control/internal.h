@@ -109,8 +109,8 @@ int work_key(struct control *c, struct http_request *r, json_t *body, struct tas
 // The same for calls that cannot take one: their answer is not kept.
 int work_refuse_key(struct http_request *r, const char *why);
 // Begins; 1 when it was answered, as above.
-int work_begin(struct control *c, struct http_request *r, struct task *t,
-	const struct row_new *new, size_t n, struct err *e);
+int work_begin(struct control *c, struct http_request *r, struct task *t, const struct row_new *new,
+	size_t n, struct err *e);
 void work_reply(struct http_request *r, struct task *t);
 // Begins, asks, finishes, answers.
 void work_run(struct control *c, struct http_request *r, struct task *t);

@@ -94,8 +94,7 @@ static int prepare_resume(struct control *c, struct row *row, const struct resum
 	if (s.state == SANDBOX_RUNNING && !b->from)
 		return err_set(e, ERR_CONFLICT,
 			"sandbox '%s' is running: there is nothing to resume", row->id);
-	uint64_t ends_at =
-		sandboxes_ends_at(b->has_timeout ? b->timeout_sec : row->timeout_sec);
+	uint64_t ends_at = sandboxes_ends_at(b->has_timeout ? b->timeout_sec : row->timeout_sec);
 	t->op.kind = b->from ? OPERATION_ROLLBACK : OPERATION_RESUME;
 	snprintf(t->op.sandbox, sizeof t->op.sandbox, "%s", row->id);
 	t->op.request = json_pack("{s:s, s:b, s:I}", "from", from, "disk_only", b->disk_only,

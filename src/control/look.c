@@ -120,7 +120,9 @@ static int read_rows(struct engine *en, struct look *l, const char *id, struct e
 		l->versions[i] = row->version;
 		const struct host_sandbox *ended = row_ended(row);
 		l->rec_rows[i] = (struct reconcile_row){.id = row->id,
-			.state = ended ? ROW_STOPPED : row->now == ROW_STOPPED ? ROW_RUNNING : row->now,
+			.state = ended			   ? ROW_STOPPED
+				 : row->now == ROW_STOPPED ? ROW_RUNNING
+							   : row->now,
 			.generation = row->generation,
 			.cause = ended ? ended->cause : NULL};
 	}
@@ -355,8 +357,8 @@ static int judge(struct engine *en, struct look *l, bool explain, struct err *e)
 	return reconcile(&in, &l->actions, &l->n_actions, e);
 }
 
-static int look(struct engine *en, const char *id, bool explain, bool catch_up,
-	struct look **ret, struct err *e)
+static int look(struct engine *en, const char *id, bool explain, bool catch_up, struct look **ret,
+	struct err *e)
 {
 	_cleanup_(look_freep) struct look *l = calloc(1, sizeof *l);
 	if (!l)
@@ -369,8 +371,8 @@ static int look(struct engine *en, const char *id, bool explain, bool catch_up,
 		see_reach(en, l);
 	if (rc == 0 && l->reachable && l->volume_ok)
 		rc = ask_host(en, l, id, e);
-	// How one ended that the host has forgotten is among the events. Its row changes then, which
-	// voids what is judged by it here.
+	// How one ended that the host has forgotten is among the events. Its row changes then,
+	// which voids what is judged by it here.
 	struct err why = {0};
 	if (rc == 0 && l->n_missing && catch_up && !en->wrong_silence &&
 		engine_catch_up(en, &why) < 0)
@@ -595,7 +597,8 @@ static int apply_event(struct engine *en, struct seen *s, struct err *e)
 	struct db_also also = {write_cursor, s};
 	struct err why = {0};
 	int rc;
-	_cleanup_(row_unrefp) struct row *row = s->sandbox[0] ? rows_get(en->rows, s->sandbox) : NULL;
+	_cleanup_(row_unrefp) struct row *row =
+		s->sandbox[0] ? rows_get(en->rows, s->sandbox) : NULL;
 	if (!row || row_ended(row))
 		return move_cursor(en, s, e);
 	if (!str_eq(s->kind, "stopped")) {
@@ -626,10 +629,10 @@ static int apply_events(struct engine *en, size_t max, struct err *e)
 	while (n < max) {
 		struct seen s;
 		int rc = DB_LOCKED(en->db, db_query(en->db, e, take_event, &s,
-						  "SELECT seq, at_ns, sandbox, kind, cause FROM "
-						  "events WHERE seq > (SELECT applied FROM hosts "
-						  "WHERE name = 'local') ORDER BY seq LIMIT 1",
-						  ""));
+						   "SELECT seq, at_ns, sandbox, kind, cause FROM "
+						   "events WHERE seq > (SELECT applied FROM hosts "
+						   "WHERE name = 'local') ORDER BY seq LIMIT 1",
+						   ""));
 		if (rc == 1)
 			rc = apply_event(en, &s, e);
 		else if (rc == 0)

@@ -171,8 +171,8 @@ bool operations_snapshot_open(struct operations *o, const char *snapshot)
 bool operations_wait(struct operations *o, const char *id, int wait_ms)
 {
 	uint64_t until = clock_monotonic_ns() + (uint64_t)wait_ms * NSEC_PER_MSEC;
-	struct timespec ts = {.tv_sec = (time_t)(until / NSEC_PER_SEC),
-		.tv_nsec = (long)(until % NSEC_PER_SEC)};
+	struct timespec ts = {
+		.tv_sec = (time_t)(until / NSEC_PER_SEC), .tv_nsec = (long)(until % NSEC_PER_SEC)};
 	pthread_mutex_lock(&o->lock);
 	while (find(o, id) && wait_ms > 0)
 		if (pthread_cond_timedwait(&o->changed, &o->lock, &ts) == ETIMEDOUT)
@@ -360,8 +360,8 @@ int operations_get(struct operations *o, const char *id, struct operation *ret, 
 		e);
 }
 
-int operations_find_key(struct operations *o, const char *api_key, const char *key,
-	uint64_t now_ns, struct operation *ret, struct err *e)
+int operations_find_key(struct operations *o, const char *api_key, const char *key, uint64_t now_ns,
+	struct operation *ret, struct err *e)
 {
 	uint64_t since = now_ns > OPERATION_KEY_NS ? now_ns - OPERATION_KEY_NS : 0;
 	db_lock(o->db);
@@ -442,21 +442,22 @@ int operations_last_word(struct operations *o, enum operation_about about, const
 {
 	db_lock(o->db);
 	// A destroy that failed is no word about it; of the others the newest is.
-	int rc = about == OPERATION_ABOUT_SNAPSHOT
-			 ? db_query(o->db, e, take_word, ret,
-				   "SELECT id, kind, state FROM operations WHERE snapshot = ? AND "
-				   "kind IN ('snapshot', 'snapshot_delete') ORDER BY created_ns "
-				   "DESC LIMIT 1",
-				   "s", id)
-			 : db_query(o->db, e, take_word, ret,
-				   "SELECT id, kind, state FROM (SELECT id, kind, state, created_ns "
-				   "FROM operations WHERE sandbox = ?1 AND (kind = 'create' OR "
-				   "(kind = 'destroy' AND state <> 'failed')) UNION ALL "
-				   "SELECT o.id, kind, state, created_ns FROM operations o, "
-				   "json_each(o.request, '$.children') c WHERE kind = 'fork' AND "
-				   "json_extract(c.value, '$.id') = ?1) ORDER BY created_ns DESC "
-				   "LIMIT 1",
-				   "s", id);
+	int rc =
+		about == OPERATION_ABOUT_SNAPSHOT
+			? db_query(o->db, e, take_word, ret,
+				  "SELECT id, kind, state FROM operations WHERE snapshot = ? AND "
+				  "kind IN ('snapshot', 'snapshot_delete') ORDER BY created_ns "
+				  "DESC LIMIT 1",
+				  "s", id)
+			: db_query(o->db, e, take_word, ret,
+				  "SELECT id, kind, state FROM (SELECT id, kind, state, created_ns "
+				  "FROM operations WHERE sandbox = ?1 AND (kind = 'create' OR "
+				  "(kind = 'destroy' AND state <> 'failed')) UNION ALL "
+				  "SELECT o.id, kind, state, created_ns FROM operations o, "
+				  "json_each(o.request, '$.children') c WHERE kind = 'fork' AND "
+				  "json_extract(c.value, '$.id') = ?1) ORDER BY created_ns DESC "
+				  "LIMIT 1",
+				  "s", id);
 	db_unlock(o->db);
 	return rc;
 }

@@ -10,8 +10,8 @@
 #include "base/id.h"
 #include "base/macro.h"
 
-#define OPERATION_KEY_MAX 255			      // bytes of an Idempotency-Key
-#define OPERATION_KEY_NS (24 * 3600 * 1000000000ull)  // how long a key is remembered
+#define OPERATION_KEY_MAX 255			     // bytes of an Idempotency-Key
+#define OPERATION_KEY_NS (24 * 3600 * 1000000000ull) // how long a key is remembered
 #define OPERATION_KEEP_NS (7 * 24 * 3600 * 1000000000ull)
 
 enum operation_kind {
@@ -42,9 +42,9 @@ struct operation {
 	json_t *request;   // what is needed to ask the host again; an object
 	json_t *phases;	   // array, NULL: none
 	char api_key[UUID_SIZE], key[OPERATION_KEY_MAX + 1]; // "": without
-	char hash[SHA256_HEX_SIZE];			       // of the request that came with the key
-	int status;  // of the answer
-	char *answer; // its body; NULL: none is kept
+	char hash[SHA256_HEX_SIZE]; // of the request that came with the key
+	int status;		    // of the answer
+	char *answer;		    // its body; NULL: none is kept
 	uint64_t created_ns, ended_ns;
 };
 void operation_done(struct operation *op);
@@ -76,8 +76,8 @@ struct operation_ref {
 	size_t n_children;
 };
 // Copies, oldest first; free with operations_refs_free.
-int operations_list_open(struct operations *o, struct operation_ref **ret, size_t *ret_n,
-	struct err *e);
+int operations_list_open(
+	struct operations *o, struct operation_ref **ret, size_t *ret_n, struct err *e);
 void operations_refs_free(struct operation_ref *list, size_t n);
 // An orphan that concerns the sandbox, as subject or as child of a fork: its id in out.
 bool operations_orphan_on(struct operations *o, const char *sandbox, char out[UUID_SIZE]);
@@ -90,8 +90,8 @@ bool operations_wait(struct operations *o, const char *id, int wait_ms);
 // --- the table. Found ones are freed with operation_done.
 // 1 found, 0 not.
 int operations_get(struct operations *o, const char *id, struct operation *ret, struct err *e);
-int operations_find_key(struct operations *o, const char *api_key, const char *key,
-	uint64_t now_ns, struct operation *ret, struct err *e);
+int operations_find_key(struct operations *o, const char *api_key, const char *key, uint64_t now_ns,
+	struct operation *ret, struct err *e);
 // Newest first, of one sandbox (also as child of a fork) or all, created before the time.
 int operations_list(struct operations *o, const char *sandbox, uint64_t before_ns, size_t max,
 	struct operation **ret, size_t *ret_n, struct err *e);

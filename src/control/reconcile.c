@@ -40,9 +40,8 @@ struct run {
 	struct result out;
 };
 
-static struct reconcile_action *add(
-	struct result *r, enum reconcile_kind kind, const char *id, const char *fmt, ...)
-	_printf_(4, 5);
+static struct reconcile_action *add(struct result *r, enum reconcile_kind kind, const char *id,
+	const char *fmt, ...) _printf_(4, 5);
 static struct reconcile_action *add(
 	struct result *r, enum reconcile_kind kind, const char *id, const char *fmt, ...)
 {
@@ -297,20 +296,22 @@ static void finish_operations(struct run *r)
 			again = true;
 		if (again)
 			continue;
-		struct reconcile_action *a = add(&r->out,
-			op->active ? RECONCILE_NONE : RECONCILE_FINISH_OPERATION,
-			there(op->sandbox) ? op->sandbox : there(op->snapshot) ? op->snapshot : "",
-			op->active ? "operation %s is under way"
-				   : "operation %s was cut short: the host is asked again",
-			op->id);
+		struct reconcile_action *a =
+			add(&r->out, op->active ? RECONCILE_NONE : RECONCILE_FINISH_OPERATION,
+				there(op->sandbox)    ? op->sandbox
+				: there(op->snapshot) ? op->snapshot
+						      : "",
+				op->active ? "operation %s is under way"
+					   : "operation %s was cut short: the host is asked again",
+				op->id);
 		snprintf(a->op, sizeof a->op, "%s", op->id);
 	}
 }
 
 static void nothing_known(struct run *r)
 {
-	const char *why = r->in->reachable ? "the host's volume is absent"
-					   : "the host does not answer";
+	const char *why =
+		r->in->reachable ? "the host's volume is absent" : "the host does not answer";
 	for (size_t i = 0; i < r->in->n_rows; i++)
 		if (r->in->rows[i].state != ROW_STOPPED)
 			add(&r->out, RECONCILE_UNREACHABLE, r->in->rows[i].id, "%s", why);
@@ -322,7 +323,7 @@ static void compare(struct run *r)
 	finish_operations(r);
 	size_t i = 0, k = 0;
 	while (i < in->n_rows || k < in->n_sandboxes) {
-		int d = i == in->n_rows	      ? 1
+		int d = i == in->n_rows	       ? 1
 			: k == in->n_sandboxes ? -1
 					       : strcmp(r->rows[i]->id, r->boxes[k]->id);
 		if (d < 0)

@@ -49,7 +49,7 @@ enum reconcile_progress { RECONCILE_OP_OPEN, RECONCILE_OP_DONE, RECONCILE_OP_FAI
 struct reconcile_op {
 	const char *id, *sandbox, *snapshot; // NULL or "": does not concern one
 	enum reconcile_progress state;
-	bool active; // open, and a thread of this process is at it
+	bool active;  // open, and a thread of this process is at it
 	bool removes; // it ends or deletes what it concerns
 	bool makes;   // what it concerns would exist by it: refused when failed
 };
@@ -79,7 +79,7 @@ struct reconcile_action {
 	char op[UUID_SIZE];
 	char cause[64];
 	uint64_t generation; // as the host reports it
-	size_t row; // of the input, where a row is to be marked
+	size_t row;	     // of the input, where a row is to be marked
 	char reason[160];
 };
 

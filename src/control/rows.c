@@ -183,11 +183,12 @@ int rows_load(
 	r->db = db;
 	memcpy(r->token_key, token_key, key_len);
 	r->token_key_len = key_len;
-	int rc = DB_LOCKED(db, db_query(db, e, load_row, r,
-				       "SELECT id, template, metadata, on_timeout, timeout_sec, "
-				       "created_ns, ended_ns, "
-				       "ended, state, generation FROM sandboxes ORDER BY created_ns",
-				       ""));
+	int rc =
+		DB_LOCKED(db, db_query(db, e, load_row, r,
+				      "SELECT id, template, metadata, on_timeout, timeout_sec, "
+				      "created_ns, ended_ns, "
+				      "ended, state, generation FROM sandboxes ORDER BY created_ns",
+				      ""));
 	if (rc < 0)
 		return err_prefix(e, rc, "sandboxes in control.db");
 	*ret = TAKE_PTR(r);
@@ -358,7 +359,8 @@ int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last,
 	int rc = begin(r, e);
 	if (rc == 0 && first)
 		rc = db_exec(r->db, e,
-			"UPDATE sandboxes SET state = 'stopped', ended_ns = ?, ended = ? WHERE id = ?",
+			"UPDATE sandboxes SET state = 'stopped', ended_ns = ?, ended = ? WHERE id "
+			"= ?",
 			"iss", (int64_t)at, text, row->id);
 	rc = finish(r, rc, also, e);
 	if (rc == 0 && first) {

@@ -33,7 +33,8 @@ struct row {
 	_Atomic enum row_state now;
 	_Atomic uint64_t generation;
 	_Atomic uint64_t version; // of the two above, in this process
-	_Atomic uint64_t ready_ns; // CLOCK_MONOTONIC when it began to run, 0 when before this process
+	_Atomic uint64_t
+		ready_ns; // CLOCK_MONOTONIC when it began to run, 0 when before this process
 	_Atomic uint64_t ended_ns;
 	struct host_sandbox *ended; // set once, before ended_ns
 };

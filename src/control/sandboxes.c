@@ -113,7 +113,8 @@ int sandboxes_find_ready(struct control *c, const char *id, struct row **ret, st
 	int r = sandboxes_find_live(c, id, ret, e);
 	// Where nobody is at the create any more, its end is what counts.
 	if (r == 0 && (*ret)->now == ROW_CREATING &&
-		(engine_settle_on(&c->engine, id, NULL) < 0 || row_ended(*ret) || !(*ret)->linked)) {
+		(engine_settle_on(&c->engine, id, NULL) < 0 || row_ended(*ret) ||
+			!(*ret)->linked)) {
 		*ret = row_unref(*ret);
 		r = sandboxes_find_live(c, id, ret, e);
 	}
@@ -331,9 +332,8 @@ static int create(struct control *c, struct http_request *r, const struct create
 		return rc;
 	id_new_sandbox(t->op.sandbox);
 	t->op.request = json_pack("{s:I, s:I, s:I, s:I, s:b, s:s}", "vcpus", (json_int_t)b->vcpus,
-		"memory_mb", (json_int_t)b->memory_mb, "disk_mb", (json_int_t)b->disk_mb,
-		"ends_at", (json_int_t)sandboxes_ends_at(b->timeout_sec), "cold", b->cold, "from",
-		snapshot);
+		"memory_mb", (json_int_t)b->memory_mb, "disk_mb", (json_int_t)b->disk_mb, "ends_at",
+		(json_int_t)sandboxes_ends_at(b->timeout_sec), "cold", b->cold, "from", snapshot);
 	if (!t->op.request)
 		return err_errno(e, ENOMEM, "create");
 	const struct row_new n = {.id = t->op.sandbox,
@@ -450,8 +450,7 @@ void sandboxes_set_timeout(struct http_request *r, void *ctx)
 			row->id);
 	if (rc == 0) {
 		snprintf(t.op.sandbox, sizeof t.op.sandbox, "%s", row->id);
-		t.op.request =
-			json_pack("{s:I}", "ends_at", (json_int_t)sandboxes_ends_at(sec));
+		t.op.request = json_pack("{s:I}", "ends_at", (json_int_t)sandboxes_ends_at(sec));
 		work_run(c, r, &t);
 	}
 	if (rc < 0)

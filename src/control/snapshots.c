@@ -46,8 +46,7 @@ static int refuse_base(struct control *c, const char *name, const char *what, st
 	return r == 1 ? err_set(e, ERR_CONFLICT, "name: '%s' is an image, %s", name, what) : r;
 }
 
-static int prepare(
-	struct control *c, const struct create_body *b, struct task *t, struct err *e)
+static int prepare(struct control *c, const struct create_body *b, struct task *t, struct err *e)
 {
 	_cleanup_(row_unrefp) struct row *row = NULL;
 	int r = sandboxes_find_ready(c, b->sandbox, &row, e);

@@ -226,9 +226,9 @@ static int yes(void *ctx, sqlite3_stmt *st)
 
 int templates_has_snapshot(struct templates *t, const char *snapshot, struct err *e)
 {
-	return DB_LOCKED(t->db, db_query(t->db, e, yes, NULL,
-				       "SELECT 1 FROM templates WHERE snapshot_id = ?", "s",
-				       snapshot));
+	return DB_LOCKED(
+		t->db, db_query(t->db, e, yes, NULL,
+			       "SELECT 1 FROM templates WHERE snapshot_id = ?", "s", snapshot));
 }
 
 static int check_name(struct templates *t, const struct template_op *op, struct err *e)
@@ -245,8 +245,8 @@ static int check_name(struct templates *t, const struct template_op *op, struct 
 		      : r;
 }
 
-int templates_begin(struct templates *t, struct template_op *op, const struct db_also *also,
-	struct err *e)
+int templates_begin(
+	struct templates *t, struct template_op *op, const struct db_also *also, struct err *e)
 {
 	activate(t, op);
 	int r = start(t, e);
@@ -320,8 +320,8 @@ int templates_commit(struct templates *t, const struct template_op *op,
 	return finish(t, r, also, e);
 }
 
-int templates_abandon(struct templates *t, const char *snapshot, const struct db_also *also,
-	struct err *e)
+int templates_abandon(
+	struct templates *t, const char *snapshot, const struct db_also *also, struct err *e)
 {
 	int r = start(t, e);
 	if (r == 0)
@@ -352,8 +352,8 @@ int templates_remove(struct templates *t, const char *name, char ret_snapshot[UU
 	return finish(t, r, also, e);
 }
 
-int templates_deleted(struct templates *t, const char *snapshot, const struct db_also *also,
-	struct err *e)
+int templates_deleted(
+	struct templates *t, const char *snapshot, const struct db_also *also, struct err *e)
 {
 	int r = start(t, e);
 	if (r == 0)

@@ -147,8 +147,8 @@ int work_refuse_key(struct http_request *r, const char *why)
 	return 1;
 }
 
-static int read_key(struct control *c, struct http_request *r, json_t *body, struct task *t,
-	struct err *e)
+static int read_key(
+	struct control *c, struct http_request *r, json_t *body, struct task *t, struct err *e)
 {
 	const char *key = http_req_header(r, "Idempotency-Key");
 	const char *api_key = control_request_key(r);
@@ -162,11 +162,10 @@ static int read_key(struct control *c, struct http_request *r, json_t *body, str
 				"Idempotency-Key: must be printable ASCII without blanks");
 	if (!api_key || !keys_find(c->keys, api_key, t->op.api_key))
 		return err_set(e, ERR_UNAUTHENTICATED, "unknown API key");
-	_cleanup_free_ char *text = body ? json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS)
-					 : strdup("");
-	_cleanup_free_ char *all = text ? str_printf("%s %s\n%s", http_req_method(r),
-						  http_req_path(r), text)
-					: NULL;
+	_cleanup_free_ char *text =
+		body ? json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS) : strdup("");
+	_cleanup_free_ char *all =
+		text ? str_printf("%s %s\n%s", http_req_method(r), http_req_path(r), text) : NULL;
 	if (!all)
 		return err_errno(e, ENOMEM, "Idempotency-Key");
 	hash_sha256_hex(all, strlen(all), t->op.hash);
@@ -201,8 +200,8 @@ static int look_up(struct control *c, struct http_request *r, struct task *t, st
 {
 	for (;;) {
 		_cleanup_operation_ struct operation op = {0};
-		int rc = operations_find_key(c->operations, t->op.api_key, t->op.key,
-			clock_realtime_ns(), &op, e);
+		int rc = operations_find_key(
+			c->operations, t->op.api_key, t->op.key, clock_realtime_ns(), &op, e);
 		if (rc <= 0)
 			return rc;
 		if (!str_eq(op.hash, t->op.hash))
@@ -245,8 +244,8 @@ int work_key(struct control *c, struct http_request *r, json_t *body, struct tas
 
 // --- running
 
-int work_begin(struct control *c, struct http_request *r, struct task *t,
-	const struct row_new *new, size_t n, struct err *e)
+int work_begin(struct control *c, struct http_request *r, struct task *t, const struct row_new *new,
+	size_t n, struct err *e)
 {
 	int rc = engine_begin(&c->engine, t, new, n, e);
 	if (rc == 0 || !t->op.key[0] || e->code != ERR_CONFLICT)
@@ -285,8 +284,8 @@ static json_t *operation_json(const struct operation *op)
 		json_array_append(children, json_object_get(child, "id"));
 	json_t *failed = json_null();
 	if (op->state == OPERATION_FAILED)
-		failed = json_pack("{s:s, s:o}", "code", err_info(op->failed.code)->name,
-			"message", control_json_or_null(op->failed.text));
+		failed = json_pack("{s:s, s:o}", "code", err_info(op->failed.code)->name, "message",
+			control_json_or_null(op->failed.text));
 	json_t *j = json_pack("{s:s, s:s, s:s, s:o, s:o, s:O, s:o, s:O, s:o, s:o}", "id", op->id,
 		"kind", operation_kind_name(op->kind), "state", operation_state_name(op->state),
 		"sandbox_id", control_json_or_null(op->sandbox), "snapshot_id",
@@ -375,9 +374,8 @@ void work_reconcile(struct http_request *r, void *ctx)
 	for (size_t i = 0; i < n; i++)
 		json_array_append_new(out,
 			json_pack("{s:s, s:o, s:o, s:o, s:s}", "action",
-				reconcile_kind_name(a[i].kind), "id",
-				control_json_or_null(a[i].id), "operation",
-				control_json_or_null(a[i].op), "cause",
+				reconcile_kind_name(a[i].kind), "id", control_json_or_null(a[i].id),
+				"operation", control_json_or_null(a[i].op), "cause",
 				control_json_or_null(a[i].cause), "reason", a[i].reason));
 	http_reply_json(r, 200, json_pack("{s:b, s:o}", "dry_run", dry, "actions", out));
 }

@@ -373,8 +373,7 @@ static void test_silent_host_loses_nothing(void **state)
 	control_reconcile(f->control);
 	_cleanup_json_ json_t *v = call(f, "GET", path, NULL, 200);
 	assert_string_equal(text(v, "state"), "unreachable");
-	_cleanup_json_ json_t *lists =
-		call(f, "GET", "/v1/sandboxes?state=unreachable", NULL, 200);
+	_cleanup_json_ json_t *lists = call(f, "GET", "/v1/sandboxes?state=unreachable", NULL, 200);
 	assert_int_equal(json_array_size(json_object_get(lists, "sandboxes")), 1);
 	_cleanup_json_ json_t *h = call(f, "GET", "/v1/health", NULL, 200);
 	assert_string_equal(text(h, "status"), "degraded");
@@ -397,7 +396,8 @@ static void test_unfinished_create(void **state)
 		const struct row_new n = {
 			.id = ids[i], .template = "base", .metadata = none, .env = none};
 		_cleanup_(row_unrefp) struct row *row = NULL;
-		assert_int_equal(rows_add(f->control->rows, &n, 1, (uint64_t)i + 1, NULL, &row, &e), 0);
+		assert_int_equal(
+			rows_add(f->control->rows, &n, 1, (uint64_t)i + 1, NULL, &row, &e), 0);
 	}
 	f->model.box[f->model.n++] = (struct host_sandbox){.id = "imade", .state = SANDBOX_RUNNING};
 	_cleanup_json_ json_t *pending = call(f, "GET", "/v1/sandboxes/inever", NULL, 200);

@@ -26,7 +26,8 @@ struct rows { // what a database of that version has in it
 // Each is added when the database has that version; the later ones see the earlier ones' rows too.
 static const struct rows control_rows[] = {
 	{1, "INSERT INTO keys VALUES ('key', 'admin', 'hash', 'e2b_1', 5, 0);"
-	    "INSERT INTO sandboxes VALUES ('irun', 'base', '{\"a\":\"1\"}', '{\"E\":\"2\"}', 'kill', "
+	    "INSERT INTO sandboxes VALUES ('irun', 'base', '{\"a\":\"1\"}', '{\"E\":\"2\"}', "
+	    "'kill', "
 	    "300, 10, 1, NULL, NULL);"
 	    "INSERT INTO sandboxes VALUES ('imaking', 'base', '{}', '{}', 'pause', 0, 11, 0, NULL, "
 	    "NULL);"
@@ -39,12 +40,14 @@ static const struct rows control_rows[] = {
 	{3, "INSERT INTO hosts VALUES ('local', 'journal', 7);"
 	    "INSERT INTO events (host, host_seq, at_ns, sandbox, kind, cause, data) "
 	    "VALUES ('local', 7, 40, 'irun', 'running', '', '{}');"},
-	{4, "INSERT INTO operations (id, kind, sandbox, snapshot, state, request, phases, created_ns) "
+	{4, "INSERT INTO operations (id, kind, sandbox, snapshot, state, request, phases, "
+	    "created_ns) "
 	    "VALUES ('op', 'pause', 'irun', '', 'open', '{}', '[]', 50);"},
 };
 
 static const struct rows host_rows[] = {
-	{1, "INSERT INTO sandboxes VALUES ('irun', 'base', 'running', 1, 512, 1024, 1, 2, 0, 0, 0, 3, "
+	{1, "INSERT INTO sandboxes VALUES ('irun', 'base', 'running', 1, 512, 1024, 1, 2, 0, 0, 0, "
+	    "3, "
 	    "'t', '', '', '[]');"
 	    "INSERT INTO operations VALUES ('op', 'create', 'irun', 'done', 1, 2);"
 	    "INSERT INTO events (at_ns, sandbox, kind, cause, data) VALUES (1, 'irun', 'running', "
@@ -157,8 +160,9 @@ static void test_control_from_every_version(void **state)
 		}
 		is(db, "SELECT id, name FROM keys", "key|admin|\n");
 		// Those that are added at version 1 only: later ones have other columns.
-		is(db, "SELECT id, host, template, metadata, env, on_timeout, timeout_sec, "
-		       "created_ns, state, ended_ns FROM sandboxes ORDER BY created_ns",
+		is(db,
+			"SELECT id, host, template, metadata, env, on_timeout, timeout_sec, "
+			"created_ns, state, ended_ns FROM sandboxes ORDER BY created_ns",
 			"irun|local|base|{\"a\":\"1\"}|{\"E\":\"2\"}|kill|300|10|running|NULL|\n"
 			"imaking|local|base|{}|{}|pause|0|11|creating|NULL|\n"
 			"iended|local|base|{}|{}|kill|0|12|stopped|20|\n");
@@ -182,7 +186,9 @@ static void test_host_from_every_version(void **state)
 		upgrade(*state, host_migrations, host_rows, ARRAY_SIZE(host_rows), v, &db);
 		is(db, "SELECT count(*) FROM journal WHERE length(id) = 32", "1|\n");
 		if (v >= 1) {
-			is(db, "SELECT id, state, slot, snapshot, generation, lineage FROM sandboxes",
+			is(db,
+				"SELECT id, state, slot, snapshot, generation, lineage FROM "
+				"sandboxes",
 				"irun|running|3||0|0|\n");
 			is(db, "SELECT op_id, state, data FROM operations", "op|done|{}|\n");
 			is(db, "SELECT seq, kind FROM events", "1|running|\n");
@@ -205,22 +211,26 @@ static void test_constraints_hold(void **state)
 	snprintf(path, sizeof path, "%s/c.db", (char *)*state);
 	open_at(path, control_migrations, count(control_migrations), &db);
 #define BOX "INSERT INTO sandboxes VALUES ('i1', "
-	refused_sql(db, BOX "'elsewhere', 'b', '{}', '{}', 'kill', 0, 1, 'running', 0, NULL, NULL)");
+	refused_sql(
+		db, BOX "'elsewhere', 'b', '{}', '{}', 'kill', 0, 1, 'running', 0, NULL, NULL)");
 	refused_sql(db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'lost', 0, NULL, NULL)");
 	refused_sql(db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'stopped', 0, NULL, NULL)");
 	refused_sql(db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'running', 0, 5, '{}')");
 	refused_sql(db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'running', -1, NULL, NULL)");
 #define OP "INSERT INTO operations VALUES ('o', "
-	refused_sql(db, OP "'dance', '', '', 'open', NULL, NULL, '{}', '[]', NULL, NULL, NULL, NULL, "
-			   "NULL, 1, NULL)");
-	refused_sql(db, OP "'pause', '', '', 'done', NULL, NULL, '{}', '[]', NULL, NULL, NULL, NULL, "
-			   "NULL, 1, NULL)");
+	refused_sql(db,
+		OP "'dance', '', '', 'open', NULL, NULL, '{}', '[]', NULL, NULL, NULL, NULL, "
+		   "NULL, 1, NULL)");
+	refused_sql(db,
+		OP "'pause', '', '', 'done', NULL, NULL, '{}', '[]', NULL, NULL, NULL, NULL, "
+		   "NULL, 1, NULL)");
 	refused_sql(db, OP "'pause', '', '', 'failed', NULL, NULL, '{}', '[]', NULL, NULL, NULL, "
 			   "NULL, NULL, 1, 2)");
 	refused_sql(db, OP "'pause', '', '', 'open', NULL, NULL, '{}', '[]', 'nokey', 'k', 'h', "
 			   "NULL, NULL, 1, NULL)");
-	refused_sql(db, OP "'pause', '', '', 'open', NULL, NULL, '{}', '[]', NULL, 'k', NULL, NULL, "
-			   "NULL, 1, NULL)");
+	refused_sql(db,
+		OP "'pause', '', '', 'open', NULL, NULL, '{}', '[]', NULL, 'k', NULL, NULL, "
+		   "NULL, 1, NULL)");
 	// A key that is revoked takes its operations' keys along, not them.
 	exec(db, "INSERT INTO keys VALUES ('key', 'n', 'h', 'p', 1, 0);" OP
 		 "'pause', '', '', 'open', NULL, NULL, '{}', '[]', 'key', 'k', 'h', NULL, NULL, 1, "
@@ -281,8 +291,7 @@ static void test_check_backup_restore(void **state)
 	db_close(db);
 }
 
-static void refuse_restore(
-	const char *path, const char *from, enum err_code code, const char *part)
+static void refuse_restore(const char *path, const char *from, enum err_code code, const char *part)
 {
 	struct err e = {0};
 	assert_true(dbfile_restore(path, control_migrations, from, &e) < 0);
@@ -307,7 +316,8 @@ static void test_what_is_not_restored(void **state)
 	db_close(db);
 	refuse_restore(path, bad, ERR_UNAVAILABLE, "version 99");
 	assert_int_equal(unlink(bad), 0);
-	assert_int_equal(file_write_atomic(AT_FDCWD, bad, "not a database, but some text", 29, 0600), 0);
+	assert_int_equal(
+		file_write_atomic(AT_FDCWD, bad, "not a database, but some text", 29, 0600), 0);
 	refuse_restore(path, bad, ERR_INTERNAL, "is damaged");
 	assert_int_equal(file_write_atomic(AT_FDCWD, bad, "", 0, 0600), 0);
 	refuse_restore(path, bad, ERR_INVALID, "no database of Stasis");

@@ -85,8 +85,7 @@ static void test_every_change_is_an_operation(void **state)
 	json_t *failed = json_object_get(json_array_get(list, 1), "error");
 	assert_string_equal(text(failed, "code"), "no_space");
 	assert_string_equal(text(failed, "message"), "ordered failure");
-	assert_int_equal(
-		json_array_size(json_object_get(json_array_get(list, 9), "phases")), 2);
+	assert_int_equal(json_array_size(json_object_get(json_array_get(list, 9), "phases")), 2);
 	// A fork is found by its children too.
 	json_t *children = json_object_get(json_array_get(list, 5), "children");
 	assert_int_equal(json_array_size(children), 2);
@@ -130,8 +129,7 @@ static void test_same_key_same_answer(void **state)
 	keyed_drop(f, "POST", path, "p", NULL, 507);
 	f->model.fail_pause = ERR_NONE;
 	_cleanup_json_ json_t *again = keyed(f, "POST", path, "p", NULL, 507);
-	assert_string_equal(
-		text(json_object_get(again, "error"), "message"), "ordered failure");
+	assert_string_equal(text(json_object_get(again, "error"), "message"), "ordered failure");
 	_cleanup_json_ json_t *paused = keyed(f, "POST", path, "p2", NULL, 200);
 	_cleanup_json_ json_t *forked =
 		keyed(f, "POST", path_of(id, "/fork", path), "f", "{\"count\":2}", 200);
@@ -228,8 +226,8 @@ static void *second(void *arg)
 		.base_url = "http://localhost",
 		.headers = headers};
 	assert_int_equal(http_client_new(&cc, &other->client, NULL), 0);
-	b->answer = keyed(other, "POST", "/v1/snapshots", "same", (const char *)b->f->model.last_env,
-		201);
+	b->answer = keyed(
+		other, "POST", "/v1/snapshots", "same", (const char *)b->f->model.last_env, 201);
 	http_client_free(other->client);
 	free(other);
 	return NULL;
@@ -318,7 +316,8 @@ static void test_reconcile_explains_itself(void **state)
 			f->model.box[i].state = SANDBOX_PAUSED; // without an event
 			f->model.box[i].generation = 7;
 		}
-	f->model.box[f->model.n++] = (struct host_sandbox){.id = "istranger", .state = SANDBOX_RUNNING};
+	f->model.box[f->model.n++] =
+		(struct host_sandbox){.id = "istranger", .state = SANDBOX_RUNNING};
 	_cleanup_json_ json_t *j = reconcile_call(f, true);
 	assert_true(has_action(j, "none", id));
 	assert_true(has_action(j, "mark_paused", paused));
@@ -400,7 +399,8 @@ static void test_full_database(void **state)
 	create_box(f, NULL, id);
 	db_lock(f->control->db);
 	sqlite3 *db = db_handle(f->control->db);
-	assert_int_equal(sqlite3_exec(db, "PRAGMA max_page_count = 1", NULL, NULL, NULL), SQLITE_OK);
+	assert_int_equal(
+		sqlite3_exec(db, "PRAGMA max_page_count = 1", NULL, NULL, NULL), SQLITE_OK);
 	db_unlock(f->control->db);
 	static char body[20000];
 	snprintf(body, sizeof body, "{\"metadata\":{\"k\":\"%015000d\"}}", 1);

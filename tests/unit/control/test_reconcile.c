@@ -45,7 +45,8 @@ static const struct row_case table[] = {
 	// what both sides agree on
 	{"running", R, 0, NO_OP, SANDBOX_RUNNING, 0, 0, RECONCILE_NONE, 0, "running on both sides"},
 	{"paused", P, 0, NO_OP, SANDBOX_PAUSED, 0, 0, RECONCILE_NONE, 0, "paused on both sides"},
-	{"ended", S, "timeout", NO_OP, SANDBOX_STOPPED, "timeout", 0, RECONCILE_NONE, 0, "has ended"},
+	{"ended", S, "timeout", NO_OP, SANDBOX_STOPPED, "timeout", 0, RECONCILE_NONE, 0,
+		"has ended"},
 	{"ended and forgotten by the host", S, "timeout", NO_OP, NO_BOX, 0, 0, RECONCILE_NONE, 0,
 		"has ended"},
 	// the host went on without us
@@ -80,7 +81,8 @@ static const struct row_case table[] = {
 		"on it is under way"},
 	{"being paused, gone from the host", R, 0, OPEN, NO_BOX, 0, 0, RECONCILE_NONE, 0,
 		"on it is under way"},
-	{"being resumed", P, 0, OPEN, SANDBOX_RUNNING, 0, 1, RECONCILE_NONE, 0, "on it is under way"},
+	{"being resumed", P, 0, OPEN, SANDBOX_RUNNING, 0, 1, RECONCILE_NONE, 0,
+		"on it is under way"},
 	{"being destroyed, ended", R, 0, OPEN, SANDBOX_STOPPED, "killed", 0, RECONCILE_NONE, 0,
 		"on it is under way"},
 	{"the host creates", C, 0, NO_OP, SANDBOX_PENDING, 0, 0, RECONCILE_NONE, 0, "pending"},
@@ -182,7 +184,8 @@ static void test_table(void **state)
 		build(c, &w);
 		run(&w.in, &list, &n);
 		for (size_t k = 0; k < n; k++) {
-			bool fits = list[k].kind == c->want && strstr(list[k].reason, c->want_reason) &&
+			bool fits = list[k].kind == c->want &&
+				    strstr(list[k].reason, c->want_reason) &&
 				    (!c->want_cause || str_eq(list[k].cause, c->want_cause));
 			matches += fits;
 			others += !fits && acts(list[k].kind);
@@ -237,7 +240,8 @@ static void test_snapshots(void **state)
 		{"template", true, NO_OP, RECONCILE_NONE, "has its name"},
 		{"template", false, OPEN, RECONCILE_NONE, "on it is under way"},
 		{"template", true, OPEN, RECONCILE_NONE, "on it is under way"},
-		{"template", false, CREATE_FAILED, RECONCILE_DROP_SNAPSHOT, "creation was given up"},
+		{"template", false, CREATE_FAILED, RECONCILE_DROP_SNAPSHOT,
+			"creation was given up"},
 		{"template", false, CREATE_DONE, RECONCILE_DROP_SNAPSHOT, "creation has ended"},
 		{"template", false, DESTROY_DONE, RECONCILE_DROP_SNAPSHOT, "deletion has ended"},
 		{"template", true, CREATE_DONE, RECONCILE_NONE, "has its name"},
@@ -301,11 +305,12 @@ static void test_paused_must_be_in_the_store(void **state)
 // A fork's entries: one operation, and each child shielded by it.
 static void test_fork_shields_its_children(void **state)
 {
-	const struct reconcile_row rows[] = {
-		{"i3", ROW_CREATING, 0, NULL}, {"i1", ROW_RUNNING, 1, NULL}, {"i2", ROW_CREATING, 0, NULL}};
+	const struct reconcile_row rows[] = {{"i3", ROW_CREATING, 0, NULL},
+		{"i1", ROW_RUNNING, 1, NULL}, {"i2", ROW_CREATING, 0, NULL}};
 	const struct reconcile_sandbox boxes[] = {
 		{"i2", SANDBOX_RUNNING, 1, "", ""}, {"i1", SANDBOX_RUNNING, 1, "", ""}};
-	const struct reconcile_op ops[] = {{.id = OP, .sandbox = "i1"}, {.id = OP, .sandbox = "i2", .makes = true},
+	const struct reconcile_op ops[] = {{.id = OP, .sandbox = "i1"},
+		{.id = OP, .sandbox = "i2", .makes = true},
 		{.id = OP, .sandbox = "i3", .makes = true}};
 	struct reconcile_input in = {.reachable = true,
 		.volume_ok = true,

@@ -3,9 +3,9 @@
 // a model of the host: everything in one thread, by one seed. A history is some dozens of steps,
 // each chosen at random: a client asks for something, an operation goes one step on (begun, asked,
 // finished), a reply is lost after the work was done, a request arrives late, either side is
-// restarted, the network or the volume goes and comes, a guest dies, a look at the host is taken and
-// applied later. Then all is healed, everything is given the time to settle, and the invariants are
-// checked.
+// restarted, the network or the volume goes and comes, a guest dies, a look at the host is taken
+// and applied later. Then all is healed, everything is given the time to settle, and the invariants
+// are checked.
 //
 //	test_simulation			many seeds, then each of the mistakes that must be found
 //	test_simulation SEED [mistake]	one history, told step by step
@@ -254,8 +254,8 @@ static int do_state(struct sim *s, const char *op, const char *id, enum sandbox_
 	if (known && known->runs)
 		return 0;
 	if (b->state != from)
-		return err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", id,
-			sandbox_state_name(b->state));
+		return err_set(
+			e, ERR_CONFLICT, "sandbox '%s' is %s", id, sandbox_state_name(b->state));
 	note_op(s, op, id)->runs++;
 	b->state = to;
 	b->generation++;
@@ -346,11 +346,9 @@ static int perform(struct sim *s, const struct late *l, int *ret_child, struct e
 	case DESTROY:
 		return do_destroy(s, l->op, l->id, l->cause, e);
 	case PAUSE:
-		return do_state(
-			s, l->op, l->id, SANDBOX_RUNNING, SANDBOX_PAUSED, "paused", e);
+		return do_state(s, l->op, l->id, SANDBOX_RUNNING, SANDBOX_PAUSED, "paused", e);
 	case RESUME:
-		return do_state(
-			s, l->op, l->id, SANDBOX_PAUSED, SANDBOX_RUNNING, "resumed", e);
+		return do_state(s, l->op, l->id, SANDBOX_PAUSED, SANDBOX_RUNNING, "resumed", e);
 	case FORK:
 		return do_fork(s, l, ret_child, e);
 	case SNAPSHOT:
@@ -488,8 +486,11 @@ static int host_snapshot_create_(void *host, const struct host_snapshot_create *
 	snprintf(l.snapshot, sizeof l.snapshot, "%s", req->snapshot);
 	int rc = tell(host, &l, NULL, e);
 	if (rc == 0) {
-		*ret = (struct host_snapshot){
-			.kind = "template", .vcpus = 1, .memory_mb = 1, .disk_mb = 1, .created_ns = 1};
+		*ret = (struct host_snapshot){.kind = "template",
+			.vcpus = 1,
+			.memory_mb = 1,
+			.disk_mb = 1,
+			.created_ns = 1};
 		snprintf(ret->id, sizeof ret->id, "%s", req->snapshot);
 	}
 	return rc;
@@ -502,8 +503,7 @@ static int host_snapshot_delete_(void *host, const char *op, const char *snapsho
 	return tell(host, &l, NULL, e);
 }
 
-static int host_set_timeout_(
-	void *host, const char *op, const char *id, uint64_t at, struct err *e)
+static int host_set_timeout_(void *host, const char *op, const char *id, uint64_t at, struct err *e)
 {
 	struct late l = request(SET_TIMEOUT, op, id);
 	return tell(host, &l, NULL, e);
@@ -551,8 +551,11 @@ static int host_snapshots_(void *host, struct host_snapshot **ret, size_t *ret_n
 		return rc;
 	*ret = calloc(s->n_snapshots + 1, sizeof **ret);
 	for (size_t i = 0; i < s->n_snapshots; i++) {
-		(*ret)[i] = (struct host_snapshot){
-			.kind = "template", .vcpus = 1, .memory_mb = 1, .disk_mb = 1, .created_ns = 1};
+		(*ret)[i] = (struct host_snapshot){.kind = "template",
+			.vcpus = 1,
+			.memory_mb = 1,
+			.disk_mb = 1,
+			.created_ns = 1};
 		snprintf((*ret)[i].id, UUID_SIZE, "%s", s->snapshot[i]);
 	}
 	*ret_n = s->n_snapshots;
@@ -818,7 +821,8 @@ static void begin(struct sim *s, enum operation_kind kind)
 		}
 		new_id(s, id);
 		n = 1;
-		new[0] = (struct row_new){.id = id, .template = "base", .metadata = none, .env = none};
+		new[0] = (struct row_new){
+			.id = id, .template = "base", .metadata = none, .env = none};
 	} else if (kind == OPERATION_FORK) {
 		json_t *list = json_array();
 		for (n = 0; n < 2; n++) {
@@ -927,8 +931,9 @@ static void host_step(struct sim *s)
 static void step(struct sim *s)
 {
 	static const enum operation_kind kinds[] = {OPERATION_CREATE, OPERATION_CREATE,
-		OPERATION_PAUSE, OPERATION_RESUME, OPERATION_RESUME, OPERATION_DESTROY, OPERATION_FORK,
-		OPERATION_SNAPSHOT, OPERATION_SNAPSHOT_DELETE, OPERATION_SET_TIMEOUT};
+		OPERATION_PAUSE, OPERATION_RESUME, OPERATION_RESUME, OPERATION_DESTROY,
+		OPERATION_FORK, OPERATION_SNAPSHOT, OPERATION_SNAPSHOT_DELETE,
+		OPERATION_SET_TIMEOUT};
 	struct err e = {0};
 	unsigned what = pick(s, 100);
 	s->now += 1000000000ull * pick(s, 20);
@@ -1011,8 +1016,8 @@ static void check_rows(struct sim *s)
 				row_state_name(row->now));
 		if (!ended && b && alive(b) &&
 			(row->generation != b->generation ||
-				row->now != (b->state == SANDBOX_PAUSED ? ROW_PAUSED
-									: ROW_RUNNING)))
+				row->now !=
+					(b->state == SANDBOX_PAUSED ? ROW_PAUSED : ROW_RUNNING)))
 			wrong(s, "%s is %s here and %s there", row->id, row_state_name(row->now),
 				sandbox_state_name(b->state));
 		row_unref(row);
