@@ -160,6 +160,22 @@ static int post_json(struct http_client *c, const struct envd_target *t, const c
 	return http_client_call(c, &call, ret, e);
 }
 
+int envd_call_health(
+	struct http_client *c, const struct envd_target *t, int timeout_ms, struct err *e)
+{
+	_cleanup_(http_response_done) struct http_response r = {0};
+	struct http_call call = {.method = "GET",
+		.path = "/health",
+		.tick = t->tick,
+		.ctx = t->ctx,
+		.connect_timeout_ms = timeout_ms,
+		.timeout_ms = timeout_ms};
+	int rc = http_client_call(c, &call, &r, e);
+	if (rc == 0 && r.status != 204)
+		rc = err_set(e, ERR_BAD_GATEWAY, "GET /health: status %d", r.status);
+	return rc;
+}
+
 int envd_call_init(struct http_client *c, const struct envd_target *t, const struct envd_init *i,
 	int timeout_ms, struct err *e)
 {

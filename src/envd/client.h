@@ -63,6 +63,9 @@ struct envd_exit {
 
 // One TCP connection attempt with GET /health, for readiness loops. 0 when it answered 204.
 int envd_probe(const char *ip, uint16_t port, int timeout_ms);
+// GET /health on the client's connection, which stays open for the next call.
+int envd_call_health(
+	struct http_client *c, const struct envd_target *t, int timeout_ms, struct err *e);
 int envd_call_init(struct http_client *c, const struct envd_target *t, const struct envd_init *i,
 	int timeout_ms, struct err *e);
 // Before a snapshot: stops every process of the user (cgroup freezer; returns when all stand still)

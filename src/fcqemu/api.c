@@ -284,14 +284,14 @@ static int read_backend(const struct load_body *b, struct backend_body *ret, str
 	int rc = body_read_object(
 		b->backend, backend_fields, ARRAY_SIZE(backend_fields), ret, NULL, e);
 	if (rc == 0 && strcmp(ret->type, "File") != 0 && strcmp(ret->type, "Uffd") != 0)
-		rc = err_set(e, ERR_INVALID,
-			"unknown variant `%.40s`, expected `File` or `Uffd`.", ret->type);
+		rc = err_set(e, ERR_INVALID, "unknown variant `%.40s`, expected `File` or `Uffd`.",
+			ret->type);
 	return rc;
 }
 
 // From here on a failure leaves a process that can only end, as Firecracker's.
-static int restore(struct api *a, const struct load_body *b, const struct backend_body *backend,
-	struct err *e)
+static int restore(
+	struct api *a, const struct load_body *b, const struct backend_body *backend, struct err *e)
 {
 	const struct snapshot_load l = {.state_path = b->state,
 		.uffd = strcmp(backend->type, "Uffd") == 0,

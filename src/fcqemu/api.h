@@ -17,11 +17,10 @@ struct machine_ops {
 	// index: of the drive in the configuration
 	int (*set_drive)(
 		void *ctx, size_t index, const struct drive *d, const char *path, struct err *e);
-	int (*create)(void *ctx, const struct config *c, const struct snapshot_create *s,
-		struct err *e);
+	int (*create)(
+		void *ctx, const struct config *c, const struct snapshot_create *s, struct err *e);
 	// The machine is there, stopped; *ret is what it is made of, owned by the caller.
-	int (*load)(
-		void *ctx, const struct snapshot_load *l, struct config *ret, struct err *e);
+	int (*load)(void *ctx, const struct snapshot_load *l, struct config *ret, struct err *e);
 	config_open_tap_fn open_tap;
 };
 

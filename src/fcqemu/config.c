@@ -443,17 +443,17 @@ json_t *config_state_json(const struct config *c)
 	json_t *drives = json_array(), *nics = json_array();
 	for (size_t i = 0; i < c->n_drives; i++) {
 		const struct drive *d = &c->drives[i];
-		json_array_append_new(drives,
-			json_pack("{s:s, s:s, s:b, s:b, s:s*, s:s*}", "drive_id", d->id,
-				"path_on_host", d->path, "is_root_device", (int)d->root,
-				"is_read_only", (int)d->read_only, "partuuid", d->partuuid,
-				"cache_type", d->cache_type));
+		json_array_append_new(
+			drives, json_pack("{s:s, s:s, s:b, s:b, s:s*, s:s*}", "drive_id", d->id,
+					"path_on_host", d->path, "is_root_device", (int)d->root,
+					"is_read_only", (int)d->read_only, "partuuid", d->partuuid,
+					"cache_type", d->cache_type));
 	}
 	for (size_t i = 0; i < c->n_nics; i++) {
 		const struct nic *n = &c->nics[i];
-		json_array_append_new(nics,
-			json_pack("{s:s, s:s, s:s*, s:I}", "iface_id", n->id, "host_dev_name",
-				n->tap, "guest_mac", n->mac, "mtu", (json_int_t)n->mtu));
+		json_array_append_new(
+			nics, json_pack("{s:s, s:s, s:s*, s:I}", "iface_id", n->id, "host_dev_name",
+				      n->tap, "guest_mac", n->mac, "mtu", (json_int_t)n->mtu));
 	}
 	if (json_array_size(drives) != c->n_drives || json_array_size(nics) != c->n_nics) {
 		json_decref(drives);

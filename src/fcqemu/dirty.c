@@ -5,17 +5,17 @@
 //
 //	WRITTEN		a bit of a page that does not exist reads as written too, hence
 //	and PRESENT or SWAPPED	(only PRESENT would lose every page that was swapped out)
-//	and not PFNZERO		the shared zero page: read, never written. The page server gives it for
-//				pages of zeros, unprotected
-//	and not FILE		still the memory file's own page (private mapping)
+//	and not PFNZERO		the shared zero page: read, never written. The page server gives it
+// for 				pages of zeros, unprotected 	and not FILE		still the memory
+// file's own page (private mapping)
 //
 // and also when QEMU threw it away (the bitmap kept by ramhook.so): then it is zeros, whatever the
 // parent has there. Pages of zeros that the guest wrote are pages like any other.
 //
-// PAGEMAP_SCAN answers at most 512 regions a call; with longer vectors the kernel was seen to repeat
-// regions. It sets the bit back for just the pages that match (PM_SCAN_WP_MATCHING), but only where
-// it is given a vector: without one it protects every page, those that do not exist too, and then
-// UFFDIO_ZEROPAGE fails there with EEXIST and the guest hangs.
+// PAGEMAP_SCAN answers at most 512 regions a call; with longer vectors the kernel was seen to
+// repeat regions. It sets the bit back for just the pages that match (PM_SCAN_WP_MATCHING), but
+// only where it is given a vector: without one it protects every page, those that do not exist too,
+// and then UFFDIO_ZEROPAGE fails there with EEXIST and the guest hangs.
 #include "fcqemu/dirty.h"
 #include <fcntl.h>
 #include <string.h>
@@ -80,8 +80,7 @@ static struct pm_scan_arg scan_arg(const struct dirty_source *s, bool written)
 // Walks over the pages that match; l NULL: only protects them again.
 static int walk(int fd, struct pm_scan_arg a, uint64_t base, struct dirty_list *l, struct err *e)
 {
-	struct page_region *v = malloc(REGIONS * sizeof *v);
-	_cleanup_free_ void *release = v;
+	_cleanup_free_ struct page_region *v = malloc(REGIONS * sizeof *v);
 	if (!v)
 		return err_errno(e, ENOMEM, "scan of guest memory");
 	a.vec = (uintptr_t)v;
@@ -107,8 +106,7 @@ static int scan_entries(int fd, const struct dirty_source *s, struct dirty_list 
 {
 	enum { BATCH = 16384 };
 	uint64_t pages = s->size / DIRTY_PAGE, first = s->base / DIRTY_PAGE;
-	uint64_t *entries = malloc(BATCH * sizeof *entries);
-	_cleanup_free_ void *release = entries;
+	_cleanup_free_ uint64_t *entries = malloc(BATCH * sizeof *entries);
 	if (!entries)
 		return err_errno(e, ENOMEM, "scan of guest memory");
 	for (uint64_t at = 0; at < pages;) {

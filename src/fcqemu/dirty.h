@@ -9,9 +9,9 @@
 
 struct dirty_source {
 	pid_t pid;
-	uint64_t base, size;	  // of guest memory, in that process
-	bool tracking;		  // write-protect tracking is armed (userfaultfd, asynchronous)
-	bool file_backed;	  // a private mapping of a memory file
+	uint64_t base, size;	   // of guest memory, in that process
+	bool tracking;		   // write-protect tracking is armed (userfaultfd, asynchronous)
+	bool file_backed;	   // a private mapping of a memory file
 	_Atomic uint64_t *removed; // a bit per page thrown away since the last reset; NULL: none
 };
 

@@ -53,12 +53,13 @@ static int wait_reply(int fd, uint64_t id, int timeout_ms)
 		if (got != sizeof r)
 			return -EBADMSG;
 		if (r.id == id)
-			return r.error > 0 && r.error < 4096 ? -(int)r.error : -(r.error != 0) * EIO;
+			return r.error > 0 && r.error < 4096 ? -(int)r.error
+							     : -(r.error != 0) * EIO;
 	}
 }
 
-static int request(int fd, struct hook_request *r, uint64_t *last_id, int file, int timeout_ms,
-	struct err *e)
+static int request(
+	int fd, struct hook_request *r, uint64_t *last_id, int file, int timeout_ms, struct err *e)
 {
 	if (!r->n)
 		return 0;

@@ -181,8 +181,9 @@ static int run_probe(const struct options *o)
 		return 1;
 	}
 	bool kvm = probe_accel(o->qemu.qemu, "kvm", &e) == 0;
-	_cleanup_(json_decrefp) json_t *j = json_pack("{s:s, s:s?, s:s}", "accel",
-		kvm ? "kvm" : "tcg", "kvm_reason", kvm ? NULL : e.text, "qemu_version", version);
+	_cleanup_(json_decrefp) json_t *j = json_pack("{s:s, s:s?, s:s, s:I}", "accel",
+		kvm ? "kvm" : "tcg", "kvm_reason", kvm ? NULL : e.text, "qemu_version", version,
+		"tsc_khz", (json_int_t)tsc_khz_since(&o->qemu.mark));
 	_cleanup_free_ char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
 	if (!text || puts(text) < 0 || fflush(stdout) != 0)
 		return 1;
@@ -212,9 +213,9 @@ static int run_describe(const char *path)
 		return 1;
 	}
 	state_format(s.qemu_version, format, sizeof format);
-	_cleanup_(json_decrefp) json_t *j = json_pack("{s:s, s:I, s:s, s:s, s:o}", "version", format,
-		"tsc_khz", (json_int_t)s.tsc_khz, "qemu_version", s.qemu_version, "accel", s.accel,
-		"machine", config_state_json(&s.config));
+	_cleanup_(json_decrefp) json_t *j = json_pack("{s:s, s:I, s:s, s:s, s:o}", "version",
+		format, "tsc_khz", (json_int_t)s.tsc_khz, "qemu_version", s.qemu_version, "accel",
+		s.accel, "machine", config_state_json(&s.config));
 	state_done(&s);
 	_cleanup_free_ char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
 	return !text || puts(text) < 0 || fflush(stdout) != 0;

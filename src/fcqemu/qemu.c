@@ -24,6 +24,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/id.h"
+#include "base/log.h"
 #include "base/proc.h"
 #include "fcqemu/probe.h"
 #include "fcqemu/state.h"
@@ -241,14 +242,14 @@ static void add_nic(struct args *a, size_t i, const struct nic *n)
 static void add_machine(
 	struct args *a, const struct qemu_options *o, const struct config *c, enum accel accel)
 {
+	static const char machine[] = "microvm,memory-backend=ram,pit=on,pic=on,rtc=on,acpi=on,"
+				      "mem-merge=off,suppress-vmdesc=on";
 	static const char *const fixed[] = {"-nodefaults", "-no-user-config", "-display", "none",
 		"-no-reboot", "-S", "-sandbox",
 		"on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", "-M",
-		"microvm,memory-backend=ram,pit=on,pic=on,rtc=on,acpi=on,mem-merge=off,"
-		"suppress-vmdesc=on",
-		"-global", "virtio-mmio.force-legacy=false", "-global",
-		"migration.send-configuration=off", "-global", "migration.x-events=on", "-chardev", "stdio,id=console,signal=off",
-		"-serial", "chardev:console"};
+		machine, "-global", "virtio-mmio.force-legacy=false", "-global",
+		"migration.send-configuration=off", "-global", "migration.x-events=on", "-chardev",
+		"stdio,id=console,signal=off", "-serial", "chardev:console"};
 	args_add(a, "%s", o->qemu);
 	for (size_t i = 0; i < ARRAY_SIZE(fixed); i++)
 		args_add(a, "%s", fixed[i]);
@@ -285,8 +286,8 @@ static void add_boot(struct args *a, const struct config *c, char *line)
 	args_take(a, line);
 }
 
-static int build_args(struct args *a, const struct qemu_options *o, const struct config *c,
-	enum accel accel, const struct qemu_incoming *in, struct err *e)
+static int build_args(struct args *a, struct qemu *q, const struct qemu_options *o,
+	const struct config *c, enum accel accel, const struct qemu_incoming *in, struct err *e)
 {
 	add_machine(a, o, c, accel);
 	if (in) {
@@ -294,8 +295,10 @@ static int build_args(struct args *a, const struct qemu_options *o, const struct
 		args_add(a, "fd:%d", STATE_CHILD_FD);
 	} else {
 		char *line = NULL;
-		uint64_t khz = accel != ACCEL_TCG ? 0 : o->tsc_khz ? o->tsc_khz
-								   : tsc_khz_since(&o->mark);
+		uint64_t khz = accel != ACCEL_TCG ? 0
+			       : o->tsc_khz	  ? o->tsc_khz
+						  : tsc_khz_since(&o->mark);
+		q->tsc_khz = khz;
 		int rc = qemu_command_line(c, khz, &line, e);
 		if (rc < 0)
 			return rc;
@@ -490,24 +493,21 @@ static int finish_load(struct qemu *q, const struct qemu_incoming *in, struct er
 		return err_set(e, ERR_CONFLICT,
 			"The state file was written by %s, this is %s: only the same can load it.",
 			in->format, here);
-	uint64_t end = clock_monotonic_ns() + START_TIMEOUT_MS * NSEC_PER_MSEC;
-	for (int wait_ms = 1;; wait_ms = MIN(2 * wait_ms, 16)) {
+	for (;;) {
 		_cleanup_(json_decrefp) json_t *info = NULL;
-		int rc = qmp_call(
-			&q->qmp, "query-migrate", NULL, -1, START_TIMEOUT_MS, &info, e);
+		uint64_t events = q->qmp.events;
+		int rc = qmp_call(&q->qmp, "query-migrate", NULL, -1, START_TIMEOUT_MS, &info, e);
 		if (rc < 0)
 			return rc;
 		const char *status = json_string_value(json_object_get(info, "status"));
+		log_debug("load: %s", status ? status : "not begun");
 		if (status && strcmp(status, "completed") == 0)
 			return 0;
 		if (status && strcmp(status, "failed") == 0)
 			return err_set(e, ERR_INTERNAL, "QEMU could not load the device state");
-		// The event of its end has been seen to stay out: it only shortens the wait.
-		rc = qmp_wait_event(&q->qmp, "MIGRATION", wait_ms, e);
-		if (rc < 0 && (rc != -ETIMEDOUT || clock_monotonic_ns() > end))
-			return rc;
+		rc = qmp_wait_event(&q->qmp, events, "the end of the load", START_TIMEOUT_MS, e);
 		if (rc < 0)
-			*e = (struct err){0};
+			return rc;
 	}
 }
 
@@ -523,7 +523,7 @@ static int launch(struct qemu *q, const struct qemu_options *o, const struct con
 		.control_ours = -1,
 		.control_theirs = -1,
 		.removed = -1};
-	int rc = build_args(&s.args, o, c, q->accel, in, e);
+	int rc = build_args(&s.args, q, o, c, q->accel, in, e);
 	if (rc == 0)
 		rc = start_steps(q, &s, o, c, in, e);
 	if (rc == 0 && in)

@@ -43,10 +43,11 @@ struct qemu {
 	struct qmp qmp;
 	enum accel accel;
 	enum memory memory;
-	uint64_t ram_base, ram_size;		// of guest memory, in QEMU's address space
-	bool tracking;				// writes to it are noted
-	_Atomic uint64_t *removed;		// pages thrown away; shared with the hook
-	int hook_fd;				// the hook's thread (hook.h)
+	uint64_t ram_base, ram_size; // of guest memory, in QEMU's address space
+	uint64_t tsc_khz;	     // that the guest was told when it booted
+	bool tracking;		     // writes to it are noted
+	_Atomic uint64_t *removed;   // pages thrown away; shared with the hook
+	int hook_fd;		     // the hook's thread (hook.h)
 	uint64_t hook_id;
 	unsigned drive_file[CONFIG_DRIVES_MAX]; // which file node is below each drive
 };

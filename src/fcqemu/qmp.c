@@ -57,6 +57,7 @@ static int wait_message(struct qmp *q, uint64_t deadline, json_t **ret)
 		if (rc < 0 && rc != -EAGAIN)
 			return rc;
 	}
+	q->events += json_object_get(*ret, "event") != NULL;
 	return 0;
 }
 
@@ -131,18 +132,16 @@ int qmp_call(struct qmp *q, const char *command, json_t *args, int pass_fd, int 
 	}
 }
 
-int qmp_wait_event(struct qmp *q, const char *name, int timeout_ms, struct err *e)
+int qmp_wait_event(struct qmp *q, uint64_t events, const char *what, int timeout_ms, struct err *e)
 {
 	uint64_t deadline = clock_monotonic_ns() + (uint64_t)timeout_ms * NSEC_PER_MSEC;
-	for (;;) {
+	while (q->events <= events) {
 		_cleanup_(json_decrefp) json_t *m = NULL;
 		int rc = wait_message(q, deadline, &m);
 		if (rc < 0)
-			return fail(name, rc, e);
-		const char *got = json_string_value(json_object_get(m, "event"));
-		if (got && strcmp(got, name) == 0)
-			return 0;
+			return fail(what, rc, e);
 	}
+	return 0;
 }
 
 static void read_version(struct qmp *q, json_t *greeting)

@@ -11,6 +11,7 @@ struct qmp {
 	int fd;	   // -1: not connected
 	int watch; // -1, or a socket of somebody without whom QEMU would hang: its end ends a wait
 	uint64_t last_id;
+	uint64_t events; // seen so far
 	struct strbuf in;
 	char version[32]; // of QEMU, from its greeting
 };
@@ -23,7 +24,8 @@ void qmp_close(struct qmp *q);
 // is owned by the caller.
 int qmp_call(struct qmp *q, const char *command, json_t *args, int pass_fd, int timeout_ms,
 	json_t **ret, struct err *e);
-// Waits for an event of that name.
-int qmp_wait_event(struct qmp *q, const char *name, int timeout_ms, struct err *e);
+// Waits until more than that many events were seen; what for is named in the error. An answer may
+// be older than the events that came before it: read q->events, ask, then wait.
+int qmp_wait_event(struct qmp *q, uint64_t events, const char *what, int timeout_ms, struct err *e);
 // Reads away what QEMU tells unasked. -ECONNRESET when it has closed.
 int qmp_drain(struct qmp *q);

@@ -64,7 +64,7 @@ static int pending_commit(struct pending *p, struct err *e)
 static int sync_parent(const char *path, struct err *e)
 {
 	const char *slash = strrchr(path, '/');
-	_cleanup_free_ char *dir = !slash ? strdup(".")
+	_cleanup_free_ char *dir = !slash	   ? strdup(".")
 				   : slash == path ? strdup("/")
 						   : strndup(path, (size_t)(slash - path));
 	int rc = dir ? file_fsync_dir(AT_FDCWD, dir) : -ENOMEM;
@@ -76,12 +76,13 @@ static int sync_parent(const char *path, struct err *e)
 static int write_state(struct qemu *q, const struct qemu_options *o, const struct config *c,
 	struct pending *p, struct err *e)
 {
-	// QEMU writes behind the head, on a descriptor of its own: its access mode has to be exactly
-	// write-only.
+	// QEMU writes behind the head, on a descriptor of its own: its access mode has to be
+	// exactly write-only.
 	_cleanup_close_ int stream_fd = open(p->tmp, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (stream_fd < 0)
 		return err_errno(e, errno, "%.500s", p->tmp);
-	struct state s = {.tsc_khz = tsc_khz_since(&o->mark), .config = *c};
+	// Not this host's rate but the one that the guest goes by: it has been told at its boot.
+	struct state s = {.tsc_khz = q->tsc_khz, .config = *c};
 	snprintf(s.qemu_version, sizeof s.qemu_version, "%s", q->qmp.version);
 	snprintf(s.accel, sizeof s.accel, "%s", q->accel == ACCEL_KVM ? "kvm" : "tcg");
 	_cleanup_strbuf_ struct strbuf description = {0};
@@ -124,8 +125,8 @@ static struct dirty_source source_of(const struct qemu *q)
 }
 
 // A full image leaves out pages of zeros: the file begins as one hole.
-static int full_ranges(const struct qemu *q, const struct dirty_source *s, struct dirty_list *ret,
-	struct err *e)
+static int full_ranges(
+	const struct qemu *q, const struct dirty_source *s, struct dirty_list *ret, struct err *e)
 {
 	if (q->memory == MEMORY_BOOT)
 		return dirty_scan_touched(s, ret, e);
@@ -148,8 +149,7 @@ static int write_memory(struct qemu *q, bool diff, struct pending *p, struct err
 	uint64_t scanned = clock_monotonic_ns();
 	if (ftruncate(p->fd, (off_t)source.size) < 0)
 		return err_errno(e, errno, "%.500s", p->tmp);
-	rc = hook_write(
-		q->hook_fd, &q->hook_id, p->fd, list.v, list.n, !diff, COPY_TIMEOUT_MS, e);
+	rc = hook_write(q->hook_fd, &q->hook_id, p->fd, list.v, list.n, !diff, COPY_TIMEOUT_MS, e);
 	log_debug("memory: %llu KiB in %zu ranges, scan %llu us, copy %llu us",
 		(unsigned long long)(list.bytes >> 10), list.n,
 		(unsigned long long)(scanned - begin) / 1000,
@@ -218,7 +218,8 @@ static int check_clock(const struct qemu_options *o, const struct state *s, stru
 	if (off * 1000000 <= there * TSC_STEADY_PPM)
 		return 0;
 	if (off * 100 <= there * TSC_LIMIT_PERCENT) {
-		log_warn("the guest's time stamp counter ran at %llu kHz, here it is %llu: its clock "
+		log_warn("the guest's time stamp counter ran at %llu kHz, here it is %llu: its "
+			 "clock "
 			 "needs correction",
 			(unsigned long long)there, (unsigned long long)here);
 		return 0;
@@ -229,8 +230,8 @@ static int check_clock(const struct qemu_options *o, const struct state *s, stru
 		(unsigned long long)there, (unsigned long long)here, TSC_LIMIT_PERCENT);
 }
 
-static int check_accel(const struct qemu_options *o, const struct state *s, enum accel *ret,
-	struct err *e)
+static int check_accel(
+	const struct qemu_options *o, const struct state *s, enum accel *ret, struct err *e)
 {
 	enum accel saved = strcmp(s->accel, "kvm") == 0 ? ACCEL_KVM : ACCEL_TCG;
 	if (saved == ACCEL_TCG && strcmp(s->accel, "tcg") != 0)
@@ -287,8 +288,8 @@ static int load_steps(struct qemu *q, const struct qemu_options *o, const struct
 	if (rc < 0)
 		return rc;
 	uint64_t size = s->config.memory_mib << 20;
-	_cleanup_close_ int backend = l->uffd ? connect_pager(l->backend_path, e)
-					      : open_memory(l->backend_path, size, e);
+	_cleanup_close_ int backend =
+		l->uffd ? connect_pager(l->backend_path, e) : open_memory(l->backend_path, size, e);
 	if (backend < 0)
 		return backend;
 	in.backend_fd = backend;
@@ -308,6 +309,7 @@ int snapshot_load(struct qemu *q, const struct qemu_options *o, const struct sna
 		state_done(&s);
 		return rc;
 	}
+	q->tsc_khz = s.tsc_khz;
 	*ret = s.config;
 	return 0;
 }

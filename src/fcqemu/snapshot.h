@@ -11,7 +11,7 @@ struct snapshot_create {
 struct snapshot_load {
 	const char *state_path;
 	bool uffd;
-	const char *backend_path;  // memory file, or the page server's socket
+	const char *backend_path;    // memory file, or the page server's socket
 	const json_t *net_overrides; // an array, or NULL
 };
 

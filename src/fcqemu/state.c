@@ -111,9 +111,9 @@ static int read_description(const char *text, size_t len, struct state *s, struc
 {
 	struct description d = {0};
 	int rc = body_read(text, len, fields, ARRAY_SIZE(fields), &d, NULL, e);
-	if (rc == 0 && (str_format(s->qemu_version, sizeof s->qemu_version, "%s",
-				d.qemu_version) < 0 ||
-			       str_format(s->accel, sizeof s->accel, "%s", d.accel) < 0))
+	if (rc == 0 &&
+		(str_format(s->qemu_version, sizeof s->qemu_version, "%s", d.qemu_version) < 0 ||
+			str_format(s->accel, sizeof s->accel, "%s", d.accel) < 0))
 		rc = err_set(e, ERR_INVALID, "a name in the description is too long");
 	if (rc == 0)
 		rc = config_read_state(d.machine, &s->config, e);

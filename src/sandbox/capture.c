@@ -126,7 +126,8 @@ static int set_frozen(const struct sandbox *s, bool frozen, struct err *e)
 	int rc = machine_agent(s, url, &c, e);
 	if (rc < 0)
 		return rc;
-	struct envd_target t = {.base_url = url, .token = s->token};
+	struct envd_target t = {
+		.base_url = url, .token = s->token, .tick = machine_is_gone, .ctx = (void *)s};
 	return frozen ? envd_call_freeze(c, &t, FREEZE_MS, e) : envd_call_thaw(c, &t, THAW_MS, e);
 }
 
@@ -310,6 +311,14 @@ int capture_publish(
 	return 0;
 }
 
+static bool layer_is_begun(const struct host *h, const char *layer)
+{
+	char data[sizeof "layers/" + UUID_SIZE], sums[sizeof data + 4];
+	snprintf(data, sizeof data, "layers/%.36s", layer);
+	snprintf(sums, sizeof sums, "%s.sum", data);
+	return file_exists(h->data_fd, data) || file_exists(h->data_fd, sums);
+}
+
 void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 {
 	struct err e = {0};
@@ -318,8 +327,9 @@ void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 		s->full_next = c->asked;
 		return;
 	}
-	// The VMM's answer may have been lost, not what it wrote.
-	bool named = file_exists(dir, SNAP_MEM) || file_exists(dir, STAGE_MEM) || c->header;
+	// The VMM's answer may have been lost, not what it wrote; or it is a layer already.
+	bool named = file_exists(dir, SNAP_MEM) || file_exists(dir, STAGE_MEM) || c->header ||
+		     layer_is_begun(h, c->layer);
 	bool complete = c->taken || (named && !h->vmm.firecracker);
 	bool untouched = !c->asked || (!named && !h->vmm.firecracker);
 	int rc = complete && !c->header ? ingest(h, s, c, dir, &e) : 0;

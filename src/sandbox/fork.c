@@ -57,7 +57,7 @@ static void make_children(struct fork *f)
 {
 	pthread_t threads[WORKERS_MAX];
 	size_t n = 0, told = 0;
-	size_t want = MIN(f->req->n, MIN((size_t)get_nprocs() * 2, (size_t)WORKERS_MAX));
+	size_t want = MIN(f->req->n, MIN((size_t)get_nprocs(), (size_t)WORKERS_MAX));
 	while (n < want && pthread_create(&threads[n], NULL, work, f) == 0)
 		n++;
 	if (n == 0)

@@ -49,6 +49,7 @@ struct vmm_choice {
 	char version[64];
 	char kvm_reason[200]; // why KVM is not used; "" when it is
 	char qemu_version[48];
+	uint64_t tsc_khz; // of this host
 	char name[32];	 // "firecracker", "fcqemu": with the next two in each snapshot
 	char state[64];	 // format of its state files
 	char sha256[65]; // of the program that writes them
@@ -230,6 +231,8 @@ void machine_phase(struct host_sandbox *i, const char *name, uint64_t *since);
 int machine_vmm(struct host *h, const struct sandbox *s, struct vmm **ret, struct err *e);
 // Client of its agent; url has room for 96 bytes and lives as long as the client.
 int machine_agent(const struct sandbox *s, char url[96], struct http_client **ret, struct err *e);
+// A tick (http_call) that ends a call to a guest whose VMM has ended. ctx: the sandbox.
+int machine_is_gone(void *ctx);
 json_t *machine_phases_json(const struct host_sandbox *i);
 // Checks a request for a new machine against what this host has.
 int machine_check_size(const struct host_sandbox *i, struct err *e);

@@ -59,6 +59,7 @@ static int finish(struct host *h, struct sandbox *s, const char *op_id, struct c
 	struct sandbox done = *s;
 	sandbox_move(&done.info, SANDBOX_PAUSED, op_id);
 	done.info.address[0] = done.info.backend[0] = '\0';
+	done.info.ends_at_ns = 0; // its time does not run
 	done.full_next = false;
 	snprintf(done.info.snapshot, sizeof done.info.snapshot, "%s", c->snapshot);
 	_cleanup_json_ json_t *data = json_pack("{s:I, s:I, s:I, s:o}", "duration_us",

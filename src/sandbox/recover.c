@@ -166,6 +166,7 @@ static int finish_pause(struct host *h, struct sandbox *s, const struct open_op 
 		return err_errno(e, rc, "sandbox '%s'", s->info.id);
 	s->info.state = SANDBOX_PAUSED;
 	s->info.address[0] = s->info.backend[0] = '\0';
+	s->info.ends_at_ns = 0;
 	s->full_next = false;
 	snprintf(s->info.snapshot, sizeof s->info.snapshot, "%s", op->snapshot);
 	struct store_event ev = {.kind = "paused", .cause = "server_restarted"};

@@ -160,6 +160,7 @@ static int roll_back(
 	done.info.memory_mb = row.info.memory_mb;
 	done.info.disk_mb = row.info.disk_mb;
 	done.info.address[0] = '\0';
+	done.info.ends_at_ns = 0;
 	done.full_next = false;
 	struct store_event ev = {.kind = "rolled_back"};
 	rc = store_commit_snapshot(h, op, &done, &row, NULL, &ev, e);

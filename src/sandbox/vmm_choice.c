@@ -96,6 +96,7 @@ int vmm_choose(const struct host_config *cfg, struct vmm_choice *ret, struct err
 	int rc = probe(cfg->run_dir, fcqemu, &j, e);
 	if (rc < 0)
 		return rc;
+	c.tsc_khz = (uint64_t)json_integer_value(json_object_get(j, "tsc_khz"));
 	const char *accel = json_string_value(json_object_get(j, "accel"));
 	const char *reason = json_string_value(json_object_get(j, "kvm_reason"));
 	const char *qemu = json_string_value(json_object_get(j, "qemu_version"));
@@ -159,7 +160,7 @@ int vmm_identify(struct host *h, struct err *e)
 	snprintf(c->name, sizeof c->name, "%s", c->firecracker ? "firecracker" : "fcqemu");
 	if ((rc = hash_sha256_file_hex(AT_FDCWD, writer, c->sha256)) < 0)
 		return err_errno(e, rc, "%s", writer);
-	h->tsc_khz = 0;
+	h->tsc_khz = c->firecracker || c->kvm ? 0 : c->tsc_khz;
 	return 0;
 }
 

@@ -326,12 +326,12 @@ static int become_ready(struct shim *sh, struct err *e)
 
 static int check_ready(struct shim *sh, struct err *e)
 {
+	sh->retry_at_ns = 0; // also when it is ready: a time that is over would make poll spin
 	if (sh->spec->pager_argv && !is_socket(JAIL_PAGER_SOCK))
 		return 0;
 	int rc = api_accepts();
 	if (rc == 1)
 		return become_ready(sh, e);
-	sh->retry_at_ns = 0;
 	if (rc == 0)
 		return 0;
 	if (rc != -ECONNREFUSED)

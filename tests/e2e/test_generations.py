@@ -173,13 +173,11 @@ class Generations(unittest.TestCase):
 class CloneContract(unittest.TestCase):
     """Copies share no identity."""
 
-    # Records what user code sees first after a thaw: it loops, so it is cut short by every freeze.
+    # Records what user code sees first after a thaw under a new name.
     WATCH = r'''
 import os, time
-last = time.monotonic()
-boot = open("/proc/sys/kernel/random/boot_id").read()
 while True:
-    now, real = time.monotonic(), time.time()
+    real = time.time()
     host = os.uname().nodename
     r = os.getrandom(16).hex()
     if host != globals().get("seen"):
@@ -187,6 +185,7 @@ while True:
         with open("/dev/shm/first." + host + ".new", "w") as f:
             f.write("%s %.6f" % (r, real))
         os.rename("/dev/shm/first." + host + ".new", "/dev/shm/first." + host)
+    time.sleep(0.3)
 '''
 
     def test_twenty_children(self):

@@ -421,24 +421,31 @@ def jail():
     libc.prctl(38, 1, 0, 0, 0)
 
 
-def test_jail_and_network():
-    """Runs without any privilege; a tap owned by the uid carries packets both ways."""
+def in_network_namespace(test):
+    """Runs a test in a child with a network namespace and device nodes for jail()."""
     for name in JAIL_DEVICES:
         node = WORK + '/' + os.path.basename(name)
-        os.mknod(node, 0o20600, os.stat(name).st_rdev)
-        os.chown(node, 65534, 65534)
+        if not os.path.exists(node):
+            os.mknod(node, 0o20600, os.stat(name).st_rdev)
+            os.chown(node, 65534, 65534)
     pid = os.fork()
-    if pid == 0:  # a network namespace for this one test
+    if pid == 0:
         try:
             unshare(CLONE_NEWNET)
-            network_in_namespace()
+            test()
             os._exit(0)
         except BaseException:
             import traceback
             traceback.print_exc()
-            Vm.all[-1].kill() if Vm.all else None
+            for vm in Vm.all:
+                vm.kill()
             os._exit(1)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_jail_and_network():
+    """Runs without any privilege; a tap owned by the uid carries packets both ways."""
+    in_network_namespace(network_in_namespace)
 
 
 def network_in_namespace():

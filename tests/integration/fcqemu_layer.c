@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// fcqemu_layer DIFF LAYERS_DIR PARENT_HEADER|SIZE CHILD_HEADER: makes a layer of a diff, as the server
-// does, and the header of the image that is the parent overlaid with it. A parent that is a number
-// is an empty image of that many bytes.
+// fcqemu_layer DIFF LAYERS_DIR PARENT_HEADER|SIZE CHILD_HEADER: makes a layer of a diff, as the
+// server does, and the header of the image that is the parent overlaid with it. A parent that is a
+// number is an empty image of that many bytes.
 #include <fcntl.h>
 #include <string.h>
 #include "base/id.h"

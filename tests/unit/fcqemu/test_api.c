@@ -634,7 +634,8 @@ static void load_bodies_are_strict(void **state)
 		{LOAD "\"mem_backend\": {\"backend_type\": \"File\", \"backend_path\": \"/m\", "
 		      "\"x\": 1}}",
 			"unknown field `x`"},
-		{LOAD "\"mem_backend\": {\"backend_type\": \"File\"}}", "missing field `backend_path`"},
+		{LOAD "\"mem_backend\": {\"backend_type\": \"File\"}}",
+			"missing field `backend_path`"},
 		{LOAD "\"mem_backend\": \"/m\"}", "`mem_backend` must be an object"},
 		{BY_FILE ", \"network_overrides\": {}}", "must be an array"},
 		{BY_FILE ", \"vsock_override\": {\"uds_path\": \"/v\"}}", "no vsock"},

@@ -110,7 +110,7 @@ static void errors_carry_method_path_status_and_body(void **state)
 	struct vmm_drive drive = {.id = "rootfs", .path = "/nowhere", .root = true};
 	m->status = 400;
 	m->answer = "{\"fault_message\":\"no such file\"}\n";
-	assert_int_equal(vmm_put_drive(m->vmm, &drive, &e), -EINVAL);
+	assert_int_equal(vmm_put_drive(m->vmm, &drive, &e), -EIO);
 	assert_string_equal(
 		e.text, "PUT /drives/rootfs: status 400: {\"fault_message\":\"no such file\"}");
 	m->status = 503;

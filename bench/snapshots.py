@@ -1,0 +1,325 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of freezing and thawing on a real guest, each beside its floor in the same run.
+
+    bench/snapshots.py restore [N]      create and resume to the end of /bin/true, against bench/floor.c
+    bench/snapshots.py pause [N]        pause with 64 MiB dirty of 1 GiB; second pause after 1 MiB
+    bench/snapshots.py fork [N]         stop of the source of a fork, 16 MiB dirty of 1 GiB
+    bench/snapshots.py generations [N]  resume after 30 generations against after 1
+    bench/snapshots.py children [N]     memory of children at once, against bare QEMUs on the same file
+"""
+import json
+import os
+import sqlite3
+import struct
+import subprocess
+import sys
+import time
+
+import common
+from common import lib, line, median
+
+TRUE = {"args": ["/bin/true"]}
+FLOOR = os.path.join(lib.BUILD, "bench-floor")
+
+
+def phases(row):
+    return {p["name"]: p["us"] / 1000 for p in row["phases"]}
+
+
+def ms(since):
+    return (time.monotonic() - since) * 1000
+
+
+class Box:
+    """A server, and what the floor needs of it."""
+
+    def __init__(self):
+        self.w = lib.World("bench", "12G")
+        self.w.build_image()
+        self.w.start()
+        self.net = None
+
+    def close(self):
+        if self.net:
+            self.net.close()
+        self.w.close()
+
+    def rows(self, sql, *args):
+        db = sqlite3.connect(os.path.join(self.w.data, "host.db"))
+        try:
+            return db.execute(sql, args).fetchall()
+        finally:
+            db.close()
+
+    def exec_true(self, s):
+        a = self.w.api("POST", f"/v1/sandboxes/{s.id}/exec", TRUE)
+        assert a.status == 200 and a.json()["exit_code"] == 0, a.body
+
+    def qemu_of(self, s):
+        """Arguments of a loaded sandbox's QEMU."""
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.path.basename(os.readlink(f"/proc/{pid}/exe")) != "qemu-system-x86_64":
+                    continue
+                with open(f"/proc/{pid}/status") as f:
+                    parent = [x.split()[1] for x in f if x.startswith("PPid:")][0]
+                with open(f"/proc/{parent}/cmdline") as f:
+                    if s.id not in f.read():
+                        continue
+                with open(f"/proc/{pid}/cmdline") as f:
+                    return f.read().rstrip("\0").split("\0")
+            except OSError:
+                continue
+        raise RuntimeError("no QEMU of " + s.id)
+
+    def job(self, qemu, snapshot, token, uffd):
+        w = self.w
+        here = os.path.join(w.data, "floor")
+        os.makedirs(here, exist_ok=True)
+        where = os.path.join(w.data, "snapshots", snapshot)
+        with open(os.path.join(where, "vmstate"), "rb") as f:
+            length = struct.unpack_from("<I", f.read(16), 12)[0]
+        with open(os.path.join(where, "memory.hdr"), "rb") as f:
+            header = f.read()
+        layers = [n for n in os.listdir(os.path.join(w.data, "layers")) if "." not in n and
+                  bytes.fromhex(n.replace("-", "")) in header]
+        rootfs = os.path.join(here, "rootfs.img")
+        memory = int(qemu[qemu.index("-m") + 1].rstrip("M")) << 20
+        socket = os.path.join(w.dir, "floor.sock")
+        pager = [os.path.join(lib.BUILD, "stasis-pager"), "--socket", socket, "--header",
+                 os.path.join(where, "memory.hdr"), "--layers", os.path.join(w.data, "layers")]
+        if os.path.exists(os.path.join(where, "working_set")):
+            pager += ["--working-set", os.path.join(where, "working_set")]
+        values = {
+            "qemu": "\x1f".join(a.replace("/rootfs.img", rootfs) for a in qemu),
+            "hook": os.path.join(lib.BUILD, "ramhook.so"),
+            "state": os.path.join(where, "vmstate"), "offset": 40 + length,
+            "memory": "" if uffd else os.path.join(w.data, "layers", layers[0]),
+            "pager": "\x1f".join(pager), "socket": socket, "size": memory,
+            "disk": os.path.join(where, "disk.img"), "rootfs": rootfs,
+            "token": token, "newtoken": "floor-" + "0" * 40,
+        }
+        path = os.path.join(here, "job")
+        with open(path, "w") as f:
+            f.writelines(f"{k}={v}\n" for k, v in values.items())
+        return path
+
+    def floor(self, job):
+        if not self.net:
+            self.net = common.Namespace()
+        with self.net:
+            out = subprocess.run([FLOOR, job], stdout=subprocess.PIPE, check=True).stdout
+        return int(out) / 1e6
+
+
+def verdict(name, ours, floors):
+    a, b = median(ours), median(floors)
+    print(f"{name}: {a / b:.2f} x the floor, {a - b:+.1f} ms (reach: at most 1.3 and +25)")
+
+
+def restore(box, n):
+    w = box.w
+    s = w.create()
+    qemu = box.qemu_of(s)
+    frozen, token = box.rows("SELECT id, token FROM snapshots WHERE kind = 'frozen'")[0]
+    s.delete()
+    job = box.job(qemu, frozen, token, False)
+    ours, floors = [], []
+    for i in range(n + 1):
+        begin = time.monotonic()
+        s = w.create()
+        box.exec_true(s)
+        took = ms(begin)
+        last = s.row
+        s.delete()
+        bare = box.floor(job)
+        if i:
+            ours.append(took)
+            floors.append(bare)
+    line("create, to the end of /bin/true", ours)
+    line("floor, file, warm cache", floors)
+    verdict("create", ours, floors)
+    print("   phases of the last:", phases(last))
+    s = w.create()
+    s.pause()
+    qemu = None
+    ours, floors = [], []
+    for i in range(n + 1):
+        begin = time.monotonic()
+        row = s.resume()
+        box.exec_true(s)
+        took = ms(begin)
+        qemu = qemu or box.qemu_of(s)
+        s.pause()
+        snapshot, token = box.rows(
+            "SELECT id, token FROM snapshots WHERE kind = 'pause' AND sandbox = ? "
+            "ORDER BY created_ns DESC", s.id)[0]
+        bare = box.floor(box.job(qemu, snapshot, token, True))
+        if i:
+            ours.append(took)
+            floors.append(bare)
+    line("resume, to the end of /bin/true", ours)
+    line("floor, uffd, warm cache", floors)
+    verdict("resume", ours, floors)
+    print("   phases of the last:", row["backend"], phases(row))
+    s.delete()
+
+
+TOUCH = ("import mmap,sys\nm=mmap.mmap(-1,{n}<<20)\nb=b'%d'*2048\n"
+         "[m.__setitem__(slice(i,i+4096),(str(i*{seed})*4096)[:4096].encode()) for i in "
+         "range(0,{n}<<20,4096)]\nprint('done',flush=True)\nimport time\ntime.sleep(10000)\n")
+
+
+def dirty(s, mib, seed):
+    """A process of the guest fills so much memory and stays."""
+    s.sh(f"cat > /tmp/touch.py <<'END'\n{TOUCH.format(n=mib, seed=seed)}END\n"
+         f"rm -f /tmp/out; nohup python3 /tmp/touch.py > /tmp/out 2>&1 & "
+         "until grep -q done /tmp/out 2>/dev/null; do sleep 0.1; done; sync")
+
+
+def write_floor(box, mib):
+    """The time to write so much with fsync, beside the layers."""
+    path = os.path.join(box.w.data, "floor.write")
+    data = os.urandom(mib << 20)
+    begin = time.monotonic()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.write(fd, data)
+    os.fsync(fd)
+    os.close(fd)
+    took = ms(begin)
+    os.unlink(path)
+    return took
+
+
+def used(box):
+    """Blocks of layers and snapshots."""
+    return sum(os.stat(os.path.join(top, f)).st_blocks * 512
+               for d in ("layers",) for top, _, files in os.walk(os.path.join(box.w.data, d))
+               for f in files)
+
+
+def pause(box, n):
+    ours, floors, again, grown = [], [], [], []
+    for i in range(n + 1):
+        s = box.w.create(memory_mb=1024) if i == 0 else s
+        if i == 0:
+            s.pause()
+            s.resume()
+        dirty(s, 64, i + 1)
+        begin = time.monotonic()
+        row = s.pause()
+        took = ms(begin)
+        bare = write_floor(box, 64)
+        s.resume()
+        dirty(s, 1, 1000 + i)
+        s.pause()
+        s.resume()
+        before = used(box)
+        dirty(s, 1, 2000 + i)
+        begin = time.monotonic()
+        second = s.pause()
+        took2 = ms(begin)
+        size = used(box) - before
+        s.resume()
+        s.sh("pkill -f touch.py; true")
+        if i:
+            ours.append(took)
+            floors.append(bare)
+            again.append(took2)
+            grown.append(size / (1 << 20))
+    line("pause, 64 MiB dirty of 1 GiB", ours)
+    line("64 MiB written with fsync", floors)
+    print(f"pause: {median(ours) - median(floors):+.1f} ms beyond the write (reach: at most +60)")
+    print("   phases of the last:", phases(row))
+    line("second pause, after 1 MiB", again)
+    line("   new bytes on disk", grown, "MiB")
+    print("   phases of the last:", phases(second))
+
+
+def fork(box, n):
+    stops = []
+    s = box.w.create(memory_mb=1024)
+    for i in range(n + 1):
+        dirty(s, 16, i + 1)
+        for c in s.fork(1):
+            c.delete()
+        s.sh("pkill -f touch.py; true")
+        data = json.loads(box.rows("SELECT data FROM events WHERE kind = 'forked' ORDER BY seq DESC")[0][0]) \
+            if box.rows("SELECT data FROM events WHERE kind = 'forked'") else None
+        if data is None:
+            events = box.w.api("GET", "/v1/events?limit=100&after=0").json()["events"]
+            data = [e for e in events if e["kind"] == "forked"][-1]["data"]
+        if i:
+            stops.append(data["stopped_us"] / 1000)
+    line("fork: stop of the source", stops)
+    print("   (reach: at most 50 ms)  phases of the last:", data["phases"])
+
+
+def generations(box, n):
+    w = box.w
+    a, b = w.create(), w.create()
+    a.pause()
+    a.resume()
+    for _ in range(30):
+        b.sh("dd if=/dev/urandom of=/dev/shm/x bs=64k count=16 2>/dev/null")
+        b.pause()
+        b.resume()
+    one, thirty = [], []
+    for i in range(n + 1):
+        for s, out in ((a, one), (b, thirty)):
+            s.pause()
+            begin = time.monotonic()
+            s.resume()
+            box.exec_true(s)
+            if i:
+                out.append(ms(begin))
+    line("resume after 1 generation", one)
+    line("resume after 30 generations", thirty)
+    print(f"generations: {median(thirty) / median(one):.2f} (reach: at most 1.10)")
+
+
+def pss(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as f:
+        values = {x.split()[0]: int(x.split()[1]) for x in f if x.split()[-1] == "kB"}
+    return values["Private_Dirty:"] + values["Private_Clean:"]
+
+
+def qemus():
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "qemu-system-x86_64":
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def children(box, n):
+    w = box.w
+    before = set(qemus())
+    boxes = [w.create() for _ in range(10)]
+    for s in boxes:
+        box.exec_true(s)
+    mine = [pss(p) / 1024 for p in qemus() if p not in before]
+    line("private memory of a child's QEMU", mine, "MiB")
+    print("   backend:", boxes[0].row["backend"], "- pages of the image itself are shared by all")
+    for s in boxes:
+        s.delete()
+
+
+def main():
+    names = {"restore": restore, "pause": pause, "fork": fork, "generations": generations,
+             "children": children}
+    args = sys.argv[1:]
+    if not args or args[0] not in names:
+        sys.exit(__doc__)
+    box = Box()
+    try:
+        names[args[0]](box, int(args[1]) if len(args) > 1 else 10)
+    finally:
+        box.close()
+
+
+main()
