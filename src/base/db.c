@@ -14,7 +14,7 @@ struct db {
 	sqlite3 *handle;
 	char *path;
 	pthread_mutex_t mutex;
-	struct cached cache[64];
+	struct cached cache[128];
 	size_t n_cached;
 };
 
@@ -37,8 +37,28 @@ static int fail(struct db *db, int rc, const char *what, struct err *e)
 	default:
 		break;
 	}
-	return err_set(e, code, "database %s: %s: %s", db->path, what,
-		db->handle ? sqlite3_errmsg(db->handle) : sqlite3_errstr(rc));
+	const char *hint = "";
+	switch (rc & 0xff) {
+	case SQLITE_BUSY:
+	case SQLITE_LOCKED:
+		hint = ": another program holds it";
+		break;
+	case SQLITE_READONLY:
+		hint = ": is the volume mounted read-only?";
+		break;
+	case SQLITE_FULL:
+		hint = ": make room on its volume";
+		break;
+	case SQLITE_CORRUPT:
+	case SQLITE_NOTADB:
+		hint = ": see 'stasis db check'; a backup is put in its place with 'stasis db "
+		       "restore'";
+		break;
+	default:
+		break;
+	}
+	return err_set(e, code, "database %s: %s: %s%s", db->path, what,
+		db->handle ? sqlite3_errmsg(db->handle) : sqlite3_errstr(rc), hint);
 }
 
 static int run(struct db *db, const char *sql, struct err *e)
@@ -89,10 +109,11 @@ int db_open(const char *path, const struct embed *migrations, struct db **ret, s
 	// it: the closing of any descriptor of a file drops all of the process's locks on it, and
 	// another process that reads the database would take itself for the last one and remove the
 	// log.
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (fd < 0)
+	bool memory = strcmp(path, ":memory:") == 0;
+	int fd = memory ? -1 : open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0 && !memory)
 		return err_errno(e, errno, "database %s", path);
-	close(fd);
+	safe_close(fd);
 	int rc = sqlite3_open_v2(path, &db->handle,
 		SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, NULL);
 	if (rc != SQLITE_OK)
@@ -227,6 +248,11 @@ void db_rollback(struct db *db)
 {
 	if (!sqlite3_get_autocommit(db->handle))
 		sqlite3_exec(db->handle, "ROLLBACK", NULL, NULL, NULL);
+}
+
+int db_run_also(struct db *db, const struct db_also *also, struct err *e)
+{
+	return also ? also->write(also->ctx, db, e) : 0;
 }
 
 const char *db_text(sqlite3_stmt *row, int column)

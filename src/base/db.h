@@ -11,7 +11,8 @@ struct db;
 
 // Opens (makes, 0600) the database and applies what is missing of the migrations (closed by an
 // entry without a name; the first one makes version 1), each in one transaction with its number
-// (PRAGMA user_version). A newer database than known is refused by name and number.
+// (PRAGMA user_version). A newer database than known is refused by name and number. ":memory:" is
+// one without a file.
 int db_open(const char *path, const struct embed *migrations, struct db **ret, struct err *e);
 struct db *db_close(struct db *db);
 DEFINE_CLEANUP(struct db *, db_close)
@@ -32,6 +33,13 @@ int db_query(struct db *db, struct err *e, db_row_fn row, void *ctx, const char 
 int db_begin(struct db *db, struct err *e);  // BEGIN IMMEDIATE
 int db_commit(struct db *db, struct err *e); // durable when it returns 0; rolled back otherwise
 void db_rollback(struct db *db);	     // harmless outside a transaction
+// What a function that makes a transaction of its own writes in it besides; called with the lock
+// held, last before the commit. May be NULL where a function takes one.
+struct db_also {
+	int (*write)(void *ctx, struct db *db, struct err *e);
+	void *ctx;
+};
+int db_run_also(struct db *db, const struct db_also *also, struct err *e);
 // "" for NULL
 const char *db_text(sqlite3_stmt *row, int column);
 // One call of the above outside a transaction: r = DB_LOCKED(db, db_exec(db, e, ...)).

@@ -126,6 +126,38 @@ static const char text_volume[] =
 	"  stasis setup volume --size 20G\n"
 	"  stasis setup volume --data-dir /srv/stasis\n";
 
+static const char text_operations[] =
+	"Each change is an operation: written down before the host is told, and ended with its "
+	"effect.\n"
+	"The newest 100 are shown; they are kept for a week. 'open' is under way, or waits for a "
+	"host\n"
+	"that does not answer.\n";
+
+static const char text_reconcile[] =
+	"The server does this by itself, at its start, on events and every 10 seconds. What only "
+	"the\n"
+	"host has is removed when the journal says that it was ended or refused; else it is "
+	"reported\n"
+	"and kept.\n"
+	"\n"
+	"Example:\n"
+	"  stasis reconcile --dry-run\n";
+
+static const char text_db_check[] = "Pages, indexes, foreign keys and versions of control.db and "
+				    "host.db; also while a server runs.\n";
+
+static const char text_db_backup[] =
+	"The copy is of one moment and is checked before it has its name. An existing FILE is not\n"
+	"replaced.\n"
+	"\n"
+	"Example:\n"
+	"  stasis db backup control /var/backups/control.db\n";
+
+static const char text_db_restore[] =
+	"Needs the server stopped; its sandboxes may go on. FILE is checked first; what was there "
+	"is\n"
+	"kept beside it as *.before-restore.\n";
+
 static const char text_doctor[] =
 	"Each requirement is ok, degraded (works, with less) or missing; what is not ok has the\n"
 	"command that mends it. Exits 0 when nothing is missing.\n";
@@ -170,6 +202,16 @@ static const struct cli_command commands[] = {
 		cmd_key_create},
 	{"key ls", "", "list API keys", NULL, CLI_SERVER, true, false, cmd_key_ls},
 	{"key rm", "ID...", "revoke API keys", NULL, CLI_SERVER, true, false, cmd_key_rm},
+	{"operations", "", "list what was asked for and what came of it", text_operations,
+		CLI_SERVER, true, false, cmd_operations},
+	{"reconcile", "", "compare the database with the host", text_reconcile, CLI_SERVER, true,
+		false, cmd_reconcile},
+	{"db check", "", "check the databases", text_db_check, CLI_MACHINE, false, true,
+		cmd_db_check},
+	{"db backup", "control|host FILE", "copy a database, also of a running server",
+		text_db_backup, CLI_MACHINE, false, true, cmd_db_backup},
+	{"db restore", "control|host FILE", "put a copy in a database's place", text_db_restore,
+		CLI_MACHINE, false, true, cmd_db_restore},
 	{"doctor", "", "check what this machine can do", text_doctor, CLI_MACHINE, false, false,
 		cmd_doctor},
 	{"setup volume", "", "make and mount the data volume", text_volume, CLI_MACHINE, false,

@@ -104,6 +104,13 @@ int cmd_health(struct cli *c, struct err *e);
 int cmd_key_create(struct cli *c, struct err *e);
 int cmd_key_ls(struct cli *c, struct err *e);
 int cmd_key_rm(struct cli *c, struct err *e);
+// reconcile.c
+int cmd_reconcile(struct cli *c, struct err *e);
+int cmd_operations(struct cli *c, struct err *e);
+// db.c
+int cmd_db_check(struct cli *c, struct err *e);
+int cmd_db_backup(struct cli *c, struct err *e);
+int cmd_db_restore(struct cli *c, struct err *e);
 // image.c
 int cmd_image_build(struct cli *c, struct err *e);
 int cmd_image_ls(struct cli *c, struct err *e);

@@ -33,7 +33,7 @@ json_t *control_json_phases(const struct host_sandbox *s)
 	return phases;
 }
 
-static const char *request_key(struct http_request *r)
+const char *control_request_key(struct http_request *r)
 {
 	const char *key = http_req_header(r, "X-API-Key");
 	if (key)
@@ -55,7 +55,7 @@ bool control_before(struct http_request *r, const struct http_route *route, void
 	} else {
 		if (route->flags & ROUTE_PUBLIC)
 			return false;
-		const char *key = request_key(r);
+		const char *key = control_request_key(r);
 		if (key && keys_check(c->keys, key))
 			return false;
 		err_set(&e, ERR_UNAUTHENTICATED, "%s",
@@ -178,6 +178,8 @@ static void create_key(struct http_request *r, void *ctx)
 	struct key_info info;
 	char key[API_KEY_SIZE];
 	struct err e = {0};
+	if (work_refuse_key(r, "a new key is told once and not kept, so not again either"))
+		return;
 	int rc = http_req_json(r, false, &body, &e);
 	if (rc == 0)
 		rc = json_read_fields(body, fields, ARRAY_SIZE(fields), false, &e);
@@ -219,6 +221,14 @@ static void delete_key(struct http_request *r, void *ctx)
 {
 	struct control *c = ctx;
 	struct err e = {0};
+	struct task t = {.op.kind = OPERATION_KEY_DELETE};
+	if (http_req_header(r, "Idempotency-Key")) {
+		t.op.request = json_pack("{s:s}", "key", http_req_param(r, "id"));
+		if (!work_key(c, r, NULL, &t))
+			work_run(c, r, &t);
+		task_done(&c->engine, &t);
+		return;
+	}
 	if (keys_remove(c->keys, http_req_param(r, "id"), &e) < 0)
 		http_reply_error(r, &e);
 	else
@@ -240,6 +250,9 @@ const struct http_route control_routes[] = {
 	{.method = "POST", .pattern = "/v1/sandboxes/{id}/resume", .handler = lifecycle_resume},
 	{.method = "POST", .pattern = "/v1/sandboxes/{id}/fork", .handler = lifecycle_fork},
 	{.method = "GET", .pattern = "/v1/sandboxes/{id}/logs", .handler = sandboxes_logs},
+	{.method = "GET", .pattern = "/v1/operations", .handler = operations_list_get},
+	{.method = "GET", .pattern = "/v1/operations/{id}", .handler = operations_get_one},
+	{.method = "POST", .pattern = "/v1/reconcile", .handler = work_reconcile},
 	{.method = "GET", .pattern = "/v1/events", .handler = events_list},
 	{.method = "GET", .pattern = "/v1/health", .handler = get_health, .flags = ROUTE_PUBLIC},
 	{.method = "GET", .pattern = "/v1/metrics", .handler = get_metrics},

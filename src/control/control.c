@@ -10,6 +10,7 @@
 #include "control/internal.h"
 
 #define UPKEEP_S 10
+#define WATCH_MS 500
 
 // A new key is in its file before it is in the database: a crash in between makes another one.
 static int make_admin_key(struct control *c, struct err *e)
@@ -57,11 +58,21 @@ static int load_secret(const char *data_dir, char **ret, struct err *e)
 	return 0;
 }
 
+void control_reconcile(struct control *c)
+{
+	_cleanup_(look_freep) struct look *l = NULL;
+	struct err e = {0};
+	if (engine_look(&c->engine, false, &l, &e) < 0)
+		log_warn("database and host are not compared: %s", e.text);
+	else
+		engine_apply(&c->engine, l);
+}
+
 static void upkeep(struct control *c)
 {
 	struct err e = {0};
-	sandboxes_reconcile(c);
-	snapshots_reconcile(c);
+	control_reconcile(c);
+	engine_expire(&c->engine);
 	if (feed_expire(c->feed, &e) < 0)
 		log_warn("old events are kept: %s", e.text);
 	if (keys_flush(c->keys, &e) < 0)
@@ -84,6 +95,64 @@ static void *keeper(void *arg)
 	}
 	pthread_mutex_unlock(&c->lock);
 	return NULL;
+}
+
+static bool is_stopping(struct control *c)
+{
+	pthread_mutex_lock(&c->lock);
+	bool yes = c->stopping;
+	pthread_mutex_unlock(&c->lock);
+	return yes;
+}
+
+// Applies what the feed brings, as it comes.
+static void *watch(void *arg)
+{
+	struct control *c = arg;
+	uint64_t seen = 0;
+	while (!is_stopping(c)) {
+		struct err e = {0};
+		seen = feed_wait(c->feed, seen, WATCH_MS);
+		if (is_stopping(c))
+			break;
+		if (engine_apply_events(&c->engine, SIZE_MAX, &e) < 0) {
+			log_warn("events are applied later: %s", e.text);
+			seen = 0;
+			clock_sleep_ns(WATCH_MS * NSEC_PER_MSEC);
+		}
+	}
+	return NULL;
+}
+
+static uint64_t engine_now(void *ctx)
+{
+	return clock_realtime_ns();
+}
+
+static void engine_uuid(void *ctx, char out[UUID_SIZE])
+{
+	id_new_uuid(out);
+}
+
+static int engine_bring(void *ctx, struct err *e)
+{
+	struct control *c = ctx;
+	return feed_catch_up(c->feed, e);
+}
+
+static int start_engine(struct control *c, struct err *e)
+{
+	c->engine.db = c->db;
+	c->engine.rows = c->rows;
+	c->engine.templates = c->templates;
+	c->engine.operations = c->operations;
+	c->engine.keys = c->keys;
+	c->engine.host = c->host;
+	c->engine.now_ns = engine_now;
+	c->engine.new_uuid = engine_uuid;
+	c->engine.bring_events = engine_bring;
+	c->engine.ctx = c;
+	return engine_init(&c->engine, e);
 }
 
 static int lock_data(struct control *c, struct err *e)
@@ -124,7 +193,11 @@ static int open_state(struct control *c, struct err *e)
 	if (r == 0)
 		r = templates_open(c->db, &c->templates, e);
 	if (r == 0)
+		r = operations_open(c->db, &c->operations, e);
+	if (r == 0)
 		r = feed_start(c->db, &c->host, &c->feed, e);
+	if (r == 0)
+		r = start_engine(c, e);
 	if (secret)
 		explicit_bzero(secret, strlen(secret));
 	return r;
@@ -199,8 +272,7 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 	if (r == 0)
 		r = open_state(c, e);
 	if (r == 0) {
-		sandboxes_reconcile(c);
-		snapshots_reconcile(c);
+		control_reconcile(c);
 		r = start_http(c, e);
 	}
 	if (r == 0 && !cfg->no_edge)
@@ -210,6 +282,12 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 		if (r < 0)
 			err_errno(e, r, "upkeep thread");
 		c->keeper_runs = r == 0;
+	}
+	if (r == 0) {
+		r = -pthread_create(&c->watcher, NULL, watch, c);
+		if (r < 0)
+			err_errno(e, r, "thread of the events");
+		c->watcher_runs = r == 0;
 	}
 	if (r < 0)
 		return r;
@@ -233,10 +311,14 @@ struct control *control_stop(struct control *c)
 	edge_stop(c->edge);
 	if (c->keeper_runs)
 		pthread_join(c->keeper, NULL);
+	if (c->watcher_runs)
+		pthread_join(c->watcher, NULL);
 	struct err e = {0};
 	if (c->keys && keys_flush(c->keys, &e) < 0)
 		log_warn("times of use of keys are not written: %s", e.text);
 	feed_stop(c->feed);
+	engine_done(&c->engine);
+	operations_free(c->operations);
 	rows_free(c->rows);
 	templates_free(c->templates);
 	keys_free(c->keys);

@@ -133,7 +133,7 @@ void events_list(struct http_request *r, void *ctx)
 	struct page page = {list, cursor};
 	if (rc == 0) {
 		// What a caller has just been told of is in its next page.
-		feed_catch_up(c->feed);
+		feed_catch_up(c->feed, NULL);
 		uint64_t last = feed_wait(c->feed, UINT64_MAX, 0);
 		rc = feed_read(c->feed, cursor, sandbox, limit, add_item, &page, &e);
 		if (rc == 0 && json_array_size(list) < limit)

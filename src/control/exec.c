@@ -278,6 +278,8 @@ void exec_run(struct http_request *r, void *ctx)
 	struct envd_exit exit = {0};
 	struct err e = {0};
 	_cleanup_json_ json_t *body = NULL;
+	if (work_refuse_key(r, "a command's output is not kept, so not told again either"))
+		return;
 	int rc = http_req_json(r, false, &body, &e);
 	if (rc == 0)
 		rc = read_body(body, &b, &e);

@@ -48,7 +48,9 @@ static int read_journal(void *ctx, sqlite3_stmt *row)
 static int load(struct feed *f, struct err *e)
 {
 	db_lock(f->db);
-	int rc = db_exec(f->db, e, "INSERT OR IGNORE INTO hosts VALUES (?, '', 0)", "s", HOST_NAME);
+	int rc = db_exec(f->db, e,
+		"INSERT OR IGNORE INTO hosts (name, journal, cursor) VALUES (?, '', 0)", "s",
+		HOST_NAME);
 	if (rc == 0)
 		rc = db_query(f->db, e, read_u64, &f->cursor,
 			"SELECT cursor FROM hosts WHERE name = ?", "s", HOST_NAME);
@@ -183,9 +185,9 @@ static int pull(struct feed *f, struct err *e)
 	return rc;
 }
 
-void feed_catch_up(struct feed *f)
+int feed_catch_up(struct feed *f, struct err *e)
 {
-	pull(f, NULL);
+	return pull(f, e);
 }
 
 // Not under f->pull: others can pull while this waits. What it is given is read again then.

@@ -11,9 +11,8 @@ struct feed;
 int feed_start(struct db *db, const struct hostagent *host, struct feed **ret, struct err *e);
 struct feed *feed_stop(struct feed *f);
 DEFINE_CLEANUP(struct feed *, feed_stop)
-// Brings what the host has by now. Errors are not the caller's: what was brought before can be
-// read.
-void feed_catch_up(struct feed *f);
+// Brings what the host has by now. On failure what was brought before can still be read.
+int feed_catch_up(struct feed *f, struct err *e);
 // Waits up to wait_ms for an event after the number; the last number there is.
 uint64_t feed_wait(struct feed *f, uint64_t after, int wait_ms);
 // Events after the number, oldest first, of one sandbox or (NULL) of all; take may end it by a

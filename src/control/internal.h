@@ -7,6 +7,7 @@
 #include "control/control.h"
 #include "base/db.h"
 #include "control/edge.h"
+#include "control/engine.h"
 #include "control/feed.h"
 #include "control/keys.h"
 #include "control/rows.h"
@@ -29,6 +30,10 @@ struct control {
 	struct keys *keys;
 	struct rows *rows;
 	struct templates *templates;
+	struct operations *operations;
+	struct engine engine;
+	pthread_t watcher; // applies events
+	bool watcher_runs;
 	struct feed *feed;
 	char edge_key[65]; // tells nginx's sub-requests from what clients send
 	struct stats *stats;
@@ -45,6 +50,10 @@ extern const struct embed control_migrations[];
 extern const struct embed control_openapi[];
 extern const struct http_route control_routes[];
 extern const size_t control_n_routes;
+
+// control.c
+// Looks at the host and applies what follows.
+void control_reconcile(struct control *c);
 
 // api.c
 bool control_before(struct http_request *r, const struct http_route *route, void *ctx);
@@ -64,14 +73,15 @@ void sandboxes_logs(struct http_request *r, void *ctx);
 int sandboxes_find_live(struct control *c, const char *id, struct row **ret, struct err *e);
 // The same, and its create is done; ERR_CONFLICT otherwise.
 int sandboxes_find_ready(struct control *c, const char *id, struct row **ret, struct err *e);
-// The host's view of a row, or its last report. Notes an end that is seen here first.
+// The host's view of a row, or its last report. What the host does not have (any more) is judged by
+// the reconciler; where the host does not answer the state is SANDBOX_UNREACHABLE.
 int sandboxes_report(struct control *c, struct row *row, struct host_sandbox *ret, struct err *e);
-// Asks the host about all rows and drops those that ended long ago.
-void sandboxes_reconcile(struct control *c);
+#define SANDBOX_UNREACHABLE SANDBOX_STATE_MAX
+const char *sandboxes_state_name(enum sandbox_state s);
 
 json_t *sandboxes_json(const struct row *row, const struct host_sandbox *s);
-void sandboxes_reply(
-	struct http_request *r, int status, const struct row *row, const struct host_sandbox *s);
+// The newest of all states, an array: the list without HTTP. NULL on error.
+json_t *sandboxes_page(struct control *c, size_t max, struct err *e);
 // Fields that several calls have; either map may be NULL.
 int sandboxes_check_maps(json_t *env, json_t *metadata, struct err *e);
 int sandboxes_parse_on_timeout(const char *text, enum on_timeout *ret, struct err *e);
@@ -79,11 +89,6 @@ uint64_t sandboxes_ends_at(uint64_t timeout_sec); // from now; 0 for 0
 // An image of that name: 1 found, 0 not. *ret_n, which may be NULL, is how many there are.
 int sandboxes_find_base(struct control *c, const char *name, struct host_template *ret,
 	size_t *ret_n, struct err *e);
-// What follows the host's answer to a create: it is confirmed (and undone when that fails), or
-// dropped.
-int sandboxes_confirm(struct control *c, struct row *row, struct err *e);
-void sandboxes_drop(struct control *c, struct row *row, const struct err *reason);
-
 // lifecycle.c
 void lifecycle_pause(struct http_request *r, void *ctx);
 void lifecycle_resume(struct http_request *r, void *ctx);
@@ -95,9 +100,31 @@ void snapshots_list(struct http_request *r, void *ctx);
 void snapshots_get(struct http_request *r, void *ctx);
 void snapshots_delete(struct http_request *r, void *ctx);
 void snapshots_list_templates(struct http_request *r, void *ctx); // images too
-// Finishes or drops what a crash or a failing host left half done, and has the host delete what
-// nobody names.
-void snapshots_reconcile(struct control *c);
+json_t *snapshots_json(const struct template *t);
+
+// work.c: an operation over HTTP
+// Reads the Idempotency-Key. 1: the request was answered as an earlier one with that key was (or
+// refused), and the caller is done. body may be NULL.
+int work_key(struct control *c, struct http_request *r, json_t *body, struct task *t);
+// The same for calls that cannot take one: their answer is not kept.
+int work_refuse_key(struct http_request *r, const char *why);
+// Begins; 1 when it was answered, as above.
+int work_begin(struct control *c, struct http_request *r, struct task *t, const struct row_new *new,
+	size_t n, struct err *e);
+void work_reply(struct http_request *r, struct task *t);
+// Begins, asks, finishes, answers.
+void work_run(struct control *c, struct http_request *r, struct task *t);
+// The body of the answer (NULL: none), a function of the task alone.
+json_t *task_answer(const struct task *t, int *ret_status);
+json_t *task_child_answer(const struct task *t, size_t i);
+// Tokens are not kept with an answer: they follow from the ids.
+void task_hide_tokens(json_t *body);
+void operations_list_get(struct http_request *r, void *ctx);
+void operations_get_one(struct http_request *r, void *ctx);
+void work_reconcile(struct http_request *r, void *ctx);
+
+// api.c
+const char *control_request_key(struct http_request *r);
 
 // exec.c
 void exec_run(struct http_request *r, void *ctx);

@@ -110,6 +110,20 @@ bool keys_check(struct keys *k, const char *text)
 	return key != NULL;
 }
 
+bool keys_find(struct keys *k, const char *text, char ret_id[UUID_SIZE])
+{
+	char sha256[SHA256_HEX_SIZE];
+	hash_sha256_hex(text, strlen(text), sha256);
+	pthread_rwlock_rdlock(&k->lock);
+	struct key *key = *bucket_of(k, sha256);
+	while (key && !str_eq_secret(key->sha256, sha256))
+		key = key->next;
+	if (key)
+		memcpy(ret_id, key->info.id, UUID_SIZE);
+	pthread_rwlock_unlock(&k->lock);
+	return key != NULL;
+}
+
 size_t keys_count(struct keys *k)
 {
 	pthread_rwlock_rdlock(&k->lock);

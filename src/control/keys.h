@@ -22,6 +22,8 @@ struct keys *keys_free(struct keys *k);
 DEFINE_CLEANUP(struct keys *, keys_free)
 // True for a known key; notes the time of use.
 bool keys_check(struct keys *k, const char *text);
+// The id of a known key.
+bool keys_find(struct keys *k, const char *text, char ret_id[UUID_SIZE]);
 size_t keys_count(struct keys *k);
 void keys_generate(char out[API_KEY_SIZE]);
 int keys_add(struct keys *k, const char *name, const char text[API_KEY_SIZE], struct key_info *ret,

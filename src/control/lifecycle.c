@@ -8,7 +8,6 @@
 #include <pthread.h>
 #include <string.h>
 #include "base/clock.h"
-#include "base/log.h"
 #include "control/internal.h"
 #include "http/json.h"
 
@@ -19,11 +18,14 @@ void lifecycle_pause(struct http_request *r, void *ctx)
 	struct control *c = ctx;
 	struct host_sandbox s;
 	struct err e = {0};
+	struct task t = {.op.kind = OPERATION_PAUSE};
 	_cleanup_json_ json_t *body = NULL;
 	_cleanup_(row_unrefp) struct row *row = NULL;
 	int rc = http_req_json(r, true, &body, &e);
 	if (rc == 0)
 		rc = json_read_fields(body, NULL, 0, false, &e);
+	if (rc == 0)
+		rc = work_key(c, r, body, &t);
 	if (rc == 0)
 		rc = sandboxes_find_ready(c, http_req_param(r, "id"), &row, &e);
 	if (rc == 0)
@@ -31,16 +33,12 @@ void lifecycle_pause(struct http_request *r, void *ctx)
 	if (rc == 0 && s.state == SANDBOX_PAUSED)
 		rc = err_set(&e, ERR_CONFLICT, "sandbox '%s' is paused already", row->id);
 	if (rc == 0) {
-		char op[UUID_SIZE];
-		id_new_uuid(op);
-		rc = c->host.ops->pause(c->host.host, op, row->id, &s, &e);
+		snprintf(t.op.sandbox, sizeof t.op.sandbox, "%s", row->id);
+		work_run(c, r, &t);
 	}
-	if (rc < 0) {
+	if (rc < 0)
 		http_reply_error(r, &e);
-		return;
-	}
-	log_info("paused sandbox=%s", row->id);
-	sandboxes_reply(r, 200, row, &s);
+	task_done(&c->engine, &t);
 }
 
 // --- resume
@@ -83,32 +81,32 @@ static int find_own_snapshot(struct control *c, const struct row *row, const cha
 	return 0;
 }
 
-static int resume(struct control *c, struct row *row, const struct resume_body *b,
-	struct host_sandbox *ret, struct err *e)
+static int prepare_resume(struct control *c, struct row *row, const struct resume_body *b,
+	struct task *t, struct err *e)
 {
-	struct host_resume req = {.disk_only = b->disk_only, .token = row->token};
-	int r = b->from ? find_own_snapshot(c, row, b->from, req.from, e) : 0;
+	struct host_sandbox s;
+	char from[UUID_SIZE] = "";
+	int r = b->from ? find_own_snapshot(c, row, b->from, from, e) : 0;
 	if (r == 0)
-		r = sandboxes_report(c, row, ret, e);
+		r = sandboxes_report(c, row, &s, e);
 	if (r < 0)
 		return r;
-	if (ret->state == SANDBOX_RUNNING && !b->from)
+	if (s.state == SANDBOX_RUNNING && !b->from)
 		return err_set(e, ERR_CONFLICT,
 			"sandbox '%s' is running: there is nothing to resume", row->id);
-	id_new_uuid(req.op_id);
-	snprintf(req.id, sizeof req.id, "%s", row->id);
-	req.ends_at_ns = sandboxes_ends_at(b->has_timeout ? b->timeout_sec : row->timeout_sec);
-	r = c->host.ops->resume(c->host.host, &req, ret, e);
-	if (r == 0)
-		row->ready_ns = clock_monotonic_ns();
-	return r;
+	uint64_t ends_at = sandboxes_ends_at(b->has_timeout ? b->timeout_sec : row->timeout_sec);
+	t->op.kind = b->from ? OPERATION_ROLLBACK : OPERATION_RESUME;
+	snprintf(t->op.sandbox, sizeof t->op.sandbox, "%s", row->id);
+	t->op.request = json_pack("{s:s, s:b, s:I}", "from", from, "disk_only", b->disk_only,
+		"ends_at", (json_int_t)ends_at);
+	return t->op.request ? 0 : err_errno(e, ENOMEM, "resume");
 }
 
 void lifecycle_resume(struct http_request *r, void *ctx)
 {
 	struct control *c = ctx;
 	struct resume_body b = {0};
-	struct host_sandbox s;
+	struct task t = {0};
 	struct err e = {0};
 	_cleanup_json_ json_t *body = NULL;
 	_cleanup_(row_unrefp) struct row *row = NULL;
@@ -116,36 +114,32 @@ void lifecycle_resume(struct http_request *r, void *ctx)
 	if (rc == 0)
 		rc = read_resume(body, &b, &e);
 	if (rc == 0)
+		rc = work_key(c, r, body, &t);
+	if (rc == 0)
 		rc = sandboxes_find_ready(c, http_req_param(r, "id"), &row, &e);
 	if (rc == 0)
-		rc = resume(c, row, &b, &s, &e);
-	if (rc < 0) {
-		http_reply_error(r, &e);
-		return;
+		rc = prepare_resume(c, row, &b, &t, &e);
+	if (rc == 0) {
+		work_run(c, r, &t);
+		if (t.rc == 0)
+			row->ready_ns = clock_monotonic_ns();
 	}
-	log_info("resumed sandbox=%s from=%s disk_only=%d", row->id, b.from ? b.from : "pause",
-		b.disk_only);
-	sandboxes_reply(r, 200, row, &s);
+	if (rc < 0)
+		http_reply_error(r, &e);
+	task_done(&c->engine, &t);
 }
 
 // --- fork
 
-struct child {
-	struct row *row;
-	struct host_sandbox info;
-	json_t *result; // set when it is done
-	bool alive;
-};
-
 struct fork {
 	struct control *c;
+	char id[SANDBOX_ID_SIZE];
 	struct row *source;
 	json_t *body; // env and metadata are in it
 	json_t *env, *metadata;
-	struct host_fork req;
-	struct child *children; // as many as req.n
-	int rc;
-	struct err e;
+	enum on_timeout on_timeout;
+	size_t n;
+	struct task task;
 	// as a stream
 	pthread_t thread;
 	bool streams, runs;
@@ -161,12 +155,7 @@ static void fork_free(void *p)
 	struct fork *f = p;
 	if (f->runs)
 		pthread_join(f->thread, NULL);
-	for (size_t i = 0; f->children && i < f->req.n; i++) {
-		row_unref(f->children[i].row);
-		json_decref(f->children[i].result);
-	}
-	free(f->children);
-	free(f->req.children);
+	task_done(&f->c->engine, &f->task);
 	row_unref(f->source);
 	json_decref(f->metadata);
 	json_decref(f->body);
@@ -181,11 +170,10 @@ static void fork_freep(struct fork **f)
 		fork_free(*f);
 }
 
-static int read_fork(struct fork *f, bool *ret_has_timeout, uint64_t *ret_timeout, struct err *e)
+static int read_fork(struct fork *f, bool *ret_has_timeout, uint64_t *ret_timeout,
+	const char **ret_on_timeout, struct err *e)
 {
-	const char *on_timeout = NULL;
 	uint64_t count = 1;
-	json_t *metadata = NULL;
 	const struct json_field fields[] = {
 		{.name = "count", .type = JF_U64, .out = &count, .min = 1, .max = HOST_FORK_MAX},
 		{.name = "timeout_sec",
@@ -193,84 +181,65 @@ static int read_fork(struct fork *f, bool *ret_has_timeout, uint64_t *ret_timeou
 			.out = ret_timeout,
 			.max = MAX_TIMEOUT_SEC,
 			.present = ret_has_timeout},
-		{.name = "on_timeout", .type = JF_STRING, .out = &on_timeout},
+		{.name = "on_timeout", .type = JF_STRING, .out = ret_on_timeout},
 		{.name = "env", .type = JF_STRING_MAP, .out = &f->env},
-		{.name = "metadata", .type = JF_STRING_MAP, .out = &metadata},
+		{.name = "metadata", .type = JF_STRING_MAP, .out = &f->metadata},
 	};
 	int r = json_read_fields(f->body, fields, ARRAY_SIZE(fields), false, e);
-	if (r == 0)
-		r = sandboxes_check_maps(f->env, metadata, e);
-	if (r == 0)
-		r = sandboxes_find_ready(f->c, f->req.id, &f->source, e);
-	if (r < 0)
-		return r;
-	f->req.n = count;
-	f->metadata = json_incref(metadata ? metadata : f->source->metadata);
-	f->req.on_timeout = f->source->on_timeout;
-	return on_timeout ? sandboxes_parse_on_timeout(on_timeout, &f->req.on_timeout, e) : 0;
+	json_incref(f->metadata);
+	f->n = count;
+	return r == 0 ? sandboxes_check_maps(f->env, f->metadata, e) : r;
 }
 
-static int add_rows(struct fork *f, uint64_t timeout_sec, struct err *e)
+static int find_source(struct fork *f, const char *on_timeout, struct err *e)
 {
-	size_t n = f->req.n;
+	int r = sandboxes_find_ready(f->c, f->id, &f->source, e);
+	if (r < 0)
+		return r;
+	if (!f->metadata)
+		f->metadata = json_incref(f->source->metadata);
+	f->on_timeout = f->source->on_timeout;
+	return on_timeout ? sandboxes_parse_on_timeout(on_timeout, &f->on_timeout, e) : 0;
+}
+
+static int begin(struct fork *f, struct http_request *r, uint64_t timeout_sec, struct err *e)
+{
 	_cleanup_json_ json_t *none = json_object();
-	_cleanup_free_ struct row_new *new = calloc(n, sizeof *new);
-	_cleanup_free_ struct row **rows = calloc(n, sizeof *rows);
-	f->children = calloc(n, sizeof *f->children);
-	f->req.children = calloc(n, sizeof *f->req.children);
-	if (!new || !rows || !f->children || !f->req.children)
+	_cleanup_json_ json_t *children = json_array();
+	_cleanup_free_ struct row_new *new = calloc(f->n, sizeof *new);
+	if (!new || !none || !children)
 		return err_errno(e, ENOMEM, "fork");
-	for (size_t i = 0; i < n; i++) {
-		struct host_fork_child *child = &f->req.children[i];
-		id_new_uuid(child->op_id);
-		id_new_sandbox(child->id);
-		child->env = f->env;
-		child->info = &f->children[i].info;
-		new[i] = (struct row_new){.id = child->id,
+	for (size_t i = 0; i < f->n; i++) {
+		char op[UUID_SIZE], id[SANDBOX_ID_SIZE];
+		id_new_uuid(op);
+		id_new_sandbox(id);
+		json_t *child = json_pack("{s:s, s:s}", "id", id, "op", op);
+		if (json_array_append_new(children, child) < 0)
+			return err_errno(e, ENOMEM, "fork");
+		new[i] = (struct row_new){.id = json_string_value(json_object_get(child, "id")),
 			.template = f->source->template,
 			.metadata = f->metadata,
 			.env = f->env ? f->env : none,
-			.on_timeout = f->req.on_timeout,
+			.on_timeout = f->on_timeout,
 			.timeout_sec = timeout_sec};
 	}
-	int r = rows_add(f->c->rows, new, n, rows, e);
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < n; i++) {
-		f->children[i].row = rows[i];
-		f->req.children[i].token = rows[i]->token;
-	}
-	return 0;
-}
-
-static json_t *error_json(const char *id, const struct err *e)
-{
-	return json_pack("{s:{s:s, s:o}, s:s}", "error", "code", err_info(e->code)->name, "message",
-		control_json_or_null(e->text), "id", id);
+	f->task.op.kind = OPERATION_FORK;
+	snprintf(f->task.op.sandbox, sizeof f->task.op.sandbox, "%s", f->source->id);
+	f->task.op.request = json_pack("{s:I, s:s, s:O}", "ends_at",
+		(json_int_t)sandboxes_ends_at(timeout_sec), "on_timeout",
+		f->on_timeout == ON_TIMEOUT_PAUSE ? "pause" : "kill", "children", children);
+	if (!f->task.op.request)
+		return err_errno(e, ENOMEM, "fork");
+	return work_begin(f->c, r, &f->task, new, f->n, e);
 }
 
 static void child_done(void *ctx, size_t i)
 {
 	struct fork *f = ctx;
-	struct child *child = &f->children[i];
-	struct host_fork_child *h = &f->req.children[i];
-	if (child->result)
-		return;
-	if (h->rc == 0)
-		h->rc = sandboxes_confirm(f->c, child->row, &h->e);
-	child->alive = h->rc == 0;
-	if (!child->alive) {
-		if (!err_is_set(&h->e))
-			err_errno(&h->e, h->rc, "fork");
-		sandboxes_drop(f->c, child->row, &h->e);
-	}
-	child->result = child->alive ? sandboxes_json(child->row, &child->info)
-				     : error_json(child->row->id, &h->e);
-	if (!child->result)
-		child->result = json_pack("{s:s}", "id", child->row->id);
-	_cleanup_free_ char *line = f->streams ? json_compact(child->result) : NULL;
+	_cleanup_json_ json_t *j = f->streams ? task_child_answer(&f->task, i) : NULL;
+	_cleanup_free_ char *line = j ? json_compact(j) : NULL;
 	pthread_mutex_lock(&f->lock);
-	f->n_alive += child->alive;
+	f->n_alive += f->task.children[i].alive;
 	if (line) {
 		strbuf_adds(&f->lines, line);
 		strbuf_addc(&f->lines, '\n');
@@ -282,24 +251,14 @@ static void child_done(void *ctx, size_t i)
 static void *run_fork(void *arg)
 {
 	struct fork *f = arg;
-	f->req.done = child_done;
-	f->req.ctx = f;
-	f->rc = f->c->host.ops->fork(f->c->host.host, &f->req, &f->e);
-	for (size_t i = 0; i < f->req.n; i++) {
-		struct host_fork_child *h = &f->req.children[i];
-		if (f->children[i].result)
-			continue;
-		if (f->rc < 0) {
-			h->rc = f->rc;
-			h->e = f->e;
-		}
-		child_done(f, i);
-	}
+	f->task.child_done = child_done;
+	f->task.ctx = f;
+	engine_ask(&f->c->engine, &f->task);
+	engine_finish(&f->c->engine, &f->task);
 	pthread_mutex_lock(&f->lock);
 	f->finished = true;
 	pthread_cond_broadcast(&f->wake);
 	pthread_mutex_unlock(&f->lock);
-	log_info("forked sandbox=%s children=%zu of=%zu", f->source->id, f->n_alive, f->req.n);
 	return NULL;
 }
 
@@ -327,19 +286,15 @@ static void reply_fork(struct http_request *r, struct fork **fp)
 		pthread_cond_wait(&f->wake, &f->lock);
 	bool alive = f->n_alive > 0;
 	pthread_mutex_unlock(&f->lock);
-	if (!alive) {
-		http_reply_error(r, &f->req.children[0].e);
+	if (!f->streams || !alive) {
+		// A child that lives is an answer, whatever is not known of the others yet.
+		if (alive)
+			f->task.rc = 0;
+		work_reply(r, &f->task);
 		return;
 	}
-	if (f->streams) {
-		http_reply_stream(
-			r, 200, "application/x-ndjson", next_line, TAKE_PTR(*fp), fork_free);
-		return;
-	}
-	json_t *list = json_array();
-	for (size_t i = 0; i < f->req.n; i++)
-		json_array_append(list, f->children[i].result);
-	http_reply_json(r, 200, json_pack("{s:o}", "children", list));
+	http_reply_header(r, "Stasis-Operation", f->task.op.id);
+	http_reply_stream(r, 200, "application/x-ndjson", next_line, TAKE_PTR(*fp), fork_free);
 }
 
 void lifecycle_fork(struct http_request *r, void *ctx)
@@ -347,6 +302,7 @@ void lifecycle_fork(struct http_request *r, void *ctx)
 	struct err e = {0};
 	bool has_timeout = false;
 	uint64_t timeout_sec = 0;
+	const char *on_timeout = NULL;
 	const char *accept = http_req_header(r, "Accept");
 	_cleanup_(fork_freep) struct fork *f = calloc(1, sizeof *f);
 	if (!f) {
@@ -360,30 +316,29 @@ void lifecycle_fork(struct http_request *r, void *ctx)
 	f->streams = accept && strstr(accept, "application/x-ndjson");
 	const char *id = http_req_param(r, "id");
 	// What is longer is no sandbox's, and must not become one by being cut.
-	int rc = id_is_sandbox(id) && strlen(id) < sizeof f->req.id
+	int rc = id_is_sandbox(id) && strlen(id) < sizeof f->id
 			 ? 0
 			 : err_set(&e, ERR_NOT_FOUND, "no sandbox '%.64s'", id);
 	if (rc == 0) {
-		snprintf(f->req.id, sizeof f->req.id, "%s", id);
+		snprintf(f->id, sizeof f->id, "%s", id);
 		rc = http_req_json(r, true, &f->body, &e);
 	}
 	if (rc == 0)
-		rc = read_fork(f, &has_timeout, &timeout_sec, &e);
-	if (rc == 0) {
-		if (!has_timeout)
-			timeout_sec = f->source->timeout_sec;
-		f->req.ends_at_ns = sandboxes_ends_at(timeout_sec);
-		id_new_uuid(f->req.op_id);
-		rc = add_rows(f, timeout_sec, &e);
-	}
+		rc = read_fork(f, &has_timeout, &timeout_sec, &on_timeout, &e);
+	if (rc == 0)
+		rc = work_key(f->c, r, f->body, &f->task);
+	if (rc == 0)
+		rc = find_source(f, on_timeout, &e);
+	if (rc == 0)
+		rc = begin(f, r, has_timeout ? timeout_sec : f->source->timeout_sec, &e);
 	if (rc == 0 && f->streams) {
 		f->runs = pthread_create(&f->thread, NULL, run_fork, f) == 0;
 		// Without a thread the answer comes all at once.
 	}
-	if (rc < 0) {
+	if (rc < 0)
 		http_reply_error(r, &e);
+	if (rc != 0)
 		return;
-	}
 	if (!f->runs)
 		run_fork(f);
 	reply_fork(r, &f);

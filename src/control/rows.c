@@ -18,6 +18,13 @@ struct rows {
 	size_t count;
 };
 
+static const char *const state_names[] = {"creating", "running", "paused", "stopped"};
+
+const char *row_state_name(enum row_state s)
+{
+	return state_names[s];
+}
+
 static struct row **bucket_of(struct rows *r, const char *id)
 {
 	uint32_t h = 2166136261u; // FNV-1a
@@ -53,6 +60,7 @@ static void link_row(struct rows *r, struct row *row)
 	else
 		r->oldest = row;
 	r->newest = row;
+	row->linked = true;
 	r->count++;
 }
 
@@ -65,6 +73,7 @@ static void unlink_row(struct rows *r, struct row *row)
 	*b = row->next;
 	*(row->newer ? &row->newer->older : &r->newest) = row->older;
 	*(row->older ? &row->older->newer : &r->oldest) = row->newer;
+	row->linked = false;
 	r->count--;
 	row_unref(row);
 }
@@ -124,8 +133,13 @@ static struct row *row_new(struct rows *r, const char *id, const char *template)
 	row->refs = 1;
 	snprintf(row->id, sizeof row->id, "%s", id);
 	snprintf(row->template, sizeof row->template, "%s", template);
-	hash_hmac_sha256_hex(r->token_key, r->token_key_len, id, strlen(id), row->token);
+	rows_token(r, id, row->token);
 	return row;
+}
+
+void rows_token(struct rows *r, const char *id, char out[SHA256_HEX_SIZE])
+{
+	hash_hmac_sha256_hex(r->token_key, r->token_key_len, id, strlen(id), out);
 }
 
 static int load_row(void *ctx, sqlite3_stmt *st)
@@ -140,7 +154,10 @@ static int load_row(void *ctx, sqlite3_stmt *st)
 	row->on_timeout = str_eq(db_text(st, 3), "pause") ? ON_TIMEOUT_PAUSE : ON_TIMEOUT_KILL;
 	row->timeout_sec = (uint64_t)sqlite3_column_int64(st, 4);
 	row->created_ns = (uint64_t)sqlite3_column_int64(st, 5);
-	row->confirmed = sqlite3_column_int(st, 8) != 0;
+	row->generation = (uint64_t)sqlite3_column_int64(st, 9);
+	for (size_t i = 0; i < ARRAY_SIZE(state_names); i++)
+		if (str_eq(db_text(st, 8), state_names[i]))
+			row->now = (enum row_state)i;
 	const char *ended = sqlite3_column_type(st, 7) == SQLITE_NULL ? NULL : db_text(st, 7);
 	if (ended) {
 		row->ended = calloc(1, sizeof *row->ended);
@@ -166,11 +183,12 @@ int rows_load(
 	r->db = db;
 	memcpy(r->token_key, token_key, key_len);
 	r->token_key_len = key_len;
-	int rc = DB_LOCKED(db, db_query(db, e, load_row, r,
-				       "SELECT id, template, metadata, on_timeout, timeout_sec, "
-				       "created_ns, ended_ns, "
-				       "ended, confirmed FROM sandboxes ORDER BY created_ns",
-				       ""));
+	int rc =
+		DB_LOCKED(db, db_query(db, e, load_row, r,
+				      "SELECT id, template, metadata, on_timeout, timeout_sec, "
+				      "created_ns, ended_ns, "
+				      "ended, state, generation FROM sandboxes ORDER BY created_ns",
+				      ""));
 	if (rc < 0)
 		return err_prefix(e, rc, "sandboxes in control.db");
 	*ret = TAKE_PTR(r);
@@ -196,8 +214,9 @@ static int insert_row(struct rows *r, const struct row *row, const struct row_ne
 	if (!metadata || !env)
 		return err_errno(e, ENOMEM, "sandbox");
 	return db_exec(r->db, e,
-		"INSERT INTO sandboxes (id, template, metadata, env, on_timeout, timeout_sec, "
-		"created_ns) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		"INSERT INTO sandboxes (id, host, template, metadata, env, on_timeout, "
+		"timeout_sec, created_ns, state, generation) "
+		"VALUES (?, 'local', ?, ?, ?, ?, ?, ?, 'creating', 0)",
 		"sssssii", row->id, row->template, metadata, env,
 		n->on_timeout == ON_TIMEOUT_PAUSE ? "pause" : "kill", (int64_t)n->timeout_sec,
 		(int64_t)row->created_ns);
@@ -210,11 +229,30 @@ static struct row *prepare_row(struct rows *r, const struct row_new *n)
 		return NULL;
 	row->on_timeout = n->on_timeout;
 	row->timeout_sec = n->timeout_sec;
-	row->creating = true;
 	return TAKE_PTR(row);
 }
 
-int rows_add(struct rows *r, const struct row_new *n, size_t count, struct row **ret, struct err *e)
+// Ends the transaction begun with the database locked, and unlocks it.
+static int finish(struct rows *r, int rc, const struct db_also *also, struct err *e)
+{
+	if (rc == 0)
+		rc = db_run_also(r->db, also, e);
+	if (rc == 0)
+		rc = db_commit(r->db, e);
+	else
+		db_rollback(r->db);
+	db_unlock(r->db);
+	return rc;
+}
+
+static int begin(struct rows *r, struct err *e)
+{
+	db_lock(r->db);
+	return db_begin(r->db, e);
+}
+
+int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now_ns,
+	const struct db_also *also, struct row **ret, struct err *e)
 {
 	int rc = 0;
 	size_t made = 0;
@@ -226,7 +264,7 @@ int rows_add(struct rows *r, const struct row_new *n, size_t count, struct row *
 	// Creation times order the list and are its cursors, so they are unique; the lock is held
 	// over the write to keep memory and database in the same order.
 	pthread_rwlock_wrlock(&r->lock);
-	uint64_t now = clock_realtime_ns();
+	uint64_t now = now_ns;
 	if (r->newest && now <= r->newest->created_ns)
 		now = r->newest->created_ns + 1;
 	db_lock(r->db);
@@ -236,11 +274,7 @@ int rows_add(struct rows *r, const struct row_new *n, size_t count, struct row *
 		ret[i]->created_ns = now + i;
 		rc = insert_row(r, ret[i], &n[i], e);
 	}
-	if (rc == 0)
-		rc = db_commit(r->db, e);
-	else
-		db_rollback(r->db);
-	db_unlock(r->db);
+	rc = finish(r, rc, also, e);
 	for (size_t i = 0; i < made && rc == 0; i++)
 		link_row(r, row_ref(ret[i]));
 	pthread_rwlock_unlock(&r->lock);
@@ -249,23 +283,36 @@ int rows_add(struct rows *r, const struct row_new *n, size_t count, struct row *
 	return rc;
 }
 
-int rows_confirm(struct rows *r, struct row *row, struct err *e)
+int rows_live(struct rows *r, struct row *row, enum row_state now, uint64_t generation,
+	bool backwards, const struct db_also *also, struct err *e)
 {
-	int rc = DB_LOCKED(r->db,
-		db_exec(r->db, e, "UPDATE sandboxes SET confirmed = 1 WHERE id = ?", "s", row->id));
-	if (rc == 0) {
-		row->ready_ns = clock_monotonic_ns();
-		row->confirmed = true;
+	pthread_rwlock_wrlock(&r->lock);
+	bool ended = row->ended_ns != 0 || (generation < row->generation && !backwards);
+	int rc = begin(r, e);
+	if (rc == 0 && !ended)
+		rc = db_exec(r->db, e,
+			"UPDATE sandboxes SET state = ?, generation = ? WHERE id = ?", "sis",
+			state_names[now], (int64_t)generation, row->id);
+	rc = finish(r, rc, also, e);
+	if (rc == 0 && !ended) {
+		if (now == ROW_RUNNING && row->now != ROW_RUNNING)
+			row->ready_ns = clock_monotonic_ns();
+		row->now = now;
+		row->generation = generation;
+		row->version++;
 	}
+	pthread_rwlock_unlock(&r->lock);
 	return rc;
 }
 
-int rows_remove(struct rows *r, struct row *row, struct err *e)
+int rows_remove(struct rows *r, struct row *row, const struct db_also *also, struct err *e)
 {
 	pthread_rwlock_wrlock(&r->lock);
-	int rc = DB_LOCKED(
-		r->db, db_exec(r->db, e, "DELETE FROM sandboxes WHERE id = ?", "s", row->id));
+	int rc = begin(r, e);
 	if (rc == 0)
+		rc = db_exec(r->db, e, "DELETE FROM sandboxes WHERE id = ?", "s", row->id);
+	rc = finish(r, rc, also, e);
+	if (rc == 0 && row->linked)
 		unlink_row(r, row);
 	pthread_rwlock_unlock(&r->lock);
 	return rc;
@@ -296,7 +343,8 @@ size_t rows_older(struct rows *r, uint64_t created_ns, struct row **ret, size_t 
 	return n;
 }
 
-int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last, struct err *e)
+int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last,
+	const struct db_also *also, struct err *e)
 {
 	_cleanup_free_ struct host_sandbox *copy = malloc(sizeof *copy);
 	_cleanup_free_ char *text = ended_dump(last);
@@ -305,21 +353,41 @@ int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last, s
 	*copy = *last;
 	copy->disk_bytes = 0; // gone with it
 	copy->n_phases = 0;
-	int rc = 0;
+	uint64_t at = last->stopped_ns ? last->stopped_ns : clock_realtime_ns();
 	pthread_rwlock_wrlock(&r->lock);
-	if (!row->ended_ns) {
-		uint64_t at = last->stopped_ns ? last->stopped_ns : clock_realtime_ns();
-		rc = DB_LOCKED(
-			r->db, db_exec(r->db, e,
-				       "UPDATE sandboxes SET ended_ns = ?, ended = ? WHERE id = ?",
-				       "iss", (int64_t)at, text, row->id));
-		if (rc == 0) {
-			row->ended = TAKE_PTR(copy);
-			row->ended_ns = at;
-		}
+	bool first = !row->ended_ns;
+	int rc = begin(r, e);
+	if (rc == 0 && first)
+		rc = db_exec(r->db, e,
+			"UPDATE sandboxes SET state = 'stopped', ended_ns = ?, ended = ? WHERE id "
+			"= ?",
+			"iss", (int64_t)at, text, row->id);
+	rc = finish(r, rc, also, e);
+	if (rc == 0 && first) {
+		row->ended = TAKE_PTR(copy);
+		row->now = ROW_STOPPED;
+		row->version++;
+		row->ended_ns = at;
 	}
 	pthread_rwlock_unlock(&r->lock);
 	return rc;
+}
+
+static int take_text(void *ctx, sqlite3_stmt *st)
+{
+	return (*(char **)ctx = strdup(db_text(st, 0))) ? 1 : -ENOMEM;
+}
+
+int rows_env(struct rows *r, const char *id, json_t **ret, struct err *e)
+{
+	_cleanup_free_ char *text = NULL;
+	int rc = DB_LOCKED(r->db, db_query(r->db, e, take_text, &text,
+					  "SELECT env FROM sandboxes WHERE id = ?", "s", id));
+	if (rc < 0)
+		return rc;
+	if (!text)
+		return err_set(e, ERR_NOT_FOUND, "no sandbox '%.64s'", id);
+	return json_parse_object(text, strlen(text), ret, e);
 }
 
 int rows_expire(struct rows *r, uint64_t ended_before_ns, struct err *e)

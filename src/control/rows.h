@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sandboxes users asked for: in memory, written through to the database before the host hears
-// of them. What a sandbox does right now is the host's knowledge and not kept here; only its last
-// report is, once it has stopped.
+// of them. What a sandbox does right now is the host's knowledge; kept here is what the host said
+// last (running or paused, and its count of changes), to be compared with what it says next, and
+// its last report once it has stopped.
+//
+// Functions that take a struct db_also write that in the same transaction, so that an operation and
+// its effect are noted together or not at all.
 #pragma once
 #include <jansson.h>
 #include <stdatomic.h>
@@ -11,20 +15,26 @@
 
 #define ROW_KEEP_NS (3600 * 1000000000ull) // stopped ones stay readable for an hour
 
+enum row_state { ROW_CREATING, ROW_RUNNING, ROW_PAUSED, ROW_STOPPED };
+const char *row_state_name(enum row_state s);
+
 // Immutable but for the members behind "state"; read those through rows_ended and the atomics.
 struct row {
 	atomic_uint refs;
 	struct row *next; // in its bucket
 	struct row *older, *newer;
+	bool linked; // in the table, as the pointers above under its lock
 	char id[64], template[64];
 	char token[SHA256_HEX_SIZE];
 	json_t *metadata;
 	enum on_timeout on_timeout;
 	uint64_t timeout_sec, created_ns;
 	// state
-	atomic_bool creating;	   // a create runs in this process
-	atomic_bool confirmed;	   // the host has made it
-	_Atomic uint64_t ready_ns; // CLOCK_MONOTONIC of that, 0 when before this process
+	_Atomic enum row_state now;
+	_Atomic uint64_t generation;
+	_Atomic uint64_t version; // of the two above, in this process
+	_Atomic uint64_t
+		ready_ns; // CLOCK_MONOTONIC when it began to run, 0 when before this process
 	_Atomic uint64_t ended_ns;
 	struct host_sandbox *ended; // set once, before ended_ns
 };
@@ -44,19 +54,23 @@ int rows_load(
 struct rows *rows_free(struct rows *r);
 DEFINE_CLEANUP(struct rows *, rows_free)
 
-// All rows are durable, or none, and marked creating when this returns. All rows returned are
-// references.
-int rows_add(
-	struct rows *r, const struct row_new *n, size_t count, struct row **ret, struct err *e);
-// The create is done.
-int rows_confirm(struct rows *r, struct row *row, struct err *e);
-// For a create that failed.
-int rows_remove(struct rows *r, struct row *row, struct err *e);
+// All rows are durable, or none, and ROW_CREATING when this returns. All rows returned are
+// references. now_ns: CLOCK_REALTIME.
+int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now_ns,
+	const struct db_also *also, struct row **ret, struct err *e);
+// The host says that it lives, running or paused. What has ended stays so. Two answers may be
+// noted in another order than they were given: an older generation changes nothing, unless a look
+// at the host as it is now says so (backwards).
+int rows_live(struct rows *r, struct row *row, enum row_state now, uint64_t generation,
+	bool backwards, const struct db_also *also, struct err *e);
+// For a create that failed, and what is forgotten at once. One that is gone already is success.
+int rows_remove(struct rows *r, struct row *row, const struct db_also *also, struct err *e);
 struct row *rows_get(struct rows *r, const char *id); // NULL when unknown
 // Up to max rows older than created_ns (UINT64_MAX: all), newest first.
 size_t rows_older(struct rows *r, uint64_t created_ns, struct row **ret, size_t max);
 // Notes how it ended; only the first report counts.
-int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last, struct err *e);
+int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last,
+	const struct db_also *also, struct err *e);
 // The last report, or NULL while it has not ended.
 static inline const struct host_sandbox *row_ended(const struct row *row)
 {
@@ -65,5 +79,9 @@ static inline const struct host_sandbox *row_ended(const struct row *row)
 // Drops those that ended before the time.
 int rows_expire(struct rows *r, uint64_t ended_before_ns, struct err *e);
 size_t rows_count(struct rows *r);
+// The map of strings it was made with. Owned by the caller.
+int rows_env(struct rows *r, const char *id, json_t **ret, struct err *e);
+// The agent's token of any id.
+void rows_token(struct rows *r, const char *id, char out[SHA256_HEX_SIZE]);
 struct row *row_unref(struct row *row);
 DEFINE_CLEANUP(struct row *, row_unref)

@@ -30,32 +30,60 @@ static void synthesise(const struct row *row, enum sandbox_state state, struct h
 	ret->created_ns = row->created_ns;
 }
 
-// lost_cause: what to note when the host does not know it (any more).
-static int report(struct control *c, struct row *row, const char *lost_cause,
-	struct host_sandbox *ret, struct err *e)
+static int unreachable(const struct row *row, struct host_sandbox *ret)
+{
+	synthesise(row, SANDBOX_UNREACHABLE, ret);
+	return 0;
+}
+
+// The host does not have it. Whether that is a loss is the reconciler's to say.
+static int report_missing(
+	struct control *c, struct row *row, struct host_sandbox *ret, struct err *e)
+{
+	if (row->now != ROW_CREATING && !operations_open_on(c->operations, row->id)) {
+		_cleanup_(look_freep) struct look *l = NULL;
+		int r = engine_look_at(&c->engine, row->id, &l, e);
+		if (r < 0)
+			return r;
+		engine_apply(&c->engine, l);
+	}
+	const struct host_sandbox *ended = row_ended(row);
+	if (ended)
+		*ret = *ended;
+	else if (c->engine.reach != ENGINE_REACHED)
+		return unreachable(row, ret);
+	else
+		synthesise(row,
+			row->now == ROW_CREATING ? SANDBOX_PENDING
+			: row->now == ROW_PAUSED ? SANDBOX_PAUSED
+						 : SANDBOX_RUNNING,
+			ret);
+	return 0;
+}
+
+int sandboxes_report(struct control *c, struct row *row, struct host_sandbox *ret, struct err *e)
 {
 	const struct host_sandbox *ended = row_ended(row);
 	if (ended) {
 		*ret = *ended;
 		return 0;
 	}
+	if (c->engine.reach == ENGINE_NO_VOLUME)
+		return unreachable(row, ret);
 	struct host_sandbox s;
 	struct err why = {0};
 	int r = c->host.ops->get(c->host.host, row->id, &s, &why);
-	if (r < 0 && why.code != ERR_NOT_FOUND) {
+	if (r < 0 && why.code == ERR_NOT_FOUND)
+		return report_missing(c, row, ret, e);
+	if (r < 0 && (why.code == ERR_UNAVAILABLE || why.code == ERR_TIMEOUT))
+		return unreachable(row, ret);
+	if (r < 0) {
 		if (e)
 			*e = why;
 		return r;
 	}
-	if (r < 0 && row->creating) {
-		synthesise(row, SANDBOX_PENDING, &s);
-	} else if (r < 0) {
-		synthesise(row, SANDBOX_STOPPED, &s);
-		s.stopped_ns = clock_realtime_ns();
-		snprintf(s.cause, sizeof s.cause, "%s", lost_cause);
-	}
-	if (s.state == SANDBOX_STOPPED && !row->creating) {
-		r = rows_end(c->rows, row, &s, e);
+	if (s.state == SANDBOX_STOPPED && row->now != ROW_CREATING) {
+		r = rows_end(c->rows, row, &s, NULL, e);
 		if (r < 0)
 			return r;
 		s = *row_ended(row);
@@ -64,9 +92,9 @@ static int report(struct control *c, struct row *row, const char *lost_cause,
 	return 0;
 }
 
-int sandboxes_report(struct control *c, struct row *row, struct host_sandbox *ret, struct err *e)
+const char *sandboxes_state_name(enum sandbox_state s)
 {
-	return report(c, row, "host_lost", ret, e);
+	return s == SANDBOX_UNREACHABLE ? "unreachable" : sandbox_state_name(s);
 }
 
 int sandboxes_find_live(struct control *c, const char *id, struct row **ret, struct err *e)
@@ -83,7 +111,14 @@ int sandboxes_find_live(struct control *c, const char *id, struct row **ret, str
 int sandboxes_find_ready(struct control *c, const char *id, struct row **ret, struct err *e)
 {
 	int r = sandboxes_find_live(c, id, ret, e);
-	if (r == 0 && (*ret)->creating) {
+	// Where nobody is at the create any more, its end is what counts.
+	if (r == 0 && (*ret)->now == ROW_CREATING &&
+		(engine_settle_on(&c->engine, id, NULL) < 0 || row_ended(*ret) ||
+			!(*ret)->linked)) {
+		*ret = row_unref(*ret);
+		r = sandboxes_find_live(c, id, ret, e);
+	}
+	if (r == 0 && (*ret)->now == ROW_CREATING) {
 		r = err_set(e, ERR_CONFLICT, "sandbox '%s' is still being created", (*ret)->id);
 		*ret = row_unref(*ret);
 	}
@@ -100,7 +135,7 @@ json_t *sandboxes_json(const struct row *row, const struct host_sandbox *s)
 	json_t *j = json_object();
 	int r = put(j, "id", json_string(row->id));
 	r |= put(j, "template", json_string(row->template));
-	r |= put(j, "state", json_string(sandbox_state_name(s->state)));
+	r |= put(j, "state", json_string(sandboxes_state_name(s->state)));
 	r |= put(j, "vcpus", json_integer(s->vcpus));
 	r |= put(j, "memory_mb", json_integer(s->memory_mb));
 	r |= put(j, "disk_mb", json_integer((json_int_t)s->disk_mb));
@@ -124,7 +159,7 @@ json_t *sandboxes_json(const struct row *row, const struct host_sandbox *s)
 	return NULL;
 }
 
-void sandboxes_reply(
+static void sandboxes_reply(
 	struct http_request *r, int status, const struct row *row, const struct host_sandbox *s)
 {
 	json_t *j = sandboxes_json(row, s);
@@ -287,72 +322,31 @@ uint64_t sandboxes_ends_at(uint64_t timeout_sec)
 	return timeout_sec ? clock_realtime_ns() + timeout_sec * NSEC_PER_SEC : 0;
 }
 
-int sandboxes_confirm(struct control *c, struct row *row, struct err *e)
-{
-	int r = rows_confirm(c->rows, row, e);
-	if (r == 0) {
-		row->creating = false;
-		log_info("created sandbox=%s template=%s", row->id, row->template);
-		return 0;
-	}
-	char op[UUID_SIZE];
-	id_new_uuid(op);
-	c->host.ops->destroy(c->host.host, op, row->id, "create_failed", NULL);
-	return r;
-}
-
-void sandboxes_drop(struct control *c, struct row *row, const struct err *reason)
-{
-	struct err why = {0};
-	log_warn("create failed sandbox=%s template=%s: %s", row->id, row->template, reason->text);
-	if (hostagent_lost(reason)) {
-		// It may have been made: sandboxes_reconcile asks when the host is back.
-		row->creating = false;
-		return;
-	}
-	if (rows_remove(c->rows, row, &why) < 0) {
-		log_error(
-			"row of a failed create is kept for now sandbox=%s: %s", row->id, why.text);
-		row->creating = false; // leaves it to sandboxes_reconcile
-	}
-}
-
-static int create(struct control *c, const struct create_body *b, struct row **ret_row,
-	struct host_sandbox *ret, struct err *e)
+static int create(struct control *c, struct http_request *r, const struct create_body *b,
+	struct task *t, struct err *e)
 {
 	_cleanup_json_ json_t *none = json_object();
-	struct host_create req = {.vcpus = (unsigned)b->vcpus,
-		.memory_mb = (unsigned)b->memory_mb,
-		.disk_mb = b->disk_mb,
-		.on_timeout = b->on_timeout,
-		.cold = b->cold,
-		.env = b->env ? b->env : none};
-	int r = check_template(c, b, req.snapshot, e);
-	if (r < 0)
-		return r;
-	id_new_uuid(req.op_id);
-	id_new_sandbox(req.id);
-	snprintf(req.template, sizeof req.template, "%s", b->template);
-	req.ends_at_ns = sandboxes_ends_at(b->timeout_sec);
-	const struct row_new n = {.id = req.id,
-		.template = req.template,
+	char snapshot[UUID_SIZE];
+	int rc = check_template(c, b, snapshot, e);
+	if (rc < 0)
+		return rc;
+	id_new_sandbox(t->op.sandbox);
+	t->op.request = json_pack("{s:I, s:I, s:I, s:I, s:b, s:s}", "vcpus", (json_int_t)b->vcpus,
+		"memory_mb", (json_int_t)b->memory_mb, "disk_mb", (json_int_t)b->disk_mb, "ends_at",
+		(json_int_t)sandboxes_ends_at(b->timeout_sec), "cold", b->cold, "from", snapshot);
+	if (!t->op.request)
+		return err_errno(e, ENOMEM, "create");
+	const struct row_new n = {.id = t->op.sandbox,
+		.template = b->template,
 		.metadata = b->metadata ? b->metadata : none,
-		.env = req.env,
-		.on_timeout = req.on_timeout,
+		.env = b->env ? b->env : none,
+		.on_timeout = b->on_timeout,
 		.timeout_sec = b->timeout_sec};
-	_cleanup_(row_unrefp) struct row *row = NULL;
-	r = rows_add(c->rows, &n, 1, &row, e);
-	if (r < 0)
-		return r;
-	req.token = row->token;
-	r = c->host.ops->create(c->host.host, &req, ret, e);
-	if (r == 0)
-		r = sandboxes_confirm(c, row, e);
-	if (r < 0) {
-		sandboxes_drop(c, row, e);
-		return r;
-	}
-	*ret_row = TAKE_PTR(row);
+	rc = work_begin(c, r, t, &n, 1, e);
+	if (rc != 0)
+		return rc;
+	engine_ask(&c->engine, t);
+	engine_finish(&c->engine, t);
 	return 0;
 }
 
@@ -360,19 +354,21 @@ void sandboxes_create(struct http_request *r, void *ctx)
 {
 	struct control *c = ctx;
 	_cleanup_json_ json_t *body = NULL;
-	_cleanup_(row_unrefp) struct row *row = NULL;
+	struct task t = {.op.kind = OPERATION_CREATE};
 	struct create_body b;
-	struct host_sandbox s;
 	struct err e = {0};
 	int rc = http_req_json(r, true, &body, &e);
 	if (rc == 0)
 		rc = read_create(body, &b, &e);
 	if (rc == 0)
-		rc = create(c, &b, &row, &s, &e);
+		rc = work_key(c, r, body, &t);
+	if (rc == 0)
+		rc = create(c, r, &b, &t, &e);
 	if (rc < 0)
 		http_reply_error(r, &e);
-	else
-		sandboxes_reply(r, 201, row, &s);
+	else if (rc == 0)
+		work_reply(r, &t);
+	task_done(&c->engine, &t);
 }
 
 // --- one
@@ -393,49 +389,35 @@ void sandboxes_get(struct http_request *r, void *ctx)
 
 // One that ended by itself can be asked about, and its console read, for an hour; its deletion
 // forgets it at once.
-static int forget(struct control *c, struct row *row, struct err *e)
+static int find_deletable(struct control *c, const char *id, bool *ret_forget, struct err *e)
 {
-	char op[UUID_SIZE];
-	struct err why = {0};
-	id_new_uuid(op);
-	int rc = c->host.ops->destroy(c->host.host, op, row->id, "killed", &why);
-	if (rc < 0 && why.code != ERR_NOT_FOUND) {
-		*e = why;
-		return rc;
-	}
-	return rows_remove(c->rows, row, e);
+	engine_settle_on(&c->engine, id, NULL);
+	_cleanup_(row_unrefp) struct row *row = rows_get(c->rows, id);
+	const struct host_sandbox *ended = row ? row_ended(row) : NULL;
+	if (!row || (ended && str_eq(ended->cause, "killed")))
+		return no_sandbox(id, e);
+	if (row->now == ROW_CREATING)
+		return err_set(e, ERR_CONFLICT, "sandbox '%s' is still being created", row->id);
+	*ret_forget = ended != NULL;
+	return 0;
 }
 
 void sandboxes_delete(struct http_request *r, void *ctx)
 {
 	struct control *c = ctx;
 	struct err e = {0};
-	_cleanup_(row_unrefp) struct row *row = NULL;
-	const struct host_sandbox *ended;
-	int rc = 0;
-	row = rows_get(c->rows, http_req_param(r, "id"));
-	ended = row ? row_ended(row) : NULL;
-	if (!row || (ended && str_eq(ended->cause, "killed")))
-		rc = no_sandbox(http_req_param(r, "id"), &e);
-	else if (row->creating)
-		rc = err_set(&e, ERR_CONFLICT, "sandbox '%s' is still being created", row->id);
-	else if (ended)
-		rc = forget(c, row, &e);
-	if (rc == 0 && !ended) {
-		char op[UUID_SIZE];
-		id_new_uuid(op);
-		rc = c->host.ops->destroy(c->host.host, op, row->id, "killed", &e);
-		bool gone = rc == 0 || e.code == ERR_NOT_FOUND;
-		struct host_sandbox s;
-		struct err why = {0};
-		// Notes the end; a failure here is made up for by the next look at the sandbox.
-		if (gone && report(c, row, rc == 0 ? "killed" : "host_lost", &s, &why) < 0)
-			log_warn("end not noted yet sandbox=%s: %s", row->id, why.text);
-	}
-	if (rc < 0)
+	struct task t = {.op.kind = OPERATION_DESTROY};
+	bool forget = false;
+	const char *id = http_req_param(r, "id");
+	int rc = work_key(c, r, NULL, &t);
+	if (rc == 0 && (rc = find_deletable(c, id, &forget, &e)) < 0)
 		http_reply_error(r, &e);
-	else
-		http_reply_empty(r, 204);
+	if (rc == 0) {
+		snprintf(t.op.sandbox, sizeof t.op.sandbox, "%s", id);
+		t.op.request = json_pack("{s:s, s:b}", "cause", "killed", "forget", forget);
+		work_run(c, r, &t);
+	}
+	task_done(&c->engine, &t);
 }
 
 void sandboxes_set_timeout(struct http_request *r, void *ctx)
@@ -449,11 +431,14 @@ void sandboxes_set_timeout(struct http_request *r, void *ctx)
 		.required = true}};
 	_cleanup_json_ json_t *body = NULL;
 	_cleanup_(row_unrefp) struct row *row = NULL;
+	struct task t = {.op.kind = OPERATION_SET_TIMEOUT};
 	struct host_sandbox s;
 	struct err e = {0};
 	int rc = http_req_json(r, false, &body, &e);
 	if (rc == 0)
 		rc = json_read_fields(body, fields, ARRAY_SIZE(fields), false, &e);
+	if (rc == 0)
+		rc = work_key(c, r, body, &t);
 	if (rc == 0)
 		rc = sandboxes_find_live(c, http_req_param(r, "id"), &row, &e);
 	if (rc == 0)
@@ -464,17 +449,13 @@ void sandboxes_set_timeout(struct http_request *r, void *ctx)
 			"sandbox '%s' is paused: resume it with the time-out it shall have",
 			row->id);
 	if (rc == 0) {
-		char op[UUID_SIZE];
-		id_new_uuid(op);
-		rc = c->host.ops->set_timeout(
-			c->host.host, op, row->id, sandboxes_ends_at(sec), &e);
+		snprintf(t.op.sandbox, sizeof t.op.sandbox, "%s", row->id);
+		t.op.request = json_pack("{s:I}", "ends_at", (json_int_t)sandboxes_ends_at(sec));
+		work_run(c, r, &t);
 	}
-	if (rc == 0)
-		rc = sandboxes_report(c, row, &s, &e);
 	if (rc < 0)
 		http_reply_error(r, &e);
-	else
-		sandboxes_reply(r, 200, row, &s);
+	task_done(&c->engine, &t);
 }
 
 void sandboxes_logs(struct http_request *r, void *ctx)
@@ -500,7 +481,7 @@ void sandboxes_logs(struct http_request *r, void *ctx)
 // --- list
 
 struct filter {
-	bool states[SANDBOX_STATE_MAX];
+	bool states[SANDBOX_STATE_MAX + 1]; // the last for SANDBOX_UNREACHABLE
 	const char *template;
 	char *metadata; // "k1=v1&k2=v2", cut up into pairs below
 	const char *key[16], *value[16];
@@ -515,7 +496,7 @@ static void filter_done(struct filter *f)
 
 static int read_states(const char *text, struct filter *f, struct err *e)
 {
-	for (int s = 0; s < SANDBOX_STATE_MAX; s++)
+	for (int s = 0; s <= SANDBOX_STATE_MAX; s++)
 		f->states[s] = text ? str_eq(text, "all") : s != SANDBOX_STOPPED;
 	if (!text || str_eq(text, "all"))
 		return 0;
@@ -524,11 +505,11 @@ static int read_states(const char *text, struct filter *f, struct err *e)
 		char name[32];
 		snprintf(name, sizeof name, "%.*s", (int)MIN(len, sizeof name), text);
 		enum sandbox_state s = sandbox_state_parse(name);
-		if (s == SANDBOX_STATE_MAX)
+		if (s == SANDBOX_STATE_MAX && !str_eq(name, "unreachable"))
 			return err_set(e, ERR_INVALID,
 				"state: '%s' is none of pending, running, pausing, paused, "
 				"resuming, "
-				"stopping, stopped, error, all",
+				"stopping, stopped, error, unreachable, all",
 				name);
 		f->states[s] = true;
 		text += len + (text[len] == ',');
@@ -593,9 +574,15 @@ static int list(
 {
 	_cleanup_free_ struct host_sandbox *live = NULL;
 	size_t n_live = 0;
-	int rc = c->host.ops->list(c->host.host, &live, &n_live, e);
-	if (rc < 0)
+	struct err why = {0};
+	bool silent = c->engine.reach == ENGINE_NO_VOLUME;
+	int rc = silent ? 0 : c->host.ops->list(c->host.host, &live, &n_live, &why);
+	if (rc < 0 && why.code != ERR_UNAVAILABLE && why.code != ERR_TIMEOUT) {
+		*e = why;
 		return rc;
+	}
+	silent |= rc < 0;
+	rc = 0;
 	if (n_live)
 		qsort(live, n_live, sizeof *live, by_id);
 	uint64_t before = f->before, last_shown = 0;
@@ -611,6 +598,10 @@ static int list(
 			snprintf(key.id, sizeof key.id, "%s", row->id);
 			if (n_live && !row_ended(row))
 				s = bsearch(&key, live, n_live, sizeof *live, by_id);
+			if (!s && silent && !row_ended(row)) {
+				unreachable(row, &key);
+				s = &key;
+			}
 			if (!s) {
 				rc = sandboxes_report(c, row, &key, e);
 				s = &key;
@@ -628,6 +619,20 @@ static int list(
 		}
 	}
 	return rc < 0 ? rc : 0;
+}
+
+json_t *sandboxes_page(struct control *c, size_t max, struct err *e)
+{
+	struct filter f = {.limit = max, .before = UINT64_MAX};
+	json_t *out = json_array();
+	uint64_t next = 0;
+	int rc = read_states("all", &f, e);
+	if (rc == 0)
+		rc = list(c, &f, out, &next, e);
+	if (rc == 0)
+		return out;
+	json_decref(out);
+	return NULL;
 }
 
 void sandboxes_list(struct http_request *r, void *ctx)
@@ -650,45 +655,4 @@ void sandboxes_list(struct http_request *r, void *ctx)
 		cursor = json_string(text);
 	}
 	http_reply_json(r, 200, json_pack("{s:O, s:o}", "sandboxes", out, "next_cursor", cursor));
-}
-
-// --- upkeep
-
-void sandboxes_reconcile(struct control *c)
-{
-	struct host_info info;
-	struct err e = {0};
-	// Without its volume the host cannot tell what is lost.
-	if (c->host.ops->info(c->host.host, &info, &e) < 0 || !info.volume_ok)
-		return;
-	struct row *page[PAGE_MAX];
-	uint64_t before = UINT64_MAX;
-	size_t n;
-	while ((n = rows_older(c->rows, before, page, PAGE_MAX)) > 0) {
-		before = page[n - 1]->created_ns;
-		for (size_t i = 0; i < n; i++) {
-			_cleanup_(row_unrefp) struct row *row = page[i];
-			struct host_sandbox s;
-			struct err why = {0};
-			if (row_ended(row) || row->creating)
-				continue;
-			if (row->confirmed) {
-				if (sandboxes_report(c, row, &s, &why) < 0)
-					log_warn("no report sandbox=%s: %s", row->id, why.text);
-				continue;
-			}
-			// The server died while creating it: the host's journal has the outcome.
-			int rc = c->host.ops->get(c->host.host, row->id, &s, &why);
-			if (rc == 0 && s.state != SANDBOX_STOPPED)
-				rc = rows_confirm(c->rows, row, &why);
-			else if (rc == 0 || why.code == ERR_NOT_FOUND)
-				rc = rows_remove(c->rows, row, &why);
-			if (rc < 0)
-				log_warn("unfinished create is kept sandbox=%s: %s", row->id,
-					why.text);
-		}
-	}
-	uint64_t now = clock_realtime_ns();
-	if (rows_expire(c->rows, now - ROW_KEEP_NS, &e) < 0)
-		log_warn("old sandboxes are kept: %s", e.text);
 }

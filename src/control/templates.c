@@ -195,8 +195,10 @@ bool templates_is_active(struct templates *t, const char *snapshot)
 
 // --- writing, each in one transaction
 
-static int finish(struct templates *t, int r, struct err *e)
+static int finish(struct templates *t, int r, const struct db_also *also, struct err *e)
 {
+	if (r == 0)
+		r = db_run_also(t->db, also, e);
 	if (r == 0)
 		r = db_commit(t->db, e);
 	else
@@ -222,6 +224,13 @@ static int yes(void *ctx, sqlite3_stmt *st)
 	return 1;
 }
 
+int templates_has_snapshot(struct templates *t, const char *snapshot, struct err *e)
+{
+	return DB_LOCKED(
+		t->db, db_query(t->db, e, yes, NULL,
+			       "SELECT 1 FROM templates WHERE snapshot_id = ?", "s", snapshot));
+}
+
 static int check_name(struct templates *t, const struct template_op *op, struct err *e)
 {
 	struct template old;
@@ -236,7 +245,8 @@ static int check_name(struct templates *t, const struct template_op *op, struct 
 		      : r;
 }
 
-int templates_begin(struct templates *t, struct template_op *op, struct err *e)
+int templates_begin(
+	struct templates *t, struct template_op *op, const struct db_also *also, struct err *e)
 {
 	activate(t, op);
 	int r = start(t, e);
@@ -248,7 +258,7 @@ int templates_begin(struct templates *t, struct template_op *op, struct err *e)
 			"parent, overwrite, started_ns) VALUES (?, 'create', ?, ?, ?, ?, ?)",
 			"ssssii", op->snapshot, op->name, op->sandbox, op->parent,
 			(int64_t)op->overwrite, (int64_t)clock_realtime_ns());
-	return finish(t, r, e);
+	return finish(t, r, also, e);
 }
 
 static int note_deletion(struct templates *t, const char *snapshot, struct err *e)
@@ -290,7 +300,8 @@ static int commit(struct templates *t, const struct template_op *op, const struc
 }
 
 int templates_commit(struct templates *t, const struct template_op *op,
-	const struct host_snapshot *s, char ret_old[UUID_SIZE], struct template *ret, struct err *e)
+	const struct host_snapshot *s, char ret_old[UUID_SIZE], struct template *ret,
+	const struct db_also *also, struct err *e)
 {
 	struct template new = {.vcpus = s->vcpus,
 		.memory_mb = s->memory_mb,
@@ -305,28 +316,26 @@ int templates_commit(struct templates *t, const struct template_op *op,
 	int r = start(t, e);
 	if (r == 0)
 		r = commit(t, op, &new, ret_old, e);
-	r = finish(t, r, e);
-	if (r == 0)
-		*ret = new;
-	return r;
+	*ret = new; // for what is written besides
+	return finish(t, r, also, e);
 }
 
-int templates_abandon(struct templates *t, const char *snapshot, struct err *e)
+int templates_abandon(
+	struct templates *t, const char *snapshot, const struct db_also *also, struct err *e)
 {
-	db_lock(t->db);
-	int r = db_exec(t->db, e,
-		"UPDATE snapshot_operations SET action = 'delete', name = NULL "
-		"WHERE snapshot_id = ? AND action = 'create'",
-		"s", snapshot);
-	int changed = sqlite3_changes(db_handle(t->db));
-	db_unlock(t->db);
-	if (r == 0 && changed == 0)
-		return err_set(e, ERR_NOT_FOUND, "snapshot %s is not being made", snapshot);
-	return r;
+	int r = start(t, e);
+	if (r == 0)
+		r = db_exec(t->db, e,
+			"UPDATE snapshot_operations SET action = 'delete', name = NULL "
+			"WHERE snapshot_id = ? AND action = 'create'",
+			"s", snapshot);
+	if (r == 0 && sqlite3_changes(db_handle(t->db)) == 0)
+		r = err_set(e, ERR_NOT_FOUND, "snapshot %s is not being made", snapshot);
+	return finish(t, r, also, e);
 }
 
-int templates_remove(
-	struct templates *t, const char *name, char ret_snapshot[UUID_SIZE], struct err *e)
+int templates_remove(struct templates *t, const char *name, char ret_snapshot[UUID_SIZE],
+	const struct db_also *also, struct err *e)
 {
 	struct template old = {0};
 	int r = start(t, e);
@@ -338,17 +347,19 @@ int templates_remove(
 		r = db_exec(t->db, e, "DELETE FROM templates WHERE name = ?", "s", name);
 	if (r == 0)
 		r = note_deletion(t, old.snapshot, e);
-	r = finish(t, r, e);
 	if (r == 0)
 		memcpy(ret_snapshot, old.snapshot, UUID_SIZE);
-	return r;
+	return finish(t, r, also, e);
 }
 
-int templates_deleted(struct templates *t, const char *snapshot, struct err *e)
+int templates_deleted(
+	struct templates *t, const char *snapshot, const struct db_also *also, struct err *e)
 {
-	return DB_LOCKED(
-		t->db, db_exec(t->db, e,
-			       "DELETE FROM snapshot_operations WHERE snapshot_id = ? AND action = "
-			       "'delete'",
-			       "s", snapshot));
+	int r = start(t, e);
+	if (r == 0)
+		r = db_exec(t->db, e,
+			"DELETE FROM snapshot_operations WHERE snapshot_id = ? AND action = "
+			"'delete'",
+			"s", snapshot);
+	return finish(t, r, also, e);
 }

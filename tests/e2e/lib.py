@@ -245,6 +245,10 @@ class World:
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, signal.SIG_IGN)
         try:
+            # A signal to the whole process group ended the servers too.
+            for name in ("server", "host"):
+                if getattr(self, name) and getattr(self, name).poll() is not None:
+                    setattr(self, name, None)
             if self.volume and (self.server is None or self.two and self.host is None):
                 self.start()
             for s in self.api("GET", "/v1/sandboxes?state=all&limit=100").json()["sandboxes"]:

@@ -16,7 +16,7 @@ import lib  # noqa: E402
 
 # Those that leave the shared server alone come first; those that end it come last.
 ORDER = ["firecracker", "cli", "quickstart", "exec", "pty", "cp", "edge", "freeze", "badinput", "keys", "list", "docs",
-         "life", "pause", "snapshots", "generations", "restart", "faults", "lifefaults", "roles"]
+         "life", "pause", "snapshots", "generations", "restart", "faults", "lifefaults", "operations", "roles"]
 
 
 class Result(unittest.TestResult):

@@ -33,6 +33,28 @@ static int missing(const char *id, struct err *e)
 	return err_set(e, ERR_NOT_FOUND, "the host has no '%s'", id);
 }
 
+// With the lock held.
+static bool asked_before(struct model *m, const char *op)
+{
+	for (size_t i = 0; i < m->n_done; i++)
+		if (strcmp(m->done[i], op) == 0)
+			return true;
+	return false;
+}
+
+static void note_done(struct model *m, const char *op)
+{
+	if (m->n_done < MODEL_MAX)
+		snprintf(m->done[m->n_done++], UUID_SIZE, "%s", op);
+}
+
+static int lose(struct err *e)
+{
+	int r = err_set(e, ERR_UNAVAILABLE, "the host does not answer");
+	e->errnum = EHOSTUNREACH;
+	return r;
+}
+
 static void set_phases(struct host_sandbox *s, const char *name)
 {
 	s->phases[0] = (struct host_phase){.name = "slot", .us = 12};
@@ -103,7 +125,7 @@ static int create(
 	add_event(m, req->id, "running", "");
 	*ret = *s;
 	pthread_mutex_unlock(&m->lock);
-	return 0;
+	return m->lose_reply ? lose(e) : 0;
 }
 
 void model_add_snapshot(struct model *m, const char *snapshot, const char *id, const char *kind)
@@ -145,8 +167,12 @@ static int pause_box(
 		return r;
 	pthread_mutex_lock(&m->lock);
 	struct host_sandbox *s = find(m, id);
-	r = !s ? missing(id, e) : s->state != SANDBOX_RUNNING ? wrong_state(s, e) : 0;
-	if (r == 0) {
+	bool again = s && s->state == SANDBOX_PAUSED && asked_before(m, op);
+	r = !s ? missing(id, e) : again ? 0 : s->state != SANDBOX_RUNNING ? wrong_state(s, e) : 0;
+	if (again)
+		*ret = *s;
+	if (r == 0 && !again) {
+		note_done(m, op);
 		s->state = SANDBOX_PAUSED;
 		s->generation++;
 		s->address[0] = s->backend[0] = '\0';
@@ -157,7 +183,7 @@ static int pause_box(
 		*ret = *s;
 	}
 	pthread_mutex_unlock(&m->lock);
-	return r;
+	return r == 0 && m->lose_reply ? lose(e) : r;
 }
 
 static int resume_box(

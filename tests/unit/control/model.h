@@ -22,6 +22,9 @@ struct model {
 	char journal[40];
 	enum err_code fail_create, fail_destroy, fail_get, fail_pause, fail_resume, fail_fork,
 		fail_snapshot, fail_snapshot_delete, fail_snapshots;
+	bool lose_reply; // of create and pause: done, and the caller does not hear of it
+	char done[MODEL_MAX][UUID_SIZE]; // operations, which are not done again
+	size_t n_done;
 	unsigned fail_children; // bit i: child i of the next forks does not come up
 	// Called by fork before its child i is done, and by snapshot_create before it is made.
 	void (*before_child)(void *ctx, size_t i);

@@ -364,17 +364,23 @@ static void test_silent_host_loses_nothing(void **state)
 	char id[64], path[200];
 	create_box(f, NULL, id);
 	f->model.fail_get = ERR_UNAVAILABLE;
-	refused(f, "GET", path_of(id, "", path), NULL, 503, "ordered");
-	sandboxes_reconcile(f->control);
+	_cleanup_json_ json_t *u = call(f, "GET", path_of(id, "", path), NULL, 200);
+	assert_string_equal(text(u, "state"), "unreachable");
+	control_reconcile(f->control);
 	// A host without its volume does not know anything: that is no proof either.
 	f->model.fail_get = ERR_NOT_FOUND;
 	f->model.volume_gone = true;
-	sandboxes_reconcile(f->control);
+	control_reconcile(f->control);
+	_cleanup_json_ json_t *v = call(f, "GET", path, NULL, 200);
+	assert_string_equal(text(v, "state"), "unreachable");
+	_cleanup_json_ json_t *lists = call(f, "GET", "/v1/sandboxes?state=unreachable", NULL, 200);
+	assert_int_equal(json_array_size(json_object_get(lists, "sandboxes")), 1);
 	_cleanup_json_ json_t *h = call(f, "GET", "/v1/health", NULL, 200);
 	assert_string_equal(text(h, "status"), "degraded");
 	assert_string_equal(text(h, "reason"), "not mounted");
 	f->model.fail_get = ERR_NONE;
 	f->model.volume_gone = false;
+	control_reconcile(f->control);
 	_cleanup_json_ json_t *j = call(f, "GET", path, NULL, 200);
 	assert_string_equal(text(j, "state"), "running");
 }
@@ -390,7 +396,8 @@ static void test_unfinished_create(void **state)
 		const struct row_new n = {
 			.id = ids[i], .template = "base", .metadata = none, .env = none};
 		_cleanup_(row_unrefp) struct row *row = NULL;
-		assert_int_equal(rows_add(f->control->rows, &n, 1, &row, &e), 0);
+		assert_int_equal(
+			rows_add(f->control->rows, &n, 1, (uint64_t)i + 1, NULL, &row, &e), 0);
 	}
 	f->model.box[f->model.n++] = (struct host_sandbox){.id = "imade", .state = SANDBOX_RUNNING};
 	_cleanup_json_ json_t *pending = call(f, "GET", "/v1/sandboxes/inever", NULL, 200);
@@ -662,7 +669,7 @@ static void test_newer_database_is_refused(void **state)
 		.host = model_host(&f->model)};
 	assert_true(control_start(&cfg, &c, &e) < 0);
 	assert_non_null(strstr(e.text, "version 99"));
-	sqlite3_exec(db, "PRAGMA user_version = 3", NULL, NULL, NULL);
+	sqlite3_exec(db, "PRAGMA user_version = 4", NULL, NULL, NULL);
 	sqlite3_close(db);
 	fixture_start(f);
 }

@@ -114,7 +114,7 @@ static void events_are_brought_and_acknowledged(void **state)
 	happen(w, 2);
 	wait_for(w, 5);
 	expect(w, 5);
-	feed_catch_up(w->feed); // after it the acknowledgement is done too
+	feed_catch_up(w->feed, NULL); // after it the acknowledgement is done too
 	assert_int_equal(w->model.acked, 5);
 	struct seen s = {0};
 	assert_int_equal(feed_read(w->feed, 0, "i4", 10, take, &s, NULL), 0);
@@ -130,11 +130,11 @@ static void what_happens_without_us_is_told_later(void **state)
 	stop(w);
 	happen(w, 100);
 	start(w);
-	feed_catch_up(w->feed);
+	feed_catch_up(w->feed, NULL);
 	expect(w, 102);
 	stop(w);
 	start(w);
-	feed_catch_up(w->feed);
+	feed_catch_up(w->feed, NULL);
 	expect(w, 102);
 }
 
@@ -143,15 +143,15 @@ static void a_lost_acknowledgement_repeats_nothing(void **state)
 	struct world *w = *state;
 	w->model.fail_ack = ERR_UNAVAILABLE;
 	happen(w, 4);
-	feed_catch_up(w->feed);
+	feed_catch_up(w->feed, NULL);
 	expect(w, 4);
 	assert_int_equal(w->model.acked, 0);
-	feed_catch_up(w->feed);
+	feed_catch_up(w->feed, NULL);
 	stop(w);
 	start(w);
 	w->model.fail_ack = ERR_NONE;
 	happen(w, 1);
-	feed_catch_up(w->feed);
+	feed_catch_up(w->feed, NULL);
 	expect(w, 5);
 	assert_int_equal(w->model.acked, 5);
 }
@@ -163,7 +163,7 @@ static void a_transaction_that_was_lost_is_made_again(void **state)
 	struct world *w = *state;
 	w->model.fail_ack = ERR_UNAVAILABLE;
 	happen(w, 6);
-	feed_catch_up(w->feed);
+	feed_catch_up(w->feed, NULL);
 	stop(w);
 	struct err e = {0};
 	assert_int_equal(db_open(w->path, control_migrations, &w->db, &e), 0);
@@ -177,7 +177,7 @@ static void a_transaction_that_was_lost_is_made_again(void **state)
 	w->db = db_close(w->db);
 	w->model.fail_ack = ERR_NONE;
 	start(w);
-	feed_catch_up(w->feed);
+	feed_catch_up(w->feed, NULL);
 	expect(w, 6);
 }
 
@@ -188,7 +188,7 @@ static void a_host_that_is_away_is_waited_for(void **state)
 	wait_for(w, 1);
 	w->model.fail_events = ERR_UNAVAILABLE;
 	happen(w, 2);
-	feed_catch_up(w->feed);
+	feed_catch_up(w->feed, NULL);
 	expect(w, 1);
 	w->model.fail_events = ERR_NONE;
 	wait_for(w, 3); // by itself
@@ -200,14 +200,14 @@ static void a_new_database_of_the_host_is_read_from_its_start(void **state)
 	struct world *w = *state;
 	happen(w, 5);
 	wait_for(w, 5);
-	feed_catch_up(w->feed);
+	feed_catch_up(w->feed, NULL);
 	stop(w);
 	model_done(&w->model);
 	model_init(&w->model);
 	snprintf(w->model.journal, sizeof w->model.journal, "two");
 	happen(w, 2);
 	start(w);
-	feed_catch_up(w->feed);
+	feed_catch_up(w->feed, NULL);
 	struct seen s = all(w);
 	assert_int_equal(s.n, 7);
 	assert_string_equal(s.ids[5], "i1");
@@ -219,15 +219,15 @@ static void an_older_copy_of_its_database_tells_nothing_twice(void **state)
 	struct world *w = *state;
 	happen(w, 5);
 	wait_for(w, 5);
-	feed_catch_up(w->feed);
+	feed_catch_up(w->feed, NULL);
 	stop(w);
 	w->model.n_events = 3; // restored from then
 	w->model.acked = 0;
 	start(w);
-	feed_catch_up(w->feed);
+	feed_catch_up(w->feed, NULL);
 	assert_int_equal(all(w).n, 5);
 	happen(w, 1); // number 4 once more, but another event
-	feed_catch_up(w->feed);
+	feed_catch_up(w->feed, NULL);
 	struct seen s = all(w);
 	assert_int_equal(s.n, 6);
 	assert_string_equal(s.ids[5], "i4");
