@@ -2,6 +2,7 @@
 """Freeze and thaw, again and again: what a guest has in memory, tmpfs and files after many
 generations is what it had before. The guest's program and this test do the same to the same bytes."""
 import hashlib
+import os
 import random
 import unittest
 
@@ -226,3 +227,24 @@ while True:
             # The network works: the gateway's name server port answers or refuses, the route is there.
             self.assertRegex(c.sh("ip route"), r"default via 169\.254\.0\.22")
             self.assertRegex(c.sh("ping -c 1 -W 5 169.254.0.22"), r" 0% packet loss")
+
+
+class CleanUp(unittest.TestCase):
+    def stored(self, w):
+        return {os.path.join(d, n) for d in ("layers", "snapshots", "sandboxes")
+                for n in os.listdir(os.path.join(w.data, d))
+                if d != "sandboxes" or os.listdir(os.path.join(w.data, d, n)) != ["console.log"]}
+
+    def test_a_hundred_operations_leave_nothing(self):
+        """Twenty times create, pause, resume, fork, destroy; then the machine and the store are as before."""
+        w = lib.world()
+        before, stored = w.leftovers(), self.stored(w)
+        for _ in range(20):
+            s = w.create()
+            s.pause()
+            s.resume()
+            child, = s.fork(1)
+            for box in (s, child):
+                self.assertEqual(box.delete().status, 204)
+        w.settle(before)
+        lib.wait_until("layers collected", lambda: self.stored(w) <= stored, 60)
