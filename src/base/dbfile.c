@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sqlite3.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "base/file.h"
 
 #define MAX_PROBLEMS 100
@@ -183,6 +184,23 @@ int dbfile_backup(const char *path, const struct embed *migrations, const char *
 	return rc;
 }
 
+// The server that opens it need not be root.
+static int give_owner(const char *tmp, const char *path, struct err *e)
+{
+	_cleanup_free_ char *dir = strdup(path);
+	char *slash = dir ? strrchr(dir, '/') : NULL;
+	struct stat st;
+	if (!dir)
+		return err_errno(e, ENOMEM, "%s", path);
+	if (slash)
+		slash[slash == dir] = '\0';
+	if (stat(path, &st) < 0 && stat(slash ? dir : ".", &st) < 0)
+		return err_errno(e, errno, "%s", path);
+	if (st.st_uid == geteuid() && st.st_gid == getegid())
+		return 0;
+	return chown(tmp, st.st_uid, st.st_gid) < 0 ? err_errno(e, errno, "%s", tmp) : 0;
+}
+
 static int set_aside(const char *path, const char *suffix, struct err *e)
 {
 	_cleanup_free_ char *from = str_printf("%s%s", path, suffix);
@@ -200,6 +218,8 @@ int dbfile_restore(
 	int rc = dbfile_check(from, migrations, NULL, NULL, e);
 	if (rc == 0)
 		rc = make_copy(from, migrations, path, &tmp, e);
+	if (rc == 0)
+		rc = give_owner(tmp, path, e);
 	// The log first: the new file must never be taken together with the old one's.
 	static const char *const parts[] = {"-wal", "-shm", ""};
 	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(parts); i++)

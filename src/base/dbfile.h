@@ -13,7 +13,7 @@ int dbfile_check(const char *path, const struct embed *migrations, unsigned *ret
 // A copy as of one moment, checked before it has its name. ERR_CONFLICT when there is one of that
 // name.
 int dbfile_backup(const char *path, const struct embed *migrations, const char *to, struct err *e);
-// The checked copy takes the place of path, which is kept as <path>.before-restore (with -wal and
-// -shm). Nobody may have path open: the caller holds the server's lock.
+// The checked copy takes the place (and the owner) of path, which is kept as <path>.before-restore
+// (with -wal and -shm). Nobody may have path open: the caller holds the server's lock.
 int dbfile_restore(
 	const char *path, const struct embed *migrations, const char *from, struct err *e);

@@ -393,14 +393,6 @@ static int ask_known(struct engine *en, struct task *t)
 	}
 }
 
-// A host that is restarted finishes what it was at or takes it back, and counts it as done either
-// way. Nothing else has changed the sandbox since: an orphan keeps others from it.
-static bool was_taken_back(const struct task *t)
-{
-	return (t->op.kind == OPERATION_PAUSE && t->info.state == SANDBOX_RUNNING) ||
-	       (t->op.kind == OPERATION_RESUME && t->info.state == SANDBOX_PAUSED);
-}
-
 void engine_ask(struct engine *en, struct task *t)
 {
 	t->e = (struct err){0};
@@ -423,11 +415,6 @@ void engine_ask(struct engine *en, struct task *t)
 		     t->op.kind == OPERATION_SET_TIMEOUT;
 	if (tells)
 		t->has_info = t->rc == 0;
-	if (t->rc == 0 && t->adopted && was_taken_back(t)) {
-		t->rc = err_set(&t->e, ERR_UNAVAILABLE,
-			"the host was restarted meanwhile and took it back: ask again");
-		t->said = true;
-	}
 	if (t->rc < 0 && !err_is_set(&t->e))
 		err_errno(&t->e, t->rc, "host");
 	if (t->rc < 0 && (lost(en, &t->e) || is_no_word(en, t)))

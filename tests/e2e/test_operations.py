@@ -107,7 +107,13 @@ class Operations(unittest.TestCase):
         # What the older copy does not know is kept, and named.
         r = self.w.cli("reconcile", "--dry-run")
         self.assertRegex(r.text, f"report_unknown +{late.id}")
-        box.delete()
+        # The newer one knows it.
+        self.w.stop()
+        where = self.w.control_data if self.w.two else self.w.data
+        r = self.w.cli("db", "restore", "control", f"{where}/control.db.before-restore", api=False)
+        self.assertEqual(r.code, 0, r.errors)
+        self.w.start()
+        self.assertEqual({s["id"] for s in self.sandboxes()}, {box.id, late.id})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include "base/db.h"
 #include "base/dbfile.h"
 #include "base/file.h"
@@ -269,8 +270,14 @@ static void test_check_backup_restore(void **state)
 	exec(db, "COMMIT");
 	db_close(db);
 
+	// Its owner stays what it was: the server need not be root.
+	bool root = geteuid() == 0;
+	if (root)
+		assert_int_equal(chown(path, 1234, 1234), 0);
 	if (dbfile_restore(path, control_migrations, copy, &e) < 0)
 		fail_msg("%s", e.text);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_uid, root ? 1234 : geteuid());
 	open_at(path, control_migrations, count(control_migrations), &db);
 	is(db, "SELECT id FROM keys", "one|\n");
 	db_close(db);
