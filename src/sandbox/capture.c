@@ -353,7 +353,6 @@ static uint64_t number(const json_t *j, const char *key)
 
 static void add_figures(struct host *h, int dir)
 {
-	_cleanup_strbuf_ struct strbuf text = {0};
 	_cleanup_close_ int fd =
 		openat(dir, SNAP_FIGURES, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	char buf[8192];

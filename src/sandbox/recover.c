@@ -200,7 +200,11 @@ static int take_back(struct host *h, struct sandbox *s, const struct open_op *op
 	s->info.state = SANDBOX_RUNNING;
 	s->info.snapshot[0] = s->layer[0] = '\0';
 	_cleanup_free_ char *kind = str_printf("%s_failed", op->kind);
-	struct store_event ev = {.kind = kind ? kind : "failed", .cause = "server_restarted"};
+	struct err why = {0};
+	err_set(&why, ERR_INTERNAL, "the server was restarted during the %s; the sandbox runs on",
+		op->kind);
+	struct store_event ev = {
+		.kind = kind ? kind : "failed", .cause = "server_restarted", .failed = &why};
 	rc = store_commit(h, op->id, s, &ev, e);
 	if (rc == 0)
 		log_info("unfinished %s taken back sandbox=%s", op->kind, s->info.id);
@@ -236,7 +240,11 @@ static int settle_paused(struct host *h, struct sandbox *s, const struct open_op
 		drop_unfinished(h, str_eq(op->snapshot, s->info.snapshot) ? "" : op->snapshot);
 	s->info.state = SANDBOX_PAUSED;
 	s->info.address[0] = s->info.backend[0] = '\0';
-	struct store_event ev = {.kind = "resume_failed", .cause = "server_restarted"};
+	struct err why = {0};
+	err_set(&why, ERR_INTERNAL,
+		"the server was restarted during the resume; it is still paused");
+	struct store_event ev = {
+		.kind = "resume_failed", .cause = "server_restarted", .failed = &why};
 	if (op->kind[0] || resuming)
 		rc = store_commit(h, op->kind[0] ? op->id : NULL, s, resuming ? &ev : NULL, e);
 	return rc;
