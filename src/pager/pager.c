@@ -36,7 +36,7 @@
 #define CHUNK (128u * 1024u)
 #define MAX_TRIES 64u // before the descriptor is looked at again
 #define RETRY_MS 1
-#define STUCK_NS (5 * NSEC_PER_SEC) // EAGAIN for so long is a fault of the kernel or the VMM
+#define STUCK_NS (60 * NSEC_PER_SEC) // EAGAIN for so long is a fault of the kernel or the VMM
 
 struct fault {
 	uint64_t address; // of its page
@@ -215,7 +215,7 @@ static int answer_queue(struct pager *p, struct err *e)
 	if (!p->stuck_ns)
 		p->stuck_ns = now;
 	if (now - p->stuck_ns > STUCK_NS)
-		return err_set(e, ERR_INTERNAL, "the kernel refused a page for 5 s (EAGAIN)");
+		return err_set(e, ERR_INTERNAL, "the kernel refused a page for a minute (EAGAIN)");
 	return 0;
 }
 

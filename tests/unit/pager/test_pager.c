@@ -238,6 +238,23 @@ static void test_all_memory_is_right_from_several_threads(void **state)
 	vm_done(&vm);
 }
 
+// What the reset of a VMM's tracking may leave on pages that nobody touched yet: the kernel takes
+// no zero page there, and the fault comes again and again.
+static void test_marks_of_write_protection_on_absent_pages(void **state)
+{
+	struct bench *b = *state;
+	struct vm vm;
+	vm_init(&vm, true, SIZE, 0);
+	struct uffdio_writeprotect mark = {
+		.range = {(uintptr_t)vm.memory[0], SIZE}, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+	assert_int_equal(ioctl(vm.uffd, UFFDIO_WRITEPROTECT, &mark), 0);
+	start_pager(b, NULL, NULL);
+	vm_hand_over(&vm, b->socket);
+	touch_with_threads(&vm, b->model, 2);
+	json_decref(stop_and_read_stats(b));
+	vm_done(&vm);
+}
+
 static void test_two_regions_with_a_hole_between(void **state)
 {
 	struct bench *b = *state;
@@ -759,6 +776,7 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	const struct CMUnitTest tests[] = {
 		TEST(test_all_memory_is_right_from_several_threads),
+		TEST(test_marks_of_write_protection_on_absent_pages),
 		TEST(test_two_regions_with_a_hole_between),
 		TEST(test_removed_ranges_are_zeros_while_faults_run),
 		TEST(test_pages_only_read_stay_clean),
