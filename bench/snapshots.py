@@ -225,7 +225,7 @@ def pause(box, n):
         took2 = ms(begin)
         size = used(box) - before
         s.resume()
-        s.sh("pkill -f touch.py; true")
+        s.sh("pkill -f '[t]ouch.py'; true")
         if i:
             ours.append(took)
             floors.append(bare)
@@ -247,7 +247,7 @@ def fork(box, n):
         dirty(s, 16, i + 1)
         for c in s.fork(1):
             c.delete()
-        s.sh("pkill -f touch.py; true")
+        s.sh("pkill -f '[t]ouch.py'; true")
         data = json.loads(box.rows("SELECT data FROM events WHERE kind = 'forked' ORDER BY seq DESC")[0][0]) \
             if box.rows("SELECT data FROM events WHERE kind = 'forked'") else None
         if data is None:

@@ -196,28 +196,25 @@ while True:
         s.sh("cat > /home/user/watch.py <<'END'\n" + self.WATCH + "\nEND")
         s.sh("nohup nice python3 /home/user/watch.py >/home/user/watch.log 2>&1 & "
              f"until [ -f /dev/shm/first.{s.id} ]; do sleep 0.1; done")
-        children = []
-        for _ in range(2):
-            children += s.fork(10)
-        try:
-            self.check(children)
-        finally:
-            for c in children:
-                c.delete()
+        # A few at a time: what is tested is their identity, not what the machine can carry.
+        seen = {"first": set(), "token": set()}
+        for _ in range(5):
+            children = s.fork(4)
+            try:
+                self.check(children, seen)
+            finally:
+                for c in children:
+                    c.delete()
+        self.assertEqual([len(v) for v in seen.values()], [20, 20])
 
-    def check(self, children):
-        randoms, tokens = set(), set()
+    def check(self, children, seen):
         for c in children:
             out = c.sh(f"for i in $(seq 100); do [ -f /dev/shm/first.{c.id} ] && break; sleep 0.1; done; "
-                       f"cat /dev/shm/first.{c.id}; echo; head -c 16 /dev/urandom | xxd -p 2>/dev/null; "
-                       "hostname; cat /proc/sys/kernel/random/uuid")
-            first, at = out.split("\n")[0].split()
-            randoms.add(first)
-            tokens.add(c.token)
+                       f"cat /dev/shm/first.{c.id}; echo; hostname")
+            seen["first"].add(out.split()[0])
+            seen["token"].add(c.token)
             self.assertIn(c.id, out)
-        self.assertEqual(len(randoms), len(children))
-        self.assertEqual(len(tokens), len(children))
-        for c in children[:4]:
+        for c in children[:1]:
             # A clock reading of the guest lies between two of ours, up to the 50 ms promised.
             before = lib.time.time()
             there = float(c.sh("date +%s.%N"))
