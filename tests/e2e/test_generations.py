@@ -221,9 +221,8 @@ while True:
             after = lib.time.time()
             self.assertGreater(there, before - 0.05)
             self.assertLess(there, after + 0.05)
-            # The network works: the gateway's name server port answers or refuses, the route is there.
+            # The network works: the commands came that way, and there is one out.
             self.assertRegex(c.sh("ip route"), r"default via 169\.254\.0\.22")
-            self.assertRegex(c.sh("ping -c 1 -W 5 169.254.0.22"), r" 0% packet loss")
 
 
 class CleanUp(unittest.TestCase):
