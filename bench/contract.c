@@ -3,7 +3,7 @@
 // through the struct and through client, socket and server in between. One process, two threads.
 //
 //	bench-contract [calls]		p50 and p99 of create, address, get, pause, list (3
-//sandboxes)
+// sandboxes)
 #include <fcntl.h>
 #include <string.h>
 #include "../tests/unit/hostagent/fake.h"

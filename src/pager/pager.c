@@ -106,8 +106,8 @@ static int64_t supply(
 			return (int64_t)len;
 		if (zero.zeropage > 0 || errno != EEXIST || !p->vm.map.write_protect)
 			return zero.zeropage > 0 ? zero.zeropage : -errno;
-		// An absent page that is marked as write-protected takes no zero page, for ever: only
-		// a copy goes over the mark (Linux, mfill_atomic_pte_zeropage).
+		// An absent page that is marked as write-protected takes no zero page, for ever:
+		// only a copy goes over the mark (Linux, mfill_atomic_pte_zeropage).
 		static const uint8_t zeros[SNAPSHOT_BLOCK];
 		return supply(p, address, zeros, SNAPSHOT_BLOCK, wake);
 	}

@@ -50,9 +50,9 @@ struct vmm_choice {
 	char kvm_reason[200]; // why KVM is not used; "" when it is
 	char qemu_version[48];
 	uint64_t tsc_khz; // of this host
-	char name[32];	 // "firecracker", "fcqemu": with the next two in each snapshot
-	char state[64];	 // format of its state files
-	char sha256[65]; // of the program that writes them
+	char name[32];	  // "firecracker", "fcqemu": with the next two in each snapshot
+	char state[64];	  // format of its state files
+	char sha256[65];  // of the program that writes them
 };
 
 #define HOST_BUCKETS 256u

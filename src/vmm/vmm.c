@@ -63,8 +63,7 @@ static int call(struct vmm *v, const char *method, const char *path, json_t *bod
 	if (r.status < 200 || r.status > 299) {
 		while (r.body.len && (unsigned char)r.body.data[r.body.len - 1] <= ' ')
 			r.body.data[--r.body.len] = '\0';
-		return err_set(e, ERR_INTERNAL,
-			"%s %s: status %d: %s", method, path, r.status,
+		return err_set(e, ERR_INTERNAL, "%s %s: status %d: %s", method, path, r.status,
 			r.body.len ? r.body.data : "(no body)");
 	}
 	if (ret && !(*ret = http_response_json(&r)))

@@ -2,7 +2,7 @@
 // Serves the contract of a host that only remembers, for clients that are not ours:
 //
 //	fake-host SOCKET	prints "ready"; each line on its input is an event; ends with its
-//input
+// input
 #include <signal.h>
 #include <string.h>
 #include "../../unit/hostagent/fake.h"
