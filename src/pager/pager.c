@@ -36,7 +36,7 @@
 #define CHUNK (128u * 1024u)
 #define MAX_TRIES 64u // before the descriptor is looked at again
 #define RETRY_MS 1
-#define STUCK_NS (60 * NSEC_PER_SEC) // EAGAIN for so long is a fault of the kernel or the VMM
+#define STUCK_NS (5 * NSEC_PER_SEC) // EAGAIN for so long without a remove: a dead thread of the VMM
 
 struct fault {
 	uint64_t address; // of its page
@@ -63,7 +63,7 @@ struct pager {
 	struct bitmap removed, recorded, ahead;
 	struct fault queue[MAX_QUEUE];
 	size_t queued;
-	uint64_t stuck_ns; // since when no fault could be answered; 0: not stuck
+	uint64_t stuck_ns; // since when no page went in and no remove came; 0: not stuck
 	struct prefetch prefetch;
 	struct working_set record;
 	bool recording;
@@ -189,36 +189,6 @@ static int answer(struct pager *p, const struct fault *f, struct err *e)
 	return 0;
 }
 
-static int answer_queue(struct pager *p, struct err *e)
-{
-	size_t done = 0;
-	int r = 0;
-	for (unsigned tries = 0; done < p->queued && !p->ended;) {
-		r = answer(p, &p->queue[done], e);
-		if (r == 0) {
-			done++;
-		} else if (r == -EAGAIN && ++tries < MAX_TRIES) {
-			// The remove was read, but its caller has not run yet. It will, and a guest
-			// that gives back memory all the time leaves no more than that moment.
-			sched_yield();
-		} else {
-			break;
-		}
-	}
-	p->queued -= done;
-	if (done || !p->queued)
-		p->stuck_ns = 0;
-	if (r != -EAGAIN)
-		return r;
-	memmove(p->queue, p->queue + done, p->queued * sizeof *p->queue);
-	uint64_t now = clock_monotonic_ns();
-	if (!p->stuck_ns)
-		p->stuck_ns = now;
-	if (now - p->stuck_ns > STUCK_NS)
-		return err_set(e, ERR_INTERNAL, "the kernel refused a page for a minute (EAGAIN)");
-	return 0;
-}
-
 static void apply_remove(struct pager *p, uint64_t start, uint64_t end)
 {
 	p->stats.removes++;
@@ -236,6 +206,7 @@ static int take_message(struct pager *p, const struct uffd_msg *m, uint64_t now,
 {
 	if (m->event == UFFD_EVENT_REMOVE) {
 		apply_remove(p, m->arg.remove.start, m->arg.remove.end);
+		p->stuck_ns = 0;
 		return 0;
 	}
 	if (m->event != UFFD_EVENT_PAGEFAULT)
@@ -271,6 +242,41 @@ static int take_messages(struct pager *p, struct err *e)
 				return r;
 		}
 	} while (n == sizeof msgs);
+	return 0;
+}
+
+// Answers what waits. While a remove is in progress, from before its message until its caller has
+// run again, the kernel takes no page (EAGAIN). So between two tries the caller is let run, and
+// what it asks next is read. A VM that gives back memory without a pause, on a machine with no core
+// to spare, can keep its own faults waiting for as long as it does so; it is not stuck by that.
+static int answer_queue(struct pager *p, struct err *e)
+{
+	size_t done = 0;
+	int r = 0;
+	for (unsigned tries = 0; done < p->queued && !p->ended;) {
+		r = answer(p, &p->queue[done], e);
+		if (r == 0) {
+			done++;
+			p->stuck_ns = 0;
+			continue;
+		}
+		if (r != -EAGAIN || ++tries == MAX_TRIES)
+			break;
+		sched_yield();
+		r = take_messages(p, e);
+		if (r < 0)
+			break;
+	}
+	p->queued -= done;
+	memmove(p->queue, p->queue + done, p->queued * sizeof *p->queue);
+	if (r != -EAGAIN)
+		return r;
+	uint64_t now = clock_monotonic_ns();
+	if (!p->stuck_ns)
+		p->stuck_ns = now;
+	if (now - p->stuck_ns > STUCK_NS)
+		return err_set(e, ERR_INTERNAL,
+			"for 5 s the kernel took no page (EAGAIN) and the VM removed none");
 	return 0;
 }
 
