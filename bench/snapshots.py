@@ -181,18 +181,17 @@ def dirty(s, mib, seed):
          "until grep -q done /tmp/out 2>/dev/null; do sleep 0.1; done; sync")
 
 
-def write_floor(box, mib):
-    """The time to write so much with fsync, beside the layers."""
-    path = os.path.join(box.w.data, "floor.write")
+def write_floor(box, mib, i):
+    """The time to write so much with fsync, beside the layers. The file stays: a later one would be
+    written into the memory that this one had, which is cheaper than memory that nobody used lately."""
+    path = os.path.join(box.w.data, f"floor.write.{i}")
     data = os.urandom(mib << 20)
     begin = time.monotonic()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.write(fd, data)
     os.fsync(fd)
     os.close(fd)
-    took = ms(begin)
-    os.unlink(path)
-    return took
+    return ms(begin)
 
 
 def used(box):
@@ -213,7 +212,7 @@ def pause(box, n):
         begin = time.monotonic()
         row = s.pause()
         took = ms(begin)
-        bare = write_floor(box, 64)
+        bare = write_floor(box, 64, i)
         s.resume()
         dirty(s, 1, 1000 + i)
         s.pause()

@@ -18,6 +18,10 @@
 #define TSC_LIMIT_PERCENT 10  // what the guest's clock can be slewed by
 
 // ---- files that appear whole
+//
+// Whole, not durable. The guest stands still meanwhile, and this process and the guest are lost by
+// whatever would make the difference: who wants to keep the files writes them to the disk
+// afterwards (fsync), as the host agent does before it says that a sandbox is paused.
 
 struct pending {
 	char *tmp; // until committed; removed by pending_done
@@ -48,27 +52,12 @@ static int pending_open(struct pending *p, const char *path, struct err *e)
 	return 0;
 }
 
-static int pending_sync(const struct pending *p, struct err *e)
-{
-	return fsync(p->fd) < 0 ? err_errno(e, errno, "fsync of %.500s", p->tmp) : 0;
-}
-
 static int pending_commit(struct pending *p, struct err *e)
 {
 	if (rename(p->tmp, p->path) < 0)
 		return err_errno(e, errno, "rename to %.500s", p->path);
 	free(TAKE_PTR(p->tmp));
 	return 0;
-}
-
-static int sync_parent(const char *path, struct err *e)
-{
-	const char *slash = strrchr(path, '/');
-	_cleanup_free_ char *dir = !slash	   ? strdup(".")
-				   : slash == path ? strdup("/")
-						   : strndup(path, (size_t)(slash - path));
-	int rc = dir ? file_fsync_dir(AT_FDCWD, dir) : -ENOMEM;
-	return rc < 0 ? err_errno(e, rc, "fsync of the directory of %.500s", path) : 0;
 }
 
 // ---- create
@@ -163,11 +152,7 @@ static int commit(struct pending *state, struct pending *memory, struct err *e)
 	if (unlink(memory->path) < 0 && errno != ENOENT)
 		return err_errno(e, errno, "%.500s", memory->path);
 	int rc = pending_commit(state, e);
-	if (rc == 0)
-		rc = pending_commit(memory, e);
-	if (rc == 0)
-		rc = sync_parent(state->path, e);
-	return rc < 0 ? rc : sync_parent(memory->path, e);
+	return rc < 0 ? rc : pending_commit(memory, e);
 }
 
 int snapshot_create(struct qemu *q, const struct qemu_options *o, const struct config *c,
@@ -188,24 +173,18 @@ int snapshot_create(struct qemu *q, const struct qemu_options *o, const struct c
 		rc = write_memory(q, s->diff, &memory, e);
 	uint64_t copied = clock_monotonic_ns();
 	if (rc == 0)
-		rc = pending_sync(&state, e);
-	if (rc == 0)
-		rc = pending_sync(&memory, e);
-	if (rc == 0)
 		rc = commit(&state, &memory, e);
 	if (rc < 0)
 		return rc;
-	uint64_t synced = clock_monotonic_ns();
 	// The files stand. Where this fails, the next diff holds some pages again: nothing is lost.
 	const struct dirty_source source = source_of(q);
 	struct err again = {0};
 	if ((rc = dirty_reset(&source, &again)) < 0)
 		log_warn("dirty pages are not reset: %s", err_text(&again, rc));
-	log_debug("snapshot: state %llu us, memory %llu us, sync %llu us, reset %llu us",
+	log_debug("snapshot: state %llu us, memory %llu us, reset %llu us",
 		(unsigned long long)(saved - begin) / 1000,
 		(unsigned long long)(copied - saved) / 1000,
-		(unsigned long long)(synced - copied) / 1000,
-		(unsigned long long)(clock_monotonic_ns() - synced) / 1000);
+		(unsigned long long)(clock_monotonic_ns() - copied) / 1000);
 	return 0;
 }
 

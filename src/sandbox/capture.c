@@ -47,6 +47,8 @@
 void capture_done(struct capture *c)
 {
 	c->header = header_free(c->header);
+	http_client_free(c->agent);
+	c->agent = NULL;
 }
 
 int capture_init(
@@ -119,16 +121,21 @@ static void drop_stage(int dir)
 		unlinkat(dir, names[i], 0);
 }
 
-static int set_frozen(const struct sandbox *s, bool frozen, struct err *e)
+static int set_frozen(const struct sandbox *s, struct capture *c, bool frozen, struct err *e)
 {
 	char url[96];
-	_cleanup_(http_client_freep) struct http_client *c = NULL;
-	int rc = machine_agent(s, url, &c, e);
-	if (rc < 0)
-		return rc;
+	struct http_client *made = NULL;
+	if (!c->agent) {
+		int rc = machine_agent(s, url, &made, e);
+		if (rc < 0)
+			return rc;
+		c->agent = made;
+	}
+	snprintf(url, sizeof url, "http://%s:%d", s->slot.address, ENVD_PORT);
 	struct envd_target t = {
 		.base_url = url, .token = s->token, .tick = machine_is_gone, .ctx = (void *)s};
-	return frozen ? envd_call_freeze(c, &t, FREEZE_MS, e) : envd_call_thaw(c, &t, THAW_MS, e);
+	return frozen ? envd_call_freeze(c->agent, &t, FREEZE_MS, e)
+		      : envd_call_thaw(c->agent, &t, THAW_MS, e);
 }
 
 // Most of what the guest wrote goes to the disk before it stands still.
@@ -182,7 +189,7 @@ int capture_take(
 		return rc;
 	machine_phase(&s->info, "sync", since);
 	c->stopped_ns = clock_monotonic_ns();
-	if ((rc = set_frozen(s, true, e)) < 0)
+	if ((rc = set_frozen(s, c, true, e)) < 0)
 		return err_prefix(e, rc, "quiesce the guest");
 	machine_phase(&s->info, "freeze", since);
 	rc = fault_hit("capture.after_freeze", e);
@@ -207,7 +214,7 @@ int capture_let_go(struct host *h, struct sandbox *s, struct capture *c, struct 
 	// A VMM that says no because it was never stopped is fine.
 	if (rc < 0 && (vmm_get_state(v, &state, NULL) < 0 || state != VMM_RUNNING))
 		return err_prefix(e, rc, "let the guest go on");
-	rc = set_frozen(s, false, e);
+	rc = set_frozen(s, c, false, e);
 	if (rc < 0)
 		return err_prefix(e, rc, "thaw the guest");
 	c->went_on = true;
@@ -274,28 +281,63 @@ static void fill_row(const struct host *h, const struct sandbox *s, struct captu
 	r->created_ns = clock_realtime_ns();
 }
 
+// fcqemu is asked what it wrote; that is a process, so it is done beside the sums of the layer.
+struct describe {
+	const struct host *h;
+	char path[512];
+	uint64_t tsc_khz;
+	struct err e;
+	int rc;
+};
+
+static void *describe(void *arg)
+{
+	struct describe *d = arg;
+	d->rc = vmm_state_tsc_khz(d->h, d->path, &d->tsc_khz, &d->e);
+	return NULL;
+}
+
+static int ingest_and_describe(struct host *h, struct sandbox *s, struct capture *c, int dir,
+	uint64_t *ret_tsc_khz, struct err *e)
+{
+	struct describe d = {.h = h};
+	pthread_t thread;
+	if (str_format(d.path, sizeof d.path, "%s/sandboxes/%s/" STAGE_STATE, h->data_dir,
+		    s->info.id) < 0)
+		return err_set(e, ERR_INTERNAL, "data directory path too long");
+	int rc = take_file(dir, SNAP_STATE, STAGE_STATE, e);
+	if (rc < 0)
+		return rc;
+	bool beside = pthread_create(&thread, NULL, describe, &d) == 0;
+	rc = ingest(h, s, c, dir, e);
+	if (beside)
+		pthread_join(thread, NULL);
+	else
+		describe(&d);
+	if (rc < 0)
+		return err_prefix(e, rc, "layer");
+	if (d.rc < 0)
+		*e = d.e;
+	*ret_tsc_khz = d.tsc_khz;
+	return d.rc;
+}
+
 int capture_publish(
 	struct host *h, struct sandbox *s, struct capture *c, uint64_t *since, struct err *e)
 {
-	char path[512];
 	struct snapshot_info info;
+	uint64_t tsc_khz = 0;
 	_cleanup_close_ int dir = open_dir(h, s, e);
 	if (dir < 0)
 		return dir;
-	int rc = ingest(h, s, c, dir, e);
+	int rc = ingest_and_describe(h, s, c, dir, &tsc_khz, e);
 	if (rc < 0)
-		return err_prefix(e, rc, "layer");
+		return rc;
 	machine_phase(&s->info, "layer", since);
 	if ((rc = fault_hit("capture.after_layer", e)) < 0)
 		return rc;
-	if ((rc = take_file(dir, SNAP_STATE, STAGE_STATE, e)) < 0)
-		return rc;
 	fill_info(h, s, c, &info);
-	if (str_format(path, sizeof path, "%s/sandboxes/%s/" STAGE_STATE, h->data_dir, s->info.id) <
-		0)
-		return err_set(e, ERR_INTERNAL, "data directory path too long");
-	if ((rc = vmm_state_tsc_khz(h, path, &info.tsc_khz, e)) < 0)
-		return rc;
+	info.tsc_khz = tsc_khz;
 	// What the last resume touched first is the best guess at what the next one will.
 	bool pause = info.kind == SNAPSHOT_PAUSE && file_exists(dir, WORKING_SET);
 	rc = snapshot_write(h->data_fd, &info, c->header,

@@ -75,57 +75,6 @@ static void make_children(struct fork *f)
 		pthread_join(threads[i], NULL);
 }
 
-// The checkpoint of a running source, which goes on before this returns, also on failure.
-static int checkpoint(struct fork *f, struct sandbox *s, struct err *e)
-{
-	_cleanup_(capture_done) struct capture c;
-	struct host *h = f->h;
-	char journal[160];
-	uint64_t t = clock_monotonic_ns(), started = t;
-	bool full = s->full_next;
-	int rc = capture_init(&c, "checkpoint", NULL, full, journal);
-	if (rc < 0)
-		return err_set(e, ERR_INTERNAL, "journal entry too long");
-	s->full_next = true; // in the row; the capture goes by what was before
-	rc = store_op_begin(h, f->req->op_id, "fork", s, journal, e);
-	s->full_next = full;
-	if (rc < 0)
-		return rc;
-	machine_phase(&s->info, "journal", &t);
-	rc = capture_take(h, s, &c, &t, e);
-	if (rc == 0)
-		rc = capture_let_go(h, s, &c, e);
-	machine_phase(&s->info, "let_go", &t);
-	if (rc == 0)
-		rc = capture_publish(h, s, &c, &t, e);
-	capture_settle(h, s, &c);
-	if (rc == 0)
-		rc = fault_hit("fork.before_commit", e);
-	_cleanup_json_ json_t *data =
-		json_pack("{s:I, s:I, s:I, s:o}", "count", (json_int_t)f->req->n, "duration_us",
-			(json_int_t)((clock_monotonic_ns() - started) / 1000), "stopped_us",
-			(json_int_t)(c.went_on ? (c.went_on_ns - c.stopped_ns) / 1000 : 0),
-			"phases", machine_phases_json(&s->info));
-	struct store_event ev = {.kind = rc == 0 ? "forked" : "fork_failed",
-		.cause = rc == 0 ? NULL : "fork_failed",
-		.failed = rc == 0 ? NULL : e,
-		.data = data};
-	struct err why = {0};
-	int committed = store_commit_snapshot(
-		h, f->req->op_id, s, rc == 0 ? &c.row : NULL, NULL, &ev, &why);
-	if (committed < 0) {
-		log_error("fork not recorded sandbox=%s error=%s", s->info.id, why.text);
-		s->full_next = true; // as the row says
-		if (rc == 0) {
-			snapshot_delete(h->data_fd, c.snapshot, NULL);
-			*e = why;
-			rc = committed;
-		}
-	}
-	memcpy(f->snapshot, c.snapshot, sizeof f->snapshot);
-	return rc;
-}
-
 static int check(const struct host_fork *req, struct err *e)
 {
 	if (req->n < 1 || req->n > HOST_FORK_MAX)
@@ -155,10 +104,16 @@ int host_fork(struct host *h, struct host_fork *req, struct err *e)
 			"this fork was done before: its children are in the list of sandboxes");
 	snprintf(f.template, sizeof f.template, "%s", s->info.template);
 	bool running = s->info.state == SANDBOX_RUNNING;
-	if (running)
-		rc = checkpoint(&f, s, e);
-	else
+	if (running) {
+		static const struct checkpoint kind = {
+			"checkpoint", "fork", "fork.before_commit", "forked", "fork_failed"};
+		struct store_snapshot row;
+		rc = checkpoint(h, s, &kind, req->op_id, NULL,
+			json_pack("{s:I}", "count", (json_int_t)req->n), &row, e);
+		memcpy(f.snapshot, row.info.id, sizeof f.snapshot);
+	} else {
 		memcpy(f.snapshot, s->info.snapshot, sizeof f.snapshot);
+	}
 	pthread_mutex_lock(&h->lock);
 	s->layer[0] = '\0';
 	if (running || rc < 0)

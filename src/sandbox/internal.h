@@ -249,6 +249,7 @@ struct capture {
 	struct header *header; // of the image, once its layer is published
 	struct store_snapshot row;
 	uint64_t stopped_ns, went_on_ns; // CLOCK_MONOTONIC
+	struct http_client *agent;	 // the guest's, kept from freeze to thaw
 };
 void capture_done(struct capture *c);
 // Chooses the ids and gives the text that goes into the journal before anything is done.
@@ -267,6 +268,19 @@ int capture_publish(
 // After any end that left the sandbox running: the diff becomes part of its lineage (base.hdr), or
 // s->full_next is set. Removes what is left over. The caller commits the row.
 void capture_settle(struct host *h, struct sandbox *s, struct capture *c);
+
+// --- checkpoint.c
+
+struct checkpoint {
+	const char *kind;	   // of the snapshot's row
+	const char *op;		   // of the journal's entry
+	const char *fault;	   // point before the commit
+	const char *done, *failed; // kinds of the event
+};
+// A snapshot of a running sandbox, which goes on before this returns, also on failure. snapshot
+// NULL: a new id, in ret->info.id. data is taken over: what the event says besides the times.
+int checkpoint(struct host *h, struct sandbox *s, const struct checkpoint *k, const char *op_id,
+	const char *snapshot, json_t *data, struct store_snapshot *ret, struct err *e);
 // base.hdr of a running sandbox. Not synced: it means nothing once the machine that runs it is
 // gone.
 int capture_write_base(

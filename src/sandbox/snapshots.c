@@ -128,51 +128,10 @@ int snapshot_copy(struct host *h, const struct source *src, const char *id, enum
 static int from_running(struct host *h, const struct host_snapshot_create *req, struct sandbox *s,
 	struct store_snapshot *ret, struct err *e)
 {
-	_cleanup_(capture_done) struct capture c;
-	char journal[160];
-	uint64_t t = clock_monotonic_ns(), started = t;
-	bool full = s->full_next;
-	int rc = capture_init(&c, "template", req->snapshot, full, journal);
-	if (rc < 0)
-		return err_set(e, ERR_INTERNAL, "journal entry too long");
-	s->full_next = true; // in the row; the capture goes by what was before
-	rc = store_op_begin(h, req->op_id, "snapshot", s, journal, e);
-	s->full_next = full;
-	if (rc < 0)
-		return rc;
-	machine_phase(&s->info, "journal", &t);
-	rc = capture_take(h, s, &c, &t, e);
-	if (rc == 0)
-		rc = capture_let_go(h, s, &c, e);
-	machine_phase(&s->info, "let_go", &t);
-	if (rc == 0)
-		rc = capture_publish(h, s, &c, &t, e);
-	capture_settle(h, s, &c);
-	if (rc == 0)
-		rc = fault_hit("snapshot.before_commit", e);
-	_cleanup_json_ json_t *data = json_pack("{s:s, s:I, s:I, s:o}", "snapshot", req->snapshot,
-		"duration_us", (json_int_t)((clock_monotonic_ns() - started) / 1000), "stopped_us",
-		(json_int_t)(c.went_on ? (c.went_on_ns - c.stopped_ns) / 1000 : 0), "phases",
-		machine_phases_json(&s->info));
-	struct store_event ev = {.kind = rc == 0 ? "snapshot_created" : "snapshot_failed",
-		.cause = rc == 0 ? NULL : "snapshot_failed",
-		.failed = rc == 0 ? NULL : e,
-		.data = data};
-	// Whatever came of it, the operation is over and the row tells the lineage.
-	struct err why = {0};
-	int committed =
-		store_commit_snapshot(h, req->op_id, s, rc == 0 ? &c.row : NULL, NULL, &ev, &why);
-	if (committed < 0 && rc == 0) {
-		snapshot_delete(h->data_fd, req->snapshot, NULL);
-		*e = why;
-		rc = committed;
-	}
-	if (committed < 0) {
-		log_error("snapshot not recorded sandbox=%s error=%s", s->info.id, why.text);
-		s->full_next = true; // as the row says
-	}
-	*ret = c.row;
-	return rc;
+	static const struct checkpoint kind = {"template", "snapshot", "snapshot.before_commit",
+		"snapshot_created", "snapshot_failed"};
+	return checkpoint(h, s, &kind, req->op_id, req->snapshot,
+		json_pack("{s:s}", "snapshot", req->snapshot), ret, e);
 }
 
 static int from_paused(struct host *h, const struct host_snapshot_create *req, struct sandbox *s,

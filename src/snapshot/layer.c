@@ -3,7 +3,7 @@
 // How a diff becomes a layer (layer_ingest). The diff alone tells apart "written, and zero" (data)
 // from "not written" (hole), and punching out the zeros destroys just that. So:
 //
-//	1. fsync the diff; read its data extents, compute the sums
+//	1. read the diff's data extents, compute the sums, fsync the diff
 //	2. <id>.sum.tmp, fsync, rename to <id>.sum	from here on the .sum file is the truth
 //	3. fsync layers/ when there is something to punch, then punch
 //	4. rename the diff to <id>, fsync layers/	published
@@ -287,7 +287,7 @@ static int scan_diff(int fd, const char *diff, struct content *c, struct err *e)
 {
 	struct stat st;
 	struct statvfs vfs;
-	if (fsync(fd) < 0 || fstat(fd, &st) < 0 || fstatvfs(fd, &vfs) < 0)
+	if (fstat(fd, &st) < 0 || fstatvfs(fd, &vfs) < 0)
 		return err_errno(e, errno, "%s", diff);
 	// With larger blocks the file system would fill up what the VMM left out with zeros.
 	if (vfs.f_bsize > SNAPSHOT_BLOCK)
@@ -299,6 +299,8 @@ static int scan_diff(int fd, const char *diff, struct content *c, struct err *e)
 		return err_errno(e, ENOMEM, "%s", diff);
 	uint64_t at = 0, end = 0;
 	int r;
+	// The disk writes while the sums are computed.
+	sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 	for (; (r = next_extent(fd, c->size, &at, &end)) > 0; at = end) {
 		r = add_extent(fd, at, end, buf, c);
 		if (r < 0)
@@ -314,7 +316,7 @@ static int scan_diff(int fd, const char *diff, struct content *c, struct err *e)
 			" bytes of data in %" PRIu64 " of blocks)",
 			diff, (c->data_blocks + c->zero_blocks) * SNAPSHOT_BLOCK,
 			(uint64_t)st.st_blocks * 512);
-	return 0;
+	return fsync(fd) < 0 ? err_errno(e, errno, "%s", diff) : 0;
 }
 
 static int recall_content(const struct layer *l, struct content *c, struct err *e)
