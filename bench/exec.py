@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Buffered exec of /bin/true through edge and API, against the same process straight from envd.
 
-    bench/exec.py [ROUNDS]          default 200
+    bench/exec.py [ROUNDS]          default 500
 
 Both on kept connections, in turns; the difference of the medians is what edge and API add.
 Goal: at most 1.5 ms.
@@ -27,7 +27,7 @@ def slot_address(world, sandbox):
 
 
 def main():
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     world = common.lib.World("bench")
     world.build_image()
     world.start()

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "control/agents.h"
 #include "control/internal.h"
 
 #define UPKEEP_S 10
@@ -259,7 +260,9 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 	c->domain = strdup(cfg->domain ? cfg->domain : CONTROL_DOMAIN_DEFAULT);
 	c->socket = str_printf("%s/control.sock", cfg->run_dir);
 	c->stats = stats_new(control_routes, control_n_routes);
-	if (!c->data_dir || !c->run_dir || !c->listen || !c->domain || !c->socket || !c->stats)
+	c->agents = agents_new();
+	if (!c->data_dir || !c->run_dir || !c->listen || !c->domain || !c->socket || !c->stats ||
+		!c->agents)
 		return err_errno(e, ENOMEM, "control plane");
 	unsigned char raw[32];
 	id_random_bytes(raw, sizeof raw);
@@ -324,6 +327,7 @@ struct control *control_stop(struct control *c)
 	keys_free(c->keys);
 	db_close(c->db);
 	stats_free(c->stats);
+	agents_free(c->agents);
 	safe_close(c->lock_fd);
 	pthread_cond_destroy(&c->wake);
 	pthread_mutex_destroy(&c->lock);

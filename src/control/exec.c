@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <string.h>
 #include "base/clock.h"
+#include "control/agents.h"
 #include "control/internal.h"
 #include "envd/client.h"
 #include "http/json.h"
@@ -256,11 +257,13 @@ static int run(struct control *c, struct exec *x, const struct exec_body *b, str
 		.ctx = x,
 	};
 	_cleanup_(http_client_freep) struct http_client *client = NULL;
-	r = client_new(x->base_url, &client, e);
+	r = agents_take(c->agents, id, x->base_url, &client, e);
 	if (r < 0)
 		return r;
 	x->deadline_ns = clock_monotonic_ns() + b->timeout_sec * NSEC_PER_SEC + GUEST_GRACE_NS;
 	r = envd_run(client, &x->target, &p, ret, e);
+	if (r == 0)
+		agents_give(c->agents, id, x->base_url, TAKE_PTR(client));
 	if (r < 0 && x->stop != STOP_NONE) {
 		if (x->pid)
 			kill_program(x);

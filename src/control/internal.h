@@ -37,6 +37,7 @@ struct control {
 	struct feed *feed;
 	char edge_key[65]; // tells nginx's sub-requests from what clients send
 	struct stats *stats;
+	struct agents *agents;
 	struct http_server *http;
 	struct edge *edge;
 	pthread_t keeper;

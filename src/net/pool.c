@@ -22,6 +22,9 @@
 #define REST_NS (3 * NSEC_PER_SEC)
 // After a failure to make a slot ahead; take() tries at once and reports.
 #define RETRY_NS NSEC_PER_SEC
+// Whoever took a slot is starting a VM and needs the processors: while at least half of the pool is
+// there, new ones are made when nobody has taken one for so long.
+#define CALM_NS NSEC_PER_SEC
 
 enum state { FREE, BUSY, READY, TAKEN, KEPT, GIVEN, RESTING };
 
@@ -37,7 +40,7 @@ struct slot_pool {
 	pthread_cond_t changed; // a state, or stop
 	pthread_t thread;
 	bool started, stop;
-	uint64_t retry_ns;
+	uint64_t retry_ns, taken_ns;
 	struct entry *slots; // max
 };
 
@@ -135,6 +138,13 @@ static unsigned longest_rested(const struct slot_pool *p)
 	return best;
 }
 
+// When the next slot may be made ahead.
+static uint64_t make_at(const struct slot_pool *p)
+{
+	uint64_t calm = count(p, READY) * 2 < p->warm ? 0 : p->taken_ns + CALM_NS;
+	return MAX(calm, p->retry_ns);
+}
+
 static void wait_until(struct slot_pool *p, uint64_t ns)
 {
 	struct timespec ts = {
@@ -164,12 +174,12 @@ static void *pool_main(void *arg)
 			wake = p->slots[i].rested_ns;
 		}
 		if (count(p, READY) < p->warm && (i = find(p, FREE)) < p->max) {
-			if (p->retry_ns <= now) {
+			if (make_at(p) <= now) {
 				if (make_ahead(p, i) < 0)
 					p->retry_ns = clock_monotonic_ns() + RETRY_NS;
 				continue;
 			}
-			wake = MIN(wake, p->retry_ns);
+			wake = MIN(wake, make_at(p));
 		}
 		wait_until(p, wake);
 	}
@@ -289,6 +299,7 @@ int slot_pool_take(struct slot_pool *p, struct slot *ret, struct err *e)
 		}
 		wait_until(p, UINT64_MAX);
 	}
+	p->taken_ns = clock_monotonic_ns();
 	if (i < p->max)
 		move(p, i, rc < 0 ? FREE : TAKEN);
 	pthread_mutex_unlock(&p->lock);

@@ -8,8 +8,8 @@
 #include "http/json.h"
 #include "sandbox/internal.h"
 
-static void add_times(json_t *data, const struct sandbox *s, const struct capture *c,
-	uint64_t started)
+static void add_times(
+	json_t *data, const struct sandbox *s, const struct capture *c, uint64_t started)
 {
 	uint64_t stopped = c->went_on ? c->went_on_ns - c->stopped_ns : 0;
 	json_object_set_new(data, "duration_us",
