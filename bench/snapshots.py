@@ -194,35 +194,54 @@ def write_floor(box, mib, i):
     return ms(begin)
 
 
-def used(box):
-    """Blocks of layers and snapshots."""
-    return sum(os.stat(os.path.join(top, f)).st_blocks * 512
-               for d in ("layers",) for top, _, files in os.walk(os.path.join(box.w.data, d))
-               for f in files)
+RESIDENT = """import mmap, os, time
+m = mmap.mmap(-1, 1 << 20)
+while True:
+    if os.path.exists('/dev/shm/go'):
+        m[:] = os.urandom(1 << 20)
+        os.unlink('/dev/shm/go')
+    time.sleep(0.05)
+"""
+TOUCH_ONE = ": > /dev/shm/go; while [ -e /dev/shm/go ]; do sleep 0.05; done; sync"
+
+
+def layers(box):
+    return {n for n in os.listdir(os.path.join(box.w.data, "layers")) if "." not in n}
+
+
+def new_bytes(box, s, before):
+    """Blocks of the layer that the last pause added, and of its sums. A merge may add others."""
+    snapshot, = box.rows("SELECT id FROM snapshots WHERE kind = 'pause' AND sandbox = ?", s.id)[0]
+    with open(os.path.join(box.w.data, "snapshots", snapshot, "memory.hdr"), "rb") as f:
+        header = f.read()
+    return sum(os.stat(os.path.join(box.w.data, "layers", n + end)).st_blocks * 512
+               for n in layers(box) - before if bytes.fromhex(n.replace("-", "")) in header
+               for end in ("", ".sum"))
 
 
 def pause(box, n):
     ours, floors, again, grown = [], [], [], []
+    s = box.w.create(memory_mb=1024)
+    s.sh(f"cat > /tmp/one.py <<'END'\n{RESIDENT}END\nnohup python3 /tmp/one.py >/dev/null 2>&1 & "
+         + TOUCH_ONE)
+    s.pause()
+    s.resume()
     for i in range(n + 1):
-        s = box.w.create(memory_mb=1024) if i == 0 else s
-        if i == 0:
-            s.pause()
-            s.resume()
         dirty(s, 64, i + 1)
         begin = time.monotonic()
         row = s.pause()
         took = ms(begin)
         bare = write_floor(box, 64, i)
         s.resume()
-        dirty(s, 1, 1000 + i)
+        s.sh(TOUCH_ONE)
         s.pause()
         s.resume()
-        before = used(box)
-        dirty(s, 1, 2000 + i)
+        before = layers(box)
+        s.sh(TOUCH_ONE)
         begin = time.monotonic()
         second = s.pause()
         took2 = ms(begin)
-        size = used(box) - before
+        size = new_bytes(box, s, before)
         s.resume()
         s.sh("pkill -f '[t]ouch.py'; true")
         if i:

@@ -90,6 +90,45 @@ TWO_ROLES = os.environ.get("STASIS_ROLES", "one") == "two"
 CONTROL_USER, CONTROL_GROUP = "nobody", "nogroup"
 
 
+class Outside:
+    """A machine on the other side of this one, where a guest may go: a network namespace with a
+    public address and a web server. "with Outside() as url": the address of a file with "outside"."""
+
+    def __enter__(self):
+        self.name = f"stasis-out-{os.getpid()}"
+        self.dir = tempfile.mkdtemp(prefix="stasis-outside.")
+        with open(os.path.join(self.dir, "file"), "w") as f:
+            f.write("outside")
+        inside = ["ip", "netns", "exec", self.name]
+        self.server = None
+        try:
+            for cmd in (["ip", "netns", "add", self.name],
+                        ["ip", "link", "add", "stasis-out", "type", "veth", "peer", "name", "eth0",
+                         "netns", self.name],
+                        ["ip", "addr", "add", "11.0.0.1/30", "dev", "stasis-out"],
+                        ["ip", "link", "set", "stasis-out", "up"],
+                        inside + ["ip", "addr", "add", "11.0.0.2/30", "dev", "eth0"],
+                        inside + ["ip", "link", "set", "eth0", "up"]):
+                subprocess.run(cmd, check=True)
+            self.server = subprocess.Popen(
+                inside + [sys.executable, "-m", "http.server", "-d", self.dir, "80"],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            wait_until("the web server outside", lambda: subprocess.run(
+                inside + ["sh", "-c", "ss -Hltn sport = 80 | grep -q ."], check=False).returncode == 0)
+        except BaseException:
+            self.__exit__()
+            raise
+        return "http://11.0.0.2/file"
+
+    def __exit__(self, *_):
+        if self.server:
+            self.server.kill()
+            self.server.wait()
+        subprocess.run(["ip", "link", "del", "stasis-out"], check=False)
+        subprocess.run(["ip", "netns", "del", self.name], check=False)
+        shutil.rmtree(self.dir)
+
+
 class World:
     """Temporary directory, volume and server. With the roles in two processes "server" is the
     control plane and "host" the other one; start, stop and kill mean both."""

@@ -588,6 +588,17 @@ static void stop_of_what_never_ran_is_success(void **state)
 
 // ---- readiness, logs, many
 
+static char state_of(int32_t pid)
+{
+	char path[64], line[512];
+	snprintf(path, sizeof path, "/proc/%d/stat", pid);
+	FILE *f = fopen(path, "re");
+	assert_non_null(f);
+	assert_non_null(fgets(line, sizeof line, f));
+	fclose(f);
+	return strrchr(line, ')')[2];
+}
+
 static void socket_that_listens_late_is_awaited(void **state)
 {
 	static const char *const argv[] = {DUMMY, "--late", NULL};
@@ -596,6 +607,13 @@ static void socket_that_listens_late_is_awaited(void **state)
 	start(&b);
 	_cleanup_free_ char *r = box_ask(&b, "report");
 	assert_non_null(r);
+	// Then it sleeps: the time of the last try must not keep it running round and round.
+	int naps = 0;
+	for (int i = 0; i < 1000 && naps < 3; i++) {
+		clock_sleep_ns(NSEC_PER_MSEC);
+		naps += state_of(b.state.pid) == 'S';
+	}
+	assert_int_equal(naps, 3);
 	box_done(&b);
 }
 
