@@ -110,6 +110,9 @@ class Outside:
                         inside + ["ip", "addr", "add", "11.0.0.2/30", "dev", "eth0"],
                         inside + ["ip", "link", "set", "eth0", "up"]):
                 subprocess.run(cmd, check=True)
+            # A server that starts does that for the ways out that there are by then.
+            with open("/proc/sys/net/ipv4/conf/stasis-out/forwarding", "w") as f:
+                f.write("1")
             self.server = subprocess.Popen(
                 inside + [sys.executable, "-m", "http.server", "-d", self.dir, "80"],
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
