@@ -196,6 +196,24 @@ static void undo(struct host *h, struct sandbox *s, const char *why)
 	pthread_mutex_unlock(&h->lock);
 }
 
+// 1 with *ret filled: this very operation was done before. A failed create leaves nothing, so it
+// may be tried again.
+static int told_before(
+	struct host *h, const struct host_create *req, struct host_sandbox *ret, struct err *e)
+{
+	int rc = operation_told(h, req->op_id, req->id, e);
+	if (rc <= 0)
+		return rc;
+	pthread_mutex_lock(&h->lock);
+	const struct sandbox *s = host_find(h, req->id);
+	if (s)
+		*ret = s->info;
+	pthread_mutex_unlock(&h->lock);
+	return s ? 1
+		 : err_set(e, ERR_CONFLICT, "sandbox '%s' was made by this operation and is gone",
+			   req->id);
+}
+
 int create_sandbox(struct host *h, const struct host_create *req, const char *hidden,
 	struct host_sandbox *ret, struct err *e)
 {
@@ -206,9 +224,11 @@ int create_sandbox(struct host *h, const struct host_create *req, const char *hi
 	struct err local = {0};
 	if (!e)
 		e = &local;
-	int rc = volume_open(h->data_dir, &volume, e);
-	if (rc < 0)
-		return rc;
+	int rc = told_before(h, req, ret, e);
+	if (rc == 0)
+		rc = volume_open(h->data_dir, &volume, e);
+	if (rc != 0)
+		return MIN(rc, 0);
 	// From here until the jail has opened them, the layers named in a header read must stay.
 	pthread_rwlock_rdlock(&h->layers_lock);
 	rc = find_origin(h, req, &o, &info, e);

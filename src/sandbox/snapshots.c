@@ -11,49 +11,6 @@
 #include "disk/disk.h"
 #include "sandbox/internal.h"
 
-int sandbox_claim(struct host *h, const char *op_id, const char *id, const char *operation,
-	unsigned states, struct sandbox **ret_s, struct host_sandbox *ret, struct err *e)
-{
-	char op_state[8], op_sandbox[64];
-	struct err failed = {0};
-	if (!id_is_uuid(op_id))
-		return err_set(e, ERR_INVALID, "bad operation id");
-	// Where the same operation is at work in another thread, its answer is ours too.
-	pthread_mutex_lock(&h->lock);
-	for (struct sandbox *s; (s = host_find(h, id)) && s->operation && str_eq(s->op_id, op_id);)
-		pthread_cond_wait(&h->changed, &h->lock);
-	pthread_mutex_unlock(&h->lock);
-	int rc = store_op_find(h, op_id, op_state, op_sandbox, &failed, e);
-	if (rc < 0)
-		return rc;
-	if (op_state[0] && !str_eq(op_sandbox, id))
-		return err_set(
-			e, ERR_CONFLICT, "operation id was used for sandbox '%s'", op_sandbox);
-	if (err_is_set(&failed))
-		return err_set(e, failed.code, "%s", failed.text);
-	pthread_mutex_lock(&h->lock);
-	struct sandbox *s = host_find(h, id);
-	if (!s || s->hidden)
-		rc = err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
-	else if (str_eq(op_state, "done")) {
-		*ret = s->info;
-		rc = 1;
-	} else if (s->operation)
-		rc = err_set(
-			e, ERR_CONFLICT, "sandbox '%s' is busy: %s is under way", id, s->operation);
-	else if (!(states & 1u << s->info.state))
-		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", id,
-			sandbox_state_name(s->info.state));
-	else {
-		s->operation = operation;
-		snprintf(s->op_id, sizeof s->op_id, "%s", op_id);
-		s->info.n_phases = 0;
-		*ret_s = s;
-	}
-	pthread_mutex_unlock(&h->lock);
-	return rc;
-}
-
 int snapshot_drop(struct host *h, const char *op_id, const char *id, const struct store_event *ev,
 	struct err *e)
 {

@@ -155,6 +155,23 @@ class Roles(unittest.TestCase):
         self.assertEqual(a.json()["code"], "resource_exhausted")
         self.assertEqual(self.contract("GetSandbox", {"sandboxId": "inone"}).status, 404)
 
+    def test_a_create_is_done_once_also_over_a_restart(self):
+        box, op = "i" + uuid.uuid4().hex[:20], str(uuid.uuid4())
+        ask = {"operationId": op, "sandboxId": box, "template": "base", "token": "t" * 43}
+        first = self.contract("CreateSandbox", ask)
+        self.assertEqual(first.status, 200, first.body)
+        self.w.kill_host()
+        self.w.start()
+        again = self.contract("CreateSandbox", ask)
+        self.assertEqual(again.status, 200, again.body)
+        self.assertEqual(again.json()["sandbox"]["createdNs"], first.json()["sandbox"]["createdNs"])
+        other = self.contract("CreateSandbox", dict(ask, sandboxId="i" + uuid.uuid4().hex[:20]))
+        self.assertEqual(other.status, 409, other.body)
+        self.assertEqual(self.contract("DestroySandbox", {
+            "operationId": str(uuid.uuid4()), "sandboxId": box}).status, 200)
+        gone = self.contract("CreateSandbox", ask)
+        self.assertNotEqual(gone.json().get("sandbox", {}).get("state"), "running", gone.body)
+
     def test_random_kills_lose_nothing(self):
         seed = int(os.environ.get("STASIS_SEED", random.randrange(1 << 32)))
         rng = random.Random(seed)

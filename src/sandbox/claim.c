@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// An operation is done once: asked for again, also after a restart, it has the same answer.
+#include <string.h>
+#include "sandbox/internal.h"
+
+int operation_told(struct host *h, const char *op_id, const char *id, struct err *e)
+{
+	char state[8], sandbox[64];
+	struct err failed = {0};
+	if (!id_is_uuid(op_id))
+		return err_set(e, ERR_INVALID, "bad operation id");
+	// Where the same operation is at work in another thread, its answer is ours too.
+	pthread_mutex_lock(&h->lock);
+	for (struct sandbox *s; (s = host_find(h, id)) && s->operation && str_eq(s->op_id, op_id);)
+		pthread_cond_wait(&h->changed, &h->lock);
+	pthread_mutex_unlock(&h->lock);
+	int rc = store_op_find(h, op_id, state, sandbox, &failed, e);
+	if (rc < 0)
+		return rc;
+	if (state[0] && !str_eq(sandbox, id))
+		return err_set(e, ERR_CONFLICT, "operation id was used for sandbox '%s'", sandbox);
+	if (err_is_set(&failed))
+		return err_set(e, failed.code, "%s", failed.text);
+	return str_eq(state, "done");
+}
+
+int sandbox_claim(struct host *h, const char *op_id, const char *id, const char *operation,
+	unsigned states, struct sandbox **ret_s, struct host_sandbox *ret, struct err *e)
+{
+	int told = operation_told(h, op_id, id, e), rc = 0;
+	if (told < 0)
+		return told;
+	pthread_mutex_lock(&h->lock);
+	struct sandbox *s = host_find(h, id);
+	if (!s || s->hidden)
+		rc = err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
+	else if (told) {
+		*ret = s->info;
+		rc = 1;
+	} else if (s->operation)
+		rc = err_set(
+			e, ERR_CONFLICT, "sandbox '%s' is busy: %s is under way", id, s->operation);
+	else if (!(states & 1u << s->info.state))
+		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", id,
+			sandbox_state_name(s->info.state));
+	else {
+		s->operation = operation;
+		snprintf(s->op_id, sizeof s->op_id, "%s", op_id);
+		s->info.n_phases = 0;
+		*ret_s = s;
+	}
+	pthread_mutex_unlock(&h->lock);
+	return rc;
+}
