@@ -26,8 +26,10 @@ static int find_dir(const struct database *d, const char *data_dir, char **ret, 
 	_cleanup_free_ char *apart = str_printf("%s" CLI_CONTROL_SUFFIX "/%s", data_dir, d->file);
 	if (!here || !apart)
 		return err_errno(e, ENOMEM, "%s", data_dir);
-	bool is_apart =
-		d->may_be_apart && !file_exists(AT_FDCWD, here) && file_exists(AT_FDCWD, apart);
+	bool is_apart = d->may_be_apart && file_exists(AT_FDCWD, apart);
+	if (is_apart && file_exists(AT_FDCWD, here))
+		return err_set(e, ERR_CONFLICT,
+			"there are %s and %s: move away the one that is out of use", here, apart);
 	*ret = str_printf("%s%s", data_dir, is_apart ? CLI_CONTROL_SUFFIX : "");
 	return *ret ? 0 : err_errno(e, ENOMEM, "%s", data_dir);
 }

@@ -180,7 +180,7 @@ static void replay(struct control *c, struct http_request *r, const struct opera
 	http_reply_header(r, "Idempotent-Replayed", "true");
 	json_t *body = op->answer ? json_loads(op->answer, 0, NULL) : NULL;
 	each_sandbox(body, show, c);
-	json_t *children = json_object_get(body, "children"), *child;
+	json_t *children = json_object_get(body, "children"), *child = NULL;
 	if (children && accept && strstr(accept, "application/x-ndjson")) {
 		_cleanup_strbuf_ struct strbuf lines = {0};
 		size_t i;

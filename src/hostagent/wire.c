@@ -153,7 +153,7 @@ static bool form_fits(enum wire_form form, const char *text)
 	case FORM_TOKEN:
 		while (text[n] > ' ' && text[n] <= '~')
 			n++;
-		return text[n] == '\0' && n <= 90;
+		return n <= 90 && text[n] == '\0';
 	}
 	return false;
 }

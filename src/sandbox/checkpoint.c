@@ -39,7 +39,7 @@ static int commit(struct host *h, struct sandbox *s, const char *op_id, struct c
 int checkpoint(struct host *h, struct sandbox *s, const struct checkpoint *k, const char *op_id,
 	const char *snapshot, json_t *data, struct store_snapshot *ret, struct err *e)
 {
-	_cleanup_json_ json_t *owned = data;
+	_cleanup_json_ _unused_ json_t *owned = data;
 	_cleanup_(capture_done) struct capture c = {0};
 	char journal[160];
 	uint64_t t = clock_monotonic_ns(), started = t;

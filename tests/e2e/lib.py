@@ -191,6 +191,9 @@ class World:
                 "--warm-slots", "2", "--log-level", "debug"]
 
     def serve_args(self):
+        """Of the process that owns the machine."""
+        if self.two:
+            return ["serve", "--role", "host", *self.host_args(), "--socket-group", CONTROL_GROUP]
         return ["serve", *self.host_args(), "--listen", f"127.0.0.1:{self.port}"]
 
     def launch(self, args, fault, limit, **kw):
@@ -207,8 +210,7 @@ class World:
         return program
 
     def start_host(self, fault=None, limit=60, extra=()):
-        self.host = self.launch(["serve", "--role", "host", *self.host_args(), "--socket-group",
-                                 CONTROL_GROUP, *extra], fault, limit)
+        self.host = self.launch([*self.serve_args(), *extra], fault, limit)
 
     def start_control(self, fault=None, limit=60):
         self.server = self.launch(

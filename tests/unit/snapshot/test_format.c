@@ -696,8 +696,7 @@ static void leave_free(struct world *w, int blocks)
 static void fill_up_each_step(struct world *w)
 {
 	struct err e = {0};
-	_cleanup_(header_freep) struct header *z = zero(16), *first = NULL, *child = NULL,
-					      *merged = NULL;
+	_cleanup_(header_freep) struct header *first = NULL, *child = NULL, *merged = NULL;
 	bool dirty[16] = {[3] = true, [12] = true, [15] = true};
 	unsigned failed[3] = {0};
 	int r = -1;
