@@ -222,6 +222,21 @@ static void run_true(int fd)
 		5 + sizeof json - 1, "\"end\"");
 }
 
+// In KiB.
+static long private_dirty(pid_t pid)
+{
+	char path[64], line[256];
+	long kib = -1;
+	snprintf(path, sizeof path, "/proc/%d/smaps_rollup", (int)pid);
+	FILE *f = fopen(path, "re");
+	while (f && fgets(line, sizeof line, f))
+		if (sscanf(line, "Private_Dirty: %ld", &kib) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return kib;
+}
+
 int main(int argc, char **argv)
 {
 	char hook[160], preload[512], report[256];
@@ -299,7 +314,8 @@ int main(int argc, char **argv)
 	init_guest(guest);
 	stage = "/bin/true";
 	run_true(guest);
-	printf("%llu\n", (unsigned long long)(now() - begin));
+	uint64_t took = now() - begin;
+	printf("%llu %ld\n", (unsigned long long)took, private_dirty(qemu));
 	if (read(rep[0], report, 1) < 0)
 		die("report");
 	kill(qemu, SIGKILL);
