@@ -172,6 +172,23 @@ class Roles(unittest.TestCase):
         gone = self.contract("CreateSandbox", ask)
         self.assertNotEqual(gone.json().get("sandbox", {}).get("state"), "running", gone.body)
 
+    def test_a_damaged_host_database_is_named_and_nothing_is_touched(self):
+        s = self.create()
+        self.w.stop()
+        path = os.path.join(self.w.data, "host.db")
+        with open(path, "rb") as f:
+            good = f.read()
+        with open(path, "r+b") as f:
+            f.write(b"\x5a" * 8192)
+        with self.assertRaisesRegex(AssertionError, r"stasis: .*host\.db: .*(damaged|malformed|not a database)"):
+            self.w.start_host()
+        self.w.host = None
+        with open(path, "r+b") as f:
+            f.write(good[:8192])
+        self.w.start()
+        self.assertEqual(s.get()["state"], "running")
+        s.alive()
+
     def test_random_kills_lose_nothing(self):
         seed = int(os.environ.get("STASIS_SEED", random.randrange(1 << 32)))
         rng = random.Random(seed)
