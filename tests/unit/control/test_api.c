@@ -479,9 +479,8 @@ static void test_exec_of_gone_client_is_killed(void **state)
 		.tick = once_it_runs};
 	assert_int_equal(http_client_call(f->client, &c, &r, NULL), -ECANCELED);
 	http_response_done(&r);
-	f->client = http_client_free(f->client);
 	// The stop waits for the handler, which must have killed the program.
-	f->control = control_stop(f->control);
+	fixture_stop(f);
 	assert_true(agent.killed);
 	fixture_start(f);
 }
