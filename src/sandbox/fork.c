@@ -107,7 +107,7 @@ int host_fork(struct host *h, struct host_fork *req, struct err *e)
 	if (running) {
 		static const struct checkpoint kind = {
 			"checkpoint", "fork", "fork.before_commit", "forked", "fork_failed"};
-		struct store_snapshot row;
+		struct store_snapshot row = {0};
 		rc = checkpoint(h, s, &kind, req->op_id, NULL,
 			json_pack("{s:I}", "count", (json_int_t)req->n), &row, e);
 		memcpy(f.snapshot, row.info.id, sizeof f.snapshot);

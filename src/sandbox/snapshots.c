@@ -131,7 +131,7 @@ int host_snapshot_create(struct host *h, const struct host_snapshot_create *req,
 	struct host_snapshot *ret, struct err *e)
 {
 	struct err local = {0};
-	struct store_snapshot row;
+	struct store_snapshot row = {0};
 	struct host_sandbox info;
 	struct sandbox *s = NULL;
 	if (!e)
@@ -168,7 +168,7 @@ int host_snapshot_create(struct host *h, const struct host_snapshot_create *req,
 
 int host_snapshot_delete(struct host *h, const char *op_id, const char *snapshot, struct err *e)
 {
-	struct store_snapshot row;
+	struct store_snapshot row = {0};
 	if (!id_is_uuid(op_id) || !id_is_uuid(snapshot))
 		return err_set(e, ERR_INVALID, "bad snapshot or operation id");
 	struct err why = {0};
