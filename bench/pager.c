@@ -3,12 +3,10 @@
 //
 //	bench/pager PAGER [MIB]
 //
-// fault	CPU of the pager per 4 KiB fault, against (a) the CPU of a bare UFFDIO_COPY of 4 KiB
-// and (b)
-//		of a minimal server (poll, read, UFFDIO_COPY; no checksum, no lookup) for the same
-// faults
-// prefetch	speed of loading a recorded working set ahead, against bare UFFDIO_COPY of 64 KiB
-// generations	time to touch all of memory, from an image of 30 generations against one of 1
+//  fault        CPU of the pager per 4 KiB fault, against (a) the CPU of a bare UFFDIO_COPY and
+//               (b) of a minimal server (poll, read, UFFDIO_COPY; no checksum, no lookup)
+//  prefetch     speed of loading a recorded working set ahead, against bare UFFDIO_COPY of 64 KiB
+//  generations  time to touch all of memory, from an image of 30 generations against one of 1
 //
 // Memory is touched in a random order by one thread. Sources are in the page cache, which all that
 // is measured reads by mmap.

@@ -5,8 +5,7 @@
 //	STASIS_FAULT=create.after_slot:fail		the step returns -EIO
 //	STASIS_FAULT=create.after_slot:kill		SIGKILL to this process: nothing is undone
 //	STASIS_FAULT=create.after_slot:sleep=500	milliseconds
-//	STASIS_FAULT=a.b:fail,c.d:sleep=10@2		several; "@N": only the Nth time it is
-// reached
+//	STASIS_FAULT=a.b:fail,c.d:sleep=10@2		several; "@N": only the Nth time
 //
 // Points are named room.step; the list stands in docs/fault-points.md and tests go through it.
 #pragma once

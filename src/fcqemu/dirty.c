@@ -3,11 +3,11 @@
 // that the kernel keeps one bit per page: written since it was last protected. A page is dirty when
 // it is
 //
-//	WRITTEN		a bit of a page that does not exist reads as written too, hence
-//	and PRESENT or SWAPPED	(only PRESENT would lose every page that was swapped out)
-//	and not PFNZERO		the shared zero page: read, never written. The page server gives it
-// for 				pages of zeros, unprotected 	and not FILE		still the
-// memory file's own page (private mapping)
+//  WRITTEN                 a bit of a page that does not exist reads as written too, hence
+//  and PRESENT or SWAPPED  (only PRESENT would lose every page that was swapped out)
+//  and not PFNZERO         the shared zero page: read, never written. The page server gives it
+//                          for pages of zeros, unprotected
+//  and not FILE            still the memory file's own page (private mapping)
 //
 // and also when QEMU threw it away (the bitmap kept by ramhook.so): then it is zeros, whatever the
 // parent has there. Pages of zeros that the guest wrote are pages like any other.

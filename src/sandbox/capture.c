@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a running sandbox becomes a snapshot; the common part of pause, fork and snapshot.
 //
-//	take	quiesce the guest, stop it, let the VMM write its dirty memory and device state,
-// share 		the disk's blocks: all of it beside the sandbox's disk, nothing published
-// let go	fork and snapshot only: the guest runs again 	publish	memory becomes a layer,
-// everything is made
-// durable, snapshot.json last 	settle	where the sandbox runs on: the diff is part of its lineage
-// now
+//  take     quiesce the guest, stop it, let the VMM write its dirty memory and device state, share
+//           the disk's blocks: all of it beside the sandbox's disk, nothing published
+//  let go   fork and snapshot only: the guest runs again
+//  publish  memory becomes a layer, everything is made durable, snapshot.json last
+//  settle   where the sandbox runs on: the diff is part of its lineage now
 //
 // The lineage rule. base.hdr and the VMM's dirty tracking together are all of memory; taking a diff
 // resets the tracking, so from then on that diff must not be lost. Before the VMM is asked, the row

@@ -25,8 +25,7 @@ class Faults(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.w = lib.world()
-        for s in cls.w.api("GET", "/v1/sandboxes").json()["sandboxes"]:
-            cls.w.api("DELETE", f"/v1/sandboxes/{s['id']}")
+        cls.w.clear()
         cls.w.stop()
         cls.clean = cls.w.leftovers()
 

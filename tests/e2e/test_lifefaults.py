@@ -30,8 +30,7 @@ class LifeFaults(unittest.TestCase):
         cls.w = lib.world()
         if cls.w.server is None:
             cls.w.start()
-        for s in cls.w.api("GET", "/v1/sandboxes").json()["sandboxes"]:
-            cls.w.api("DELETE", f"/v1/sandboxes/{s['id']}")
+        cls.w.clear()
         cls.s, cls.seed = None, 5000
 
     def setUp(self):

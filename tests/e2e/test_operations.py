@@ -15,12 +15,12 @@ class Operations(unittest.TestCase):
         cls.w = lib.world()
         if cls.w.server is None:
             cls.w.start()
+        cls.w.clear()
 
     def tearDown(self):
         if self.w.server is None:
             self.w.start()
-        for s in self.sandboxes():
-            self.w.api("DELETE", f"/v1/sandboxes/{s['id']}")
+        self.w.clear()
 
     def sandboxes(self):
         return self.w.api("GET", "/v1/sandboxes").json()["sandboxes"]

@@ -19,6 +19,7 @@ static int make_dir(const char *base, const char *name)
 
 void world_init(struct world *w)
 {
+	*w = (struct world){0};
 	const char *base = getenv("STASIS_TEST_DIR");
 	snprintf(w->dir, sizeof w->dir, "%s/stasis-snapshot-XXXXXX", base ? base : "/dev/shm");
 	assert_non_null(mkdtemp(w->dir));
@@ -33,6 +34,7 @@ void world_done(struct world *w)
 	close(w->data_fd);
 	close(w->layers_fd);
 	close(w->work_fd);
+	free(w->image);
 	assert_int_equal(file_rm_rf(AT_FDCWD, w->dir), 0);
 }
 
@@ -54,11 +56,17 @@ void world_expect(struct world *w, const struct header *h, const uint8_t *memory
 	struct err e = {0};
 	_cleanup_close_ int fd =
 		openat(w->work_fd, "image", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	_cleanup_free_ uint8_t *image = malloc(h->size);
+	// One buffer for all of the test: fresh memory costs more than all that is compared here.
+	if (w->image_size < h->size) {
+		w->image = realloc(w->image, h->size);
+		assert_non_null(w->image);
+		w->image_size = h->size;
+	}
+	const uint8_t *image = w->image;
 	if (layer_materialise(h, w->layers_fd, fd, &e) < 0)
 		fail_msg("materialise: %s", e.text);
 	assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
-	assert_int_equal(file_read_full(fd, image, h->size), h->size);
+	assert_int_equal(file_read_full(fd, w->image, h->size), h->size);
 	for (uint64_t at = 0; at < h->size; at += SNAPSHOT_BLOCK)
 		if (memcmp(image + at, memory + at, SNAPSHOT_BLOCK) != 0)
 			fail_msg("block at offset %llu differs", (unsigned long long)at);

@@ -8,6 +8,8 @@ struct world {
 	char dir[256];
 	int data_fd, layers_fd; // <dir>/data and its layers/
 	int work_fd;		// <dir>/work, where "the VMM" writes
+	uint8_t *image;		// world_expect's
+	size_t image_size;
 };
 
 // Below $STASIS_TEST_DIR, else /dev/shm (tmpfs: holes of 4 KiB, syncs cost nothing).
