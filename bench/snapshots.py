@@ -113,8 +113,9 @@ class Box:
                             "06:00:a9:fe:00:16"], check=True)
         with self.net:
             out = subprocess.run([FLOOR, job], stdout=subprocess.PIPE, check=True).stdout
-        ns, kib = map(int, out.split())
+        ns, kib, *steps = map(int, out.split())
         self.floor_mib = kib / 1024  # private memory of its QEMU, at the end
+        self.floor_phases = dict(zip(("load", "connect", "init", "true"), (x / 1e6 for x in steps)))
         return ns / 1e6
 
 
@@ -145,7 +146,7 @@ def restore(box, n):
     line("create, to the end of /bin/true", ours)
     line("floor, file, warm cache", floors)
     verdict("create", ours, floors)
-    print("   phases of the last:", phases(last))
+    print("   phases of the last:", phases(last), "of the floor:", box.floor_phases)
     s = w.create()
     s.pause()
     qemu = None
@@ -183,14 +184,16 @@ def dirty(s, mib, seed):
          "until grep -q done /tmp/out 2>/dev/null; do sleep 0.1; done; sync")
 
 
-def write_floor(box, mib, i):
-    """The time to write so much with fsync, beside the layers. The file stays: a later one would be
+DATA = os.urandom(64 << 20)  # kept: what a freed buffer gives back would make the next writer faster
+
+
+def write_floor(box, i):
+    """The time to write 64 MiB with fsync, beside the layers. The file stays: a later one would be
     written into the memory that this one had, which is cheaper than memory that nobody used lately."""
     path = os.path.join(box.w.data, f"floor.write.{i}")
-    data = os.urandom(mib << 20)
     begin = time.monotonic()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.write(fd, data)
+    os.write(fd, DATA)
     os.fsync(fd)
     os.close(fd)
     return ms(begin)
@@ -222,7 +225,9 @@ def new_bytes(box, s, before):
 
 
 def pause(box, n):
-    ours, floors, again, grown = [], [], [], []
+    # The floor is taken twice: before the pause, in the same state of the machine's memory, and after
+    # it, when the memory that QEMU had is free for it.
+    ours, floors, after, again, grown = [], [], [], [], []
     s = box.w.create(memory_mb=1024)
     s.sh(f"cat > /tmp/one.py <<'END'\n{RESIDENT}END\nnohup python3 /tmp/one.py >/dev/null 2>&1 & "
          + TOUCH_ONE)
@@ -230,10 +235,11 @@ def pause(box, n):
     s.resume()
     for i in range(n + 1):
         dirty(s, 64, i + 1)
+        bare = write_floor(box, 2 * i)
         begin = time.monotonic()
         row = s.pause()
         took = ms(begin)
-        bare = write_floor(box, 64, i)
+        late = write_floor(box, 2 * i + 1)
         s.resume()
         s.sh(TOUCH_ONE)
         s.pause()
@@ -249,11 +255,14 @@ def pause(box, n):
         if i:
             ours.append(took)
             floors.append(bare)
+            after.append(late)
             again.append(took2)
             grown.append(size / (1 << 20))
     line("pause, 64 MiB dirty of 1 GiB", ours)
     line("64 MiB written with fsync", floors)
-    print(f"pause: {median(ours) - median(floors):+.1f} ms beyond the write (reach: at most +60)")
+    line("   right after the pause", after)
+    print(f"pause: {median(ours) - median(floors):+.1f} ms beyond the write (reach: at most +60), "
+          f"{median(ours) - median(after):+.1f} beyond the later one")
     print("   phases of the last:", phases(row))
     line("second pause, after 1 MiB", again)
     line("   new bytes on disk", grown, "MiB")
@@ -365,4 +374,5 @@ def main():
         box.close()
 
 
-main()
+if __name__ == "__main__":
+    main()

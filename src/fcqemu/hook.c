@@ -58,30 +58,15 @@ static int wait_reply(int fd, uint64_t id, int timeout_ms)
 	}
 }
 
-struct writer {
-	int control_fd, file, timeout_ms;
-	uint64_t *last_id;
-	struct hook_request r;
-	uint64_t from, to; // of the file, written by the request before
-};
-
-static int request(struct writer *w, struct err *e)
+static int request(
+	int fd, struct hook_request *r, uint64_t *last_id, int file, int timeout_ms, struct err *e)
 {
-	struct hook_request *r = &w->r;
 	if (!r->n)
 		return 0;
-	uint64_t from = r->ranges[0].offset,
-		 to = r->ranges[r->n - 1].offset + r->ranges[r->n - 1].length;
-	r->id = ++*w->last_id;
-	int rc = send_request(w->control_fd, r, w->file);
-	// While QEMU copies, the disk is given what was copied before. Advice: its failure is none.
-	if (w->to > w->from)
-		sync_file_range(
-			w->file, (off_t)w->from, (off_t)(w->to - w->from), SYNC_FILE_RANGE_WRITE);
-	w->from = from;
-	w->to = to;
+	r->id = ++*last_id;
+	int rc = send_request(fd, r, file);
 	if (rc == 0)
-		rc = wait_reply(w->control_fd, r->id, w->timeout_ms);
+		rc = wait_reply(fd, r->id, timeout_ms);
 	r->n = 0;
 	if (rc == -ETIMEDOUT)
 		return err_set(e, ERR_TIMEOUT,
@@ -108,12 +93,7 @@ static int write_zeros(int file, uint64_t offset, uint64_t len, struct err *e)
 int hook_write(int control_fd, uint64_t *last_id, int file, const struct dirty_range *ranges,
 	size_t n, bool skip_zeros, int timeout_ms, struct err *e)
 {
-	struct writer w = {.control_fd = control_fd,
-		.file = file,
-		.timeout_ms = timeout_ms,
-		.last_id = last_id,
-		.r = {.skip_zeros = skip_zeros}};
-	struct hook_request *r = &w.r;
+	struct hook_request r = {.skip_zeros = skip_zeros};
 	uint64_t bytes = 0;
 	for (size_t i = 0; i < n; i++) {
 		uint64_t at = ranges[i].offset, end = at + ranges[i].length;
@@ -125,16 +105,16 @@ int hook_write(int control_fd, uint64_t *last_id, int file, const struct dirty_r
 		}
 		while (at < end) {
 			uint64_t len = MIN(end - at, HOOK_BYTES_MAX - bytes);
-			r->ranges[r->n++] = (struct hook_range){at, len};
+			r.ranges[r.n++] = (struct hook_range){at, len};
 			at += len;
 			bytes += len;
-			if (r->n < HOOK_RANGES_MAX && bytes < HOOK_BYTES_MAX)
+			if (r.n < HOOK_RANGES_MAX && bytes < HOOK_BYTES_MAX)
 				continue;
-			int rc = request(&w, e);
+			int rc = request(control_fd, &r, last_id, file, timeout_ms, e);
 			if (rc < 0)
 				return rc;
 			bytes = 0;
 		}
 	}
-	return request(&w, e);
+	return request(control_fd, &r, last_id, file, timeout_ms, e);
 }

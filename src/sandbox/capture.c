@@ -156,7 +156,11 @@ static int stop_and_write(struct host *h, struct sandbox *s, struct capture *c, 
 	if ((rc = fault_hit("capture.after_stop", e)) < 0)
 		return rc;
 	c->asked = true;
+	struct early_write early = {.stop_fd = -1};
+	if (str_eq(c->kind, "pause"))
+		early_write_start(&early, dir, SNAP_MEM ".tmp", SNAP_MEM);
 	rc = vmm_snapshot_create(v, JAIL_SNAP "/vmstate", JAIL_SNAP "/mem", !s->full_next, e);
+	early_write_stop(&early);
 	if (rc < 0)
 		return err_prefix(e, rc, "memory");
 	c->taken = true;

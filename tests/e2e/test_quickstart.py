@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The main job, by the command line and by REST."""
+import glob
 import os
+import subprocess
 import unittest
 
 import lib
@@ -53,3 +55,17 @@ class Quickstart(unittest.TestCase):
         self.assertEqual(s.delete().status, 204)
         self.assertEqual(s.delete().status, 404)
         w.settle(before)
+
+
+class Demo(unittest.TestCase):
+    def test_in_one_process_and_in_two(self):
+        for roles in ("one", "two"):
+            with self.subTest(roles):
+                r = subprocess.run([os.path.join(lib.ROOT, "scripts", "demo")], capture_output=True,
+                                   env={**os.environ, "STASIS_ROLES": roles,
+                                        "STASIS_BUILD": lib.BUILD}, timeout=600, check=False)
+                self.assertEqual(r.returncode, 0, (r.stdout + r.stderr).decode()[-3000:])
+                self.assertIn(b"fork four children ", r.stdout)
+                self.assertEqual(glob.glob("/tmp/stasis-demo.*"), [])
+                with open("/proc/self/mountinfo") as f:
+                    self.assertNotIn("stasis-demo", f.read())
