@@ -35,12 +35,9 @@
 // out before anything is done with it.
 #define SNAP_MEM "snap/mem"
 #define SNAP_STATE "snap/vmstate"
-#define SNAP_RECORD "snap/working_set"
-#define SNAP_FIGURES "snap/pager.json"
 #define STAGE_MEM "stage.mem"
 #define STAGE_STATE "stage.vmstate"
 #define STAGE_DISK "stage.disk"
-#define WORKING_SET "working_set"
 #define BASE_HEADER "base.hdr"
 
 void capture_done(struct capture *c)
@@ -73,9 +70,7 @@ static int open_dir(const struct host *h, const struct sandbox *s, struct err *e
 	return fd < 0 ? err_errno(e, errno, "%s", path) : fd;
 }
 
-// Takes a file that the jail wrote: a regular one, with no other name, root's from now on. The
-// jail's processes may still hold it open; what they change later does not match its checksums.
-static int take_file(int dir, const char *from, const char *to, struct err *e)
+int capture_take_file(int dir, const char *from, const char *to, struct err *e)
 {
 	struct stat st;
 	_cleanup_close_ int fd = openat(dir, from, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
@@ -234,7 +229,7 @@ static int ingest(struct host *h, struct sandbox *s, struct capture *c, int dir,
 		openat(h->data_fd, "layers", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (layers < 0)
 		return err_errno(e, errno, "layers");
-	int rc = file_exists(dir, SNAP_MEM) ? take_file(dir, SNAP_MEM, STAGE_MEM, e) : 0;
+	int rc = file_exists(dir, SNAP_MEM) ? capture_take_file(dir, SNAP_MEM, STAGE_MEM, e) : 0;
 	if (rc == 0)
 		rc = s->full_next ? header_new_zero(
 					    (uint64_t)s->info.memory_mb << 20, c->image, &parent, e)
@@ -308,7 +303,7 @@ static int ingest_and_describe(struct host *h, struct sandbox *s, struct capture
 	if (str_format(d.path, sizeof d.path, "%s/sandboxes/%s/" STAGE_STATE, h->data_dir,
 		    s->info.id) < 0)
 		return err_set(e, ERR_INTERNAL, "data directory path too long");
-	int rc = take_file(dir, SNAP_STATE, STAGE_STATE, e);
+	int rc = capture_take_file(dir, SNAP_STATE, STAGE_STATE, e);
 	if (rc < 0)
 		return rc;
 	bool beside = pthread_create(&thread, NULL, describe, &d) == 0;
@@ -386,65 +381,4 @@ void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 	// What was uncertain before stays so unless a full one was taken just now.
 	s->full_next = complete ? rc < 0 : untouched ? s->full_next : true;
 	drop_stage(dir);
-}
-
-// --- what the pager tells
-
-static uint64_t number(const json_t *j, const char *key)
-{
-	json_int_t n = json_integer_value(json_object_get(j, key));
-	return n > 0 ? (uint64_t)n : 0;
-}
-
-static void add_figures(struct host *h, int dir)
-{
-	_cleanup_close_ int fd =
-		openat(dir, SNAP_FIGURES, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	char buf[8192];
-	ssize_t n = fd < 0 ? -1 : file_read_full(fd, buf, sizeof buf);
-	if (n <= 0)
-		return;
-	_cleanup_json_ json_t *j = json_loadb(buf, (size_t)n, 0, NULL);
-	if (!j)
-		return;
-	pthread_mutex_lock(&h->lock);
-	h->pager_faults += number(j, "faults");
-	h->pager_bytes += 4096 * (number(j, "copied_pages") + number(j, "prefetch_pages"));
-	h->pager_prefetched += number(j, "prefetch_pages");
-	h->pager_prefetch_hits += number(j, "prefetch_hits");
-	h->pager_busy_us += number(j, "busy_ns") / 1000;
-	pthread_mutex_unlock(&h->lock);
-}
-
-// A copy for the snapshot: each has a file of its own.
-static int give_record(struct host *h, const struct sandbox *s, const char *to, struct err *e)
-{
-	char from[128];
-	snprintf(from, sizeof from, "sandboxes/%.63s/" WORKING_SET ".new", s->info.id);
-	int rc = disk_clone(h->data_fd, from, to, 0, NULL, e);
-	if (rc == 0 && fchmodat(h->data_fd, to, 0444, 0) < 0)
-		rc = err_errno(e, errno, "%s", to);
-	return rc;
-}
-
-void capture_harvest(struct host *h, struct sandbox *s)
-{
-	struct err e = {0};
-	_cleanup_close_ int dir = open_dir(h, s, &e);
-	if (dir < 0)
-		return;
-	if (s->pidfd < 0)
-		add_figures(h, dir); // they are final
-	if (!file_exists(dir, SNAP_RECORD) ||
-		take_file(dir, SNAP_RECORD, WORKING_SET ".new", &e) < 0)
-		return;
-	// A template's next child will do what this one did.
-	if (s->harvest[0]) {
-		char own[sizeof "snapshots//working_set" + UUID_SIZE];
-		snprintf(own, sizeof own, "snapshots/%s/working_set", s->harvest);
-		if (!file_exists(h->data_fd, own) && give_record(h, s, own, &e) < 0)
-			log_debug("working set not kept snapshot=%s error=%s", s->harvest, e.text);
-		s->harvest[0] = '\0';
-	}
-	renameat(dir, WORKING_SET ".new", dir, WORKING_SET);
 }

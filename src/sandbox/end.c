@@ -27,7 +27,7 @@ int sandbox_free_resources(struct host *h, struct sandbox *s, bool keep_log)
 	}
 	s->pidfd = safe_close(s->pidfd);
 	s->ready_ns = 0;
-	capture_harvest(h, s);
+	harvest(h, s);
 	if (s->has_slot) {
 		// Requests under way would wait for a guest that is gone.
 		if (s->slot.address[0] && sockets_abort(s->slot.address, NULL, &e) < 0)

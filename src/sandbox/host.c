@@ -404,9 +404,8 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 		return rc;
 	pthread_mutex_lock(&h->lock);
 	uint64_t creates = h->creates, failures = h->create_failures, destroys = h->destroys,
-		 ends = h->guest_ends, pauses = h->pauses, resumes = h->resumes, forks = h->forks,
-		 faults = h->pager_faults, bytes = h->pager_bytes, ahead = h->pager_prefetched,
-		 hits = h->pager_prefetch_hits, busy = h->pager_busy_us;
+		 ends = h->guest_ends, pauses = h->pauses, resumes = h->resumes, forks = h->forks;
+	const struct pager_figures pager = h->pager;
 	pthread_mutex_unlock(&h->lock);
 	strbuf_addf(out,
 		"# TYPE stasis_host_creates_total counter\nstasis_host_creates_total %lu\n"
@@ -418,20 +417,12 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 		"# TYPE stasis_host_slots_taken gauge\nstasis_host_slots_taken %u\n"
 		"# TYPE stasis_host_disk_free_bytes gauge\nstasis_host_disk_free_bytes %lu\n",
 		creates, failures, destroys, ends, i.slots_ready, i.slots_taken, i.disk_free);
-	// Pagers' figures are added when their sandboxes are paused or end.
 	strbuf_addf(out,
 		"# TYPE stasis_host_pauses_total counter\nstasis_host_pauses_total %lu\n"
 		"# TYPE stasis_host_resumes_total counter\nstasis_host_resumes_total %lu\n"
-		"# TYPE stasis_host_forks_total counter\nstasis_host_forks_total %lu\n"
-		"# TYPE stasis_pager_faults_total counter\nstasis_pager_faults_total %lu\n"
-		"# TYPE stasis_pager_copied_bytes_total counter\n"
-		"stasis_pager_copied_bytes_total %lu\n"
-		"# TYPE stasis_pager_prefetched_pages_total counter\n"
-		"stasis_pager_prefetched_pages_total %lu\n"
-		"# TYPE stasis_pager_prefetch_hits_total counter\n"
-		"stasis_pager_prefetch_hits_total %lu\n"
-		"# TYPE stasis_pager_busy_microseconds_total counter\n"
-		"stasis_pager_busy_microseconds_total %lu\n",
-		pauses, resumes, forks, faults, bytes, ahead, hits, busy);
+		"# TYPE stasis_host_forks_total counter\nstasis_host_forks_total %lu\n",
+		pauses, resumes, forks);
+	// Pagers tell their figures after the start of their sandbox and at its end.
+	harvest_metrics(&pager, out);
 	return strbuf_check(out);
 }

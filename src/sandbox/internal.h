@@ -10,6 +10,7 @@
 #include "base/db.h"
 #include "net/slot.h"
 #include "http/client.h"
+#include "pager/stats.h"
 #include "sandbox/host.h"
 #include "snapshot/store.h"
 #include "vmm/vmm.h"
@@ -20,6 +21,23 @@ bool sandbox_state_may(enum sandbox_state from, enum sandbox_state to);
 // Every change of state goes through here: checked against the table (a wrong one is a bug and
 // aborts), traced with what caused it.
 void sandbox_move(struct host_sandbox *s, enum sandbox_state to, const char *why);
+
+// In a sandbox's directory: what its pager is to load ahead.
+#define WORKING_SET "working_set"
+
+// What pagers count; the latency as in struct pager_stats.
+enum {
+	PAGER_FAULTS,
+	PAGER_BYTES,
+	PAGER_AHEAD,
+	PAGER_HITS,
+	PAGER_BUSY_US,
+	PAGER_LATENCY,
+	PAGER_FIGURES = PAGER_LATENCY + STATS_BUCKETS
+};
+struct pager_figures {
+	uint64_t n[PAGER_FIGURES];
+};
 
 struct sandbox {
 	struct host_sandbox info;
@@ -40,6 +58,7 @@ struct sandbox {
 	uint64_t retry_at_ns;	 // of a time-out whose pause failed; CLOCK_REALTIME
 	struct open_op *recover; // at start only (recover.c)
 	uint64_t ready_ns; // CLOCK_MONOTONIC of the load whose record is not taken yet; 0: none
+	struct pager_figures pager_told; // by its pager, and in host.pager
 };
 
 struct vmm_choice {
@@ -100,8 +119,8 @@ struct host {
 	pthread_cond_t upkeep_wake;
 	bool upkeep_stop, upkeep_due;
 	unsigned workers; // detached threads of pauses by time-out, under host.lock
-	uint64_t pauses, resumes, forks, pager_faults, pager_bytes, pager_prefetched,
-		pager_prefetch_hits, pager_busy_us;
+	uint64_t pauses, resumes, forks;
+	struct pager_figures pager; // of all pagers so far
 };
 
 // --- host.c: the table; host.lock held
@@ -298,8 +317,17 @@ int checkpoint(struct host *h, struct sandbox *s, const struct checkpoint *k, co
 // gone.
 int capture_write_base(
 	struct host *h, const struct sandbox *s, const struct header *hd, struct err *e);
-// Takes the record that the pager left, for later resumes. Its figures are added to the host's.
-void capture_harvest(struct host *h, struct sandbox *s);
+// Takes a file that the jail wrote: a regular one, with no other name, root's from now on. The
+// jail's processes may still hold it open; what they change later does not match its checksums.
+int capture_take_file(int dir, const char *from, const char *to, struct err *e);
+
+// --- harvest.c
+
+// Takes the record that the pager left, for later resumes, and adds its figures to the host's. The
+// sandbox is claimed.
+void harvest(struct host *h, struct sandbox *s);
+// In Prometheus's text format.
+void harvest_metrics(const struct pager_figures *f, struct strbuf *out);
 
 // --- snapshots.c
 // --------------------------------------------------------------------------------------

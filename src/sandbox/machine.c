@@ -479,6 +479,7 @@ int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 	}
 	s->full_next = false;
 	s->harvest[0] = '\0';
+	s->pager_told = (struct pager_figures){0};
 	snprintf(s->info.backend, sizeof s->info.backend, "%s",
 		p->img ? "boot"
 		: file ? "file"

@@ -95,7 +95,7 @@ static int pause_steps(struct host *h, struct sandbox *s, const char *op_id, str
 	int rc = capture_init(&c, "pause", NULL, full, journal);
 	if (rc < 0)
 		return err_set(e, ERR_INTERNAL, "journal entry too long");
-	capture_harvest(h, s); // what the last resume touched is the next one's working set
+	harvest(h, s); // what the last resume touched is the next one's working set
 	set_state(h, s, SANDBOX_PAUSING, op_id);
 	s->full_next = true; // in the row; the capture goes by what was before
 	rc = store_op_begin(h, op_id, "pause", s, journal, e);

@@ -242,7 +242,7 @@ static uint64_t take_record(struct host *h, const char *id)
 		shim_poke_pager(pidfd);
 	safe_close(pidfd);
 	if (take) {
-		capture_harvest(h, s);
+		harvest(h, s);
 		pthread_mutex_lock(&h->lock);
 		host_release(h, s);
 		pthread_mutex_unlock(&h->lock);

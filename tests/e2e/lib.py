@@ -19,7 +19,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get("STASIS_BUILD", os.path.join(ROOT, "build"))
 STASIS = os.path.join(BUILD, "stasis")
-PROGRAMS = ("stasis-shim", "fcqemu", "qemu-system-x86_64", "firecracker")
+PROGRAMS = ("stasis-shim", "stasis-pager", "fcqemu", "qemu-system-x86_64", "firecracker")
 
 # A guest under emulation, with another one beside it on two cores.
 BOOT_LIMIT = 120
@@ -349,15 +349,11 @@ class World:
         which stay readable for an hour."""
         found = set()
         running = self.server is not None or self.host is not None
-        volume = os.stat(self.data).st_dev
         for line in open("/proc/self/mountinfo"):
             where = line.split()[4]
             if self.dir in where and not (running and where.startswith(self.run + "/netns/")):
                 found.add("mount " + where)
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            name = self.process(pid, f"{os.major(volume)}:{os.minor(volume)}")
-            if name:
-                found.add(f"process {pid} {name}")
+        found.update(f"process {pid} {name}" for pid, name in self.processes())
         for device in os.listdir("/sys/block"):
             try:
                 with open(f"/sys/block/{device}/loop/backing_file") as f:
@@ -383,6 +379,14 @@ class World:
 
     def leftovers_of(self, kind):
         return {x for x in self.leftovers() if x.startswith(kind + " ")}
+
+    def processes(self):
+        """Process ids and program names of our sandboxes."""
+        device = os.stat(self.data).st_dev
+        volume = f"{os.major(device)}:{os.minor(device)}"
+        named = ((int(pid), self.process(pid, volume))
+                 for pid in filter(str.isdigit, os.listdir("/proc")))
+        return [(pid, name) for pid, name in named if name]
 
     def process(self, pid, volume):
         """The program's name, when it is one of a sandbox of ours: a disk of our volume is in its

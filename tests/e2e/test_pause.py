@@ -92,6 +92,28 @@ class Pause(unittest.TestCase):
         self.assertEqual(self.s.sh("cat ~/times").split(), ["0", "1", "2"])
         self.unharmed()
 
+    def metrics(self):
+        text = self.w.api("GET", "/v1/metrics").body.decode()
+        return {k: float(v) for k, v in (x.rsplit(" ", 1) for x in text.splitlines() if x[0] != "#")}
+
+    def test_its_pager_is_in_the_metrics(self):
+        before = self.metrics()
+        s = self.w.create()
+        s.pause()
+        self.assertEqual(s.resume()["backend"], "uffd")
+        s.pause()
+        s.delete()
+        after = self.metrics()
+        grown = {k: after[k] - before[k] for k in after if k.startswith("stasis_pager_")}
+        name = "stasis_pager_fault_seconds"
+        self.assertGreater(grown["stasis_pager_faults_total"], 0)
+        self.assertGreater(grown["stasis_pager_copied_bytes_total"], 0)
+        self.assertGreater(grown[name + "_sum"], 0)
+        self.assertGreater(grown[name + "_count"], 0)
+        self.assertEqual(grown[name + "_count"], grown[name + '_bucket{le="+Inf"}'])
+        buckets = [grown[k] for k in after if k.startswith(name + "_bucket")]
+        self.assertEqual(buckets, sorted(buckets))
+
     def test_command_line(self):
         r = self.w.cli("pause", "-v", self.s.id).ok()
         self.assertEqual(r.text, "")
