@@ -310,10 +310,11 @@ static void command(char *text)
 	fprintf(out, "done\n");
 }
 
+// As the pager does, it has its name only when it is listened on; late: as Firecracker does.
 static int listen_at(const char *path, bool late)
 {
 	struct sockaddr_un sa = {.sun_family = AF_UNIX};
-	snprintf(sa.sun_path, sizeof sa.sun_path, "%s", path);
+	snprintf(sa.sun_path, sizeof sa.sun_path, "%s%s", path, late ? "" : ".tmp");
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof sa) < 0) {
 		perror(path);
@@ -321,7 +322,7 @@ static int listen_at(const char *path, bool late)
 	}
 	if (late)
 		usleep(30000); // the shim must get through the time between bind and listen
-	if (listen(fd, 16) < 0)
+	if (listen(fd, 16) < 0 || (!late && rename(sa.sun_path, path) < 0))
 		exit(1);
 	return fd;
 }
