@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a pager leaves in the sandbox's directory: the record of what a start touched, which becomes
 // the working set of later ones, and its figures, which are summed up for /metrics. A pager writes
-// both when it is poked, some time after the start (upkeep.c), and when it ends.
+// both when it is poked: some time after the start (upkeep.c) and at a pause. It is killed together
+// with the VMM, so what it counted after that is lost.
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>

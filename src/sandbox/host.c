@@ -422,7 +422,7 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 		"# TYPE stasis_host_resumes_total counter\nstasis_host_resumes_total %lu\n"
 		"# TYPE stasis_host_forks_total counter\nstasis_host_forks_total %lu\n",
 		pauses, resumes, forks);
-	// Pagers tell their figures after the start of their sandbox and at its end.
+	// Pagers tell their figures a while after the start of their sandbox and at its pause.
 	harvest_metrics(&pager, out);
 	return strbuf_check(out);
 }

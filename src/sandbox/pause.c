@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "http/json.h"
 #include "sandbox/internal.h"
+#include "shim/shim.h"
 
 static void set_state(struct host *h, struct sandbox *s, enum sandbox_state to, const char *why)
 {
@@ -95,7 +96,10 @@ static int pause_steps(struct host *h, struct sandbox *s, const char *op_id, str
 	int rc = capture_init(&c, "pause", NULL, full, journal);
 	if (rc < 0)
 		return err_set(e, ERR_INTERNAL, "journal entry too long");
-	harvest(h, s); // what the last resume touched is the next one's working set
+	// What this run touched at its start is the next one's working set. The pager has written
+	// it by the time that memory is written.
+	if (str_eq(s->info.backend, "uffd"))
+		shim_poke_pager(s->pidfd);
 	set_state(h, s, SANDBOX_PAUSING, op_id);
 	s->full_next = true; // in the row; the capture goes by what was before
 	rc = store_op_begin(h, op_id, "pause", s, journal, e);
@@ -108,6 +112,7 @@ static int pause_steps(struct host *h, struct sandbox *s, const char *op_id, str
 	rc = fault_hit("pause.after_journal", e);
 	if (rc == 0)
 		rc = capture_take(h, s, &c, &t, e);
+	harvest(h, s);
 	if (rc == 0)
 		rc = capture_publish(h, s, &c, &t, e);
 	if (rc < 0) {

@@ -97,14 +97,18 @@ class Pause(unittest.TestCase):
         return {k: float(v) for k, v in (x.rsplit(" ", 1) for x in text.splitlines() if x[0] != "#")}
 
     def test_its_pager_is_in_the_metrics(self):
+        self.pause()  # the one of the other tests: only one counts from here
         before = self.metrics()
         s = self.w.create()
         s.pause()
-        self.assertEqual(s.resume()["backend"], "uffd")
-        s.pause()
+        for _ in range(2):
+            self.assertEqual(s.resume()["backend"], "uffd")
+            s.pause()
         s.delete()
         after = self.metrics()
         grown = {k: after[k] - before[k] for k in after if k.startswith("stasis_pager_")}
+        # The first resume left a record however short it was, the second one went by it.
+        self.assertGreater(grown["stasis_pager_prefetched_pages_total"], 100)
         name = "stasis_pager_fault_seconds"
         self.assertGreater(grown["stasis_pager_faults_total"], 0)
         self.assertGreater(grown["stasis_pager_copied_bytes_total"], 0)
