@@ -29,8 +29,9 @@ int proc_kill(int pidfd, int sig)
 	return syscall(SYS_pidfd_send_signal, pidfd, sig, NULL, 0) < 0 ? -errno : 0;
 }
 
-// In the child, between fork and exec: only async-signal-safe calls. Never returns; an errno goes
-// up the pipe.
+// In the child, between vfork and exec: only async-signal-safe calls, and nothing is written to but
+// the own stack, for memory is the parent's. Comes with all signals blocked, so that no handler of
+// the parent's runs here. Never returns; an errno goes up the pipe.
 static _noreturn_ void child(const struct proc_spawn *s, pid_t parent, int report)
 {
 	// Move everything wanted above the range of the targets first, so that no dup2 overwrites a
@@ -39,9 +40,9 @@ static _noreturn_ void child(const struct proc_spawn *s, pid_t parent, int repor
 	size_t n = 0;
 	sigset_t none;
 	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
 	for (int sig = 1; sig < 65; sig++)
 		signal(sig, SIG_DFL);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (s->new_session)
 		setsid();
 	// A parent that ended before the prctl will send no signal any more.
@@ -89,11 +90,17 @@ int proc_spawn(const struct proc_spawn *s, pid_t *ret_pid, int *ret_pidfd, struc
 	if (pipe2(p, O_CLOEXEC) < 0)
 		return err_errno(e, errno, "pipe");
 	_cleanup_close_ int rd = p[0], wr = p[1];
-	pid_t parent = getpid(), pid = fork();
-	if (pid < 0)
-		return err_errno(e, errno, "fork for %s", s->argv[0]);
+	sigset_t all, old;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	// Not fork: the tables of a server's memory take milliseconds to copy.
+	pid_t parent = getpid(), pid = vfork();
 	if (pid == 0)
 		child(s, parent, wr);
+	int failed = pid < 0 ? errno : 0;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (failed)
+		return err_errno(e, failed, "vfork for %s", s->argv[0]);
 	wr = safe_close(wr);
 	_cleanup_close_ int pidfd = proc_pidfd_open(pid);
 	int err = pidfd < 0 ? -pidfd : 0;

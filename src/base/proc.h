@@ -23,8 +23,8 @@ struct proc_spawn {
 	int death_signal;
 };
 
-// vfork-like speed is not needed; the child is reported failed (exec errors too) by the return
-// value. *ret_pidfd is owned by the caller. Reap with proc_wait.
+// By vfork: the thread waits until the exec, others go on. A failure, of the exec too, is in the
+// return value. *ret_pidfd is owned by the caller. Reap with proc_wait.
 int proc_spawn(const struct proc_spawn *s, pid_t *ret_pid, int *ret_pidfd, struct err *e);
 // Waits for and reaps a child. timeout_ms -1: for ever. 0, -ETIMEDOUT, -errno. *ret_status as
 // waitpid.
