@@ -26,7 +26,7 @@
 
 // A guest's clock is right within this, if the telling of it took no longer.
 #define CLOCK_SLACK_NS (40 * NSEC_PER_MSEC)
-#define CLOCK_TRIES 3
+#define CLOCK_TRIES 8
 
 // Layers that a jail can be given; a chain is merged long before it is this long.
 #define LAYERS_MAX 100u
