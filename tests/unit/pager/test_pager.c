@@ -735,8 +735,8 @@ static void test_a_client_that_does_not_come_or_go_on(void **state)
 	start_pager(b, "--timeout-ms", "100");
 	expect_no_hand_shake(b, "no VMM connected within 100 ms");
 	assert_false(file_exists(AT_FDCWD, b->socket));
-	start_pager(b, "--timeout-ms",
-		"1500"); // enough for the one who starts it to come, on a busy machine
+	// Long enough for the one who starts it to come, on a busy machine.
+	start_pager(b, "--timeout-ms", "1500");
 	int fd = vm_connect(b->socket);
 	vm_send(fd, "[{", 2, -1);
 	expect_no_hand_shake(b, "did not finish it in time");
