@@ -30,8 +30,8 @@ int proc_kill(int pidfd, int sig)
 }
 
 // In the child, between vfork and exec: only async-signal-safe calls, and nothing is written to but
-// the own stack and errno, for memory is the parent's. Comes with all signals blocked, so that no handler of
-// the parent's runs here. Never returns; an errno goes up the pipe.
+// the own stack and errno, for memory is the parent's. Comes with all signals blocked, so that no
+// handler of the parent's runs here. Never returns; an errno goes up the pipe.
 static _noreturn_ void child(const struct proc_spawn *s, pid_t parent, int report)
 {
 	// Move everything wanted above the range of the targets first, so that no dup2 overwrites a
