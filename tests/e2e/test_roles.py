@@ -197,7 +197,8 @@ class Roles(unittest.TestCase):
                 self.one_round(rng)
 
     def one_round(self, rng):
-        """Killed in the midst of a create: what was acknowledged runs, what was not is gone."""
+        """Killed in the midst of a create: what was acknowledged runs; what was not runs and is listed,
+        or is gone from both."""
         answer = []
 
         def ask():
@@ -215,12 +216,14 @@ class Roles(unittest.TestCase):
         acknowledged = {a.json()["id"] for a in answer if a.status == 201}
         self.made += [lib.Sandbox(self.w, a.json()) for a in answer if a.status == 201]
 
-        def agree():
-            rows = self.w.api("GET", "/v1/sandboxes").json()["sandboxes"]
-            return all(s["state"] == "running" for s in rows) and rows is not None and \
-                [s["id"] for s in rows]
-        listed = lib.wait_until("no row is unfinished", lambda: (agree() or [None]), 60)
-        self.assertLessEqual(acknowledged, set(listed))
+        def settled():
+            rows = {s["id"]: s["state"] for s in self.w.api("GET", "/v1/sandboxes").json()["sandboxes"]}
+            return set(rows.values()) <= {"running"} and (set(rows),)
+        (listed,) = lib.wait_until("no row is unfinished", settled, 60)
+        self.assertLessEqual(acknowledged, listed)
+        held = self.contract("ListSandboxes", {}).json().get("sandboxes", [])
+        ended = ("SANDBOX_STATE_STOPPED", "SANDBOX_STATE_ERROR")
+        self.assertEqual({s["id"] for s in held if s["state"] not in ended}, listed)
         for s in self.made:
             s.alive()
 
