@@ -11,7 +11,8 @@
 #include "control/internal.h"
 
 #define UPKEEP_S 10
-#define WATCH_MS 500
+#define WATCH_MS 10000
+#define RETRY_MS 500
 
 // A new key is in its file before it is in the database: a crash in between makes another one.
 static int make_admin_key(struct control *c, struct err *e)
@@ -119,7 +120,7 @@ static void *watch(void *arg)
 		if (engine_apply_events(&c->engine, SIZE_MAX, &e) < 0) {
 			log_warn("events are applied later: %s", e.text);
 			seen = 0;
-			clock_sleep_ns(WATCH_MS * NSEC_PER_MSEC);
+			clock_sleep_ns(RETRY_MS * NSEC_PER_MSEC);
 		}
 	}
 	return NULL;
@@ -307,6 +308,7 @@ struct control *control_stop(struct control *c)
 	c->stopping = true;
 	pthread_cond_broadcast(&c->wake);
 	pthread_mutex_unlock(&c->lock);
+	feed_close(c->feed);
 	if (c->http) {
 		http_server_free(c->http);
 		unlink(c->socket);

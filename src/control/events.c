@@ -55,7 +55,7 @@ static ssize_t follower_next(void *p, char *buf, size_t max)
 {
 	struct follower *f = p;
 	while (f->lines.len == 0) {
-		if (http_req_closing(f->req))
+		if (http_req_closing(f->req) || feed_is_closed(f->c->feed))
 			return 0;
 		if (http_req_aborted(f->req))
 			return -ECONNRESET;

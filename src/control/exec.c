@@ -225,9 +225,14 @@ static int run(struct control *c, struct exec *x, const struct exec_body *b, str
 	struct err why = {0};
 	struct host_sandbox now;
 	r = c->host.ops->address(c->host.host, id, address, &why);
-	if (r < 0 && why.code == ERR_CONFLICT && sandboxes_report(c, row, &now, NULL) == 0 &&
-		now.state == SANDBOX_PAUSED)
-		return err_set(e, ERR_CONFLICT, "sandbox '%s' is paused: resume it first", id);
+	if (r < 0 && why.code == ERR_CONFLICT && sandboxes_report(c, row, &now, NULL) == 0) {
+		if (now.state == SANDBOX_PAUSED)
+			return err_set(
+				e, ERR_CONFLICT, "sandbox '%s' is paused: resume it first", id);
+		// The host knew of its end before we did.
+		if (row_ended(row))
+			return sandboxes_say_ended(&now, e);
+	}
 	if (r < 0) {
 		*e = why;
 		return r;

@@ -28,7 +28,7 @@ struct feed {
 	pthread_mutex_t lock; // guards the rest
 	pthread_cond_t changed;
 	uint64_t last; // own number
-	bool stopping;
+	bool closed;
 };
 
 // --- the database
@@ -216,10 +216,10 @@ static bool go_on(struct feed *f, bool failed)
 {
 	struct timespec ts = from_now(RETRY_MS);
 	pthread_mutex_lock(&f->lock);
-	while (failed && !f->stopping &&
+	while (failed && !f->closed &&
 		pthread_cond_timedwait(&f->changed, &f->lock, &ts) != ETIMEDOUT)
 		;
-	bool on = !f->stopping;
+	bool on = !f->closed;
 	pthread_mutex_unlock(&f->lock);
 	return on;
 }
@@ -248,7 +248,7 @@ uint64_t feed_wait(struct feed *f, uint64_t after, int wait_ms)
 {
 	struct timespec ts = from_now(wait_ms);
 	pthread_mutex_lock(&f->lock);
-	while (f->last <= after && !f->stopping &&
+	while (f->last <= after && !f->closed &&
 		pthread_cond_timedwait(&f->changed, &f->lock, &ts) != ETIMEDOUT)
 		;
 	uint64_t last = f->last;
@@ -334,14 +334,29 @@ int feed_start(struct db *db, const struct hostagent *host, struct feed **ret, s
 	return 0;
 }
 
+void feed_close(struct feed *f)
+{
+	if (!f)
+		return;
+	pthread_mutex_lock(&f->lock);
+	f->closed = true;
+	pthread_cond_broadcast(&f->changed);
+	pthread_mutex_unlock(&f->lock);
+}
+
+bool feed_is_closed(struct feed *f)
+{
+	pthread_mutex_lock(&f->lock);
+	bool closed = f->closed;
+	pthread_mutex_unlock(&f->lock);
+	return closed;
+}
+
 struct feed *feed_stop(struct feed *f)
 {
 	if (!f)
 		return NULL;
-	pthread_mutex_lock(&f->lock);
-	f->stopping = true;
-	pthread_cond_broadcast(&f->changed);
-	pthread_mutex_unlock(&f->lock);
+	feed_close(f);
 	if (f->started)
 		pthread_join(f->thread, NULL);
 	pthread_cond_destroy(&f->changed);

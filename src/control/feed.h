@@ -9,11 +9,15 @@ struct feed;
 
 // Starts the thread that brings them; a host that does not answer is tried again for ever.
 int feed_start(struct db *db, const struct hostagent *host, struct feed **ret, struct err *e);
+// From here on nobody waits for it; feed_stop follows. f may be NULL.
+void feed_close(struct feed *f);
+bool feed_is_closed(struct feed *f);
 struct feed *feed_stop(struct feed *f);
 DEFINE_CLEANUP(struct feed *, feed_stop)
 // Brings what the host has by now. On failure what was brought before can still be read.
 int feed_catch_up(struct feed *f, struct err *e);
-// Waits up to wait_ms for an event after the number; the last number there is.
+// Waits up to wait_ms for an event after the number, less when the feed is closed; the last number
+// there is.
 uint64_t feed_wait(struct feed *f, uint64_t after, int wait_ms);
 // Events after the number, oldest first, of one sandbox or (NULL) of all; take may end it by a
 // non-zero return, which is returned.

@@ -70,6 +70,8 @@ void sandboxes_get(struct http_request *r, void *ctx);
 void sandboxes_delete(struct http_request *r, void *ctx);
 void sandboxes_set_timeout(struct http_request *r, void *ctx);
 void sandboxes_logs(struct http_request *r, void *ctx);
+// How every call says that a sandbox was there and is not any more: ERR_NOT_FOUND.
+int sandboxes_say_ended(const struct host_sandbox *ended, struct err *e);
 // A row that has not ended; ERR_NOT_FOUND otherwise. Gives a reference.
 int sandboxes_find_live(struct control *c, const char *id, struct row **ret, struct err *e);
 // The same, and its create is done; ERR_CONFLICT otherwise.

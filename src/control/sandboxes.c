@@ -97,12 +97,20 @@ const char *sandboxes_state_name(enum sandbox_state s)
 	return s == SANDBOX_UNREACHABLE ? "unreachable" : sandbox_state_name(s);
 }
 
+int sandboxes_say_ended(const struct host_sandbox *ended, struct err *e)
+{
+	return err_set(e, ERR_NOT_FOUND, "no sandbox '%s' any more: it has ended (%s)", ended->id,
+		ended->cause);
+}
+
 int sandboxes_find_live(struct control *c, const char *id, struct row **ret, struct err *e)
 {
 	struct row *row = rows_get(c->rows, id);
-	if (!row || row_ended(row)) {
+	const struct host_sandbox *ended = row ? row_ended(row) : NULL;
+	if (!row || ended) {
+		int r = ended ? sandboxes_say_ended(ended, e) : no_sandbox(id, e);
 		row_unref(row);
-		return no_sandbox(id, e);
+		return r;
 	}
 	*ret = row;
 	return 0;
@@ -443,6 +451,8 @@ void sandboxes_set_timeout(struct http_request *r, void *ctx)
 		rc = sandboxes_find_live(c, http_req_param(r, "id"), &row, &e);
 	if (rc == 0)
 		rc = sandboxes_report(c, row, &s, &e);
+	if (rc == 0 && row_ended(row))
+		rc = sandboxes_say_ended(&s, &e);
 	// Its time does not run, and the next resume gives it a new one.
 	if (rc == 0 && s.state == SANDBOX_PAUSED)
 		rc = err_set(&e, ERR_CONFLICT,

@@ -458,7 +458,7 @@ static void test_exec(void **state)
 	refused(f, "POST", path, "{\"cmd\":\"a\",\"encoding\":\"hex\"}", 400, "encoding");
 	refused(f, "POST", "/v1/sandboxes/no/exec", "{\"cmd\":\"a\"}", 404, "no sandbox 'no'");
 	model_end(&f->model, id, "timeout");
-	refused(f, "POST", path, "{\"cmd\":\"fail\"}", 409, "not running");
+	refused(f, "POST", path, "{\"cmd\":\"fail\"}", 404, "it has ended (timeout)");
 }
 
 static int once_it_runs(void *ctx)
