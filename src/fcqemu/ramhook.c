@@ -185,10 +185,16 @@ static void hand_over(int uffd, char *base, bool tracking)
 
 // ---- the control thread
 
+// From a buffer that stays warm, though that is one copy more. Under a hypervisor that keeps page
+// tables by software (PVM) the kernel's first touch of each page of user memory costs more than all
+// the rest: 64 MiB took 140 ms, now 60. Where hardware does it, some 5 ms are lost.
 static int write_range(int fd, uint64_t offset, uint64_t len)
 {
+	static char buf[1 << 20]; // of the one thread
 	while (len) {
-		ssize_t n = pwrite(fd, hook.base + offset, len, (off_t)offset);
+		size_t part = len < sizeof buf ? len : sizeof buf;
+		memcpy(buf, hook.base + offset, part);
+		ssize_t n = pwrite(fd, buf, part, (off_t)offset);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
