@@ -45,6 +45,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "base/missing.h"
+#include "fcqemu/heap.h"
 #include "fcqemu/ramhook.h"
 
 #define HOOK_EXIT 99
@@ -95,6 +96,7 @@ __attribute__((constructor)) static void hook_init(void)
 		fprintf(stderr, "ramhook: bad STASIS_RAMHOOK\n");
 		_exit(HOOK_EXIT);
 	}
+	heap_widen();
 	unsetenv("STASIS_RAMHOOK");
 	unsetenv("LD_PRELOAD");
 	const int fds[] = {hook.report_fd, hook.removed_fd, hook.backend_fd, hook.control_fd};
