@@ -162,9 +162,12 @@ static int set_hostname(const char *name, struct err *e)
 		return err_errno(e, rc, "cannot read /etc/hosts");
 	if (!init_hosts_text(old.data ? old.data : "127.0.0.1\tlocalhost\n", name, &text))
 		return 0;
-	// In place and not synced: quick, and a container may have bound the file.
-	_cleanup_close_ int fd = open("/etc/hosts", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	// In place and not synced: a container may have bound the file. Cut only where it became
+	// shorter: ext4 allocates the blocks of a file that was emptied at once when it is closed.
+	_cleanup_close_ int fd = open("/etc/hosts", O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
 	rc = fd < 0 ? -errno : file_write_full(fd, text.data, text.len);
+	if (rc == 0 && text.len < old.len && ftruncate(fd, (off_t)text.len) < 0)
+		rc = -errno;
 	if (rc < 0 && rc != -EROFS)
 		return err_errno(e, rc, "cannot write /etc/hosts");
 	return 0;

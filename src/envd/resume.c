@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the connections are ended. sock_diag lists the sockets of a state; each is then destroyed by
-// its cookie over a second netlink socket (SOCK_DESTROY), while the list is still being read. The
-// kernel holds the lists of IPv4 and IPv6 apart; the second is asked for only when there are such
-// sockets: each walk goes over the whole hash table, which after a resume is not in memory yet.
+// How the connections are ended. sock_diag lists the sockets; each is then destroyed by its cookie
+// over a second netlink socket (SOCK_DESTROY), while the list is still being read. A walk goes over
+// the whole hash table, which after a resume is not in memory yet: so there is only one, by the
+// request of old that knows no address families (TCPDIAG_GETSOCK) and gives all.
 #include "envd/resume.h"
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -17,6 +17,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/timex.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include "base/clock.h"
 #include "base/file.h"
@@ -65,19 +66,14 @@ int clock_rate_set(int ppm, struct err *e)
 		STATE(TCP_FIN_WAIT2) | STATE(TCP_CLOSE_WAIT) | STATE(TCP_LAST_ACK) |               \
 		STATE(TCP_CLOSING))
 
-struct diag_request {
-	struct nlmsghdr head;
-	struct inet_diag_req_v2 body;
-};
-
 static int diag_send(
-	int fd, unsigned short type, unsigned short flags, const struct inet_diag_req_v2 *body)
+	int fd, unsigned short type, unsigned short flags, const void *body, size_t size)
 {
-	struct diag_request r = {.head = {.nlmsg_len = sizeof r,
-					 .nlmsg_type = type,
-					 .nlmsg_flags = (unsigned short)(NLM_F_REQUEST | flags)},
-		.body = *body};
-	return send(fd, &r, sizeof r, 0) == sizeof r ? 0 : -errno;
+	struct nlmsghdr head = {.nlmsg_len = (uint32_t)(sizeof head + size),
+		.nlmsg_type = type,
+		.nlmsg_flags = (unsigned short)(NLM_F_REQUEST | flags)};
+	struct iovec parts[] = {{&head, sizeof head}, {(void *)body, size}};
+	return writev(fd, parts, 2) == (ssize_t)head.nlmsg_len ? 0 : -errno;
 }
 
 static bool is_loopback(const struct inet_diag_msg *m)
@@ -103,7 +99,7 @@ static int destroy(int fd, const struct inet_diag_msg *m)
 		struct nlmsgerr error;
 		char rest[256];
 	} answer;
-	int rc = diag_send(fd, SOCK_DESTROY, NLM_F_ACK, &body);
+	int rc = diag_send(fd, SOCK_DESTROY, NLM_F_ACK, &body, sizeof body);
 	if (rc < 0)
 		return rc;
 	ssize_t n = RETRY_EINTR(recv(fd, &answer, sizeof answer, 0));
@@ -141,17 +137,16 @@ static int take_list(int kill_fd, const char *data, size_t len, uint64_t keep, u
 	return 0;
 }
 
-static int end_family(unsigned char family, uint64_t keep, unsigned *count)
+static int end_all(uint64_t keep, unsigned *count)
 {
-	const struct inet_diag_req_v2 body = {
-		.sdiag_family = family, .sdiag_protocol = IPPROTO_TCP, .idiag_states = STATES};
+	const struct inet_diag_req body = {.idiag_states = STATES};
 	_Alignas(struct nlmsghdr) char data[8192];
 	_cleanup_close_ int list = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
 	_cleanup_close_ int kill_fd =
 		socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
 	if (list < 0 || kill_fd < 0)
 		return -errno;
-	int rc = diag_send(list, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &body);
+	int rc = diag_send(list, TCPDIAG_GETSOCK, NLM_F_DUMP, &body, sizeof body);
 	while (rc == 0) {
 		ssize_t n = RETRY_EINTR(recv(list, data, sizeof data, 0));
 		rc = n < 0 ? -errno : n == 0 ? -EPROTO : 0;
@@ -159,18 +154,6 @@ static int end_family(unsigned char family, uint64_t keep, unsigned *count)
 			rc = take_list(kill_fd, data, (size_t)n, keep, count);
 	}
 	return MIN(rc, 0);
-}
-
-// Listening sockets count, too: programs that listen on :: have connections of that family.
-static bool has_ipv6_sockets(void)
-{
-	char text[512];
-	_cleanup_close_ int fd = open("/proc/net/sockstat6", O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
-	if (n <= 0)
-		return fd >= 0;
-	text[n] = '\0';
-	return strstr(text, "TCP6: inuse 0\n") == NULL;
 }
 
 static bool peer_is_away(int fd)
@@ -217,9 +200,7 @@ int resume_end_connections(int keep_fd)
 	unsigned count = 0;
 	if (keep_fd >= 0 && getsockopt(keep_fd, SOL_SOCKET, SO_COOKIE, &keep, &len) < 0)
 		return -errno;
-	int rc = end_family(AF_INET, keep, &count);
-	if (rc == 0 && has_ipv6_sockets())
-		rc = end_family(AF_INET6, keep, &count);
+	int rc = end_all(keep, &count);
 	if (rc < 0) {
 		// ENOENT: no module for it; EOPNOTSUPP: a kernel without SOCK_DESTROY.
 		log_warn("connections of before the resume stay open error=%s", strerror(-rc));
