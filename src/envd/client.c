@@ -176,8 +176,16 @@ int envd_call_health(
 	return rc;
 }
 
+// Of "init;dur=12.345": milliseconds. 0 where the guest does not say.
+static uint64_t guest_ns(const struct http_response *r)
+{
+	const char *p = strstr(r->server_timing, "dur=");
+	double ms = p ? strtod(p + 4, NULL) : 0;
+	return ms > 0 && ms < 1e6 ? (uint64_t)(ms * NSEC_PER_MSEC) : 0;
+}
+
 int envd_call_init(struct http_client *c, const struct envd_target *t, const struct envd_init *i,
-	int timeout_ms, struct err *e)
+	int timeout_ms, uint64_t *ret_guest_ns, struct err *e)
 {
 	_cleanup_json_ json_t *j = json_object();
 	_cleanup_strbuf_ struct strbuf entropy = {0};
@@ -211,6 +219,8 @@ int envd_call_init(struct http_client *c, const struct envd_target *t, const str
 	int rc = post_json(c, t, "/init", j, timeout_ms, &r, e);
 	if (rc < 0)
 		return rc;
+	if (ret_guest_ns)
+		*ret_guest_ns = guest_ns(&r);
 	return r.status == 204 ? 0 : http_error("POST /init", &r, e);
 }
 

@@ -66,8 +66,10 @@ int envd_probe(const char *ip, uint16_t port, int timeout_ms);
 // GET /health on the client's connection, which stays open for the next call.
 int envd_call_health(
 	struct http_client *c, const struct envd_target *t, int timeout_ms, struct err *e);
+// *ret_guest_ns (may be NULL): how much of the call's time the guest was at work on it. The rest is
+// the way there and back, so the time that was told is late by at most that.
 int envd_call_init(struct http_client *c, const struct envd_target *t, const struct envd_init *i,
-	int timeout_ms, struct err *e);
+	int timeout_ms, uint64_t *ret_guest_ns, struct err *e);
 // Before a snapshot: stops every process of the user (cgroup freezer; returns when all stand still)
 // and writes all dirty data of the guest's file systems to its disk. A failure leaves nothing
 // frozen. Repeating it is harmless.

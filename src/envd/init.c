@@ -310,8 +310,14 @@ void init_post(struct http_request *req, void *ctx)
 	http_reply_header(req, "Cache-Control", "no-store");
 	http_reply_header(req, "X-Envd-Version", ENVD_VERSION);
 	if (http_req_json(req, true, &body, &e) < 0 || init_read(body, &r, &e) < 0 ||
-		apply(ctx, &r, req, &e) < 0)
+		apply(ctx, &r, req, &e) < 0) {
 		http_reply_error(req, &e);
-	else
-		http_reply_empty(req, 204);
+		return;
+	}
+	// So the caller knows how long the time that it told was on its way.
+	char took[48];
+	snprintf(took, sizeof took, "init;dur=%.3f",
+		(double)(clock_monotonic_ns() - http_req_started_ns(req)) / NSEC_PER_MSEC);
+	http_reply_header(req, "Server-Timing", took);
+	http_reply_empty(req, 204);
 }

@@ -182,7 +182,7 @@ int http_client_call(struct http_client *c, const struct http_call *call, struct
 	CURL *h = c->curl;
 	c->error[0] = '\0';
 	ret->status = 0;
-	ret->content_type[0] = '\0';
+	ret->content_type[0] = ret->server_timing[0] = '\0';
 	ret->body.len = 0;
 	curl_easy_setopt(h, CURLOPT_URL, url);
 	curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
@@ -222,6 +222,10 @@ int http_client_call(struct http_client *c, const struct http_call *call, struct
 	curl_easy_getinfo(h, CURLINFO_CONTENT_TYPE, &ct);
 	ret->status = (int)status;
 	snprintf(ret->content_type, sizeof ret->content_type, "%s", ct ? ct : "");
+	struct curl_header *timing;
+	bool timed =
+		curl_easy_header(h, "Server-Timing", 0, CURLH_HEADER, -1, &timing) == CURLHE_OK;
+	snprintf(ret->server_timing, sizeof ret->server_timing, "%s", timed ? timing->value : "");
 	// libcurl keeps the list's pointer; it must not outlive this call.
 	curl_easy_setopt(h, CURLOPT_HTTPHEADER, NULL);
 	curl_slist_free_all(headers);

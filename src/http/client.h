@@ -18,6 +18,7 @@ struct http_client_config {
 struct http_response {
 	int status;
 	char content_type[96];
+	char server_timing[64]; // "" when there is none
 	struct strbuf body;
 };
 

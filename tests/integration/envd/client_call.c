@@ -27,7 +27,7 @@ int main(int argc, char **argv)
 	else if (rc == 0 && strcmp(argv[3], "thaw") == 0)
 		rc = envd_call_thaw(c, &t, LIMIT_MS, &e);
 	else if (rc == 0)
-		rc = envd_call_init(c, &t, &i, LIMIT_MS, &e);
+		rc = envd_call_init(c, &t, &i, LIMIT_MS, NULL, &e);
 	if (rc < 0)
 		printf("%s: %s\n", err_info(e.code)->name, err_text(&e, rc));
 	return rc < 0;

@@ -861,6 +861,8 @@ class Settings(unittest.TestCase):
     def init(self, token=None, **body):
         status, h, data = self.a.call("POST", "/init", json.dumps(body), {"X-Access-Token": token} if token else {})
         self.assertTrue(h["X-Envd-Version"])
+        if status == 204:
+            self.assertRegex(h["Server-Timing"], r"^init;dur=\d+\.\d{3}$")
         return status
 
     def test_health_is_open(self):
