@@ -359,12 +359,29 @@ static bool layer_is_begun(const struct host *h, const char *layer)
 	return file_exists(h->data_fd, data) || file_exists(h->data_fd, sums);
 }
 
+// A server that was killed after the settling, but before its row said so, had done it.
+static bool is_settled(int dir, const char *layer)
+{
+	_cleanup_(header_freep) struct header *base = NULL;
+	if (header_read(dir, BASE_HEADER, &base, NULL) < 0)
+		return false;
+	for (uint32_t i = 0; i < base->n_layers; i++)
+		if (str_eq(base->layers[i], layer))
+			return true;
+	return false;
+}
+
 void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 {
 	struct err e = {0};
 	_cleanup_close_ int dir = open_dir(h, s, &e);
 	if (dir < 0) {
 		s->full_next = c->asked;
+		return;
+	}
+	if (is_settled(dir, c->layer)) {
+		s->full_next = false;
+		drop_stage(dir);
 		return;
 	}
 	// The VMM's answer may have been lost, not what it wrote; or it is a layer already.

@@ -109,6 +109,7 @@ class LifeFaults(unittest.TestCase):
         finished = point in ("pause.after_publish", "pause.after_free")
         self.assertEqual(self.state(), "paused" if finished else "running")
         self.assertEqual(self.w.api("GET", "/v1/snapshots").json()["snapshots"], [])
+        self.assertNotIn("diff lost", self.w.log_tail(20000))
         self.goes_on()
 
     def resume(self, point, action):
