@@ -79,9 +79,12 @@ int cmd_image_build(struct cli *c, struct err *e)
 	dir = cli_data_dir(dir);
 	if ((rc = local_mount_volume(dir, e)) < 0)
 		return rc;
-	struct sigaction act = {.sa_handler = on_signal};
-	sigaction(SIGINT, &act, NULL);
-	sigaction(SIGTERM, &act, NULL);
+	static const int caught[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+	struct sigaction act = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
+	for (size_t i = 0; i < ARRAY_SIZE(caught); i++)
+		sigaction(caught[i], &act, NULL);
+	// Who reads the progress may go; what is under way must not.
+	sigaction(SIGPIPE, &ignore, NULL);
 	rc = image_build(
 		&(struct image_build_config){
 			.data_dir = dir,

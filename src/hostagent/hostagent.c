@@ -2,13 +2,21 @@
 // The contract served directly: each function of the host behind the struct that control calls. A
 // host that drains is the same host, but for what would start something on it.
 #include "hostagent/hostagent.h"
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
 #include "base/file.h"
 #include "base/log.h"
+#include "base/str.h"
 #include "sandbox/host.h"
+
+#define FREEZE_DIR "stasis-freeze."
+#define FREEZE_GRACE_S 2
 
 struct local {
 	struct host *host;
@@ -150,11 +158,36 @@ static struct local *local_free(struct local *l)
 }
 DEFINE_CLEANUP(struct local *, local_free)
 
+// Freezes that were killed leave a guest running, which no row leads to. A live one holds the lock
+// of its directory; it has a moment to take it.
+static void clear_dead_freezes(void)
+{
+	_cleanup_closedir_ DIR *d = opendir("/run");
+	for (struct dirent *de; d && (de = readdir(d));) {
+		char path[sizeof "/run/" + sizeof de->d_name];
+		struct stat st;
+		struct err e = {0};
+		if (!str_starts(de->d_name, FREEZE_DIR))
+			continue;
+		snprintf(path, sizeof path, "/run/%s", de->d_name);
+		_cleanup_close_ int fd =
+			open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (fd < 0 || fstat(fd, &st) < 0 || time(NULL) - st.st_ctime < FREEZE_GRACE_S ||
+			flock(fd, LOCK_EX | LOCK_NB) < 0)
+			continue;
+		if (host_clear_run_dir(path, &e) < 0)
+			log_warn("what a killed freeze left stays path=%s error=%s", path, e.text);
+		else
+			log_info("what a killed freeze left is gone path=%s", path);
+	}
+}
+
 int hostagent_start_local(const struct host_config *cfg, struct hostagent *ret, struct err *e)
 {
 	_cleanup_(local_freep) struct local *l = calloc(1, sizeof *l);
 	if (!l || !(l->drain_path = str_printf("%s/draining", cfg->data_dir)))
 		return err_errno(e, ENOMEM, "host");
+	clear_dead_freezes();
 	int rc = host_open(cfg, &l->host, e);
 	if (rc < 0)
 		return rc;
@@ -177,8 +210,12 @@ int hostagent_freeze_local(const char *data_dir, const char *template, struct er
 {
 	static const char *const ranges[] = {"10.213.255.224/27", "10.223.255.224/27",
 		"172.28.255.224/27", "192.168.239.224/27", "10.91.255.224/27"};
-	char run_dir[] = "/run/stasis-freeze.XXXXXX";
+	char run_dir[] = "/run/" FREEZE_DIR "XXXXXX";
+	clear_dead_freezes();
 	if (!mkdtemp(run_dir))
+		return err_errno(e, errno, "%s", run_dir);
+	_cleanup_close_ int lock = open(run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) < 0)
 		return err_errno(e, errno, "%s", run_dir);
 	int rc = -EINVAL;
 	for (size_t i = 0; rc < 0 && i < ARRAY_SIZE(ranges); i++) {
@@ -189,7 +226,7 @@ int hostagent_freeze_local(const char *data_dir, const char *template, struct er
 			.slot_range = ranges[i],
 			.max_sandboxes = 1,
 			.warm_slots = 1,
-			.no_upkeep = true};
+			.alone = true};
 		rc = host_open(&cfg, &h, &why);
 		if (rc == 0)
 			rc = host_freeze(h, template, &why);

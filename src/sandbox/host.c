@@ -154,7 +154,7 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 		(rc = vmm_choose(cfg, &h->vmm, e)) < 0 || (rc = vmm_runtime_build(h, e)) < 0 ||
 		(rc = vmm_identify(h, e)) < 0 || (rc = monitor_start(h, e)) < 0 ||
 		(rc = host_recover(h, &full, e)) < 0 ||
-		(!cfg->no_upkeep && (rc = upkeep_start(h, e)) < 0))
+		(!cfg->alone && (rc = upkeep_start(h, e)) < 0))
 		goto fail;
 	*ret = h;
 	return 0;

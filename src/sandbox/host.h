@@ -13,7 +13,9 @@ struct host_config {
 	const char *vmm;	      // "auto", "firecracker", "fcqemu"
 	const char *firecracker_path; // NULL: firecracker of PATH
 	const char *const *allow; // CIDRs that guests may reach in spite of the policy; may be NULL
-	bool no_upkeep;		  // for a host that is opened for one thing only
+	// Opened for one thing only, beside what runs: the rows are another server's to judge. None
+	// is loaded, adopted or undone, and there is no upkeep.
+	bool alone;
 };
 
 struct host;
@@ -21,6 +23,8 @@ struct host;
 // Refuses when the volume is absent or another server has the directory (ERR_CONFLICT, with its
 // pid). Finishes or undoes what an earlier server left, adopts the sandboxes that run.
 int host_open(const struct host_config *cfg, struct host **ret, struct err *e);
+// Ends and removes all that is in the run directory of a host that is gone; then the directory.
+int host_clear_run_dir(const char *run_dir, struct err *e);
 // Sandboxes go on; kill_all ends them first.
 struct host *host_close(struct host *h, bool kill_all);
 

@@ -345,12 +345,41 @@ static int sweep(struct host *h, const char *path, bool run, struct err *e)
 	return 0;
 }
 
+int host_clear_run_dir(const char *run_dir, struct err *e)
+{
+	// No row claims anything.
+	_cleanup_free_ struct host *nobody = calloc(1, sizeof *nobody);
+	if (!nobody)
+		return err_errno(e, ENOMEM, "%s", run_dir);
+	int rc = sweep(nobody, run_dir, true, e);
+	if (rc == 0 && (rc = slot_cleanup_all(run_dir, e)) == -ENOENT)
+		rc = 0;
+	if (rc == 0 && (rc = file_rm_rf(AT_FDCWD, run_dir)) < 0)
+		err_errno(e, rc, "remove %s", run_dir);
+	return rc;
+}
+
+// Nothing was settled: the rows stay as they are, and nobody waits for their operations.
+static void let_go_of_all(struct host *h)
+{
+	for (size_t b = 0; b < HOST_BUCKETS; b++)
+		for (struct sandbox *s = h->buckets[b]; s; s = s->next) {
+			free(s->recover);
+			s->recover = NULL;
+			s->operation = NULL;
+		}
+}
+
 int host_recover(struct host *h, const struct host_config *cfg, struct err *e)
 {
 	char disks[512];
-	int rc = store_load(h, load_row, e);
-	if (rc < 0 || (rc = start_slots(h, cfg, e)) < 0)
+	int rc = cfg->alone ? 0 : store_load(h, load_row, e);
+	if (rc < 0 || (rc = start_slots(h, cfg, e)) < 0) {
+		let_go_of_all(h);
 		return rc;
+	}
+	if (cfg->alone)
+		return 0;
 	for (size_t b = 0; b < HOST_BUCKETS; b++)
 		for (struct sandbox *s = h->buckets[b], *next; s; s = next) {
 			next = s->next;

@@ -39,6 +39,26 @@ class Restart(unittest.TestCase):
         self.w.start()
         self.same_guest()
 
+    def test_an_image_build_without_a_server_spares_what_runs(self):
+        self.w.kill()
+        self.w.build_image()
+        self.w.start()
+        self.same_guest()
+
+    def test_a_start_that_fails_says_why_and_spares_what_runs(self):
+        self.w.stop()
+        subprocess.run("ip tuntap add stasis-other mode tap".split(), check=True)
+        self.addCleanup(subprocess.run, "ip link del stasis-other".split(), check=True)
+        for command in ("ip addr add 10.98.7.1/24 dev stasis-other", "ip link set stasis-other up"):
+            subprocess.run(command.split(), check=True)
+        args = [lib.STASIS, *self.w.serve_args()]
+        args[args.index("--slot-range") + 1] = "10.98.0.0/16"
+        r = subprocess.run(args, env=self.w.env(), capture_output=True, text=True, timeout=60, check=False)
+        self.assertNotEqual(r.returncode, 0)
+        self.assertIn("slot range 10.98.0.0/16 overlaps", r.stderr)
+        self.w.start()
+        self.same_guest()
+
     def test_kill_and_start_adopts(self):
         self.w.kill()
         self.w.start()
@@ -93,3 +113,24 @@ class Restart(unittest.TestCase):
             subprocess.run(["umount", self.w.data], check=True)
         lib.wait_until("well again", lambda: self.w.api("GET", "/v1/health").json()["status"] == "ok")
         self.same_guest()
+
+
+class KilledBuild(unittest.TestCase):
+    def test_its_guest_does_not_outlive_the_next_one(self):
+        w = lib.World("killed-build")
+        self.addCleanup(w.close)
+        subprocess.run([lib.STASIS, "image", "build", "base", "--no-freeze"], env=w.env(), check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Its reader goes at once: that must not end it.
+        build = subprocess.Popen([lib.STASIS, "image", "build", "base"], env=w.env(),
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        build.stderr.close()
+        lib.wait_until("it boots", lambda: "qemu-system-x86_64" in [name for _, name in w.processes()])
+        build.kill()
+        build.wait()
+        self.assertTrue(w.processes())
+        time.sleep(2.1)  # what is younger may be about to take its lock
+        w.build_image()
+        self.assertEqual(w.processes(), [])
+        w.start()
+        self.assertEqual(w.create().row["backend"], "file")
