@@ -4,7 +4,7 @@
 // page, and QEMU's RCU thread has it trimmed whenever it is idle, so that the same pages come anew.
 // Where fresh memory is dear (a virtual machine whose host gives it page by page) that was 60 of
 // 450 ms of a create. So the heap is one, is extended by what a load needs, in huge pages, and not
-// trimmed: 4 MiB more for each QEMU. glibc's own tunable for this (glibc.malloc.hugetlb) reads
+// trimmed: 2 to 4 MiB more for each QEMU. glibc's own tunable for this (glibc.malloc.hugetlb) reads
 // /sys, which the jail does not have.
 #include "fcqemu/heap.h"
 #include <malloc.h>

@@ -8,15 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/stat.h>
-#include <time.h>
 #include "base/file.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "sandbox/host.h"
 
 #define FREEZE_DIR "stasis-freeze."
-#define FREEZE_GRACE_S 2
 
 struct local {
 	struct host *host;
@@ -159,21 +156,19 @@ static struct local *local_free(struct local *l)
 DEFINE_CLEANUP(struct local *, local_free)
 
 // Freezes that were killed leave a guest running, which no row leads to. A live one holds the lock
-// of its directory; it has a moment to take it.
+// of its directory, which has its name only when it is locked.
 static void clear_dead_freezes(void)
 {
 	_cleanup_closedir_ DIR *d = opendir("/run");
 	for (struct dirent *de; d && (de = readdir(d));) {
 		char path[sizeof "/run/" + sizeof de->d_name];
-		struct stat st;
 		struct err e = {0};
 		if (!str_starts(de->d_name, FREEZE_DIR))
 			continue;
 		snprintf(path, sizeof path, "/run/%s", de->d_name);
 		_cleanup_close_ int fd =
 			open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (fd < 0 || fstat(fd, &st) < 0 || time(NULL) - st.st_ctime < FREEZE_GRACE_S ||
-			flock(fd, LOCK_EX | LOCK_NB) < 0)
+		if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
 			continue;
 		if (host_clear_run_dir(path, &e) < 0)
 			log_warn("what a killed freeze left stays path=%s error=%s", path, e.text);
@@ -205,18 +200,31 @@ void hostagent_stop_local(struct hostagent *h, bool kill_all)
 	h->host = local_free(l);
 }
 
+// The run directory of a freeze and, held open, its lock; -errno.
+static int make_freeze_dir(char path[64], struct err *e)
+{
+	char begun[] = "/run/.stasis-freeze.XXXXXX";
+	if (!mkdtemp(begun))
+		return err_errno(e, errno, "%s", begun);
+	snprintf(path, 64, "/run/" FREEZE_DIR "%s", strrchr(begun, '.') + 1);
+	_cleanup_close_ int fd = open(begun, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0 && rename(begun, path) == 0)
+		return TAKE_FD(fd);
+	int errnum = errno;
+	rmdir(begun);
+	return err_errno(e, errnum, "%s", path);
+}
+
 // One slot is needed, in any range that this machine does not use.
 int hostagent_freeze_local(const char *data_dir, const char *template, struct err *e)
 {
 	static const char *const ranges[] = {"10.213.255.224/27", "10.223.255.224/27",
 		"172.28.255.224/27", "192.168.239.224/27", "10.91.255.224/27"};
-	char run_dir[] = "/run/" FREEZE_DIR "XXXXXX";
+	char run_dir[64];
 	clear_dead_freezes();
-	if (!mkdtemp(run_dir))
-		return err_errno(e, errno, "%s", run_dir);
-	_cleanup_close_ int lock = open(run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) < 0)
-		return err_errno(e, errno, "%s", run_dir);
+	_cleanup_close_ int lock = make_freeze_dir(run_dir, e);
+	if (lock < 0)
+		return lock;
 	int rc = -EINVAL;
 	for (size_t i = 0; rc < 0 && i < ARRAY_SIZE(ranges); i++) {
 		struct host *h = NULL;

@@ -189,6 +189,7 @@ struct host *host_close(struct host *h, bool kill_all)
 	pthread_cond_broadcast(&h->event_added);
 	pthread_mutex_unlock(&h->event_lock);
 	monitor_stop(h);
+	host_recover_abandon(h);
 	// Creates and destroys under way end by themselves; nobody starts new ones now.
 	pthread_mutex_lock(&h->lock);
 	while (h->workers)

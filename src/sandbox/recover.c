@@ -359,27 +359,23 @@ int host_clear_run_dir(const char *run_dir, struct err *e)
 	return rc;
 }
 
-// Nothing was settled: the rows stay as they are, and nobody waits for their operations.
-static void let_go_of_all(struct host *h)
+void host_recover_abandon(struct host *h)
 {
 	for (size_t b = 0; b < HOST_BUCKETS; b++)
-		for (struct sandbox *s = h->buckets[b]; s; s = s->next) {
-			free(s->recover);
-			s->recover = NULL;
-			s->operation = NULL;
-		}
+		for (struct sandbox *s = h->buckets[b]; s; s = s->next)
+			if (s->recover) {
+				free(s->recover);
+				s->recover = NULL;
+				s->operation = NULL;
+			}
 }
 
 int host_recover(struct host *h, const struct host_config *cfg, struct err *e)
 {
 	char disks[512];
 	int rc = cfg->alone ? 0 : store_load(h, load_row, e);
-	if (rc < 0 || (rc = start_slots(h, cfg, e)) < 0) {
-		let_go_of_all(h);
+	if (rc < 0 || (rc = start_slots(h, cfg, e)) < 0 || cfg->alone)
 		return rc;
-	}
-	if (cfg->alone)
-		return 0;
 	for (size_t b = 0; b < HOST_BUCKETS; b++)
 		for (struct sandbox *s = h->buckets[b], *next; s; s = next) {
 			next = s->next;

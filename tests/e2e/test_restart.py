@@ -129,7 +129,6 @@ class KilledBuild(unittest.TestCase):
         build.kill()
         build.wait()
         self.assertTrue(w.processes())
-        time.sleep(2.1)  # what is younger may be about to take its lock
         w.build_image()
         self.assertEqual(w.processes(), [])
         w.start()
