@@ -2,15 +2,23 @@
 #include "fcqemu/probe.h"
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/proc.h"
 
-#define PROBE_TIMEOUT_MS 2000
+// A KVM in an emulated machine, on a busy host, needs many seconds.
+#define PROBE_TIMEOUT_MS 20000
+// Chunks after which the fastest of them says how fast the guest is.
+#define PROBE_CHUNKS 4
+// KVM may be this many times slower than emulation: what it costs is I/O, which the probe does much
+// of. One that interprets is beyond by two orders of magnitude.
+#define PROBE_SLOWER 4
 #define PROBE_STATUS (42 * 2 + 1) // what the guest's ROM makes QEMU end with
 
 // The cheap answer first, with a better reason than QEMU's.
@@ -47,51 +55,126 @@ static void last_words(int fd, char *out, size_t size)
 	snprintf(out, size, "%s", line ? line + 1 : buf);
 }
 
-int probe_accel(const char *qemu, const char *accel, struct err *e)
+struct pace {
+	uint64_t first_ns, last_ns; // the start of QEMU, the last byte
+	uint64_t best_ns;	    // of the fastest chunk; 0: none yet
+	unsigned chunks;
+};
+
+// Takes what the guest said by now. A chunk that is seen late makes the next one look short, so
+// several that come at once count as their mean.
+static void take_pace(struct pace *p, int fd)
 {
-	int rc = strcmp(accel, "kvm") == 0 ? check_kvm_device(e) : 0;
-	if (rc < 0)
-		return rc;
-	_cleanup_close_ int rom = make_rom(e), pidfd = -1;
+	char buf[256];
+	ssize_t n = read(fd, buf, sizeof buf);
+	uint64_t now = clock_monotonic_ns();
+	if (n <= 0)
+		return;
+	uint64_t each = (now - p->last_ns) / (uint64_t)n;
+	p->best_ns = p->best_ns ? MIN(p->best_ns, each) : each;
+	p->chunks += (unsigned)n;
+	p->last_ns = now;
+}
+
+// Until QEMU ends: 0. -ETIMEDOUT, or -EAGAIN when the guest is slower than the limit.
+static int watch(int pidfd, int said, uint64_t limit_ns, struct pace *p)
+{
+	uint64_t end = clock_monotonic_ns() + PROBE_TIMEOUT_MS * NSEC_PER_MSEC;
+	for (;;) {
+		uint64_t now = clock_monotonic_ns();
+		struct pollfd pf[] = {
+			{.fd = pidfd, .events = POLLIN}, {.fd = said, .events = POLLIN}};
+		if (now >= end)
+			return -ETIMEDOUT;
+		if (poll(pf, 2, (int)((end - now) / NSEC_PER_MSEC) + 1) < 0 && errno != EINTR)
+			return -errno;
+		if (pf[1].revents & POLLIN)
+			take_pace(p, said);
+		if (pf[0].revents)
+			return 0;
+		if (limit_ns && p->chunks >= PROBE_CHUNKS && p->best_ns > limit_ns)
+			return -EAGAIN;
+	}
+}
+
+static int spawn(const char *qemu, const char *accel, int pace_wr, int said_wr, int *ret_pidfd,
+	struct err *e)
+{
+	_cleanup_close_ int rom = make_rom(e);
 	if (rom < 0)
 		return rom;
-	int p[2];
-	if (pipe2(p, O_CLOEXEC | O_NONBLOCK) < 0)
-		return err_errno(e, errno, "pipe");
-	_cleanup_close_ int said_rd = p[0], said_wr = p[1];
 	const char *const argv[] = {qemu, "-M", "microvm,acpi=off", "-accel", accel, "-cpu",
 		strcmp(accel, "kvm") == 0 ? "host" : "max", "-m", "16M", "-nodefaults",
 		"-no-user-config", "-display", "none", "-no-reboot", "-sandbox", "on", "-bios",
-		"/proc/self/fd/3", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", NULL};
+		"/proc/self/fd/3", "-chardev", "file,id=pace,path=/proc/self/fd/4", "-device",
+		"isa-debugcon,iobase=0xe9,chardev=pace", "-device",
+		"isa-debug-exit,iobase=0xf4,iosize=4", NULL};
 	const char *const env[] = {"LC_ALL=C", NULL};
-	const struct proc_fd_map fds[] = {{rom, 3}};
+	const struct proc_fd_map fds[] = {{rom, 3}, {pace_wr, 4}};
 	struct proc_spawn s = {.argv = argv,
 		.env = env,
 		.stdin_fd = -1,
 		.stdout_fd = -1,
 		.stderr_fd = said_wr,
 		.fds = fds,
-		.n_fds = 1,
+		.n_fds = ARRAY_SIZE(fds),
 		.death_signal = SIGKILL};
-	if ((rc = proc_spawn(&s, NULL, &pidfd, e)) < 0)
+	return proc_spawn(&s, NULL, ret_pidfd, e);
+}
+
+int probe_accel(
+	const char *qemu, const char *accel, uint64_t limit_ns, uint64_t *ret_ns, struct err *e)
+{
+	int pace[2], said[2];
+	if (pipe2(pace, O_CLOEXEC | O_NONBLOCK) < 0)
+		return err_errno(e, errno, "pipe");
+	_cleanup_close_ int pace_rd = pace[0], pace_wr = pace[1], pidfd = -1;
+	if (pipe2(said, O_CLOEXEC | O_NONBLOCK) < 0)
+		return err_errno(e, errno, "pipe");
+	_cleanup_close_ int said_rd = said[0], said_wr = said[1];
+	struct pace p = {.first_ns = clock_monotonic_ns()};
+	p.last_ns = p.first_ns;
+	int rc = spawn(qemu, accel, pace_wr, said_wr, &pidfd, e);
+	if (rc < 0)
 		return rc;
 	int status = 0;
-	rc = proc_wait(pidfd, PROBE_TIMEOUT_MS, &status);
-	if (rc == -ETIMEDOUT) {
+	rc = watch(pidfd, pace_rd, limit_ns, &p);
+	if (rc < 0)
 		proc_kill(pidfd, SIGKILL);
-		proc_wait(pidfd, -1, NULL);
-		return err_set(e, ERR_TIMEOUT, "a small 64-bit guest did not finish within %d ms",
-			PROBE_TIMEOUT_MS);
+	proc_wait(pidfd, -1, &status);
+	if (rc == -ETIMEDOUT)
+		return err_set(e, ERR_TIMEOUT, "a small 64-bit guest did not finish within %d s",
+			PROBE_TIMEOUT_MS / 1000);
+	if (rc == -EAGAIN) {
+		err_set(e, ERR_UNAVAILABLE,
+			"KVM interprets guests here: their kernel is %lu times slower than "
+			"emulated",
+			p.best_ns * PROBE_SLOWER / limit_ns);
+		return rc;
 	}
 	if (rc < 0)
 		return err_errno(e, rc, "wait for %s", qemu);
-	if (WIFEXITED(status) && WEXITSTATUS(status) == PROBE_STATUS)
+	take_pace(&p, pace_rd);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == PROBE_STATUS && p.chunks) {
+		*ret_ns = (p.last_ns - p.first_ns) / p.chunks;
 		return 0;
+	}
 	char how[64], why[300];
 	proc_status_text(status, how, sizeof how);
 	last_words(said_rd, why, sizeof why);
 	return err_set(e, ERR_UNAVAILABLE, "a small 64-bit guest did not run (%s)%s%s", how,
 		why[0] ? ": " : "", why);
+}
+
+int probe_kvm(const char *qemu, struct err *e)
+{
+	uint64_t emulated_ns, kvm_ns;
+	int rc = check_kvm_device(e);
+	if (rc == 0)
+		rc = probe_accel(qemu, "tcg", 0, &emulated_ns, e);
+	if (rc < 0)
+		return rc;
+	return probe_accel(qemu, "kvm", MAX(emulated_ns, 1ull) * PROBE_SLOWER, &kvm_ns, e);
 }
 
 int probe_qemu_version(const char *qemu, char *out, size_t size, struct err *e)

@@ -2,10 +2,15 @@
 // The probe's guest: a 64 KiB ROM below 4 GiB, entered at its last 16 bytes in real mode. It goes
 // through protected mode to 64-bit mode with paging, multiplies and stores through memory in 64
 // bits, and writes 42 to QEMU's debug exit port (exit status 42 * 2 + 1) when the result is right.
+// Before each 2^PROBE_CHUNK_SHIFT rounds it writes a byte to the debug console, so that the host sees
+// how fast it goes.
 
 #define ROM 0xffff0000
 #define EXIT_PORT 0xf4
-#define PROBE_RESULT 0x88fcb5888ab2ba25 // of the loop below
+#define CONSOLE_PORT 0xe9
+#define ROUNDS (1 << 20)
+#define PROBE_CHUNK_SHIFT 13
+#define PROBE_RESULT 0x27fda9a7a104def1 // of the loop below
 #define PML4 0x1000
 #define PDPT 0x2000
 #define PD_LOW 0x3000
@@ -57,8 +62,11 @@ protected:
 long_mode:
 	movabsq $0x123456789abcdef1, %rax
 	movq $0x5000, %rbx
-	movl $1000, %ecx
-1:	movabsq $0x5851f42d4c957f2d, %rdx
+	movl $ROUNDS, %ecx
+1:	testl $((1 << PROBE_CHUNK_SHIFT) - 1), %ecx
+	jnz 3f
+	outb %al, $CONSOLE_PORT
+3:	movabsq $0x5851f42d4c957f2d, %rdx
 	imulq %rdx, %rax
 	addq %rcx, %rax
 	movq %rax, (%rbx)

@@ -471,17 +471,11 @@ static int start_steps(struct qemu *q, struct start *s, const struct qemu_option
 	return rc;
 }
 
-static int choose_accel(const struct qemu_options *o, enum accel *ret, struct err *e)
+static enum accel choose_accel(const struct qemu_options *o)
 {
-	*ret = o->accel;
-	if (o->accel == ACCEL_TCG)
-		return 0;
-	struct err why = {0};
-	int rc = probe_accel(o->qemu, "kvm", &why);
-	if (o->accel == ACCEL_KVM && rc < 0)
-		return err_set(e, ERR_UNAVAILABLE, "KVM cannot run the guest: %.800s", why.text);
-	*ret = rc == 0 ? ACCEL_KVM : ACCEL_TCG;
-	return 0;
+	if (o->accel != ACCEL_AUTO)
+		return o->accel;
+	return probe_kvm(o->qemu, NULL) == 0 ? ACCEL_KVM : ACCEL_TCG;
 }
 
 // The load began when QEMU started, and is over by now as a rule.
@@ -544,8 +538,8 @@ static int launch(struct qemu *q, const struct qemu_options *o, const struct con
 
 int qemu_start(struct qemu *q, const struct qemu_options *o, const struct config *c, struct err *e)
 {
-	int rc = choose_accel(o, &q->accel, e);
-	return rc < 0 ? rc : launch(q, o, c, NULL, e);
+	q->accel = choose_accel(o);
+	return launch(q, o, c, NULL, e);
 }
 
 int qemu_load(struct qemu *q, const struct qemu_options *o, const struct config *c,

@@ -13,7 +13,7 @@
 #include "shim/shim.h"
 
 #define QEMU "/usr/bin/qemu-system-x86_64"
-#define PROBE_MS 20000
+#define PROBE_MS 60000 // fcqemu gives each of two guests 20 s
 
 static char *which(const char *program)
 {
@@ -54,6 +54,10 @@ static int probe(const char *run_dir, const char *fcqemu, json_t **ret, struct e
 		return rc;
 	if ((rc = json_parse_object(out.data, out.len, &j, e)) < 0)
 		return err_prefix(e, rc, "%s --probe", fcqemu);
+	if (!json_is_true(json_object_get(j, "certain"))) {
+		*ret = TAKE_PTR(j);
+		return 0;
+	}
 	json_object_set_new(j, "boot_id", json_string(boot));
 	json_object_set_new(j, "program", json_string(fcqemu));
 	_cleanup_free_ char *text = json_compact(j);
