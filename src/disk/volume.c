@@ -179,6 +179,12 @@ static int loop_path(dev_t dev, char out[32])
 	return str_format(out, 32, "/dev/%s", name ? name + 1 : target);
 }
 
+// The kernel tells the number as it encodes it for user space (huge_encode_dev).
+static bool loop_has_file(const struct loop_info64 *info, const struct stat *st)
+{
+	return info->lo_inode == st->st_ino && info->lo_device == st->st_dev;
+}
+
 // Is that file behind the loop device?
 static int loop_is_backed_by(dev_t dev, const char *image, bool *ret)
 {
@@ -194,12 +200,57 @@ static int loop_is_backed_by(dev_t dev, const char *image, bool *ret)
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || ioctl(fd, LOOP_GET_STATUS64, &info) < 0)
 		return -errno;
-	// The kernel tells the number as it encodes it for user space (huge_encode_dev).
-	*ret = info.lo_inode == st.st_ino && info.lo_device == st.st_dev;
+	*ret = loop_has_file(&info, &st);
 	return 0;
 }
 
 // --- mounting
+
+// Does a directory of ours, in this mount namespace, show the device?
+static int device_is_mounted(dev_t dev, bool *ret)
+{
+	char word[32];
+	_cleanup_strbuf_ struct strbuf mounts = {0};
+	int rc = file_read(AT_FDCWD, "/proc/self/mountinfo", 16 << 20, &mounts);
+	snprintf(word, sizeof word, " %u:%u ", major(dev), minor(dev));
+	*ret = rc == 0 && strstr(mounts.data, word);
+	return rc;
+}
+
+// The loop device that the image is still attached to: unmounted here, but held by a process with a
+// copy of our mounts (a jail that is being made, a container). XFS mounts the same device again,
+// and refuses the same file system on a second one. *ret_fd -1: there is none.
+static int loop_find(const char *image, char ret_path[32], int *ret_fd, struct err *e)
+{
+	struct stat st;
+	_cleanup_closedir_ DIR *d = opendir("/sys/block");
+	*ret_fd = -1;
+	if (!d || stat(image, &st) < 0)
+		return err_errno(e, errno, "loop devices of %s", image);
+	for (struct dirent *de; (de = readdir(d));) {
+		struct loop_info64 info;
+		if (!str_starts(de->d_name, "loop") ||
+			str_format(ret_path, 32, "/dev/%s", de->d_name) < 0)
+			continue;
+		_cleanup_close_ int fd = open(ret_path, O_RDWR | O_CLOEXEC);
+		if (fd < 0 || ioctl(fd, LOOP_GET_STATUS64, &info) < 0)
+			continue; // free, or somebody else's
+		if (!loop_has_file(&info, &st) || info.lo_offset || info.lo_sizelimit ||
+			!(info.lo_flags & LO_FLAGS_AUTOCLEAR))
+			continue;
+		struct stat loop;
+		bool here = false;
+		int rc = fstat(fd, &loop) < 0 ? -errno : device_is_mounted(loop.st_rdev, &here);
+		if (rc < 0)
+			return err_errno(e, rc, "mounts of %s", ret_path);
+		if (here)
+			return err_set(
+				e, ERR_CONFLICT, "%s is mounted elsewhere (%s)", image, ret_path);
+		*ret_fd = TAKE_FD(fd);
+		return 0;
+	}
+	return 0;
+}
 
 // Attaches the image to a free loop device. The caller keeps *ret_fd open until something else
 // holds the device: the last close detaches it.
@@ -294,7 +345,9 @@ int volume_mount(const char *image, const char *data_dir, struct err *e)
 	_cleanup_close_ int backing = open(image, O_RDWR | O_CLOEXEC);
 	if (backing < 0)
 		return err_errno(e, errno, "data volume %s", image);
-	rc = loop_attach(backing, image, loop, &loop_fd, e);
+	rc = loop_find(image, loop, &loop_fd, e);
+	if (rc == 0 && loop_fd < 0)
+		rc = loop_attach(backing, image, loop, &loop_fd, e);
 	if (rc < 0)
 		return rc;
 	if (mount(loop, data_dir, "xfs", MS_NOATIME | MS_NODEV | MS_NOSUID, NULL) < 0)

@@ -2,6 +2,7 @@
 // The data volume, on real loop devices.
 #include "fixture.h"
 #include <linux/loop.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 #include "base/id.h"
@@ -116,6 +117,42 @@ static void cycles_leave_nothing_and_lose_nothing(void **state)
 	assert_int_equal(volume_remove(p.image, p.data, &e), 0);
 	assert_false(file_exists(AT_FDCWD, p.image));
 	assert_int_equal(volume_remove(p.image, p.data, &e), 0);
+}
+
+// Unmounted here, but not in a copy of our mounts that another process has.
+static void a_volume_that_another_process_still_has_is_mounted_again(void **state)
+{
+	struct fixture *f = *state;
+	int go[2], gone[2];
+	char byte;
+	PATHS(f);
+	create_or_die(&p);
+	mount_or_die(&p);
+	assert_return_code(pipe2(go, O_CLOEXEC), errno);
+	assert_return_code(pipe2(gone, O_CLOEXEC), errno);
+	pid_t pid = fork();
+	assert_return_code(pid, errno);
+	if (pid == 0) {
+		close(gone[1]);
+		bool ok = unshare(CLONE_NEWNS) == 0 &&
+			  mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+			  write(go[1], "x", 1) == 1;
+		_exit(!ok || read(gone[0], &byte, 1) != 0); // until the parent closes
+	}
+	close(go[1]);
+	assert_int_equal(read(go[0], &byte, 1), 1);
+	unmount_or_die(&p);
+	assert_int_equal(count_mounts(f), 0);
+	mount_or_die(&p);
+	assert_int_equal(count_loops(f), 1);
+	close(gone[1]);
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	unmount_or_die(&p);
+	assert_int_equal(count_loops(f), 0);
+	close(go[0]);
+	close(gone[0]);
 }
 
 static void clone_inside_shares_blocks(void **state)
@@ -318,6 +355,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(image_is_fully_allocated_and_carries_its_marker),
 		T(cycles_leave_nothing_and_lose_nothing),
+		T(a_volume_that_another_process_still_has_is_mounted_again),
 		T(clone_inside_shares_blocks),
 		T(unmount_of_a_volume_in_use_names_the_user),
 		T(create_refuses_too_small_and_existing),
