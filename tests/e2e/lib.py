@@ -156,7 +156,7 @@ class World:
                 os.mkdir(folder, 0o711)
                 shutil.chown(folder, CONTROL_USER, CONTROL_GROUP)
         self.server = self.host = None
-        self.volume = False
+        self.volume = self.was_ready = False
         self.ids = set()
         atexit.register(self.close)
         self.cli("setup", "volume", "--size", volume_size, api=False, limit=120).ok()
@@ -209,6 +209,7 @@ class World:
             with open(self.log, errors="replace") as log:
                 tail = log.read()[-3000:]
             raise AssertionError(f"the server did not start: {line!r}\n{tail}")
+        self.was_ready = True
         return program
 
     def start_host(self, fault=None, limit=60, extra=()):
