@@ -154,46 +154,6 @@ int file_mkdir_p(int dirfd, const char *path, mode_t mode)
 	return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
 }
 
-static int rm_tree(int parent, const char *name, dev_t dev)
-{
-	_cleanup_close_ int fd =
-		openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	struct stat st;
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	if (st.st_dev != dev)
-		return -EBUSY;
-	_cleanup_closedir_ DIR *d = fdopendir(fd);
-	if (!d)
-		return -errno;
-	int dfd = TAKE_FD(fd), rc = 0; // now owned by d
-	for (struct dirent *de; (de = readdir(d));) {
-		if (strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0)
-			continue;
-		if (unlinkat(dfd, de->d_name, 0) == 0 || errno == ENOENT)
-			continue;
-		int r = errno == EISDIR || errno == EPERM ? rm_tree(dfd, de->d_name, dev) : -errno;
-		if (r < 0 && rc == 0)
-			rc = r;
-	}
-	if (rc == 0 && unlinkat(parent, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
-		rc = -errno;
-	return rc;
-}
-
-int file_rm_rf(int dirfd, const char *path)
-{
-	struct stat st;
-	if (fstatat(dirfd, path, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT ? 0 : -errno;
-	if (!S_ISDIR(st.st_mode))
-		return unlinkat(dirfd, path, 0) < 0 && errno != ENOENT ? -errno : 0;
-	int rc = rm_tree(dirfd, path, st.st_dev);
-	return rc == -ENOENT ? 0 : rc;
-}
-
 bool file_exists(int dirfd, const char *path)
 {
 	return faccessat(dirfd, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0;

@@ -9,6 +9,7 @@
 #include "envd/rpc.h"
 
 #define MAX_LISTING (64u << 20) // bytes of one answer
+#define MAX_LEVELS 100u		// of one listing: each path is looked up from the root
 
 static int read_path(struct rpc_call *c, const char *field, char out[PATH_SIZE], struct err *e)
 {
@@ -84,11 +85,17 @@ static int read_names(const char *dir, struct names *l)
 }
 
 // path is extended in place and cut back. What vanishes or cannot be read meanwhile is left out,
-// below the first level.
-static int list(struct rpc_call *c, char path[PATH_SIZE], uint32_t depth, struct err *e)
+// below the first level. level: of path, 0 the one that was asked for.
+static int list(
+	struct rpc_call *c, char path[PATH_SIZE], uint32_t level, uint32_t depth, struct err *e)
 {
 	_cleanup_(names_done) struct names names = {0};
 	size_t len = strlen(path);
+	if (level >= MAX_LEVELS)
+		return err_set(e, ERR_LIMIT,
+			"%.200s: more than %u levels deep: ask for less depth, or list what is "
+			"further down by itself",
+			path, MAX_LEVELS);
 	int rc = read_names(path, &names);
 	if (rc < 0)
 		return rc;
@@ -108,8 +115,8 @@ static int list(struct rpc_call *c, char path[PATH_SIZE], uint32_t depth, struct
 		if (c->text.failed || c->text.len > MAX_LISTING)
 			return err_set(e, ERR_LIMIT,
 				"the listing is over %u bytes: ask for less depth", MAX_LISTING);
-		if (S_ISDIR(mode) && depth > 1) {
-			rc = list(c, path, depth - 1, e);
+		if (S_ISDIR(mode) && level + 1 < depth) {
+			rc = list(c, path, level + 1, depth, e);
 			if (rc < 0 && err_is_set(e))
 				return rc;
 		}
@@ -132,7 +139,7 @@ static enum rpc_code call_list_dir(struct rpc_call *c, struct err *e)
 		return RPC_FROM_ERR;
 	}
 	strbuf_adds(&c->text, "{\"entries\":[");
-	int rc = list(c, path, depth ? depth : 1, e);
+	int rc = list(c, path, 0, depth ? depth : 1, e);
 	strbuf_adds(&c->text, "]}");
 	if (rc < 0)
 		return err_is_set(e) ? RPC_FROM_ERR : failed(rc, path, e);

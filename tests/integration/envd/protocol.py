@@ -848,6 +848,26 @@ class Filesystem(Case):
         self.assertEqual(self.fs("Remove", path=outside + "/below"), (200, {}))
         self.refused("invalid_argument", 400, "Remove", path="/../")
 
+    def deep(self, name, levels):
+        """A tree whose end no path can name."""
+        os.mkdir(self.path(name))
+        at = os.open(self.path(name), os.O_RDONLY)
+        for _ in range(levels):
+            os.mkdir("d", dir_fd=at)
+            below = os.open("d", os.O_RDONLY, dir_fd=at)
+            os.close(at)
+            at = below
+        os.close(at)
+        return self.path(name)
+
+    def test_deep_trees(self):
+        root = self.deep("deep", 3000)
+        self.assertEqual(len(self.fs("ListDir", path=root, depth=100)[1]["entries"]), 100)
+        self.refused("resource_exhausted", 429, "ListDir", path=root, depth=3000)
+        self.assertEqual(self.fs("Remove", path=root), (200, {}))
+        self.assertFalse(os.path.exists(root))
+        self.assertIsNone(self.a.p.poll())
+
 
 class Settings(unittest.TestCase):
     """/init and what it rules; an agent of its own for each test."""

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include "../check.h"
@@ -129,6 +132,177 @@ static void rm_rf_stops_at_mounts(void **state)
 	assert_true(kept);
 }
 
+static void rm_rf_leaves_a_bound_directory_of_the_same_file_system(void **state)
+{
+	_cleanup_close_ int dir = open_dir(state);
+	char from[200], to[200];
+	assert_int_equal(file_mkdir_p(dir, "from", 0700), 0);
+	assert_int_equal(file_write_atomic(dir, "from/f", "x", 1, 0600), 0);
+	assert_int_equal(file_mkdir_p(dir, "tree/a/mnt", 0700), 0);
+	assert_int_equal(file_mkdir_p(dir, "tree/b/c", 0700), 0);
+	snprintf(from, sizeof from, "%s/from", (char *)*state);
+	snprintf(to, sizeof to, "%s/tree/a/mnt", (char *)*state);
+	if (mount(from, to, NULL, MS_BIND, NULL) < 0)
+		skip(); // needs root
+	int removed = file_rm_rf(dir, "tree");
+	int itself = file_rm_rf(dir, "tree/a/mnt");
+	bool kept = file_exists(dir, "from/f");
+	umount(to);
+	assert_int_equal(removed, -EBUSY);
+	assert_int_equal(itself, -EBUSY);
+	assert_true(kept);
+	assert_false(file_exists(dir, "tree/b")); // all else is gone
+	assert_int_equal(file_rm_rf(dir, "tree"), 0);
+}
+
+// A chain of directories called "d" below top; the descriptor of the last.
+static int make_chain(int top, unsigned n)
+{
+	int fd = openat(top, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	for (unsigned i = 0; i < n; i++) {
+		assert_true(mkdirat(fd, "d", 0700) == 0 || errno == EEXIST);
+		int next = openat(fd, "d", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		assert_true(next >= 0);
+		close(fd);
+		fd = next;
+	}
+	return fd;
+}
+
+static void touch(int dir, const char *name)
+{
+	_cleanup_close_ int fd = openat(dir, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+}
+
+struct removal {
+	int dir, rc;
+};
+
+static size_t count_descriptors(void)
+{
+	_cleanup_close_ int fd = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return count_entries(fd);
+}
+
+static void *remove_tree(void *arg)
+{
+	struct removal *r = arg;
+	r->rc = file_rm_rf(r->dir, "tree");
+	return NULL;
+}
+
+// As a connection's thread of a server has it, and a server that is nearly out of descriptors.
+static int remove_in_little_room(int dir)
+{
+	struct removal r = {.dir = dir};
+	struct rlimit was, few;
+	pthread_attr_t attr;
+	pthread_t t;
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+	few = (struct rlimit){.rlim_cur = (rlim_t)dir + 16, .rlim_max = was.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	pthread_attr_init(&attr);
+	assert_int_equal(pthread_attr_setstacksize(&attr, 64u << 10), 0);
+	assert_int_equal(pthread_create(&t, &attr, remove_tree, &r), 0);
+	pthread_join(t, NULL);
+	pthread_attr_destroy(&attr);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+	return r.rc;
+}
+
+// In memory, if there is such a place: a disk may take minutes for as many directories.
+static int memory_setup(void **state)
+{
+	char path[] = "/dev/shm/stasis-file.XXXXXX";
+	if (!mkdtemp(path))
+		return setup(state);
+	*state = strdup(path);
+	return *state ? 0 : -1;
+}
+
+static void rm_rf_of_60000_levels_takes_little_room(void **state)
+{
+	_cleanup_close_ int dir = open_dir(state);
+	assert_int_equal(mkdirat(dir, "tree", 0700), 0);
+	_cleanup_close_ int tree = openat(dir, "tree", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_close_ int last = make_chain(tree, 60000);
+	touch(last, "f");
+	size_t open_before = count_descriptors();
+	assert_int_equal(remove_in_little_room(dir), 0);
+	assert_false(file_exists(dir, "tree"));
+	assert_int_equal(count_descriptors(), open_before);
+}
+
+// Wide at the top, and wide where the tree is cut, so that the walk comes back to directories that
+// it has closed.
+static void rm_rf_of_a_wide_and_deep_tree(void **state)
+{
+	_cleanup_close_ int dir = open_dir(state);
+	char name[32];
+	assert_int_equal(mkdirat(dir, "tree", 0700), 0);
+	_cleanup_close_ int tree = openat(dir, "tree", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	for (unsigned i = 0; i < 40; i++) {
+		snprintf(name, sizeof name, "w%u", i);
+		assert_int_equal(mkdirat(tree, name, 0700), 0);
+		_cleanup_close_ int fd = openat(tree, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		_cleanup_close_ int end = make_chain(fd, i % 20);
+		touch(end, "f");
+		touch(fd, "g");
+	}
+	_cleanup_close_ int deep = make_chain(tree, 1015);
+	for (unsigned i = 0; i < 16; i++) {
+		snprintf(name, sizeof name, "x%u", i);
+		assert_int_equal(mkdirat(deep, name, 0700), 0);
+		_cleanup_close_ int fd = openat(deep, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		_cleanup_close_ int end = make_chain(fd, 20);
+		touch(end, "f");
+		touch(fd, "g");
+	}
+	assert_int_equal(remove_in_little_room(dir), 0);
+	assert_false(file_exists(dir, "tree"));
+}
+
+struct mover {
+	int dir;
+	atomic_bool stop;
+};
+
+static void *move_to_and_fro(void *arg)
+{
+	static const char inside[] = "tree/d/d/d/d/d/d/d/d/d/d/d/d";
+	struct mover *m = arg;
+	while (!m->stop) {
+		renameat(m->dir, inside, m->dir, "keep/moved");
+		renameat(m->dir, "keep/moved", m->dir, inside);
+	}
+	return NULL;
+}
+
+// "..", where a directory has been moved to, is somebody else's.
+static void rm_rf_never_goes_up_into_another_tree(void **state)
+{
+	_cleanup_close_ int dir = open_dir(state);
+	assert_int_equal(file_mkdir_p(dir, "keep/too", 0700), 0);
+	assert_int_equal(file_write_atomic(dir, "keep/f", "x", 1, 0600), 0);
+	for (unsigned round = 0; round < 50; round++) {
+		struct mover m = {.dir = dir};
+		pthread_t t;
+		assert_int_equal(file_mkdir_p(dir, "tree", 0700), 0);
+		_cleanup_close_ int tree = openat(dir, "tree", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		_cleanup_close_ int end = make_chain(tree, 60);
+		touch(end, "f");
+		assert_int_equal(pthread_create(&t, NULL, move_to_and_fro, &m), 0);
+		file_rm_rf(dir, "tree"); // all, or what was there when it looked
+		m.stop = true;
+		pthread_join(t, NULL);
+		assert_true(file_exists(dir, "keep/f"));
+		assert_true(file_exists(dir, "keep/too"));
+		assert_int_equal(file_rm_rf(dir, "tree"), 0);
+		assert_int_equal(file_rm_rf(dir, "keep/moved"), 0);
+	}
+}
+
 static void lock_is_exclusive_and_names_its_holder(void **state)
 {
 	_cleanup_close_ int dir = open_dir(state);
@@ -187,6 +361,12 @@ int main(void)
 		T(mkdir_p),
 		T(rm_rf_does_not_follow_links),
 		T(rm_rf_stops_at_mounts),
+		T(rm_rf_leaves_a_bound_directory_of_the_same_file_system),
+		cmocka_unit_test_setup_teardown(
+			rm_rf_of_60000_levels_takes_little_room, memory_setup, teardown),
+		T(rm_rf_of_a_wide_and_deep_tree),
+		cmocka_unit_test_setup_teardown(
+			rm_rf_never_goes_up_into_another_tree, memory_setup, teardown),
 		T(lock_is_exclusive_and_names_its_holder),
 		T(beneath_cannot_leave),
 		T(full_reads_and_writes_over_a_pipe),
