@@ -114,6 +114,8 @@ int err_set(struct err *e, enum err_code code, const char *fmt, ...)
 		va_start(ap, fmt);
 		e->code = code;
 		e->errnum = 0;
+		e->cause[0] = '\0';
+		e->ended_ns = 0;
 		vsnprintf(e->text, sizeof e->text, fmt, ap);
 		va_end(ap);
 	}
@@ -131,6 +133,8 @@ int err_errno(struct err *e, int errnum, const char *fmt, ...)
 		va_start(ap, fmt);
 		e->code = err_code_from_errno(errnum);
 		e->errnum = errnum;
+		e->cause[0] = '\0';
+		e->ended_ns = 0;
 		int n = vsnprintf(e->text, sizeof e->text, fmt, ap);
 		va_end(ap);
 		if (n >= 0 && (size_t)n < sizeof e->text)

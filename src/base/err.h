@@ -30,6 +30,10 @@ struct err {
 	enum err_code code;
 	int errnum; // positive errno, 0 when none
 	char text[1000];
+	// Of what has ended, where that is the reason: how ("" otherwise), and when
+	// (CLOCK_REALTIME).
+	char cause[64];
+	unsigned long long ended_ns;
 };
 
 struct err_info {

@@ -281,3 +281,24 @@ bool str_eq_secret(const char *a, const char *b)
 		diff |= (unsigned)(a[i] ^ b[i]);
 	return diff == 0;
 }
+
+unsigned str_distance(const char *a, const char *b)
+{
+	enum { MAX_LEN = 32 };
+	unsigned d[MAX_LEN + 1][MAX_LEN + 1];
+	size_t n = MIN(strlen(a), (size_t)MAX_LEN), m = MIN(strlen(b), (size_t)MAX_LEN);
+	for (size_t i = 0; i <= n; i++)
+		d[i][0] = (unsigned)i;
+	for (size_t j = 0; j <= m; j++)
+		d[0][j] = (unsigned)j;
+	for (size_t i = 1; i <= n; i++)
+		for (size_t j = 1; j <= m; j++) {
+			unsigned v = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+			v = MIN(v, d[i - 1][j] + 1);
+			v = MIN(v, d[i][j - 1] + 1);
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+				v = MIN(v, d[i - 2][j - 2] + 1);
+			d[i][j] = v;
+		}
+	return d[n][m];
+}

@@ -46,5 +46,8 @@ void str_base64_encode(struct strbuf *b, const void *data, size_t len);
 // Appends the decoded bytes; padding optional. 0 or -EINVAL.
 int str_base64_decode(struct strbuf *b, const char *s, size_t len);
 bool str_is_utf8(const char *s, size_t len);
+// Edits (insert, delete, replace, swap of neighbours) from a to b; exact up to 32 letters, which no
+// option, command or field has more of.
+unsigned str_distance(const char *a, const char *b);
 // Compares without telling by its duration where they differ (lengths may be told).
 bool str_eq_secret(const char *a, const char *b);

@@ -73,29 +73,6 @@ int cli_parse_bytes(const char *s, uint64_t unit, uint64_t *ret)
 	return rc;
 }
 
-// Edits (insert, delete, replace, swap of neighbours) from a to b; stops being exact above 31
-// letters, which no option or command has.
-static unsigned distance(const char *a, const char *b)
-{
-	enum { MAX_LEN = 32 };
-	unsigned d[MAX_LEN + 1][MAX_LEN + 1];
-	size_t n = MIN(strlen(a), (size_t)MAX_LEN), m = MIN(strlen(b), (size_t)MAX_LEN);
-	for (size_t i = 0; i <= n; i++)
-		d[i][0] = (unsigned)i;
-	for (size_t j = 0; j <= m; j++)
-		d[0][j] = (unsigned)j;
-	for (size_t i = 1; i <= n; i++)
-		for (size_t j = 1; j <= m; j++) {
-			unsigned v = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
-			v = MIN(v, d[i - 1][j] + 1);
-			v = MIN(v, d[i][j - 1] + 1);
-			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-				v = MIN(v, d[i - 2][j - 2] + 1);
-			d[i][j] = v;
-		}
-	return d[n][m];
-}
-
 const char *cli_suggest(
 	const char *word, const char *(*get)(const void *ctx, size_t i), const void *ctx, size_t n)
 {
@@ -105,7 +82,7 @@ const char *cli_suggest(
 		const char *name = get(ctx, i);
 		if (strlen(word) >= 2 && str_starts(name, word))
 			return name;
-		unsigned d = distance(word, name);
+		unsigned d = str_distance(word, name);
 		if (d < best_distance) {
 			best = name;
 			best_distance = d;

@@ -255,6 +255,11 @@ const char *http_req_query(const struct http_request *r, const char *name)
 	return pair_find(r->arg, r->n_args, name);
 }
 
+const char *http_req_query_name(const struct http_request *r, unsigned i)
+{
+	return i < r->n_args ? r->arg[i].name : NULL;
+}
+
 const char *http_req_param(const struct http_request *r, const char *name)
 {
 	return pair_find(r->param, r->n_params, name);
@@ -378,21 +383,43 @@ void http_reply_empty(struct http_request *r, int status)
 		MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT));
 }
 
+// Text from a guest or a system call may hold any bytes; JSON takes UTF-8 only.
+static void clean(const char *text, char *out, size_t size)
+{
+	snprintf(out, size, "%s", text);
+	if (!str_is_utf8(out, strlen(out)))
+		for (char *p = out; *p; p++)
+			if ((unsigned char)*p >= 0x80)
+				*p = '?';
+}
+
+json_t *http_error_json(const struct err *e)
+{
+	char text[sizeof e->text], cause[sizeof e->cause], at[32];
+	clean(e->text, text, sizeof text);
+	json_t *j = json_pack("{s:s, s:s}", "code", err_info(e->code)->name, "message", text);
+	int bad = 0;
+	if (e->cause[0]) {
+		clean(e->cause, cause, sizeof cause);
+		clock_format_rfc3339(e->ended_ns, at);
+		bad |= json_object_set_new(j, "cause", json_string(cause));
+		bad |= json_object_set_new(
+			j, "stopped_at", e->ended_ns ? json_string(at) : json_null());
+	}
+	if (bad) {
+		json_decref(j);
+		return NULL;
+	}
+	return json_pack("{s:o}", "error", j);
+}
+
 void http_reply_error_status(struct http_request *r, int status, const struct err *e)
 {
 	struct strbuf text = {0};
 	if (r->server->cfg.format_error) {
 		r->server->cfg.format_error(r, status, e, &text);
 	} else {
-		// Text from a guest or a system call may hold any bytes; JSON takes UTF-8 only.
-		char clean[sizeof e->text];
-		snprintf(clean, sizeof clean, "%s", e->text);
-		if (!str_is_utf8(clean, strlen(clean)))
-			for (char *p = clean; *p; p++)
-				if ((unsigned char)*p >= 0x80)
-					*p = '?';
-		_cleanup_json_ json_t *body = json_pack("{s:{s:s, s:s}}", "error", "code",
-			err_info(e->code)->name, "message", clean);
+		_cleanup_json_ json_t *body = http_error_json(e);
 		_cleanup_free_ char *dump = json_compact(body);
 		strbuf_adds(&text, dump ? dump : "{}");
 	}

@@ -29,6 +29,7 @@ struct http_route {
 	http_body_fn body;	 // not NULL: streaming route; the reply comes from body(len 0)
 	size_t body_limit;	 // bytes; 0: the server's default. Streaming: SIZE_MAX for none
 	unsigned flags;		 // free for the before hook (for example ROUTE_PUBLIC)
+	const char *query;	 // as flags: the names that a query may have, joined by blanks
 };
 
 struct http_server_config {
@@ -68,6 +69,8 @@ const char *http_req_path(const struct http_request *r); // raw, still percent-e
 const char *http_req_header(const struct http_request *r, const char *name); // NULL when absent
 const char *http_req_query(
 	const struct http_request *r, const char *name); // decoded; NULL when absent
+// The name of the i-th pair of the query, decoded; NULL beyond the last.
+const char *http_req_query_name(const struct http_request *r, unsigned i);
 const char *http_req_param(const struct http_request *r, const char *name); // "{id}", decoded once
 // True when a decoded path parameter or query value held a NUL byte: such a request is answered 400
 // by the server itself, so handlers never see it.
@@ -95,6 +98,9 @@ void http_reply_data(struct http_request *r, int status, const char *content_typ
 	size_t len);						    // copies
 void http_reply_empty(struct http_request *r, int status);	    // 204, or Content-Length: 0
 void http_reply_error(struct http_request *r, const struct err *e); // status by the err table
+// The body of it: {"error": {"code", "message"}}, and "cause" and "stopped_at" where e has them.
+// NULL when out of memory.
+json_t *http_error_json(const struct err *e);
 void http_reply_error_status(struct http_request *r, int status, const struct err *e);
 // An open file from its offset: length bytes with Content-Length (sendfile). Owns fd.
 void http_reply_fd(struct http_request *r, int status, const char *content_type, int fd,
