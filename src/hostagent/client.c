@@ -284,6 +284,16 @@ static int set_timeout(void *p, const char *op_id, const char *id, uint64_t at, 
 	return rc < 0 ? rc : order(p, RPC_SET_TIMEOUT, &q, NULL, e);
 }
 
+static int set_on_timeout(
+	void *p, const char *op_id, const char *id, enum on_timeout on_timeout, struct err *e)
+{
+	struct rpc_request q = {.on_timeout = on_timeout};
+	int rc = set_op(&q, op_id, e);
+	if (rc == 0)
+		rc = set_id(&q, id, e);
+	return rc < 0 ? rc : order(p, RPC_SET_ON_TIMEOUT, &q, NULL, e);
+}
+
 // Asked for each request at the edge and not remembered: an address is another sandbox's as soon as
 // its own has stopped.
 static int address(void *p, const char *id, char out[48], struct err *e)
@@ -576,6 +586,7 @@ static const struct hostagent_ops remote = {
 	.get = get,
 	.list = list,
 	.set_timeout = set_timeout,
+	.set_on_timeout = set_on_timeout,
 	.address = address,
 	.open_log = open_log,
 	.events = events,

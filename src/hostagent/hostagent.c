@@ -79,6 +79,12 @@ static int set_timeout(void *h, const char *op_id, const char *id, uint64_t at, 
 {
 	return host_set_timeout(HOST(h), op_id, id, at, e);
 }
+
+static int set_on_timeout(
+	void *h, const char *op_id, const char *id, enum on_timeout on_timeout, struct err *e)
+{
+	return host_set_on_timeout(HOST(h), op_id, id, on_timeout, e);
+}
 static int address(void *h, const char *id, char out[48], struct err *e)
 {
 	return host_address(HOST(h), id, out, e);
@@ -136,6 +142,7 @@ static const struct hostagent_ops local = {
 	.get = get,
 	.list = list,
 	.set_timeout = set_timeout,
+	.set_on_timeout = set_on_timeout,
 	.address = address,
 	.open_log = open_log,
 	.events = events,

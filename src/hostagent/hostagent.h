@@ -40,6 +40,9 @@ struct hostagent_ops {
 	int (*list)(void *host, struct host_sandbox **ret, size_t *ret_n, struct err *e);
 	int (*set_timeout)(
 		void *host, const char *op_id, const char *id, uint64_t ends_at_ns, struct err *e);
+	// What becomes of a running or paused one at its time-out.
+	int (*set_on_timeout)(void *host, const char *op_id, const char *id,
+		enum on_timeout on_timeout, struct err *e);
 	// Address of a running sandbox, without touching the disk: called for each request at the
 	// edge.
 	int (*address)(void *host, const char *id, char out[48], struct err *e);

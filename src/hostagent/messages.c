@@ -237,6 +237,13 @@ static const struct wire_field timeout_fields[] = {
 };
 MESSAGE(timeout, "SetTimeoutRequest", rpc_request, timeout_fields);
 
+static const struct wire_field on_timeout_fields[] = {
+	OPERATION(rpc_request),
+	SANDBOX(rpc_request),
+	ENUM(rpc_request, on_timeout, "onTimeout", &on_timeouts),
+};
+MESSAGE(set_on_timeout, "SetOnTimeoutRequest", rpc_request, on_timeout_fields);
+
 static const struct wire_field id_fields[] = {SANDBOX(rpc_request)};
 MESSAGE(get, "GetSandboxRequest", rpc_request, id_fields);
 MESSAGE(get_address, "GetAddressRequest", rpc_request, id_fields);
@@ -345,18 +352,19 @@ MESSAGE(events, "ListEventsResponse", rpc_events, events_fields);
 
 EMPTY(destroyed, "DestroySandboxResponse");
 EMPTY(timeout_set, "SetTimeoutResponse");
+EMPTY(on_timeout_set, "SetOnTimeoutResponse");
 EMPTY(snapshot_deleted, "DeleteSnapshotResponse");
 EMPTY(drained, "DrainResponse");
 EMPTY(acked, "AckEventsResponse");
 
 const struct wire_message *const rpc_messages[] = {&phase, &sandbox, &snapshot, &template, &host,
 	&event, &error, &create, &destroy, &pause_request, &resume, &rollback, &child,
-	&fork_request, &timeout, &get, &get_address, &read_log, &snapshot_create, &snapshot_delete,
-	&get_host, &drain, &watch_events, &list_events, &ack_events, &list_sandboxes,
-	&list_snapshots, &list_templates, &get_metrics, &created, &paused, &resumed, &rolled_back,
-	&got, &forked, &sandboxes, &address, &log_data, &snapshot_made, &snapshots, &templates,
-	&got_host, &metrics, &watched, &events, &destroyed, &timeout_set, &snapshot_deleted,
-	&drained, &acked, NULL};
+	&fork_request, &timeout, &set_on_timeout, &get, &get_address, &read_log, &snapshot_create,
+	&snapshot_delete, &get_host, &drain, &watch_events, &list_events, &ack_events,
+	&list_sandboxes, &list_snapshots, &list_templates, &get_metrics, &created, &paused,
+	&resumed, &rolled_back, &got, &forked, &sandboxes, &address, &log_data, &snapshot_made,
+	&snapshots, &templates, &got_host, &metrics, &watched, &events, &destroyed, &timeout_set,
+	&on_timeout_set, &snapshot_deleted, &drained, &acked, NULL};
 
 #define UNARY(text, in, out)                                                                       \
 	{                                                                                          \
@@ -375,6 +383,7 @@ const struct rpc_method rpc_methods[RPC_MAX] = {
 	[RPC_FORK_SANDBOX] = STREAM("ForkSandbox", &fork_request, &forked),
 	[RPC_ROLLBACK_SANDBOX] = UNARY("RollbackSandbox", &rollback, &rolled_back),
 	[RPC_SET_TIMEOUT] = UNARY("SetTimeout", &timeout, &timeout_set),
+	[RPC_SET_ON_TIMEOUT] = UNARY("SetOnTimeout", &set_on_timeout, &on_timeout_set),
 	[RPC_GET_SANDBOX] = UNARY("GetSandbox", &get, &got),
 	[RPC_LIST_SANDBOXES] = UNARY("ListSandboxes", &list_sandboxes, &sandboxes),
 	[RPC_GET_ADDRESS] = UNARY("GetAddress", &get_address, &address),

@@ -20,6 +20,7 @@ enum rpc {
 	RPC_FORK_SANDBOX,
 	RPC_ROLLBACK_SANDBOX,
 	RPC_SET_TIMEOUT,
+	RPC_SET_ON_TIMEOUT,
 	RPC_GET_SANDBOX,
 	RPC_LIST_SANDBOXES,
 	RPC_GET_ADDRESS,
@@ -68,6 +69,7 @@ struct rpc_request {
 	uint64_t ends_at_ns, after, upto, offset;
 	unsigned max, wait_ms;
 	bool enabled, omit_templates;
+	enum on_timeout on_timeout;
 };
 
 struct rpc_fork {

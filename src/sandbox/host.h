@@ -43,6 +43,9 @@ int host_snapshot_delete(struct host *h, const char *op_id, const char *snapshot
 int host_snapshots(struct host *h, struct host_snapshot **ret, size_t *ret_n, struct err *e);
 int host_get(struct host *h, const char *id, struct host_sandbox *ret, struct err *e);
 int host_list(struct host *h, struct host_sandbox **ret, size_t *ret_n, struct err *e);
+// Of a running or paused one. Durable, an event "on_timeout_set".
+int host_set_on_timeout(struct host *h, const char *op_id, const char *id,
+	enum on_timeout on_timeout, struct err *e);
 int host_set_timeout(
 	struct host *h, const char *op_id, const char *id, uint64_t ends_at_ns, struct err *e);
 int host_address(struct host *h, const char *id, char out[48], struct err *e);

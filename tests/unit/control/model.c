@@ -387,6 +387,21 @@ static int set_timeout(void *host, const char *op, const char *id, uint64_t at, 
 	return s ? 0 : missing(id, e);
 }
 
+static int set_on_timeout(
+	void *host, const char *op, const char *id, enum on_timeout on_timeout, struct err *e)
+{
+	struct model *m = host;
+	int r = ordered(m->fail_on_timeout, e);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&m->lock);
+	struct host_sandbox *s = find(m, id);
+	if (s)
+		s->on_timeout = on_timeout;
+	pthread_mutex_unlock(&m->lock);
+	return s ? 0 : missing(id, e);
+}
+
 static int address(void *host, const char *id, char out[48], struct err *e)
 {
 	struct host_sandbox s;
@@ -401,7 +416,10 @@ static int address(void *host, const char *id, char out[48], struct err *e)
 static int open_log(void *host, const char *id, int *ret_fd, struct err *e)
 {
 	FILE *f = tmpfile();
-	fprintf(f, "console of %s\n", id);
+	if (((struct model *)host)->log)
+		fputs(((struct model *)host)->log, f);
+	else
+		fprintf(f, "console of %s\n", id);
 	fflush(f);
 	*ret_fd = dup(fileno(f));
 	fclose(f);
@@ -512,6 +530,7 @@ struct hostagent model_host(struct model *m)
 		.get = get,
 		.list = list,
 		.set_timeout = set_timeout,
+		.set_on_timeout = set_on_timeout,
 		.address = address,
 		.open_log = open_log,
 		.events = events,

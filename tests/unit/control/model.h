@@ -21,7 +21,7 @@ struct model {
 	enum err_code fail_events, fail_ack;
 	char journal[40];
 	enum err_code fail_create, fail_destroy, fail_get, fail_pause, fail_resume, fail_fork,
-		fail_snapshot, fail_snapshot_delete, fail_snapshots;
+		fail_snapshot, fail_snapshot_delete, fail_snapshots, fail_on_timeout;
 	bool lose_reply; // of create and pause: done, and the caller does not hear of it
 	char done[MODEL_MAX][UUID_SIZE]; // operations, which are not done again
 	size_t n_done;
@@ -32,6 +32,7 @@ struct model {
 	void *ctx;
 	bool volume_gone;
 	char address[48]; // of all sandboxes; 127.0.0.1 unless set
+	const char *log;  // the console of all; NULL: one that names the sandbox
 	char last_token[80];
 	char last_env[200];
 	struct host_create last_create; // its pointers dangle

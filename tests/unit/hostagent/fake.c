@@ -184,6 +184,13 @@ static int set_timeout(void *p, const char *op_id, const char *id, uint64_t at, 
 	return operate(p, "set_timeout", op_id, id, e);
 }
 
+static int set_on_timeout(
+	void *p, const char *op_id, const char *id, enum on_timeout on_timeout, struct err *e)
+{
+	((struct fake *)p)->on_timeout = on_timeout;
+	return operate(p, "set_on_timeout", op_id, id, e);
+}
+
 static int address(void *p, const char *id, char out[48], struct err *e)
 {
 	int rc = enter(p, "address", id, e);
@@ -292,8 +299,8 @@ static int metrics(void *p, struct strbuf *out, struct err *e)
 struct hostagent fake_host(struct fake *f)
 {
 	static const struct hostagent_ops ops = {create, destroy, pause_, resume, fork_,
-		snapshot_create, snapshot_delete, snapshots, get, list, set_timeout, address,
-		open_log, events, ack_events, templates, drain, info, metrics};
+		snapshot_create, snapshot_delete, snapshots, get, list, set_timeout, set_on_timeout,
+		address, open_log, events, ack_events, templates, drain, info, metrics};
 	return (struct hostagent){&ops, f};
 }
 

@@ -16,6 +16,7 @@ struct fake {
 	struct host_create create;
 	struct host_resume resume;
 	uint64_t ends_at_ns, upto;
+	enum on_timeout on_timeout;
 	bool draining;
 	unsigned calls; // of all kinds
 	unsigned done;	// operations that were really done

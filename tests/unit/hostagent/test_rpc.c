@@ -184,6 +184,9 @@ static void each_function_reaches_the_host_and_brings_its_answer(void **state)
 	free(list);
 	OK(w, set_timeout, OP, "ibox", 77);
 	assert_true(f->ends_at_ns == 77);
+	OK(w, set_on_timeout, OP2, "ibox", ON_TIMEOUT_PAUSE);
+	assert_string_equal(f->call, "set_on_timeout");
+	assert_int_equal(f->on_timeout, ON_TIMEOUT_PAUSE);
 	char address[48];
 	OK(w, address, "ibox", address);
 	assert_string_equal(address, "10.213.0.9");
