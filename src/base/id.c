@@ -35,6 +35,11 @@ bool id_is_sandbox(const char *s)
 	return n >= 1 && n <= 40 && s[n] == '\0';
 }
 
+bool id_is_made(const char *s)
+{
+	return id_is_sandbox(s) && strlen(s) == SANDBOX_ID_LEN && s[0] == 'i';
+}
+
 void id_hex(const void *data, size_t len, char *out)
 {
 	const unsigned char *p = data;

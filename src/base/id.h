@@ -10,6 +10,7 @@
 void id_random_bytes(void *out, size_t len); // getrandom; never fails short of a broken kernel
 void id_new_sandbox(char out[SANDBOX_ID_SIZE]);
 bool id_is_sandbox(const char *s);     // ^[a-z0-9]{1,40}$
+bool id_is_made(const char *s);	       // of the very form that id_new_sandbox gives
 void id_new_uuid(char out[UUID_SIZE]); // RFC 4122 version 4, lower case
 bool id_is_uuid(const char *s);
 // 2*len lower-case hex digits and a NUL.

@@ -42,6 +42,58 @@ const char *control_request_key(struct http_request *r)
 	return auth && str_starts(auth, "Bearer ") ? auth + strlen("Bearer ") : NULL;
 }
 
+// --- before the handlers
+
+// The i-th of names that are joined by blanks; false beyond the last.
+static bool nth_name(const char *names, size_t i, char out[32])
+{
+	for (const char *p = names ? names : ""; *p; p += strcspn(p, " "), p += strspn(p, " "))
+		if (i-- == 0) {
+			snprintf(out, 32, "%.*s", (int)strcspn(p, " "), p);
+			return true;
+		}
+	return false;
+}
+
+static int unknown_name(const struct http_route *route, const char *name, struct err *e)
+{
+	char known[32], near[32] = "";
+	unsigned best = strlen(name) > 4 ? 3 : 2; // below this: like enough
+	for (size_t i = 0; nth_name(route->query, i, known); i++) {
+		unsigned d = str_distance(name, known);
+		if (d < best) {
+			best = d;
+			memcpy(near, known, sizeof near);
+		}
+	}
+	if (near[0])
+		return err_set(e, ERR_INVALID, "query: unknown name '%.100s' (did you mean '%s'?)",
+			name, near);
+	if (!route->query)
+		return err_set(e, ERR_INVALID,
+			"query: unknown name '%.100s': this call takes no query", name);
+	return err_set(e, ERR_INVALID, "query: unknown name '%.100s': this call knows %s", name,
+		route->query);
+}
+
+// Refused as unknown fields of a body are: a filter that is not understood must not be passed over.
+static int check_query(struct http_request *r, const struct http_route *route, struct err *e)
+{
+	const char *name;
+	char known[32];
+	for (unsigned i = 0; (name = http_req_query_name(r, i)); i++) {
+		bool fits = false;
+		for (size_t k = 0; !fits && nth_name(route->query, k, known); k++)
+			fits = str_eq(name, known);
+		if (!fits)
+			return unknown_name(route, name, e);
+		for (unsigned k = 0; k < i; k++)
+			if (str_eq(http_req_query_name(r, k), name))
+				return err_set(e, ERR_INVALID, "query: '%s' is given twice", name);
+	}
+	return 0;
+}
+
 bool control_before(struct http_request *r, const struct http_route *route, void *ctx)
 {
 	struct control *c = ctx;
@@ -53,11 +105,13 @@ bool control_before(struct http_request *r, const struct http_route *route, void
 		err_set(&e, ERR_NOT_FOUND, "no such path: %s %.200s", http_req_method(r),
 			http_req_path(r));
 	} else {
-		if (route->flags & ROUTE_PUBLIC)
-			return false;
 		const char *key = control_request_key(r);
-		if (key && keys_check(c->keys, key))
-			return false;
+		if ((route->flags & ROUTE_PUBLIC) || (key && keys_check(c->keys, key))) {
+			if (check_query(r, route, &e) == 0)
+				return false;
+			http_reply_error(r, &e);
+			return true;
+		}
 		err_set(&e, ERR_UNAUTHENTICATED, "%s",
 			key ? "unknown API key"
 			    : "no API key: send it as X-API-Key or as a bearer token");
@@ -240,20 +294,37 @@ const struct http_route control_routes[] = {
 	{.method = "GET", .pattern = "/_edge/auth", .handler = route_auth, .flags = ROUTE_EDGE},
 	{.method = "GET", .pattern = "/v1/sandboxes/{id}", .handler = sandboxes_get},
 	{.method = "POST", .pattern = "/v1/sandboxes/{id}/exec", .handler = exec_run},
-	{.method = "GET", .pattern = "/v1/sandboxes", .handler = sandboxes_list},
+	{.method = "GET",
+		.pattern = "/v1/sandboxes",
+		.handler = sandboxes_list,
+		.query = "state template name metadata limit cursor"},
 	{.method = "POST", .pattern = "/v1/sandboxes", .handler = sandboxes_create},
 	{.method = "DELETE", .pattern = "/v1/sandboxes/{id}", .handler = sandboxes_delete},
+	{.method = "PATCH", .pattern = "/v1/sandboxes/{id}", .handler = sandboxes_update},
+	{.method = "GET",
+		.pattern = "/v1/sandboxes/{id}/wait",
+		.handler = sandboxes_wait,
+		.query = "state timeout_sec"},
 	{.method = "POST",
 		.pattern = "/v1/sandboxes/{id}/timeout",
 		.handler = sandboxes_set_timeout},
 	{.method = "POST", .pattern = "/v1/sandboxes/{id}/pause", .handler = lifecycle_pause},
 	{.method = "POST", .pattern = "/v1/sandboxes/{id}/resume", .handler = lifecycle_resume},
 	{.method = "POST", .pattern = "/v1/sandboxes/{id}/fork", .handler = lifecycle_fork},
-	{.method = "GET", .pattern = "/v1/sandboxes/{id}/logs", .handler = sandboxes_logs},
-	{.method = "GET", .pattern = "/v1/operations", .handler = operations_list_get},
+	{.method = "GET",
+		.pattern = "/v1/sandboxes/{id}/logs",
+		.handler = sandboxes_logs,
+		.query = "tail"},
+	{.method = "GET",
+		.pattern = "/v1/operations",
+		.handler = operations_list_get,
+		.query = "sandbox limit cursor"},
 	{.method = "GET", .pattern = "/v1/operations/{id}", .handler = operations_get_one},
 	{.method = "POST", .pattern = "/v1/reconcile", .handler = work_reconcile},
-	{.method = "GET", .pattern = "/v1/events", .handler = events_list},
+	{.method = "GET",
+		.pattern = "/v1/events",
+		.handler = events_list,
+		.query = "cursor since limit sandbox follow"},
 	{.method = "GET", .pattern = "/v1/health", .handler = get_health, .flags = ROUTE_PUBLIC},
 	{.method = "GET", .pattern = "/v1/metrics", .handler = get_metrics},
 	{.method = "GET", .pattern = "/v1/host", .handler = get_host},

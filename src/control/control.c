@@ -242,6 +242,14 @@ static int start_edge(struct control *c, const char *nginx, struct err *e)
 	return dir ? edge_start(&cfg, &c->edge, e) : err_errno(e, ENOMEM, "edge");
 }
 
+// Where clients find the ports of guests: the domain, and the port that the edge listens on.
+static void set_place(struct control *c)
+{
+	const char *port = strrchr(c->listen, ':');
+	_cleanup_free_ char *place = str_printf(".%s%s", c->domain, port ? port : "");
+	rows_set_place(c->rows, place ? place : "");
+}
+
 int control_start(const struct control_config *cfg, struct control **ret, struct err *e)
 {
 	_cleanup_(control_stopp) struct control *c = calloc(1, sizeof *c);
@@ -275,6 +283,8 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 		err_errno(e, r, "%s", c->run_dir);
 	if (r == 0)
 		r = open_state(c, e);
+	if (r == 0)
+		set_place(c);
 	if (r == 0) {
 		control_reconcile(c);
 		r = start_http(c, e);

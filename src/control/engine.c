@@ -25,6 +25,18 @@ static const char *text(const struct task *t, const char *key)
 	return s ? s : "";
 }
 
+static void read_change(const struct task *t, struct row_change *ret)
+{
+	json_t *name = json_object_get(t->op.request, "name");
+	*ret = (struct row_change){.has_name = name != NULL,
+		.name = json_string_value(name),
+		.metadata = json_object_get(t->op.request, "metadata"),
+		.on_timeout =
+			str_eq(text(t, "on_timeout"), "pause") ? ON_TIMEOUT_PAUSE : ON_TIMEOUT_KILL,
+		.has_on_timeout = json_object_get(t->op.request, "on_timeout") != NULL};
+	ret->has_metadata = ret->metadata != NULL;
+}
+
 static bool lost(const struct engine *en, const struct err *e)
 {
 	return hostagent_lost(e) && !en->wrong_lost;
@@ -184,6 +196,31 @@ static int ask_set_timeout(struct engine *en, struct task *t)
 	int rc = en->host.ops->set_timeout(
 		en->host.host, op, t->op.sandbox, number(t, "ends_at"), &t->e);
 	return rc < 0 ? rc : get(en, t->op.sandbox, &t->info, &t->e);
+}
+
+// The host keeps on_timeout alone; what it says of the sandbox is for the answer, and may be
+// missing.
+static int ask_update(struct engine *en, struct task *t)
+{
+	struct row_change c;
+	struct err why = {0};
+	char op[UUID_SIZE];
+	int rc = 0;
+	read_change(t, &c);
+	if (c.has_on_timeout) {
+		op_id(en, t, op);
+		rc = en->host.ops->set_on_timeout(
+			en->host.host, op, t->op.sandbox, c.on_timeout, &t->e);
+	}
+	if (rc == 0 && get(en, t->op.sandbox, &t->info, &why) < 0 && t->row) {
+		bool silent = why.code == ERR_UNAVAILABLE || why.code == ERR_TIMEOUT;
+		t->info = (struct host_sandbox){.state = silent ? SANDBOX_UNREACHABLE
+							 : t->row->now == ROW_PAUSED
+								 ? SANDBOX_PAUSED
+								 : SANDBOX_RUNNING,
+			.generation = t->row->generation};
+	}
+	return rc;
 }
 
 static int call_snapshot(struct engine *en, struct task *t)
@@ -383,6 +420,8 @@ static int ask_known(struct engine *en, struct task *t)
 		return ask_resume(en, t, t->op.kind == OPERATION_ROLLBACK);
 	case OPERATION_SET_TIMEOUT:
 		return ask_set_timeout(en, t);
+	case OPERATION_UPDATE:
+		return ask_update(en, t);
 	case OPERATION_DESTROY:
 		return ask_destroy(en, t);
 	case OPERATION_SNAPSHOT_DELETE:
@@ -558,6 +597,16 @@ static int finish_fork(struct engine *en, struct task *t, const struct db_also *
 	return end_alone(en, also, e);
 }
 
+static int finish_update(
+	struct engine *en, struct task *t, const struct db_also *also, struct err *e)
+{
+	struct row_change c;
+	read_change(t, &c);
+	if (!t->row || t->rc < 0)
+		return end_alone(en, also, e);
+	return rows_change(en->rows, t->row, &c, also, e);
+}
+
 static int write_effect(
 	struct engine *en, struct task *t, const struct db_also *also, struct err *e)
 {
@@ -575,6 +624,8 @@ static int write_effect(
 				  : end_alone(en, also, e);
 	case OPERATION_FORK:
 		return finish_fork(en, t, also, e);
+	case OPERATION_UPDATE:
+		return finish_update(en, t, also, e);
 	case OPERATION_KEY_DELETE: {
 		int rc = keys_remove(en->keys, text(t, "key"), e);
 		if (rc < 0 && !(t->adopted && e->code == ERR_NOT_FOUND)) {
@@ -606,6 +657,8 @@ void engine_finish(struct engine *en, struct task *t)
 		templates_end(en->templates, &t->name);
 	t->named = false;
 	if (rc == 0) {
+		if (t->op.kind == OPERATION_UPDATE && t->row)
+			rows_unclaim(en->rows, t->row);
 		operations_ended(en->operations, t->op.id);
 		if (t->rc < 0)
 			log_info("operation failed operation=%s kind=%s sandbox=%s: %s", t->op.id,
@@ -678,6 +731,11 @@ static int write_first(struct engine *en, struct task *t, const struct row_new *
 		return templates_begin(en->templates, &t->name, also, e);
 	case OPERATION_SNAPSHOT_DELETE:
 		return templates_remove(en->templates, text(t, "name"), t->op.snapshot, also, e);
+	case OPERATION_UPDATE: {
+		struct row_change c;
+		read_change(t, &c);
+		return t->row ? rows_claim(en->rows, t->row, &c, also, e) : end_alone(en, also, e);
+	}
 	default:
 		return end_alone(en, also, e);
 	}
@@ -733,6 +791,30 @@ void task_done(struct engine *en, struct task *t)
 }
 
 // --- orphans
+
+int engine_claim_rows(struct engine *en, struct err *e)
+{
+	struct operation_ref *list;
+	size_t n;
+	int rc = operations_list_open(en->operations, &list, &n, e);
+	if (rc < 0)
+		return rc;
+	for (size_t i = 0; i < n; i++) {
+		struct task t = {.adopted = true};
+		struct row_change c;
+		struct err why = {0};
+		if (list[i].kind != OPERATION_UPDATE ||
+			operations_get(en->operations, list[i].id, &t.op, &why) != 1)
+			continue;
+		t.row = rows_get(en->rows, t.op.sandbox);
+		read_change(&t, &c);
+		if (t.row && rows_claim(en->rows, t.row, &c, NULL, &why) < 0)
+			log_warn("a change is not kept operation=%s: %s", t.op.id, why.text);
+		task_done(en, &t);
+	}
+	operations_refs_free(list, n);
+	return 0;
+}
 
 int engine_adopt(struct engine *en, const char *op_id_, struct task *t, struct err *e)
 {

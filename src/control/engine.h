@@ -86,12 +86,16 @@ void task_done(struct engine *en, struct task *t);
 //	destroy		{cause, forget}
 //	set_timeout	{ends_at}
 //	key_delete	{key}
+//	update		{name, metadata, on_timeout}: what is to change, as struct row_change has it
 // Times are nanoseconds. ERR_UNAVAILABLE when an orphan on the same sandbox cannot be finished.
 int engine_begin(
 	struct engine *en, struct task *t, const struct row_new *new, size_t n, struct err *e);
 void engine_ask(struct engine *en, struct task *t);
 // t->rc, t->e and t->lost are the outcome for the user.
 void engine_finish(struct engine *en, struct task *t);
+// An open change of a row keeps others away from it, and from its new name, in whosever hands it
+// is: those of the orphans. engine_init does that.
+int engine_claim_rows(struct engine *en, struct err *e);
 // 1: t is an orphan's. 0: it is no orphan (any more).
 int engine_adopt(struct engine *en, const char *op_id, struct task *t, struct err *e);
 // Adopts, asks, finishes. 0 when it has ended now or had before; ERR_UNAVAILABLE when it is still

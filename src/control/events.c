@@ -23,8 +23,8 @@ static json_t *event_json(const struct host_event *ev)
 struct follower {
 	struct control *c;
 	struct http_request *req;
-	char *sandbox; // NULL: all
-	uint64_t cursor, spoke_ns;
+	char sandbox[64]; // "": all
+	uint64_t cursor, since_ns, spoke_ns;
 	size_t n; // lines of the last read
 	struct strbuf lines;
 };
@@ -32,7 +32,6 @@ struct follower {
 static void follower_free(void *p)
 {
 	struct follower *f = p;
-	free(f->sandbox);
 	strbuf_done(&f->lines);
 	free(f);
 }
@@ -62,7 +61,8 @@ static ssize_t follower_next(void *p, char *buf, size_t max)
 		// Read before the events are, so that none falls in between.
 		uint64_t last = feed_wait(f->c->feed, f->cursor, WAIT_MS);
 		f->n = 0;
-		int r = last > f->cursor ? feed_read(f->c->feed, f->cursor, f->sandbox, PAGE_MAX,
+		int r = last > f->cursor ? feed_read(f->c->feed, f->cursor, f->since_ns,
+						   f->sandbox[0] ? f->sandbox : NULL, PAGE_MAX,
 						   add_line, f, NULL)
 					 : 0;
 		if (r < 0)
@@ -80,12 +80,12 @@ static ssize_t follower_next(void *p, char *buf, size_t max)
 	return (ssize_t)n;
 }
 
-static void follow(struct http_request *r, struct control *c, uint64_t cursor, const char *sandbox)
+static void follow(struct http_request *r, struct control *c, uint64_t cursor, uint64_t since_ns,
+	const char *sandbox)
 {
 	struct err e = {0};
 	struct follower *f = calloc(1, sizeof *f);
-	if (!f || (sandbox && !(f->sandbox = strdup(sandbox)))) {
-		free(f);
+	if (!f) {
 		err_errno(&e, ENOMEM, "events");
 		http_reply_error(r, &e);
 		return;
@@ -93,6 +93,8 @@ static void follow(struct http_request *r, struct control *c, uint64_t cursor, c
 	f->c = c;
 	f->req = r;
 	f->cursor = cursor;
+	f->since_ns = since_ns;
+	snprintf(f->sandbox, sizeof f->sandbox, "%s", sandbox);
 	f->spoke_ns = clock_monotonic_ns();
 	http_reply_stream(r, 200, "application/x-ndjson", follower_next, f, follower_free);
 }
@@ -113,10 +115,12 @@ static int add_item(void *ctx, const struct host_event *ev)
 
 void events_list(struct http_request *r, void *ctx)
 {
+	struct control *c = ctx;
 	struct err e = {0};
-	uint64_t cursor = 0, limit = PAGE_MAX;
+	uint64_t cursor = 0, limit = PAGE_MAX, since = 0;
+	char sandbox[64];
 	const char *from = http_req_query(r, "cursor"), *max = http_req_query(r, "limit");
-	const char *sandbox = http_req_query(r, "sandbox"), *live = http_req_query(r, "follow");
+	const char *since_text = http_req_query(r, "since"), *live = http_req_query(r, "follow");
 	int rc = 0;
 	if (from && str_to_u64(from, INT64_MAX, &cursor) < 0)
 		rc = err_set(&e, ERR_INVALID, "cursor: must be the number of an event");
@@ -124,18 +128,27 @@ void events_list(struct http_request *r, void *ctx)
 		rc = err_set(&e, ERR_INVALID, "limit: must be an integer from 1 to %d", PAGE_MAX);
 	else if (live && !str_eq(live, "0") && !str_eq(live, "1"))
 		rc = err_set(&e, ERR_INVALID, "follow: must be 0 or 1");
+	else if (since_text && from)
+		rc = err_set(&e, ERR_INVALID,
+			"since: a cursor says already where to begin: give one of the two");
+	else if (since_text && clock_parse_rfc3339(since_text, &since) < 0)
+		rc = err_set(&e, ERR_INVALID,
+			"since: must be a time as 2026-11-24T03:00:00Z (RFC 3339; a '+' of an "
+			"offset is %%2B in a query)");
+	if (rc == 0)
+		rc = sandboxes_resolve_filter(c, r, http_req_query(r, "sandbox"), sandbox, &e);
 	if (rc == 0 && str_eq(live, "1")) {
-		follow(r, ctx, cursor, sandbox);
+		follow(r, c, cursor, since, sandbox);
 		return;
 	}
-	struct control *c = ctx;
 	_cleanup_json_ json_t *list = json_array();
 	struct page page = {list, cursor};
 	if (rc == 0) {
 		// What a caller has just been told of is in its next page.
 		feed_catch_up(c->feed, NULL);
 		uint64_t last = feed_wait(c->feed, UINT64_MAX, 0);
-		rc = feed_read(c->feed, cursor, sandbox, limit, add_item, &page, &e);
+		rc = feed_read(c->feed, cursor, since, sandbox[0] ? sandbox : NULL, limit, add_item,
+			&page, &e);
 		if (rc == 0 && json_array_size(list) < limit)
 			page.cursor = MAX(page.cursor, last);
 	}

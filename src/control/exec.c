@@ -217,7 +217,8 @@ static int run(struct control *c, struct exec *x, const struct exec_body *b, str
 	struct err *e)
 {
 	char address[48];
-	const char *id = http_req_param(x->req, "id");
+	char id[64];
+	sandboxes_path_id(c, x->req, id);
 	_cleanup_(row_unrefp) struct row *row = NULL;
 	int r = sandboxes_find_live(c, id, &row, e);
 	if (r < 0)

@@ -28,6 +28,7 @@ struct feed {
 	pthread_mutex_t lock; // guards the rest
 	pthread_cond_t changed;
 	uint64_t last; // own number
+	struct feed_watch *watches;
 	bool closed;
 };
 
@@ -129,9 +130,15 @@ static int check_journal(struct feed *f, struct err *e)
 	return rc;
 }
 
-static void announce(struct feed *f, uint64_t last)
+static void announce(struct feed *f, const struct host_event *list, size_t n, uint64_t last)
 {
 	pthread_mutex_lock(&f->lock);
+	for (struct feed_watch *w = f->watches; w; w = w->next)
+		for (size_t i = 0; i < n && !w->seen; i++)
+			if (str_eq(list[i].sandbox, w->sandbox)) {
+				w->seen = true;
+				pthread_cond_signal(&w->changed);
+			}
 	f->last = MAX(f->last, last);
 	pthread_cond_broadcast(&f->changed);
 	pthread_mutex_unlock(&f->lock);
@@ -148,7 +155,7 @@ static int take_batch(struct feed *f, struct host_event *list, size_t n, struct 
 	int rc = add_events(f, list, n, &last, e);
 	if (rc == 0) {
 		f->cursor = list[n - 1].seq;
-		announce(f, last);
+		announce(f, list, n, last);
 	}
 	return rc;
 }
@@ -204,6 +211,15 @@ static int wait_for_more(struct feed *f, struct err *e)
 	return rc;
 }
 
+static void init_cond(pthread_cond_t *cond)
+{
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(cond, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
 static struct timespec from_now(int ms)
 {
 	uint64_t until = clock_monotonic_ns() + (uint64_t)ms * NSEC_PER_MSEC;
@@ -256,6 +272,40 @@ uint64_t feed_wait(struct feed *f, uint64_t after, int wait_ms)
 	return last;
 }
 
+void feed_watch(struct feed *f, struct feed_watch *w, const char *sandbox)
+{
+	*w = (struct feed_watch){.sandbox = sandbox};
+	init_cond(&w->changed);
+	pthread_mutex_lock(&f->lock);
+	w->next = f->watches;
+	f->watches = w;
+	pthread_mutex_unlock(&f->lock);
+}
+
+bool feed_watch_wait(struct feed *f, struct feed_watch *w, int wait_ms)
+{
+	struct timespec ts = from_now(wait_ms);
+	pthread_mutex_lock(&f->lock);
+	while (!w->seen && !f->closed &&
+		pthread_cond_timedwait(&w->changed, &f->lock, &ts) != ETIMEDOUT)
+		;
+	bool seen = w->seen;
+	w->seen = false;
+	pthread_mutex_unlock(&f->lock);
+	return seen;
+}
+
+void feed_unwatch(struct feed *f, struct feed_watch *w)
+{
+	pthread_mutex_lock(&f->lock);
+	struct feed_watch **p = &f->watches;
+	while (*p != w)
+		p = &(*p)->next;
+	*p = w->next;
+	pthread_mutex_unlock(&f->lock);
+	pthread_cond_destroy(&w->changed);
+}
+
 struct page {
 	struct host_event *list;
 	size_t n;
@@ -274,10 +324,11 @@ static int read_event(void *ctx, sqlite3_stmt *row)
 	return 0;
 }
 
-int feed_read(struct feed *f, uint64_t after, const char *sandbox, size_t max,
+int feed_read(struct feed *f, uint64_t after, uint64_t since_ns, const char *sandbox, size_t max,
 	int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e)
 {
 	int64_t from = (int64_t)MIN(after, (uint64_t)INT64_MAX);
+	int64_t since = (int64_t)MIN(since_ns, (uint64_t)INT64_MAX);
 	_cleanup_free_ struct host_event *list = calloc(MAX(max, 1u), sizeof *list);
 	struct page p = {.list = list};
 	if (!list)
@@ -285,12 +336,13 @@ int feed_read(struct feed *f, uint64_t after, const char *sandbox, size_t max,
 	db_lock(f->db);
 	int rc = sandbox ? db_query(f->db, e, read_event, &p,
 				   "SELECT seq, at_ns, sandbox, kind, cause, data FROM events "
-				   "WHERE sandbox = ? AND seq > ? ORDER BY seq LIMIT ?",
-				   "sii", sandbox, from, (int64_t)max)
+				   "WHERE sandbox = ? AND seq > ? AND at_ns >= ? ORDER BY seq "
+				   "LIMIT ?",
+				   "siii", sandbox, from, since, (int64_t)max)
 			 : db_query(f->db, e, read_event, &p,
 				   "SELECT seq, at_ns, sandbox, kind, cause, data FROM events "
-				   "WHERE seq > ? ORDER BY seq LIMIT ?",
-				   "ii", from, (int64_t)max);
+				   "WHERE seq > ? AND at_ns >= ? ORDER BY seq LIMIT ?",
+				   "iii", from, since, (int64_t)max);
 	db_unlock(f->db);
 	for (size_t i = 0; i < p.n; i++) {
 		if (rc == 0)
@@ -319,11 +371,7 @@ int feed_start(struct db *db, const struct hostagent *host, struct feed **ret, s
 	f->host = *host;
 	pthread_mutex_init(&f->pull, NULL);
 	pthread_mutex_init(&f->lock, NULL);
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&f->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	init_cond(&f->changed);
 	int rc = load(f, e);
 	if (rc == 0 && (rc = -pthread_create(&f->thread, NULL, bring, f)) < 0)
 		err_errno(e, rc, "thread of the events");
@@ -341,6 +389,8 @@ void feed_close(struct feed *f)
 	pthread_mutex_lock(&f->lock);
 	f->closed = true;
 	pthread_cond_broadcast(&f->changed);
+	for (struct feed_watch *w = f->watches; w; w = w->next)
+		pthread_cond_signal(&w->changed);
 	pthread_mutex_unlock(&f->lock);
 }
 

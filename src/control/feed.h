@@ -2,6 +2,7 @@
 // The host's events, brought over into control.db: each once and in order, whatever restarts on
 // either side, and only then acknowledged.
 #pragma once
+#include <pthread.h>
 #include "base/db.h"
 #include "hostagent/hostagent.h"
 
@@ -19,9 +20,21 @@ int feed_catch_up(struct feed *f, struct err *e);
 // Waits up to wait_ms for an event after the number, less when the feed is closed; the last number
 // there is.
 uint64_t feed_wait(struct feed *f, uint64_t after, int wait_ms);
-// Events after the number, oldest first, of one sandbox or (NULL) of all; take may end it by a
-// non-zero return, which is returned.
-int feed_read(struct feed *f, uint64_t after, const char *sandbox, size_t max,
+// Waits likewise for an event of one sandbox. From feed_watch on none is missed: one that came
+// before the wait ends it at once. feed_unwatch follows.
+struct feed_watch {
+	struct feed_watch *next; // belongs to the feed, as the members below
+	pthread_cond_t changed;
+	const char *sandbox;
+	bool seen;
+};
+void feed_watch(struct feed *f, struct feed_watch *w, const char *sandbox);
+// true: there was one since the last call.
+bool feed_watch_wait(struct feed *f, struct feed_watch *w, int wait_ms);
+void feed_unwatch(struct feed *f, struct feed_watch *w);
+// Events after the number and not before the time (nanoseconds since 1970; 0: any), oldest first,
+// of one sandbox or (NULL) of all; take may end it by a non-zero return, which is returned.
+int feed_read(struct feed *f, uint64_t after, uint64_t since_ns, const char *sandbox, size_t max,
 	int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e);
 // Drops the oldest beyond 100,000.
 int feed_expire(struct feed *f, struct err *e);

@@ -16,6 +16,7 @@
 #include "http/server.h"
 
 #define MAX_TIMEOUT_SEC 2592000 // 30 days
+#define ROUTE_WAITS_MAX 512	// calls of /wait at once: half of the connections
 #define NAME_RULE "must be 1-63 of a-z, 0-9, '.', '_', '-' and start with a letter or digit"
 
 // Flags of routes.
@@ -35,6 +36,7 @@ struct control {
 	pthread_t watcher; // applies events
 	bool watcher_runs;
 	struct feed *feed;
+	atomic_uint waits; // calls of /wait
 	char edge_key[65]; // tells nginx's sub-requests from what clients send
 	struct stats *stats;
 	struct agents *agents;
@@ -68,8 +70,24 @@ void sandboxes_create(struct http_request *r, void *ctx);
 void sandboxes_list(struct http_request *r, void *ctx);
 void sandboxes_get(struct http_request *r, void *ctx);
 void sandboxes_delete(struct http_request *r, void *ctx);
+void sandboxes_update(struct http_request *r, void *ctx);
 void sandboxes_set_timeout(struct http_request *r, void *ctx);
 void sandboxes_logs(struct http_request *r, void *ctx);
+// The id behind what a client calls a sandbox: an id, or a name that the request's key gave (see
+// rows_named). Any other text is given back as it is, cut to an id's size.
+void sandboxes_resolve(
+	struct control *c, struct http_request *r, const char *text, char ret_id[64]);
+// The same for the path's {id}.
+void sandboxes_path_id(struct control *c, struct http_request *r, char ret_id[64]);
+// The same for a filter of what happened, where ids that nobody knows any more are good, and names
+// are not: ERR_NOT_FOUND. NULL text gives "".
+int sandboxes_resolve_filter(struct control *c, struct http_request *r, const char *text,
+	char ret_id[64], struct err *e);
+// The id of the request's key.
+int control_key_id(
+	struct control *c, struct http_request *r, char ret_id[UUID_SIZE], struct err *e);
+// What has ended is the reason: its cause and time go into e, which is set.
+void sandboxes_say_cause(const struct row *row, struct err *e);
 // How every call says that a sandbox was there and is not any more: ERR_NOT_FOUND.
 int sandboxes_say_ended(const struct host_sandbox *ended, struct err *e);
 // A row that has not ended; ERR_NOT_FOUND otherwise. Gives a reference.
@@ -83,8 +101,12 @@ int sandboxes_report(struct control *c, struct row *row, struct host_sandbox *re
 const char *sandboxes_state_name(enum sandbox_state s);
 
 json_t *sandboxes_json(const struct row *row, const struct host_sandbox *s);
+void sandboxes_reply(
+	struct http_request *r, int status, const struct row *row, const struct host_sandbox *s);
 // The newest of all states, an array: the list without HTTP. NULL on error.
 json_t *sandboxes_page(struct control *c, size_t max, struct err *e);
+// Names of the state filter, comma-joined; ret has one flag a state, the last for unreachable.
+int sandboxes_read_states(const char *text, bool ret[SANDBOX_STATE_MAX + 1], struct err *e);
 // Fields that several calls have; either map may be NULL.
 int sandboxes_check_maps(json_t *env, json_t *metadata, struct err *e);
 int sandboxes_parse_on_timeout(const char *text, enum on_timeout *ret, struct err *e);
@@ -92,6 +114,9 @@ uint64_t sandboxes_ends_at(uint64_t timeout_sec); // from now; 0 for 0
 // An image of that name: 1 found, 0 not. *ret_n, which may be NULL, is how many there are.
 int sandboxes_find_base(struct control *c, const char *name, struct host_template *ret,
 	size_t *ret_n, struct err *e);
+// wait.c
+void sandboxes_wait(struct http_request *r, void *ctx);
+
 // lifecycle.c
 void lifecycle_pause(struct http_request *r, void *ctx);
 void lifecycle_resume(struct http_request *r, void *ctx);

@@ -19,6 +19,7 @@ void lifecycle_pause(struct http_request *r, void *ctx)
 	struct host_sandbox s;
 	struct err e = {0};
 	struct task t = {.op.kind = OPERATION_PAUSE};
+	char id[64];
 	_cleanup_json_ json_t *body = NULL;
 	_cleanup_(row_unrefp) struct row *row = NULL;
 	int rc = http_req_json(r, true, &body, &e);
@@ -26,8 +27,9 @@ void lifecycle_pause(struct http_request *r, void *ctx)
 		rc = json_read_fields(body, NULL, 0, false, &e);
 	if (rc == 0)
 		rc = work_key(c, r, body, &t);
+	sandboxes_path_id(c, r, id);
 	if (rc == 0)
-		rc = sandboxes_find_ready(c, http_req_param(r, "id"), &row, &e);
+		rc = sandboxes_find_ready(c, id, &row, &e);
 	if (rc == 0)
 		rc = sandboxes_report(c, row, &s, &e);
 	if (rc == 0 && s.state == SANDBOX_PAUSED)
@@ -107,6 +109,7 @@ void lifecycle_resume(struct http_request *r, void *ctx)
 	struct control *c = ctx;
 	struct resume_body b = {0};
 	struct task t = {0};
+	char id[64];
 	struct err e = {0};
 	_cleanup_json_ json_t *body = NULL;
 	_cleanup_(row_unrefp) struct row *row = NULL;
@@ -115,8 +118,9 @@ void lifecycle_resume(struct http_request *r, void *ctx)
 		rc = read_resume(body, &b, &e);
 	if (rc == 0)
 		rc = work_key(c, r, body, &t);
+	sandboxes_path_id(c, r, id);
 	if (rc == 0)
-		rc = sandboxes_find_ready(c, http_req_param(r, "id"), &row, &e);
+		rc = sandboxes_find_ready(c, id, &row, &e);
 	if (rc == 0)
 		rc = prepare_resume(c, row, &b, &t, &e);
 	if (rc == 0) {
@@ -133,7 +137,8 @@ void lifecycle_resume(struct http_request *r, void *ctx)
 
 struct fork {
 	struct control *c;
-	char id[SANDBOX_ID_SIZE];
+	char id[64];
+	char api_key[UUID_SIZE]; // of the children
 	struct row *source;
 	json_t *body; // env and metadata are in it
 	json_t *env, *metadata;
@@ -197,7 +202,7 @@ static int find_source(struct fork *f, const char *on_timeout, struct err *e)
 	if (r < 0)
 		return r;
 	if (!f->metadata)
-		f->metadata = json_incref(f->source->metadata);
+		f->metadata = row_metadata(f->source);
 	f->on_timeout = f->source->on_timeout;
 	return on_timeout ? sandboxes_parse_on_timeout(on_timeout, &f->on_timeout, e) : 0;
 }
@@ -218,6 +223,7 @@ static int begin(struct fork *f, struct http_request *r, uint64_t timeout_sec, s
 			return err_errno(e, ENOMEM, "fork");
 		new[i] = (struct row_new){.id = json_string_value(json_object_get(child, "id")),
 			.template = f->source->template,
+			.api_key = f->api_key,
 			.metadata = f->metadata,
 			.env = f->env ? f->env : none,
 			.on_timeout = f->on_timeout,
@@ -314,15 +320,14 @@ void lifecycle_fork(struct http_request *r, void *ctx)
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_cond_init(&f->wake, NULL);
 	f->streams = accept && strstr(accept, "application/x-ndjson");
-	const char *id = http_req_param(r, "id");
-	// What is longer is no sandbox's, and must not become one by being cut.
-	int rc = id_is_sandbox(id) && strlen(id) < sizeof f->id
-			 ? 0
-			 : err_set(&e, ERR_NOT_FOUND, "no sandbox '%.64s'", id);
-	if (rc == 0) {
-		snprintf(f->id, sizeof f->id, "%s", id);
+	sandboxes_path_id(f->c, r, f->id);
+	// The host's messages have room for an id of this size.
+	int rc =
+		id_is_sandbox(f->id) && strlen(f->id) < SANDBOX_ID_SIZE
+			? control_key_id(f->c, r, f->api_key, &e)
+			: err_set(&e, ERR_NOT_FOUND, "no sandbox '%.64s'", http_req_param(r, "id"));
+	if (rc == 0)
 		rc = http_req_json(r, true, &f->body, &e);
-	}
 	if (rc == 0)
 		rc = read_fork(f, &has_timeout, &timeout_sec, &on_timeout, &e);
 	if (rc == 0)

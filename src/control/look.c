@@ -51,7 +51,7 @@ int engine_init(struct engine *en, struct err *e)
 		return err_errno(e, ENOMEM, "engine");
 	pthread_mutex_init(&en->reported->lock, NULL);
 	pthread_mutex_init(&en->reported->events, NULL);
-	return 0;
+	return engine_claim_rows(en, e);
 }
 
 void engine_done(struct engine *en)

@@ -7,7 +7,7 @@
 #include "http/json.h"
 
 static const char *const kinds[] = {"create", "pause", "resume", "rollback", "fork", "snapshot",
-	"snapshot_delete", "destroy", "set_timeout", "key_delete"};
+	"snapshot_delete", "destroy", "set_timeout", "key_delete", "update"};
 static const char *const states[] = {"open", "done", "failed"};
 
 const char *operation_kind_name(enum operation_kind k)

@@ -25,6 +25,7 @@ enum operation_kind {
 	OPERATION_DESTROY,
 	OPERATION_SET_TIMEOUT,
 	OPERATION_KEY_DELETE,
+	OPERATION_UPDATE, // of name, metadata, on_timeout
 	OPERATION_KIND_MAX,
 };
 const char *operation_kind_name(enum operation_kind k);

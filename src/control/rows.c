@@ -8,9 +8,21 @@
 
 #define BUCKETS 4096 // a power of two
 
+// An entry of the index of names. A claim is one for a change that is under way: it keeps others
+// away, and finds nothing.
+struct row_name {
+	struct row_name *next;
+	struct row *row;
+	bool claim;
+	char text[64];
+};
+
 struct rows {
 	struct db *db;
 	pthread_rwlock_t lock;
+	pthread_mutex_t looks; // what a user may change, of all rows; the innermost lock
+	char place[ROW_URL_SIZE - 100];
+	struct row_name *names[BUCKETS];
 	unsigned char token_key[64];
 	size_t token_key_len;
 	struct row *bucket[BUCKETS];
@@ -25,18 +37,24 @@ const char *row_state_name(enum row_state s)
 	return state_names[s];
 }
 
-static struct row **bucket_of(struct rows *r, const char *id)
+static uint32_t bucket(const char *text)
 {
 	uint32_t h = 2166136261u; // FNV-1a
-	for (; *id; id++)
-		h = (h ^ (unsigned char)*id) * 16777619u;
-	return &r->bucket[h & (BUCKETS - 1)];
+	for (; *text; text++)
+		h = (h ^ (unsigned char)*text) * 16777619u;
+	return h & (BUCKETS - 1);
+}
+
+static struct row **bucket_of(struct rows *r, const char *id)
+{
+	return &r->bucket[bucket(id)];
 }
 
 struct row *row_unref(struct row *row)
 {
 	if (row && atomic_fetch_sub(&row->refs, 1) == 1) {
 		json_decref(row->metadata);
+		free(row->named); // of one that was never in the table
 		free(row->ended);
 		free(row);
 	}
@@ -47,6 +65,50 @@ static struct row *row_ref(struct row *row)
 {
 	atomic_fetch_add(&row->refs, 1);
 	return row;
+}
+
+// --- names, under the table's lock
+
+static struct row_name *new_name(struct row *row, const char *text, bool claim)
+{
+	struct row_name *n = calloc(1, sizeof *n);
+	if (!n)
+		return NULL;
+	n->row = row;
+	n->claim = claim;
+	snprintf(n->text, sizeof n->text, "%s", text);
+	return n;
+}
+
+static struct row_name *link_name(struct rows *r, struct row_name *n)
+{
+	struct row_name **b = &r->names[bucket(n->text)];
+	n->next = *b;
+	return *b = n;
+}
+
+// Takes NULL; returns NULL.
+static struct row_name *drop_name(struct rows *r, struct row_name *n)
+{
+	if (!n)
+		return NULL;
+	struct row_name **b = &r->names[bucket(n->text)];
+	while (*b != n)
+		b = &(*b)->next;
+	*b = n->next;
+	free(n);
+	return NULL;
+}
+
+// Another row than this one that has not ended has the name, or will.
+static int check_name(struct rows *r, const struct row *row, const char *name, struct err *e)
+{
+	for (const struct row_name *n = r->names[bucket(name)]; n; n = n->next)
+		if (n->row != row && !n->row->ended_ns && str_eq(n->text, name) &&
+			str_eq(n->row->api_key, row->api_key))
+			return err_set(e, ERR_CONFLICT, "the name '%s' is taken by sandbox %s",
+				name, n->row->id);
+	return 0;
 }
 
 static void link_row(struct rows *r, struct row *row)
@@ -61,6 +123,8 @@ static void link_row(struct rows *r, struct row *row)
 		r->oldest = row;
 	r->newest = row;
 	row->linked = true;
+	if (row->named)
+		link_name(r, row->named);
 	r->count++;
 }
 
@@ -74,6 +138,8 @@ static void unlink_row(struct rows *r, struct row *row)
 	*(row->newer ? &row->newer->older : &r->newest) = row->older;
 	*(row->older ? &row->older->newer : &r->oldest) = row->newer;
 	row->linked = false;
+	row->named = drop_name(r, row->named);
+	row->claim = drop_name(r, row->claim);
 	r->count--;
 	row_unref(row);
 }
@@ -125,12 +191,20 @@ static int ended_parse(const char *text, struct host_sandbox *ret)
 
 // --- table
 
-static struct row *row_new(struct rows *r, const char *id, const char *template)
+static struct row *row_new(
+	struct rows *r, const char *id, const char *template, const char *api_key, const char *name)
 {
 	struct row *row = calloc(1, sizeof *row);
 	if (!row)
 		return NULL;
 	row->refs = 1;
+	row->table = r;
+	snprintf(row->api_key, sizeof row->api_key, "%s", api_key ? api_key : "");
+	snprintf(row->name, sizeof row->name, "%s", name ? name : "");
+	if (row->name[0] && !(row->named = new_name(row, row->name, false))) {
+		free(row);
+		return NULL;
+	}
 	snprintf(row->id, sizeof row->id, "%s", id);
 	snprintf(row->template, sizeof row->template, "%s", template);
 	rows_token(r, id, row->token);
@@ -145,7 +219,8 @@ void rows_token(struct rows *r, const char *id, char out[SHA256_HEX_SIZE])
 static int load_row(void *ctx, sqlite3_stmt *st)
 {
 	struct rows *r = ctx;
-	_cleanup_(row_unrefp) struct row *row = row_new(r, db_text(st, 0), db_text(st, 1));
+	_cleanup_(row_unrefp) struct row *row =
+		row_new(r, db_text(st, 0), db_text(st, 1), db_text(st, 10), db_text(st, 11));
 	if (!row)
 		return -ENOMEM;
 	const char *metadata = db_text(st, 2);
@@ -166,6 +241,9 @@ static int load_row(void *ctx, sqlite3_stmt *st)
 		if (ended_parse(ended, row->ended) < 0)
 			return -EBADMSG;
 		row->ended_ns = (uint64_t)sqlite3_column_int64(st, 6);
+		snprintf(row->ended->id, sizeof row->ended->id, "%s", row->id);
+		if (!row->ended->stopped_ns)
+			row->ended->stopped_ns = row->ended_ns;
 	}
 	link_row(r, TAKE_PTR(row));
 	return 0;
@@ -180,15 +258,16 @@ int rows_load(
 	if (key_len > sizeof r->token_key)
 		return err_set(e, ERR_INTERNAL, "the token key is too long");
 	pthread_rwlock_init(&r->lock, NULL);
+	pthread_mutex_init(&r->looks, NULL);
 	r->db = db;
 	memcpy(r->token_key, token_key, key_len);
 	r->token_key_len = key_len;
-	int rc =
-		DB_LOCKED(db, db_query(db, e, load_row, r,
-				      "SELECT id, template, metadata, on_timeout, timeout_sec, "
-				      "created_ns, ended_ns, "
-				      "ended, state, generation FROM sandboxes ORDER BY created_ns",
-				      ""));
+	int rc = DB_LOCKED(db, db_query(db, e, load_row, r,
+				       "SELECT id, template, metadata, on_timeout, timeout_sec, "
+				       "created_ns, ended_ns, "
+				       "ended, state, generation, api_key, name FROM sandboxes "
+				       "ORDER BY created_ns",
+				       ""));
 	if (rc < 0)
 		return err_prefix(e, rc, "sandboxes in control.db");
 	*ret = TAKE_PTR(r);
@@ -202,9 +281,15 @@ struct rows *rows_free(struct rows *r)
 	while (r->newest)
 		unlink_row(r, r->newest);
 	pthread_rwlock_destroy(&r->lock);
+	pthread_mutex_destroy(&r->looks);
 	explicit_bzero(r->token_key, sizeof r->token_key);
 	free(r);
 	return NULL;
+}
+
+static const char *on_timeout_text(enum on_timeout t)
+{
+	return t == ON_TIMEOUT_PAUSE ? "pause" : "kill";
 }
 
 static int insert_row(struct rows *r, const struct row *row, const struct row_new *n, struct err *e)
@@ -215,16 +300,16 @@ static int insert_row(struct rows *r, const struct row *row, const struct row_ne
 		return err_errno(e, ENOMEM, "sandbox");
 	return db_exec(r->db, e,
 		"INSERT INTO sandboxes (id, host, template, metadata, env, on_timeout, "
-		"timeout_sec, created_ns, state, generation) "
-		"VALUES (?, 'local', ?, ?, ?, ?, ?, ?, 'creating', 0)",
-		"sssssii", row->id, row->template, metadata, env,
-		n->on_timeout == ON_TIMEOUT_PAUSE ? "pause" : "kill", (int64_t)n->timeout_sec,
-		(int64_t)row->created_ns);
+		"timeout_sec, created_ns, state, generation, api_key, name) "
+		"VALUES (?, 'local', ?, ?, ?, ?, ?, ?, 'creating', 0, ?, ?)",
+		"sssssiiss", row->id, row->template, metadata, env, on_timeout_text(n->on_timeout),
+		(int64_t)n->timeout_sec, (int64_t)row->created_ns, row->api_key,
+		row->name[0] ? row->name : NULL);
 }
 
 static struct row *prepare_row(struct rows *r, const struct row_new *n)
 {
-	_cleanup_(row_unrefp) struct row *row = row_new(r, n->id, n->template);
+	_cleanup_(row_unrefp) struct row *row = row_new(r, n->id, n->template, n->api_key, n->name);
 	if (!row || !(row->metadata = json_deep_copy(n->metadata)))
 		return NULL;
 	row->on_timeout = n->on_timeout;
@@ -264,6 +349,9 @@ int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now
 	// Creation times order the list and are its cursors, so they are unique; the lock is held
 	// over the write to keep memory and database in the same order.
 	pthread_rwlock_wrlock(&r->lock);
+	for (size_t i = 0; i < made && rc == 0; i++)
+		if (ret[i]->name[0])
+			rc = check_name(r, ret[i], ret[i]->name, e);
 	uint64_t now = now_ns;
 	if (r->newest && now <= r->newest->created_ns)
 		now = r->newest->created_ns + 1;
@@ -330,6 +418,25 @@ struct row *rows_get(struct rows *r, const char *id)
 	return row;
 }
 
+struct row *rows_named(struct rows *r, const char *api_key, const char *name)
+{
+	struct row *found = NULL;
+	pthread_rwlock_rdlock(&r->lock);
+	for (const struct row_name *n = r->names[bucket(name)]; n; n = n->next) {
+		if (n->claim || !str_eq(n->text, name) || !str_eq(n->row->api_key, api_key))
+			continue;
+		bool better = !found || (found->ended_ns && !n->row->ended_ns) ||
+			      (!found->ended_ns == !n->row->ended_ns &&
+				      n->row->created_ns > found->created_ns);
+		if (better)
+			found = n->row;
+	}
+	if (found)
+		row_ref(found);
+	pthread_rwlock_unlock(&r->lock);
+	return found;
+}
+
 size_t rows_older(struct rows *r, uint64_t created_ns, struct row **ret, size_t max)
 {
 	size_t n = 0;
@@ -354,6 +461,8 @@ int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last,
 	copy->disk_bytes = 0; // gone with it
 	copy->n_phases = 0;
 	uint64_t at = last->stopped_ns ? last->stopped_ns : clock_realtime_ns();
+	copy->stopped_ns = at;
+	snprintf(copy->id, sizeof copy->id, "%s", row->id);
 	pthread_rwlock_wrlock(&r->lock);
 	bool first = !row->ended_ns;
 	int rc = begin(r, e);
@@ -371,6 +480,172 @@ int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last,
 	}
 	pthread_rwlock_unlock(&r->lock);
 	return rc;
+}
+
+// --- what a user may change
+
+json_t *rows_merge(json_t *map, json_t *patch)
+{
+	json_t *out = map && !json_is_null(patch) ? json_copy(map) : json_object();
+	const char *key;
+	json_t *value;
+	int bad = 0;
+	json_object_foreach (patch, key, value) {
+		if (json_is_null(value))
+			json_object_del(out, key);
+		else
+			bad |= json_object_set(out, key, value);
+	}
+	if (bad) {
+		json_decref(out);
+		return NULL;
+	}
+	return out;
+}
+
+// What can be seen of a row besides its state.
+struct looks {
+	json_t *metadata;
+	char name[64];
+	enum on_timeout on_timeout;
+};
+
+static void swap_looks(struct rows *r, struct row *row, struct looks *l)
+{
+	struct looks old = {.metadata = row->metadata, .on_timeout = row->on_timeout};
+	pthread_mutex_lock(&r->looks);
+	memcpy(old.name, row->name, sizeof old.name);
+	row->metadata = l->metadata;
+	memcpy(row->name, l->name, sizeof row->name);
+	row->on_timeout = l->on_timeout;
+	pthread_mutex_unlock(&r->looks);
+	*l = old;
+}
+
+static int changed_looks(
+	const struct row *row, const struct row_change *c, struct looks *ret, struct err *e)
+{
+	ret->on_timeout = c->has_on_timeout ? c->on_timeout : row->on_timeout;
+	snprintf(ret->name, sizeof ret->name, "%s",
+		!c->has_name ? row->name
+		: c->name    ? c->name
+			     : "");
+	ret->metadata = c->has_metadata ? rows_merge(row->metadata, c->metadata)
+					: json_incref(row->metadata);
+	_cleanup_free_ char *text = json_compact(ret->metadata);
+	if (!text)
+		return err_errno(e, ENOMEM, "sandbox %s", row->id);
+	if (c->has_metadata && strlen(text) > ROW_MAX_METADATA)
+		return err_set(
+			e, ERR_INVALID, "metadata: larger than %u bytes as JSON", ROW_MAX_METADATA);
+	return 0;
+}
+
+int rows_claim(struct rows *r, struct row *row, const struct row_change *c,
+	const struct db_also *also, struct err *e)
+{
+	struct looks looks = {0};
+	struct row_name *claim = c->name ? new_name(row, c->name, true) : NULL;
+	if (c->name && !claim)
+		return err_errno(e, ENOMEM, "sandbox %s", row->id);
+	pthread_rwlock_wrlock(&r->lock);
+	int rc = 0;
+	if (row->changing)
+		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' is being changed: ask again", row->id);
+	else if (c->name && !row->api_key[0])
+		rc = err_set(e, ERR_INVALID,
+			"name: sandbox '%s' is from before there were names, of no key: it has its "
+			"id alone",
+			row->id);
+	else if (c->name)
+		rc = check_name(r, row, c->name, e);
+	if (rc == 0)
+		rc = changed_looks(row, c, &looks, e);
+	if (rc == 0)
+		rc = finish(r, begin(r, e), also, e);
+	if (rc == 0)
+		row->changing = true;
+	if (rc == 0 && claim && row->linked)
+		row->claim = link_name(r, TAKE_PTR(claim));
+	pthread_rwlock_unlock(&r->lock);
+	free(claim);
+	json_decref(looks.metadata);
+	return rc;
+}
+
+void rows_unclaim(struct rows *r, struct row *row)
+{
+	pthread_rwlock_wrlock(&r->lock);
+	row->claim = drop_name(r, row->claim);
+	row->changing = false;
+	pthread_rwlock_unlock(&r->lock);
+}
+
+static int write_looks(struct rows *r, const struct row *row, struct err *e)
+{
+	_cleanup_free_ char *metadata = json_compact(row->metadata);
+	if (!metadata)
+		return err_errno(e, ENOMEM, "sandbox %s", row->id);
+	return db_exec(r->db, e,
+		"UPDATE sandboxes SET name = ?, metadata = ?, on_timeout = ? WHERE id = ?", "ssss",
+		row->name[0] ? row->name : NULL, metadata, on_timeout_text(row->on_timeout),
+		row->id);
+}
+
+int rows_change(struct rows *r, struct row *row, const struct row_change *c,
+	const struct db_also *also, struct err *e)
+{
+	struct looks looks = {0};
+	struct row_name *name = NULL;
+	pthread_rwlock_wrlock(&r->lock);
+	int rc = changed_looks(row, c, &looks, e);
+	if (rc == 0 && looks.name[0] && !(name = new_name(row, looks.name, false)))
+		rc = err_errno(e, ENOMEM, "sandbox %s", row->id);
+	if (rc == 0) {
+		swap_looks(r, row, &looks);
+		rc = begin(r, e);
+		if (rc == 0)
+			rc = write_looks(r, row, e);
+		rc = finish(r, rc, also, e);
+		if (rc < 0)
+			swap_looks(r, row, &looks);
+	}
+	if (rc == 0 && row->linked) {
+		row->named = drop_name(r, row->named);
+		if (name)
+			row->named = link_name(r, TAKE_PTR(name));
+	}
+	pthread_rwlock_unlock(&r->lock);
+	free(name);
+	json_decref(looks.metadata);
+	return rc;
+}
+
+json_t *row_metadata(const struct row *row)
+{
+	pthread_mutex_lock(&row->table->looks);
+	json_t *map = json_incref(row->metadata);
+	pthread_mutex_unlock(&row->table->looks);
+	return map;
+}
+
+void row_get_name(const struct row *row, char out[64])
+{
+	pthread_mutex_lock(&row->table->looks);
+	memcpy(out, row->name, sizeof row->name);
+	pthread_mutex_unlock(&row->table->looks);
+}
+
+void rows_set_place(struct rows *r, const char *place)
+{
+	snprintf(r->place, sizeof r->place, "%s", place);
+}
+
+void row_url(const struct row *row, char out[ROW_URL_SIZE])
+{
+	out[0] = '\0';
+	if (row->table->place[0])
+		snprintf(out, ROW_URL_SIZE, "http://{port}-%s%s", row->id, row->table->place);
 }
 
 static int take_text(void *ctx, sqlite3_stmt *st)

@@ -14,21 +14,33 @@
 #include "hostagent/hostagent.h"
 
 #define ROW_KEEP_NS (3600 * 1000000000ull) // stopped ones stay readable for an hour
+#define ROW_MAX_METADATA (16u << 10)	   // bytes as JSON
+#define ROW_URL_SIZE 400
 
 enum row_state { ROW_CREATING, ROW_RUNNING, ROW_PAUSED, ROW_STOPPED };
 const char *row_state_name(enum row_state s);
 
-// Immutable but for the members behind "state"; read those through rows_ended and the atomics.
+struct row_name;
+
+// Immutable but for the members behind "state"; read those through rows_ended and the atomics, and
+// what a user may change through row_metadata and row_name.
 struct row {
 	atomic_uint refs;
-	struct row *next; // in its bucket
+	struct rows *table; // outlives its rows
+	struct row *next;   // in its bucket
 	struct row *older, *newer;
 	bool linked; // in the table, as the pointers above under its lock
 	char id[64], template[64];
+	char api_key[UUID_SIZE]; // that asked for it; "": not known
 	char token[SHA256_HEX_SIZE];
-	json_t *metadata;
-	enum on_timeout on_timeout;
 	uint64_t timeout_sec, created_ns;
+	// what a user may change
+	json_t *metadata;
+	char name[64];		// "": none
+	struct row_name *named; // in the index of names, as claim under the table's lock
+	struct row_name *claim; // what a change under way will call it
+	bool changing;		// one is under way; as claim
+	_Atomic enum on_timeout on_timeout;
 	// state
 	_Atomic enum row_state now;
 	_Atomic uint64_t generation;
@@ -43,7 +55,8 @@ struct rows;
 
 struct row_new {
 	const char *id, *template;
-	json_t *metadata, *env; // borrowed
+	const char *name, *api_key; // NULL: none. A name needs a key
+	json_t *metadata, *env;	    // borrowed
 	enum on_timeout on_timeout;
 	uint64_t timeout_sec;
 };
@@ -55,7 +68,7 @@ struct rows *rows_free(struct rows *r);
 DEFINE_CLEANUP(struct rows *, rows_free)
 
 // All rows are durable, or none, and ROW_CREATING when this returns. All rows returned are
-// references. now_ns: CLOCK_REALTIME.
+// references. now_ns: CLOCK_REALTIME. ERR_CONFLICT when a name is taken.
 int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now_ns,
 	const struct db_also *also, struct row **ret, struct err *e);
 // The host says that it lives, running or paused. What has ended stays so. Two answers may be
@@ -66,6 +79,8 @@ int rows_live(struct rows *r, struct row *row, enum row_state now, uint64_t gene
 // For a create that failed, and what is forgotten at once. One that is gone already is success.
 int rows_remove(struct rows *r, struct row *row, const struct db_also *also, struct err *e);
 struct row *rows_get(struct rows *r, const char *id); // NULL when unknown
+// By the name that a key gave it: the one that has not ended, else the newest; NULL when unknown.
+struct row *rows_named(struct rows *r, const char *api_key, const char *name);
 // Up to max rows older than created_ns (UINT64_MAX: all), newest first.
 size_t rows_older(struct rows *r, uint64_t created_ns, struct row **ret, size_t max);
 // Notes how it ended; only the first report counts.
@@ -76,6 +91,36 @@ static inline const struct host_sandbox *row_ended(const struct row *row)
 {
 	return row->ended_ns ? row->ended : NULL;
 }
+
+// --- what a user may change: a claim, then the change, and rows_unclaim at the end of either
+
+struct row_change {
+	bool has_name, has_metadata, has_on_timeout;
+	const char *name; // NULL: none
+	json_t *metadata; // a merge patch: strings are set, null removes; null itself clears
+	enum on_timeout on_timeout;
+};
+// From here on nobody else changes this row, or takes the name it is to have. ERR_CONFLICT when the
+// name is taken or another change is under way; ERR_INVALID for metadata that would be too large,
+// and for a name of a row without a key.
+int rows_claim(struct rows *r, struct row *row, const struct row_change *change,
+	const struct db_also *also, struct err *e);
+void rows_unclaim(struct rows *r, struct row *row);
+// What the map is after the patch, owned by the caller; NULL when out of memory. map may be NULL.
+json_t *rows_merge(json_t *map, json_t *patch);
+// While also is run the row has its new values already: an answer is made of them.
+int rows_change(struct rows *r, struct row *row, const struct row_change *change,
+	const struct db_also *also, struct err *e);
+// As they are now; the map is a reference.
+json_t *row_metadata(const struct row *row);
+void row_get_name(const struct row *row, char out[64]);
+
+// Where ports of sandboxes are reached: ".<domain>:<port>"; before the first request, or never
+// ("").
+void rows_set_place(struct rows *r, const char *place);
+// "http://{port}-<id>.<domain>:<port>", the first braces literal; "" without a place.
+void row_url(const struct row *row, char out[ROW_URL_SIZE]);
+
 // Drops those that ended before the time.
 int rows_expire(struct rows *r, uint64_t ended_before_ns, struct err *e);
 size_t rows_count(struct rows *r);

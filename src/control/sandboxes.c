@@ -10,14 +10,56 @@
 #include "http/json.h"
 
 #define DEFAULT_TIMEOUT_SEC 300
-#define MAX_METADATA (16u << 10)
 #define MAX_ENV (64u << 10)
 #define MAX_VCPUS 32
 #define PAGE_MAX 100
+#define MAX_TAIL 10000 // lines of a console
 
 static int no_sandbox(const char *id, struct err *e)
 {
 	return err_set(e, ERR_NOT_FOUND, "no sandbox '%.64s'", id);
+}
+
+// --- what it is called
+
+int control_key_id(struct control *c, struct http_request *r, char ret_id[UUID_SIZE], struct err *e)
+{
+	const char *key = control_request_key(r);
+	return key && keys_find(c->keys, key, ret_id)
+		       ? 0
+		       : err_set(e, ERR_UNAUTHENTICATED, "unknown API key");
+}
+
+void sandboxes_resolve(struct control *c, struct http_request *r, const char *text, char ret_id[64])
+{
+	char key[UUID_SIZE];
+	_cleanup_(row_unrefp) struct row *row = rows_get(c->rows, text);
+	// Names cannot look like ids that are made.
+	if (!row && id_is_name(text) && !id_is_made(text) && control_key_id(c, r, key, NULL) == 0)
+		row = rows_named(c->rows, key, text);
+	snprintf(ret_id, 64, "%s", row ? row->id : text);
+}
+
+void sandboxes_path_id(struct control *c, struct http_request *r, char ret_id[64])
+{
+	sandboxes_resolve(c, r, http_req_param(r, "id"), ret_id);
+}
+
+int sandboxes_resolve_filter(
+	struct control *c, struct http_request *r, const char *text, char ret_id[64], struct err *e)
+{
+	ret_id[0] = '\0';
+	if (!text)
+		return 0;
+	sandboxes_resolve(c, r, text, ret_id);
+	_cleanup_(row_unrefp) struct row *row = rows_get(c->rows, ret_id);
+	if (row || id_is_made(text))
+		return 0;
+	err_set(e, ERR_NOT_FOUND,
+		"sandbox: no sandbox '%.64s'; of one that is forgotten the id is "
+		"taken, not the name",
+		text);
+	return -ENOENT;
 }
 
 // --- what is known of one
@@ -97,10 +139,27 @@ const char *sandboxes_state_name(enum sandbox_state s)
 	return s == SANDBOX_UNREACHABLE ? "unreachable" : sandbox_state_name(s);
 }
 
+static int add_cause(const struct host_sandbox *ended, int rc, struct err *e)
+{
+	if (e) {
+		snprintf(e->cause, sizeof e->cause, "%s", ended->cause);
+		e->ended_ns = ended->stopped_ns;
+	}
+	return rc;
+}
+
+void sandboxes_say_cause(const struct row *row, struct err *e)
+{
+	const struct host_sandbox *ended = row ? row_ended(row) : NULL;
+	if (ended && (e->code == ERR_NOT_FOUND || e->code == ERR_CONFLICT))
+		add_cause(ended, 0, e);
+}
+
 int sandboxes_say_ended(const struct host_sandbox *ended, struct err *e)
 {
-	return err_set(e, ERR_NOT_FOUND, "no sandbox '%s' any more: it has ended (%s)", ended->id,
+	int rc = err_set(e, ERR_NOT_FOUND, "no sandbox '%s' any more: it has ended (%s)", ended->id,
 		ended->cause);
+	return add_cause(ended, rc, e);
 }
 
 int sandboxes_find_live(struct control *c, const char *id, struct row **ret, struct err *e)
@@ -141,7 +200,11 @@ static int put(json_t *object, const char *key, json_t *value)
 json_t *sandboxes_json(const struct row *row, const struct host_sandbox *s)
 {
 	json_t *j = json_object();
+	char name[64], url[ROW_URL_SIZE];
+	row_get_name(row, name);
+	row_url(row, url);
 	int r = put(j, "id", json_string(row->id));
+	r |= put(j, "name", control_json_or_null(name));
 	r |= put(j, "template", json_string(row->template));
 	r |= put(j, "state", json_string(sandboxes_state_name(s->state)));
 	r |= put(j, "vcpus", json_integer(s->vcpus));
@@ -153,12 +216,13 @@ json_t *sandboxes_json(const struct row *row, const struct host_sandbox *s)
 	r |= put(j, "stopped_at", control_json_time(s->stopped_ns));
 	r |= put(j, "on_timeout",
 		json_string(row->on_timeout == ON_TIMEOUT_PAUSE ? "pause" : "kill"));
-	r |= put(j, "metadata", json_incref(row->metadata));
+	r |= put(j, "metadata", row_metadata(row));
 	r |= put(j, "cause", control_json_or_null(s->cause));
 	r |= put(j, "detail", control_json_or_null(s->detail));
 	r |= put(j, "disk_used_bytes", json_integer((json_int_t)s->disk_bytes));
 	r |= put(j, "backend", control_json_or_null(s->backend));
 	r |= put(j, "generation", json_integer((json_int_t)s->generation));
+	r |= put(j, "url", control_json_or_null(url));
 	r |= put(j, "envd_token", json_string(row->token));
 	r |= put(j, "phases", control_json_phases(s));
 	if (r == 0)
@@ -167,7 +231,7 @@ json_t *sandboxes_json(const struct row *row, const struct host_sandbox *s)
 	return NULL;
 }
 
-static void sandboxes_reply(
+void sandboxes_reply(
 	struct http_request *r, int status, const struct row *row, const struct host_sandbox *s)
 {
 	json_t *j = sandboxes_json(row, s);
@@ -185,9 +249,9 @@ static void sandboxes_reply(
 int sandboxes_check_maps(json_t *env, json_t *metadata, struct err *e)
 {
 	_cleanup_free_ char *metadata_text = metadata ? json_compact(metadata) : NULL;
-	if (metadata_text && strlen(metadata_text) > MAX_METADATA)
+	if (metadata_text && strlen(metadata_text) > ROW_MAX_METADATA)
 		return err_set(
-			e, ERR_INVALID, "metadata: larger than %u bytes as JSON", MAX_METADATA);
+			e, ERR_INVALID, "metadata: larger than %u bytes as JSON", ROW_MAX_METADATA);
 	_cleanup_free_ char *env_text = env ? json_compact(env) : NULL;
 	if (env_text && strlen(env_text) > MAX_ENV)
 		return err_set(e, ERR_INVALID, "env: larger than %u bytes as JSON", MAX_ENV);
@@ -208,8 +272,18 @@ int sandboxes_parse_on_timeout(const char *text, enum on_timeout *ret, struct er
 	return 0;
 }
 
+static int check_name(const char *name, struct err *e)
+{
+	if (!id_is_name(name))
+		return err_set(e, ERR_INVALID, "name: " NAME_RULE);
+	if (id_is_made(name))
+		return err_set(
+			e, ERR_INVALID, "name: must not look like an id ('i' and 20 of a-z, 0-9)");
+	return 0;
+}
+
 struct create_body {
-	const char *template;
+	const char *template, *name;
 	enum on_timeout on_timeout;
 	uint64_t vcpus, memory_mb, disk_mb, timeout_sec;
 	bool cold;
@@ -222,6 +296,7 @@ static int read_create(json_t *body, struct create_body *b, struct err *e)
 	*b = (struct create_body){.template = "base", .timeout_sec = DEFAULT_TIMEOUT_SEC};
 	const struct json_field fields[] = {
 		{.name = "template", .type = JF_STRING, .out = &b->template, .max = 63},
+		{.name = "name", .type = JF_STRING, .out = &b->name},
 		{.name = "vcpus", .type = JF_U64, .out = &b->vcpus, .min = 1, .max = MAX_VCPUS},
 		{.name = "memory_mb",
 			.type = JF_U64,
@@ -243,6 +318,8 @@ static int read_create(json_t *body, struct create_body *b, struct err *e)
 		return r;
 	if (!id_is_name(b->template))
 		return err_set(e, ERR_INVALID, "template: " NAME_RULE);
+	if (b->name && (r = check_name(b->name, e)) < 0)
+		return r;
 	r = sandboxes_parse_on_timeout(on_timeout, &b->on_timeout, e);
 	return r < 0 ? r : sandboxes_check_maps(b->env, b->metadata, e);
 }
@@ -334,8 +411,10 @@ static int create(struct control *c, struct http_request *r, const struct create
 	struct task *t, struct err *e)
 {
 	_cleanup_json_ json_t *none = json_object();
-	char snapshot[UUID_SIZE];
+	char snapshot[UUID_SIZE], key[UUID_SIZE];
 	int rc = check_template(c, b, snapshot, e);
+	if (rc == 0)
+		rc = control_key_id(c, r, key, e);
 	if (rc < 0)
 		return rc;
 	id_new_sandbox(t->op.sandbox);
@@ -346,6 +425,8 @@ static int create(struct control *c, struct http_request *r, const struct create
 		return err_errno(e, ENOMEM, "create");
 	const struct row_new n = {.id = t->op.sandbox,
 		.template = b->template,
+		.name = b->name,
+		.api_key = key,
 		.metadata = b->metadata ? b->metadata : none,
 		.env = b->env ? b->env : none,
 		.on_timeout = b->on_timeout,
@@ -386,7 +467,8 @@ void sandboxes_get(struct http_request *r, void *ctx)
 	struct control *c = ctx;
 	struct host_sandbox s;
 	struct err e = {0};
-	const char *id = http_req_param(r, "id");
+	char id[64];
+	sandboxes_path_id(c, r, id);
 	_cleanup_(row_unrefp) struct row *row = rows_get(c->rows, id);
 	int rc = row ? sandboxes_report(c, row, &s, &e) : no_sandbox(id, &e);
 	if (rc < 0)
@@ -402,8 +484,10 @@ static int find_deletable(struct control *c, const char *id, bool *ret_forget, s
 	engine_settle_on(&c->engine, id, NULL);
 	_cleanup_(row_unrefp) struct row *row = rows_get(c->rows, id);
 	const struct host_sandbox *ended = row ? row_ended(row) : NULL;
-	if (!row || (ended && str_eq(ended->cause, "killed")))
+	if (!row)
 		return no_sandbox(id, e);
+	if (ended && str_eq(ended->cause, "killed"))
+		return sandboxes_say_ended(ended, e);
 	if (row->now == ROW_CREATING)
 		return err_set(e, ERR_CONFLICT, "sandbox '%s' is still being created", row->id);
 	*ret_forget = ended != NULL;
@@ -416,8 +500,9 @@ void sandboxes_delete(struct http_request *r, void *ctx)
 	struct err e = {0};
 	struct task t = {.op.kind = OPERATION_DESTROY};
 	bool forget = false;
-	const char *id = http_req_param(r, "id");
+	char id[64];
 	int rc = work_key(c, r, NULL, &t);
+	sandboxes_path_id(c, r, id);
 	if (rc == 0 && (rc = find_deletable(c, id, &forget, &e)) < 0)
 		http_reply_error(r, &e);
 	if (rc == 0) {
@@ -441,14 +526,16 @@ void sandboxes_set_timeout(struct http_request *r, void *ctx)
 	_cleanup_(row_unrefp) struct row *row = NULL;
 	struct task t = {.op.kind = OPERATION_SET_TIMEOUT};
 	struct host_sandbox s;
+	char id[64];
 	struct err e = {0};
 	int rc = http_req_json(r, false, &body, &e);
 	if (rc == 0)
 		rc = json_read_fields(body, fields, ARRAY_SIZE(fields), false, &e);
 	if (rc == 0)
 		rc = work_key(c, r, body, &t);
+	sandboxes_path_id(c, r, id);
 	if (rc == 0)
-		rc = sandboxes_find_live(c, http_req_param(r, "id"), &row, &e);
+		rc = sandboxes_find_live(c, id, &row, &e);
 	if (rc == 0)
 		rc = sandboxes_report(c, row, &s, &e);
 	if (rc == 0 && row_ended(row))
@@ -468,31 +555,149 @@ void sandboxes_set_timeout(struct http_request *r, void *ctx)
 	task_done(&c->engine, &t);
 }
 
+// --- update
+
+// A merge patch of metadata: strings, and null for what is to go.
+static int check_patch(json_t *patch, struct err *e)
+{
+	const char *key;
+	json_t *value;
+	if (patch && !json_is_null(patch) && !json_is_object(patch))
+		return err_set(e, ERR_INVALID, "metadata: must be an object, or null to clear it");
+	json_object_foreach (patch, key, value) {
+		const char *text = json_string_value(value);
+		if (!text && !json_is_null(value))
+			return err_set(e, ERR_INVALID,
+				"metadata: the value of '%.100s' must be a string, or null to "
+				"remove it",
+				key);
+		if (text && strlen(text) != json_string_length(value))
+			return err_set(e, ERR_INVALID,
+				"metadata: the value of '%.100s' must not hold a NUL character",
+				key);
+	}
+	return 0;
+}
+
+static int read_update(json_t *body, struct err *e)
+{
+	json_t *name = NULL, *metadata = NULL, *on_timeout = NULL;
+	enum on_timeout parsed;
+	const struct json_field fields[] = {
+		{.name = "name", .type = JF_ANY, .out = &name},
+		{.name = "metadata", .type = JF_ANY, .out = &metadata},
+		{.name = "on_timeout", .type = JF_ANY, .out = &on_timeout},
+	};
+	int r = json_read_fields(body, fields, ARRAY_SIZE(fields), false, e);
+	if (r < 0)
+		return r;
+	if (name && !json_is_null(name)) {
+		const char *text = json_string_value(name);
+		if (!text || strlen(text) != json_string_length(name))
+			return err_set(e, ERR_INVALID, "name: must be a string, or null for none");
+		if ((r = check_name(text, e)) < 0)
+			return r;
+	}
+	if (on_timeout) {
+		const char *text = json_string_value(on_timeout);
+		if ((r = sandboxes_parse_on_timeout(text ? text : "", &parsed, e)) < 0)
+			return r;
+	}
+	return check_patch(metadata, e);
+}
+
+void sandboxes_update(struct http_request *r, void *ctx)
+{
+	struct control *c = ctx;
+	_cleanup_json_ json_t *body = NULL;
+	_cleanup_(row_unrefp) struct row *row = NULL;
+	struct task t = {.op.kind = OPERATION_UPDATE};
+	struct host_sandbox s;
+	struct err e = {0};
+	char id[64];
+	int rc = http_req_json(r, false, &body, &e);
+	if (rc == 0)
+		rc = read_update(body, &e);
+	if (rc == 0)
+		rc = work_key(c, r, body, &t);
+	sandboxes_path_id(c, r, id);
+	if (rc == 0)
+		rc = sandboxes_find_ready(c, id, &row, &e);
+	if (rc == 0)
+		rc = sandboxes_report(c, row, &s, &e);
+	if (rc == 0 && row_ended(row))
+		rc = sandboxes_say_ended(&s, &e);
+	if (rc == 0) {
+		snprintf(t.op.sandbox, sizeof t.op.sandbox, "%s", row->id);
+		t.op.request = json_incref(body);
+		work_run(c, r, &t);
+	}
+	if (rc < 0)
+		http_reply_error(r, &e);
+	task_done(&c->engine, &t);
+}
+
+// --- console
+
+// Where the last lines of a file begin; one that is not ended counts too.
+static int find_tail(int fd, uint64_t size, uint64_t lines, uint64_t *ret_offset, struct err *e)
+{
+	char buf[16384];
+	uint64_t end = size;
+	bool first = true;
+	while (end > 0) {
+		size_t len = (size_t)MIN(end, (uint64_t)sizeof buf);
+		ssize_t n = RETRY_EINTR(pread(fd, buf, len, (off_t)(end - len)));
+		if (n != (ssize_t)len)
+			return err_errno(e, n < 0 ? errno : EIO, "console log");
+		for (size_t i = len; i-- > 0; first = false)
+			if (buf[i] == '\n' && !first && --lines == 0) {
+				*ret_offset = end - len + i + 1;
+				return 0;
+			}
+		end -= len;
+	}
+	*ret_offset = 0;
+	return 0;
+}
+
 void sandboxes_logs(struct http_request *r, void *ctx)
 {
 	struct control *c = ctx;
 	struct err e = {0};
 	_cleanup_(row_unrefp) struct row *row = NULL;
 	_cleanup_close_ int fd = -1;
-	struct stat st;
+	struct stat st = {0};
+	char id[64];
+	uint64_t lines = 0, offset = 0;
+	const char *tail = http_req_query(r, "tail");
+	int rc = 0;
+	if (tail && (str_to_u64(tail, MAX_TAIL, &lines) < 0 || lines == 0))
+		rc = err_set(&e, ERR_INVALID, "tail: must be an integer from 1 to %d", MAX_TAIL);
 	// Not only live ones: the log of one that crashed is what is wanted most.
-	row = rows_get(c->rows, http_req_param(r, "id"));
-	int rc = row ? c->host.ops->open_log(c->host.host, row->id, &fd, &e)
-		     : no_sandbox(http_req_param(r, "id"), &e);
+	sandboxes_path_id(c, r, id);
+	row = rows_get(c->rows, id);
+	if (rc == 0)
+		rc = row ? c->host.ops->open_log(c->host.host, row->id, &fd, &e)
+			 : no_sandbox(id, &e);
+	if (rc < 0)
+		sandboxes_say_cause(row, &e);
 	if (rc == 0 && fstat(fd, &st) < 0)
 		rc = err_errno(&e, errno, "console log");
+	if (rc == 0 && tail)
+		rc = find_tail(fd, (uint64_t)st.st_size, lines, &offset, &e);
 	if (rc < 0)
 		http_reply_error(r, &e);
 	else
-		http_reply_fd(
-			r, 200, "text/plain; charset=utf-8", TAKE_FD(fd), 0, (uint64_t)st.st_size);
+		http_reply_fd(r, 200, "text/plain; charset=utf-8", TAKE_FD(fd), offset,
+			(uint64_t)st.st_size - offset);
 }
 
 // --- list
 
 struct filter {
 	bool states[SANDBOX_STATE_MAX + 1]; // the last for SANDBOX_UNREACHABLE
-	const char *template;
+	const char *template, *name;
 	char *metadata; // "k1=v1&k2=v2", cut up into pairs below
 	const char *key[16], *value[16];
 	size_t n;
@@ -504,13 +709,11 @@ static void filter_done(struct filter *f)
 	free(f->metadata);
 }
 
-static int read_states(const char *text, struct filter *f, struct err *e)
+int sandboxes_read_states(const char *text, bool ret[SANDBOX_STATE_MAX + 1], struct err *e)
 {
 	for (int s = 0; s <= SANDBOX_STATE_MAX; s++)
-		f->states[s] = text ? str_eq(text, "all") : s != SANDBOX_STOPPED;
-	if (!text || str_eq(text, "all"))
-		return 0;
-	while (*text) {
+		ret[s] = false;
+	for (;;) {
 		size_t len = strcspn(text, ",");
 		char name[32];
 		snprintf(name, sizeof name, "%.*s", (int)MIN(len, sizeof name), text);
@@ -518,13 +721,25 @@ static int read_states(const char *text, struct filter *f, struct err *e)
 		if (s == SANDBOX_STATE_MAX && !str_eq(name, "unreachable"))
 			return err_set(e, ERR_INVALID,
 				"state: '%s' is none of pending, running, pausing, paused, "
-				"resuming, "
-				"stopping, stopped, error, unreachable, all",
+				"resuming, stopping, stopped, error, unreachable",
 				name);
-		f->states[s] = true;
-		text += len + (text[len] == ',');
+		ret[s] = true;
+		if (!text[len])
+			return 0;
+		text += len + 1;
 	}
-	return 0;
+}
+
+static int read_states(const char *text, struct filter *f, struct err *e)
+{
+	for (int s = 0; s <= SANDBOX_STATE_MAX; s++)
+		f->states[s] = text || s != SANDBOX_STOPPED;
+	if (!text || str_eq(text, "all"))
+		return 0;
+	int r = sandboxes_read_states(text, f->states, e);
+	if (r < 0 && e)
+		strncat(e->text, ", all", sizeof e->text - strlen(e->text) - 1);
+	return r;
 }
 
 static int read_filter(struct http_request *r, struct filter *f, struct err *e)
@@ -532,6 +747,7 @@ static int read_filter(struct http_request *r, struct filter *f, struct err *e)
 	f->limit = PAGE_MAX;
 	f->before = UINT64_MAX;
 	f->template = http_req_query(r, "template");
+	f->name = http_req_query(r, "name");
 	const char *limit = http_req_query(r, "limit"), *cursor = http_req_query(r, "cursor");
 	if (limit && (str_to_u64(limit, PAGE_MAX, &f->limit) < 0 || f->limit == 0))
 		return err_set(e, ERR_INVALID, "limit: must be an integer from 1 to %d", PAGE_MAX);
@@ -566,9 +782,13 @@ static bool fits(const struct filter *f, const struct row *row, enum sandbox_sta
 {
 	if (!f->states[state] || (f->template && !str_eq(f->template, row->template)))
 		return false;
+	char name[64];
+	row_get_name(row, name);
+	if (f->name && !str_eq(f->name, name))
+		return false;
+	_cleanup_json_ json_t *metadata = f->n ? row_metadata(row) : NULL;
 	for (size_t i = 0; i < f->n; i++)
-		if (!str_eq(json_string_value(json_object_get(row->metadata, f->key[i])),
-			    f->value[i]))
+		if (!str_eq(json_string_value(json_object_get(metadata, f->key[i])), f->value[i]))
 			return false;
 	return true;
 }

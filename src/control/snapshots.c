@@ -46,10 +46,13 @@ static int refuse_base(struct control *c, const char *name, const char *what, st
 	return r == 1 ? err_set(e, ERR_CONFLICT, "name: '%s' is an image, %s", name, what) : r;
 }
 
-static int prepare(struct control *c, const struct create_body *b, struct task *t, struct err *e)
+static int prepare(struct control *c, struct http_request *req, const struct create_body *b,
+	struct task *t, struct err *e)
 {
 	_cleanup_(row_unrefp) struct row *row = NULL;
-	int r = sandboxes_find_ready(c, b->sandbox, &row, e);
+	char id[64];
+	sandboxes_resolve(c, req, b->sandbox, id);
+	int r = sandboxes_find_ready(c, id, &row, e);
 	if (r == 0)
 		r = refuse_base(c, b->name, "which a snapshot cannot replace", e);
 	if (r < 0)
@@ -74,7 +77,7 @@ void snapshots_create(struct http_request *r, void *ctx)
 	if (rc == 0)
 		rc = work_key(c, r, body, &t);
 	if (rc == 0)
-		rc = prepare(c, &b, &t, &e);
+		rc = prepare(c, r, &b, &t, &e);
 	if (rc == 0)
 		work_run(c, r, &t);
 	if (rc < 0)

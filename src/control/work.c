@@ -53,9 +53,10 @@ static json_t *snapshot_answer(const struct task *t)
 json_t *task_answer(const struct task *t, int *ret_status)
 {
 	if (t->rc < 0) {
-		*ret_status = err_info(t->e.code)->http_status;
-		return json_pack("{s:{s:s, s:o}}", "error", "code", err_info(t->e.code)->name,
-			"message", control_json_or_null(t->e.text));
+		struct err e = t->e;
+		sandboxes_say_cause(t->row, &e);
+		*ret_status = err_info(e.code)->http_status;
+		return http_error_json(&e);
 	}
 	switch (t->op.kind) {
 	case OPERATION_CREATE:
@@ -122,6 +123,7 @@ void work_reply(struct http_request *r, struct task *t)
 	if (t->op.id[0] && t->begun)
 		http_reply_header(r, "Stasis-Operation", t->op.id);
 	if (t->rc < 0) {
+		sandboxes_say_cause(t->row, &t->e);
 		http_reply_error(r, &t->e);
 		return;
 	}
@@ -316,6 +318,7 @@ void operations_list_get(struct http_request *r, void *ctx)
 	struct err e = {0};
 	const char *limit = http_req_query(r, "limit"), *cursor = http_req_query(r, "cursor");
 	uint64_t max = PAGE_MAX, before = INT64_MAX;
+	char sandbox[64];
 	struct operation *list = NULL;
 	size_t n = 0;
 	int rc = 0;
@@ -323,10 +326,12 @@ void operations_list_get(struct http_request *r, void *ctx)
 		rc = err_set(&e, ERR_INVALID, "limit: must be an integer from 1 to %d", PAGE_MAX);
 	else if (cursor && *cursor && str_to_u64(cursor, INT64_MAX, &before) < 0)
 		rc = err_set(&e, ERR_INVALID, "cursor: is not one that a list has given");
+	if (rc == 0)
+		rc = sandboxes_resolve_filter(c, r, http_req_query(r, "sandbox"), sandbox, &e);
 	// One more than asked for tells whether there is a next page.
 	if (rc == 0)
-		rc = operations_list(c->operations, http_req_query(r, "sandbox"), before, max + 1,
-			&list, &n, &e);
+		rc = operations_list(
+			c->operations, sandbox[0] ? sandbox : NULL, before, max + 1, &list, &n, &e);
 	if (rc < 0) {
 		http_reply_error(r, &e);
 		return;

@@ -83,7 +83,7 @@ static int take(void *ctx, const struct host_event *ev)
 static struct seen all(struct world *w)
 {
 	struct seen s = {0};
-	assert_int_equal(feed_read(w->feed, 0, NULL, 200, take, &s, NULL), 0);
+	assert_int_equal(feed_read(w->feed, 0, 0, NULL, 200, take, &s, NULL), 0);
 	return s;
 }
 
@@ -117,7 +117,7 @@ static void events_are_brought_and_acknowledged(void **state)
 	feed_catch_up(w->feed, NULL); // after it the acknowledgement is done too
 	assert_int_equal(w->model.acked, 5);
 	struct seen s = {0};
-	assert_int_equal(feed_read(w->feed, 0, "i4", 10, take, &s, NULL), 0);
+	assert_int_equal(feed_read(w->feed, 0, 0, "i4", 10, take, &s, NULL), 0);
 	assert_int_equal(s.n, 1);
 	assert_int_equal(s.seq[0], 4);
 }

@@ -44,6 +44,7 @@ static const struct rows control_rows[] = {
 	{4, "INSERT INTO operations (id, kind, sandbox, snapshot, state, request, phases, "
 	    "created_ns) "
 	    "VALUES ('op', 'pause', 'irun', '', 'open', '{}', '[]', 50);"},
+	{5, "UPDATE sandboxes SET api_key = 'key', name = 'web' WHERE id = 'irun';"},
 };
 
 static const struct rows host_rows[] = {
@@ -169,6 +170,10 @@ static void test_control_from_every_version(void **state)
 			"iended|local|base|{}|{}|kill|0|12|stopped|20|\n");
 		is(db, "SELECT ended FROM sandboxes WHERE id = 'iended'",
 			"{\"state\":\"stopped\",\"cause\":\"killed\"}|\n");
+		// Rows from before are nobody's, and have no name.
+		is(db, "SELECT id, api_key, name FROM sandboxes ORDER BY created_ns",
+			v >= 5 ? "irun|key|web|\nimaking||NULL|\niended||NULL|\n"
+			       : "irun||NULL|\nimaking||NULL|\niended||NULL|\n");
 		is(db, "SELECT name, snapshot_id FROM templates", v >= 2 ? "warm|snap1|\n" : "");
 		is(db, "SELECT snapshot_id, name FROM snapshot_operations",
 			v >= 2 ? "snap2|new|\n" : "");
@@ -212,12 +217,28 @@ static void test_constraints_hold(void **state)
 	snprintf(path, sizeof path, "%s/c.db", (char *)*state);
 	open_at(path, control_migrations, count(control_migrations), &db);
 #define BOX "INSERT INTO sandboxes VALUES ('i1', "
+#define BARE ", '', NULL)"
+	// What is refused below is refused for what is wrong with it: this one is taken.
+	exec(db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 9, 'running', 0, NULL, NULL" BARE
+		     "; DELETE FROM sandboxes");
+	refused_sql(db,
+		BOX "'elsewhere', 'b', '{}', '{}', 'kill', 0, 1, 'running', 0, NULL, NULL" BARE);
+	refused_sql(db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'lost', 0, NULL, NULL" BARE);
 	refused_sql(
-		db, BOX "'elsewhere', 'b', '{}', '{}', 'kill', 0, 1, 'running', 0, NULL, NULL)");
-	refused_sql(db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'lost', 0, NULL, NULL)");
-	refused_sql(db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'stopped', 0, NULL, NULL)");
-	refused_sql(db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'running', 0, 5, '{}')");
-	refused_sql(db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'running', -1, NULL, NULL)");
+		db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'stopped', 0, NULL, NULL" BARE);
+	refused_sql(db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'running', 0, 5, '{}'" BARE);
+	refused_sql(
+		db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'running', -1, NULL, NULL" BARE);
+	// Names: of a key, and one each, until the end of who has it.
+	refused_sql(db,
+		BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'running', 0, NULL, NULL, '', 'web')");
+#define NAMED(id, at, end)                                                                         \
+	"INSERT INTO sandboxes VALUES ('" id "', 'local', 'b', '{}', '{}', 'kill', 0, " at         \
+	", " end ", 'k', 'web');"
+	exec(db, NAMED("i1", "1", "'stopped', 0, 5, '{}'"));
+	exec(db, NAMED("i2", "2", "'running', 0, NULL, NULL"));
+	refused_sql(db, NAMED("i3", "3", "'running', 0, NULL, NULL"));
+	exec(db, "DELETE FROM sandboxes");
 #define OP "INSERT INTO operations VALUES ('o', "
 	refused_sql(db,
 		OP "'dance', '', '', 'open', NULL, NULL, '{}', '[]', NULL, NULL, NULL, NULL, "

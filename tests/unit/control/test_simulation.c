@@ -41,6 +41,7 @@ struct box {
 	bool forgotten; // ended, and not told of any more
 	bool foreign;	// no operation made it
 	bool acked;	// its create was
+	enum on_timeout on_timeout;
 };
 
 struct host_op { // what the host's journal remembers
@@ -49,13 +50,24 @@ struct host_op { // what the host's journal remembers
 	bool late;
 };
 
-enum call { CREATE, DESTROY, PAUSE, RESUME, FORK, SNAPSHOT, SNAPSHOT_DELETE, SET_TIMEOUT };
+enum call {
+	CREATE,
+	DESTROY,
+	PAUSE,
+	RESUME,
+	FORK,
+	SNAPSHOT,
+	SNAPSHOT_DELETE,
+	SET_TIMEOUT,
+	SET_ON_TIMEOUT
+};
 
 struct late { // a request that is still on its way when its sender has given up
 	enum call call;
 	char op[UUID_SIZE], id[64], snapshot[UUID_SIZE], cause[32];
 	char children[2][64], child_ops[2][UUID_SIZE];
 	size_t n;
+	enum on_timeout on_timeout;
 };
 
 struct flight {
@@ -263,6 +275,23 @@ static int do_state(struct sim *s, const char *op, const char *id, enum sandbox_
 	return 0;
 }
 
+static int do_on_timeout(
+	struct sim *s, const char *op, const char *id, enum on_timeout on_timeout, struct err *e)
+{
+	struct host_op *known = find_op(s, op);
+	struct box *b = find_box(s, id);
+	if (!b || b->forgotten)
+		return no_box(id, e);
+	if (known && known->runs)
+		return 0;
+	if (!alive(b))
+		return err_set(e, ERR_CONFLICT, "sandbox '%s' is stopped", id);
+	note_op(s, op, id)->runs++;
+	b->on_timeout = on_timeout;
+	add_event(s, id, "on_timeout_set", "");
+	return 0;
+}
+
 static int do_destroy(
 	struct sim *s, const char *op, const char *id, const char *cause, struct err *e)
 {
@@ -357,6 +386,8 @@ static int perform(struct sim *s, const struct late *l, int *ret_child, struct e
 		return do_snapshot_delete(s, l->snapshot);
 	case SET_TIMEOUT:
 		return find_box(s, l->id) ? 0 : no_box(l->id, e);
+	case SET_ON_TIMEOUT:
+		return do_on_timeout(s, l->op, l->id, l->on_timeout, e);
 	}
 	return 0;
 }
@@ -380,7 +411,7 @@ static int tell(struct sim *s, const struct late *l, int *ret_child, struct err 
 {
 	struct err local = {0};
 	static const char *const names[] = {"create", "destroy", "pause", "resume", "fork",
-		"snapshot", "snapshot_delete", "set_timeout"};
+		"snapshot", "snapshot_delete", "set_timeout", "set_on_timeout"};
 	if (!e)
 		e = &local;
 	*e = (struct err){0};
@@ -509,6 +540,14 @@ static int host_set_timeout_(void *host, const char *op, const char *id, uint64_
 	return tell(host, &l, NULL, e);
 }
 
+static int host_set_on_timeout_(
+	void *host, const char *op, const char *id, enum on_timeout on_timeout, struct err *e)
+{
+	struct late l = request(SET_ON_TIMEOUT, op, id);
+	l.on_timeout = on_timeout;
+	return tell(host, &l, NULL, e);
+}
+
 static int read_call(struct sim *s, struct err *e)
 {
 	if (cut(s))
@@ -583,6 +622,7 @@ static const struct hostagent_ops ops = {
 	.get = host_get_,
 	.list = host_list_,
 	.set_timeout = host_set_timeout_,
+	.set_on_timeout = host_set_on_timeout_,
 	.info = host_info_,
 };
 
@@ -797,7 +837,7 @@ static void begin(struct sim *s, enum operation_kind kind)
 {
 	struct flight *f = free_flight(s);
 	struct err e = {0};
-	char id[64] = "", children[2][64];
+	char id[64] = "", children[2][64], called[8];
 	struct row_new new[2];
 	size_t n = 0;
 	static json_t *none;
@@ -823,6 +863,20 @@ static void begin(struct sim *s, enum operation_kind kind)
 		n = 1;
 		new[0] = (struct row_new){
 			.id = id, .template = "base", .metadata = none, .env = none};
+		if (chance(s, 40)) {
+			snprintf(called, sizeof called, "c%u", pick(s, 3));
+			new[0].name = called;
+		}
+		new[0].api_key = API_KEY;
+	} else if (kind == OPERATION_UPDATE) {
+		t->op.request = json_object();
+		if (chance(s, 60))
+			json_object_set_new(t->op.request, "on_timeout",
+				json_string(chance(s, 50) ? "pause" : "kill"));
+		snprintf(called, sizeof called, "c%u", pick(s, 3));
+		if (chance(s, 60))
+			json_object_set_new(t->op.request, "name",
+				chance(s, 80) ? json_string(called) : json_null());
 	} else if (kind == OPERATION_FORK) {
 		json_t *list = json_array();
 		for (n = 0; n < 2; n++) {
@@ -933,7 +987,7 @@ static void step(struct sim *s)
 	static const enum operation_kind kinds[] = {OPERATION_CREATE, OPERATION_CREATE,
 		OPERATION_PAUSE, OPERATION_RESUME, OPERATION_RESUME, OPERATION_DESTROY,
 		OPERATION_FORK, OPERATION_SNAPSHOT, OPERATION_SNAPSHOT_DELETE,
-		OPERATION_SET_TIMEOUT};
+		OPERATION_SET_TIMEOUT, OPERATION_UPDATE, OPERATION_UPDATE};
 	struct err e = {0};
 	unsigned what = pick(s, 100);
 	s->now += 1000000000ull * pick(s, 20);
@@ -1020,6 +1074,24 @@ static void check_rows(struct sim *s)
 					(b->state == SANDBOX_PAUSED ? ROW_PAUSED : ROW_RUNNING)))
 			wrong(s, "%s is %s here and %s there", row->id, row_state_name(row->now),
 				sandbox_state_name(b->state));
+		if (!ended && b && alive(b) && row->on_timeout != b->on_timeout)
+			wrong(s, "%s has another on_timeout here than there", row->id);
+		for (size_t k = 0; k < i && !ended && row->name[0]; k++)
+			if (!row_ended(list[k]) && str_eq(list[k]->name, row->name))
+				wrong(s, "%s and %s are both called %s", row->id, list[k]->id,
+					row->name);
+	}
+	for (size_t i = 0; i < n; i++) {
+		struct row *row = list[i];
+		_cleanup_(row_unrefp) struct row *found =
+			row->name[0] ? rows_named(s->rows, API_KEY, row->name) : NULL;
+		if (row->name[0] && (!found || (found != row && !row_ended(row))))
+			wrong(s, "%s is not found by its name %s", row->id, row->name);
+		if (row->claim || row->changing)
+			wrong(s, "%s is still claimed", row->id);
+	}
+	for (size_t i = 0; i < n; i++) {
+		struct row *row = list[i];
 		row_unref(row);
 	}
 }
@@ -1056,7 +1128,8 @@ static int check_op(void *ctx, sqlite3_stmt *st)
 	// A request that came late may do what had been given up; and of what has ended since then
 	// the host does not tell what was done with it before.
 	const struct box *target = op ? find_box(s, op->target) : NULL;
-	bool gone = target && !alive(target) && (str_eq(kind, "pause") || str_eq(kind, "resume"));
+	bool gone = target && !alive(target) &&
+		    (str_eq(kind, "pause") || str_eq(kind, "resume") || str_eq(kind, "update"));
 	if (str_eq(state, "failed") && ran && !gone && !op->late && !str_eq(kind, "fork") &&
 		!str_eq(kind, "snapshot"))
 		wrong(s, "%s %s was done, and told as failed", kind, id);
