@@ -604,6 +604,25 @@ static void test_metrics_and_others(void **state)
 		text(json_array_get(json_object_get(tpl, "templates"), 0), "name"), "base");
 }
 
+// The description has the names of the query that the route takes, and no others.
+static void same_query(json_t *operation, const struct http_route *r)
+{
+	_cleanup_free_ char *names = strdup(r->query ? r->query : "");
+	size_t i, n = 0, known = 0;
+	json_t *p;
+	json_array_foreach (json_object_get(operation, "parameters"), i, p)
+		n += str_eq(text(p, "in"), "query");
+	for (char *save, *name = strtok_r(names, " ", &save); name;
+		name = strtok_r(NULL, " ", &save), known++) {
+		bool found = false;
+		json_array_foreach (json_object_get(operation, "parameters"), i, p)
+			found |= str_eq(text(p, "name"), name);
+		if (!found)
+			fail_msg("%s %s: '%s' is not described", r->method, r->pattern, name);
+	}
+	assert_int_equal(n, known);
+}
+
 static void test_openapi_has_every_route(void **state)
 {
 	struct fixture *f = *state;
@@ -619,6 +638,7 @@ static void test_openapi_has_every_route(void **state)
 			method[k] = (char)(r->method[k] | 0x20);
 		if (!json_object_get(json_object_get(paths, r->pattern), method))
 			fail_msg("%s %s is not described", r->method, r->pattern);
+		same_query(json_object_get(json_object_get(paths, r->pattern), method), r);
 		n_routes++;
 	}
 	const char *path, *method;
