@@ -55,7 +55,8 @@ static int look(struct wait *w, struct err *e)
 static int wait_for_it(struct wait *w, struct err *e)
 {
 	enum engine_reach reach = w->c->engine.reach;
-	int soon = 0; // milliseconds to the next question, 0: none is due
+	// Milliseconds to the next question, 0: none is due. The event may be told already.
+	int soon = SOON_MS;
 	for (;;) {
 		int rc = look(w, e);
 		if (rc != 0)

@@ -399,6 +399,8 @@ static int set_on_timeout(
 	if (s)
 		s->on_timeout = on_timeout;
 	pthread_mutex_unlock(&m->lock);
+	if (s && m->lose_reply)
+		return lose(e);
 	return s ? 0 : missing(id, e);
 }
 

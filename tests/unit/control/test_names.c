@@ -308,6 +308,111 @@ static void test_the_end_is_told_with_its_cause(void **state)
 	}
 }
 
+// A change whose answer was lost keeps others from the row and from the name, over a restart too.
+static void test_a_lost_change_keeps_its_name(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200];
+	if (f->host_server)
+		skip(); // the model's own error is not a lost connection's there
+	create_box(f, NULL, id);
+	path_of(id, "", path);
+	f->model.lose_reply = true;
+	call_drop(f, "PATCH", path, "{\"name\":\"web\",\"on_timeout\":\"pause\"}", 503);
+	for (int restart = 0; restart < 2; restart++) {
+		refused(f, "POST", "/v1/sandboxes", "{\"name\":\"web\"}", 409, id);
+		call_drop(f, "PATCH", path, "{\"metadata\":{\"a\":\"1\"}}", 503);
+		fixture_stop(f);
+		fixture_start(f);
+	}
+	f->model.lose_reply = false;
+	call_drop(f, "PATCH", path, "{\"metadata\":{\"a\":\"1\"}}", 200);
+	_cleanup_json_ json_t *j = call(f, "GET", "/v1/sandboxes/web", NULL, 200);
+	assert_string_equal(text(j, "id"), id);
+	assert_string_equal(text(j, "on_timeout"), "pause");
+	assert_string_equal(text(json_object_get(j, "metadata"), "a"), "1");
+	assert_int_equal(f->model.box[0].on_timeout, ON_TIMEOUT_PAUSE);
+}
+
+#define AT_ONCE 8
+
+struct at_once {
+	struct fixture *f;
+	const char *method, *path;
+	char body[64];
+	int status;
+	pthread_t thread;
+};
+
+static void *call_at_once(void *arg)
+{
+	struct at_once *a = arg;
+	const char *const headers[] = {a->f->key, NULL};
+	const struct http_client_config cc = {.unix_path = control_socket(a->f->control),
+		.base_url = "http://localhost",
+		.headers = headers};
+	const struct http_call c = {.method = a->method,
+		.path = a->path,
+		.body = a->body,
+		.body_len = strlen(a->body),
+		.timeout_ms = 20000};
+	struct http_client *client;
+	struct http_response r = {0};
+	struct err e = {0};
+	if (http_client_new(&cc, &client, &e) == 0 && http_client_call(client, &c, &r, &e) == 0)
+		a->status = r.status;
+	http_response_done(&r);
+	http_client_free(client);
+	return NULL;
+}
+
+static size_t all_at_once(
+	struct fixture *f, struct at_once *a, const char *method, const char *path, int good)
+{
+	size_t n = 0;
+	for (size_t i = 0; i < AT_ONCE; i++) {
+		a[i].f = f;
+		a[i].method = method;
+		a[i].path = path;
+		assert_int_equal(pthread_create(&a[i].thread, NULL, call_at_once, &a[i]), 0);
+	}
+	for (size_t i = 0; i < AT_ONCE; i++) {
+		pthread_join(a[i].thread, NULL);
+		n += a[i].status == good;
+		if (a[i].status != good && a[i].status != 409)
+			fail_msg("%s %s: %d", method, a[i].body, a[i].status);
+	}
+	return n;
+}
+
+static void test_changes_at_once(void **state)
+{
+	struct fixture *f = *state;
+	struct at_once a[AT_ONCE] = {0};
+	char id[64], path[200], key[8];
+	for (size_t i = 0; i < AT_ONCE; i++)
+		snprintf(a[i].body, sizeof a[i].body, "{\"name\":\"web\"}");
+	assert_int_equal(all_at_once(f, a, "POST", "/v1/sandboxes", 201), 1);
+	assert_int_equal(f->model.n, 1);
+	create_box(f, NULL, id);
+	path_of(id, "", path);
+	for (size_t i = 0; i < AT_ONCE; i++)
+		snprintf(a[i].body, sizeof a[i].body,
+			"{\"metadata\":{\"k%zu\":\"1\"},\"on_timeout\":\"%s\"}", i,
+			i % 2 ? "kill" : "pause");
+	size_t n = all_at_once(f, a, "PATCH", path, 200);
+	assert_true(n >= 1);
+	_cleanup_json_ json_t *j = call(f, "GET", path, NULL, 200);
+	json_t *map = json_object_get(j, "metadata");
+	assert_int_equal(json_object_size(map), n);
+	for (size_t i = 0; i < AT_ONCE; i++) {
+		snprintf(key, sizeof key, "k%zu", i);
+		assert_int_equal(json_object_get(map, key) != NULL, a[i].status == 200);
+	}
+	assert_string_equal(text(j, "on_timeout"),
+		f->model.box[1].on_timeout == ON_TIMEOUT_PAUSE ? "pause" : "kill");
+}
+
 // --- wait
 
 struct waiter {
@@ -538,6 +643,8 @@ int main(void)
 		T(test_a_replay_is_the_same_answer),
 		T(test_patch),
 		T(test_the_end_is_told_with_its_cause),
+		T(test_a_lost_change_keeps_its_name),
+		T(test_changes_at_once),
 		T(test_wait),
 		T(test_waiting_ends_with_client_and_server),
 		T(test_queries_are_read_strictly),
