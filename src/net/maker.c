@@ -17,11 +17,13 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/close_range.h>
 #include <linux/if_tun.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -285,12 +287,18 @@ static int tun_error(int err, struct err *e)
 	return err_errno(e, err, "/dev/net/tun");
 }
 
-// In the slot's namespace. A new tap for each guest: one that was opened carries settings of its
-// former VMM (offloads, header size, link address, even its owner).
+// In the slot's namespace, last: the thread loses all other descriptors. A new tap for each guest:
+// one that was opened carries settings of its former VMM (offloads, header size, link address, even
+// its owner).
 static int make_tap(const struct maker *m, unsigned index, struct err *e)
 {
 	struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
 	snprintf(ifr.ifr_name, sizeof ifr.ifr_name, SLOT_TAP_NAME);
+	// A tap is attached, and refuses the VMM, as long as anybody has its descriptor. A program
+	// that another thread starts has a copy of each from its fork to its exec; so this one is
+	// opened in a table that only this thread has.
+	if (syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_UNSHARE) < 0)
+		return err_errno(e, errno, "a table of descriptors");
 	_cleanup_close_ int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return tun_error(errno, e);
@@ -366,6 +374,19 @@ static int harden_namespace(struct err *e)
 	return rc;
 }
 
+// In the new namespace, but over the host's socket.
+static int make_veth(const struct make *k, struct err *e)
+{
+	_cleanup_close_ int self = netns_open(k->slot.netns);
+	if (self < 0)
+		return err_errno(e, self, "open %s", k->slot.netns);
+	netlink_add_veth(k->host, k->slot.host_if, host_mac, SLOT_VETH_NAME, slot_mac, self);
+	int rc = netlink_commit(k->host, e);
+	return rc == -EOPNOTSUPP ? err_set(e, ERR_UNAVAILABLE,
+					   "this kernel has no veth interfaces: modprobe veth")
+				 : rc;
+}
+
 // On a thread in the new namespace.
 static int make_inside(void *arg, struct err *e)
 {
@@ -395,15 +416,7 @@ static int make_inside(void *arg, struct err *e)
 		rc = write_settings(tracking, ARRAY_SIZE(tracking), e);
 	if (rc < 0)
 		return rc;
-	_cleanup_close_ int self = netns_open(k->slot.netns);
-	if (self < 0)
-		return err_errno(e, self, "open %s", k->slot.netns);
-	netlink_add_veth(k->host, k->slot.host_if, host_mac, SLOT_VETH_NAME, slot_mac, self);
-	rc = netlink_commit(k->host, e);
-	if (rc == -EOPNOTSUPP)
-		return err_set(
-			e, ERR_UNAVAILABLE, "this kernel has no veth interfaces: modprobe veth");
-	if (rc == 0)
+	if ((rc = make_veth(k, e)) == 0)
 		rc = fault_hit("slot.after_veth", e);
 	if (rc == 0)
 		rc = set_up_veth(m, index, e);

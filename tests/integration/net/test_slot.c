@@ -8,14 +8,20 @@
 #include <fcntl.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
+#include <linux/if_tun.h>
 #include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <cmocka.h>
 #include "base/clock.h"
 #include "base/fault.h"
@@ -492,6 +498,133 @@ static void slots_are_taken_once_up_to_the_limit(void **state)
 	teardown(&f);
 }
 
+// A child has a copy of every descriptor from its fork to its exec, and on a busy machine that is a
+// while. forker_main forks one just before a tap that was made is closed, and keeps it.
+static struct {
+	atomic_bool armed;
+	sem_t now, forked;
+	pid_t child;
+	int hold[2]; // the child ends when the other end is closed
+} forker;
+
+static void *forker_main(void *arg)
+{
+	char c;
+	RETRY_EINTR(sem_wait(&forker.now));
+	forker.child = fork();
+	if (forker.child == 0) {
+		close(forker.hold[1]);
+		_exit((int)read(forker.hold[0], &c, 1));
+	}
+	sem_post(&forker.forked);
+	return arg;
+}
+
+// Instead of the C library's. The last call of the making of a tap waits for the fork.
+int ioctl(int fd, unsigned long request, ...)
+{
+	va_list list;
+	va_start(list, request);
+	void *arg = va_arg(list, void *);
+	va_end(list);
+	int rc = (int)syscall(SYS_ioctl, fd, request, arg);
+	if (request == TUNSETPERSIST && atomic_exchange(&forker.armed, false)) {
+		sem_post(&forker.now);
+		RETRY_EINTR(sem_wait(&forker.forked));
+	}
+	return rc;
+}
+
+static void tap_is_free_while_a_child_of_another_thread_holds_a_copy(void **state)
+{
+	struct fixture f;
+	pthread_t thread;
+	int status;
+	setup(&f);
+	f.p = new_pool(&f.cfg);
+	assert_int_equal(sem_init(&forker.now, 0, 0), 0);
+	assert_int_equal(sem_init(&forker.forked, 0, 0), 0);
+	assert_int_equal(pipe2(forker.hold, O_CLOEXEC), 0);
+	assert_int_equal(pthread_create(&thread, NULL, forker_main, NULL), 0);
+	atomic_store(&forker.armed, true);
+	struct slot s = take(f.p);
+	pthread_join(thread, NULL);
+	assert_false(atomic_load(&forker.armed));
+	assert_true(forker.child > 0);
+	int tap = guest_open_tap(&s, UID + s.index);
+	close(forker.hold[1]);
+	assert_int_equal(RETRY_EINTR(waitpid(forker.child, &status, 0)), forker.child);
+	close(forker.hold[0]);
+	if (tap < 0)
+		fail_msg("tap0: %s", strerror(-tap));
+	close(tap);
+	teardown(&f);
+}
+
+// As a server does it when a hundred starts come at once: slots are made on many threads, and
+// programs are started on others.
+#define RUSH 100u
+struct rush {
+	struct slot_pool *p;
+	atomic_uint begun, busy;
+	atomic_bool over;
+};
+
+static void *rush_main(void *arg)
+{
+	struct rush *r = arg;
+	while (atomic_fetch_add(&r->begun, 1) < RUSH) {
+		struct slot s;
+		if (slot_pool_take(r->p, &s, NULL) < 0)
+			break; // counted at the end
+		int tap = guest_open_tap(&s, UID + s.index);
+		if (tap < 0)
+			atomic_fetch_add(&r->busy, 1);
+		safe_close(tap);
+	}
+	return NULL;
+}
+
+static void *spawn_main(void *arg)
+{
+	struct rush *r = arg;
+	const struct proc_spawn spawn = {.argv = (const char *[]){"true", NULL},
+		.stdin_fd = -1,
+		.stdout_fd = -1,
+		.stderr_fd = -1};
+	int pidfd;
+	while (!atomic_load(&r->over) && proc_spawn(&spawn, NULL, &pidfd, NULL) == 0) {
+		proc_wait(pidfd, -1, NULL);
+		close(pidfd);
+	}
+	return NULL;
+}
+
+static void a_hundred_taps_are_free_at_once(void **state)
+{
+	struct fixture f;
+	pthread_t makers[16], spawners[8];
+	unsigned ready, taken;
+	setup(&f);
+	f.cfg.max = RUSH;
+	f.cfg.warm = 4;
+	f.p = new_pool(&f.cfg);
+	struct rush r = {.p = f.p};
+	for (size_t i = 0; i < ARRAY_SIZE(spawners); i++)
+		assert_int_equal(pthread_create(&spawners[i], NULL, spawn_main, &r), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(makers); i++)
+		assert_int_equal(pthread_create(&makers[i], NULL, rush_main, &r), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(makers); i++)
+		pthread_join(makers[i], NULL);
+	atomic_store(&r.over, true);
+	for (size_t i = 0; i < ARRAY_SIZE(spawners); i++)
+		pthread_join(spawners[i], NULL);
+	slot_pool_stats(f.p, &ready, &taken);
+	assert_int_equal(taken, RUSH);
+	assert_int_equal(atomic_load(&r.busy), 0);
+	teardown(&f);
+}
+
 // A namespace that was lost or damaged while in use.
 static void slot_that_cannot_be_cleaned_is_replaced(void **state)
 {
@@ -752,6 +885,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(tap_belongs_to_the_slots_user),
 		cmocka_unit_test(reused_slot_knows_nothing_of_its_former_guest),
 		cmocka_unit_test(slots_are_taken_once_up_to_the_limit),
+		cmocka_unit_test(tap_is_free_while_a_child_of_another_thread_holds_a_copy),
+		cmocka_unit_test(a_hundred_taps_are_free_at_once),
 		cmocka_unit_test(slot_that_cannot_be_cleaned_is_replaced),
 		cmocka_unit_test(leftovers_of_a_killed_server_are_removed),
 		cmocka_unit_test(failed_make_leaves_nothing),

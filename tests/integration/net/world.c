@@ -227,10 +227,12 @@ void world_remove(struct world *w)
 
 char *world_inventory(const struct world *w)
 {
-	// Without the counters and states that other traffic changes.
+	// Without the counters and states that other traffic changes, and without mounts of others:
+	// those that were there when the namespace was made go when their directories do.
 	static const char script[] = "ip -o link | cut -d: -f2; ip route show table all;"
 				     "ip neigh show nud permanent; nft list tables;"
-				     "cut -d' ' -f5- /proc/self/mountinfo; find \"$0\" | sort";
+				     "cut -d' ' -f5- /proc/self/mountinfo | grep -F \"$0\" || :;"
+				     "find \"$0\" | sort";
 	const char *const argv[] = {"sh", "-ec", script, w->dir, NULL};
 	_cleanup_strbuf_ struct strbuf out = {0};
 	struct err e = {0};
