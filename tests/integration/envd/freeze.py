@@ -330,17 +330,21 @@ class Stuck(Case):
     """A process that cannot be frozen: it waits in the kernel for a file system that stands still."""
 
     def setUp(self):
-        super().setUp()
-        disk, self.mount = self.path("disk"), self.path("mount")
+        # Unmounted last: only when all of the agent's processes are gone does nobody use it any more.
+        folder = tempfile.mkdtemp(prefix="envd-freeze-disk-")
+        self.addCleanup(shutil.rmtree, folder)
+        os.chmod(folder, 0o777)
+        disk, self.mount = os.path.join(folder, "disk"), os.path.join(folder, "mount")
         with open(disk, "wb") as f:
             f.truncate(8 * protocol.MIB)
         os.mkdir(self.mount)
         subprocess.run(["mkfs.ext4", "-q", disk], check=True)
         subprocess.run(["mount", "-o", "loop", disk, self.mount], check=True)
         self.addCleanup(subprocess.run, ["umount", self.mount], check=True)
+        self.held = False
+        super().setUp()
         subprocess.run(["fsfreeze", "-f", self.mount], check=True)
         self.held = True
-        self.addCleanup(self.let_go)
         s = self.a.sh(f"echo $$; echo x >{self.mount}/file", user="root")
         pid = s.begin()
         wait(lambda: content(f"/proc/{pid}/stat").rsplit(")", 1)[1].split()[0] == "D", "it is stuck")
