@@ -7,7 +7,7 @@
 #	make test       all tests, with real guests
 #	make check      format, static analysis, gcc and clang, sanitizers
 #	make bench      the figures of bench/README.md
-#	make install    PREFIX=/usr/local DESTDIR=
+#	make install    PREFIX=/usr/local DESTDIR= (and make uninstall)
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -16,7 +16,7 @@ SANITIZE := -Db_sanitize=address,undefined -Db_lundef=false
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export LC_ALL := C.UTF-8
-.PHONY: all deps build demo test check format bench install clean
+.PHONY: all deps build demo test check format bench install uninstall clean
 
 all: build
 
@@ -56,22 +56,15 @@ bench: build
 	@scripts/deps run test
 	@bench/run
 
+# What goes where stands in packaging/installed.
 install: build
 	@test "$$(meson introspect $(B) --buildoptions | python3 -c 'import json,sys; \
 		print(next(o["value"] for o in json.load(sys.stdin) if o["name"] == "prefix"))')" \
 		= $(PREFIX) || { meson configure $(B) -Dprefix=$(PREFIX) && ninja -C $(B); }
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(B)/stasis
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/stasis $(B)/stasis-shim $(B)/fcqemu \
-		$(B)/ramhook.so $(B)/envd $(B)/stasis-init
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/stasis/images images/*
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man5 docs/man/*.5
-	for f in stasis.conf control.conf; do test -e $(DESTDIR)/etc/stasis/$$f || \
-		install -D -m 0644 -t $(DESTDIR)/etc/stasis packaging/$$f || exit 1; done
-	for f in stasis stasis-host stasis-control; do \
-		sed 's|@bindir@|$(PREFIX)/bin|' packaging/$$f.service | install -D -m 0644 \
-			/dev/stdin $(DESTDIR)/lib/systemd/system/$$f.service || exit 1; done
-	install -D -m 0644 packaging/stasis.sysusers $(DESTDIR)/usr/lib/sysusers.d/stasis.conf
+	@meson install -C $(B) --no-rebuild $(if $(DESTDIR),--destdir $(abspath $(DESTDIR)))
+
+uninstall:
+	@packaging/uninstall $(PREFIX) $(if $(DESTDIR),$(abspath $(DESTDIR)))
 
 clean:
 	rm -rf build build-asan build-clang

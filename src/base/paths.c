@@ -3,10 +3,6 @@
 #include <string.h>
 #include "base/str.h"
 
-#ifndef LIBEXECDIR
-#define LIBEXECDIR "/usr/local/libexec/stasis"
-#endif
-
 static char *try_path(const char *dir, const char *sub, const char *name)
 {
 	char *p = str_printf("%s/%s%s", dir, sub, name);
@@ -28,8 +24,9 @@ char *paths_find(const char *name)
 		char *slash = strrchr(self, '/');
 		if (slash)
 			*slash = '\0';
-		if ((r = try_path(self, "", name)) || (r = try_path(self, "../", name)))
+		if ((r = try_path(self, "", name)) || (r = try_path(self, "../", name)) ||
+			(r = try_path(self, "../libexec/stasis/", name)))
 			return r;
 	}
-	return try_path(LIBEXECDIR, "", name);
+	return NULL;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the product's own programs and files are: in the build tree beside the running program,
-// installed below the prefix chosen at build time.
+// Where the product's own programs and files are: beside the running program in the build tree, in
+// libexec/stasis of the same prefix when installed.
 #pragma once
 #include "base/macro.h"
 
@@ -11,6 +11,6 @@
 
 // Absolute path of a helper program or file: "stasis-shim", "stasis-init", "envd", "fcqemu",
 // "ramhook.so", "images/build-base". Looked for in $STASIS_LIBEXEC, beside the running program, in
-// the source tree of a build directory (for "images/..."), then in LIBEXECDIR. Owned by the caller;
-// NULL when it is nowhere.
+// the source tree of a build directory (for "images/..."), then in ../libexec/stasis. Owned by the
+// caller; NULL when it is nowhere.
 char *paths_find(const char *name);

@@ -95,13 +95,13 @@ static void check_kernel(struct report *r)
 
 static void check_programs(struct report *r)
 {
-	static const char *const names[] = {"stasis-shim", "fcqemu", "ramhook.so", "envd",
-		"stasis-init", "images/build-kernel"};
+	_cleanup_free_ char *parts = strdup(STASIS_PARTS); // of packaging/installed
 	_cleanup_strbuf_ struct strbuf absent = {0};
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		_cleanup_free_ char *path = paths_find(names[i]);
+	char *rest = parts;
+	for (const char *name; (name = strsep(&rest, " "));) {
+		_cleanup_free_ char *path = paths_find(name);
 		if (!path)
-			strbuf_addf(&absent, "%s%s", absent.len ? ", " : "", names[i]);
+			strbuf_addf(&absent, "%s%s", absent.len ? ", " : "", name);
 	}
 	if (absent.len)
 		tell(r, "programs", MISSING, "make && make install", "not found: %s", absent.data);

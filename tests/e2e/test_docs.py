@@ -47,6 +47,15 @@ def commands(text):
             words.append(word)
 
 
+def run_block(w, text):
+    """With the programs in lib.BUILD, in a directory of its own."""
+    with tempfile.TemporaryDirectory(dir=w.dir) as d:
+        env = w.env({"PATH": lib.BUILD + ":" + os.environ["PATH"], "STASIS_API_KEY": w.key()})
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=d, env=env,
+                              capture_output=True, timeout=300, check=False)
+        assert done.returncode == 0, (done.stdout + done.stderr).decode()
+
+
 class Documents(unittest.TestCase):
     def help_of(self, words):
         for n in (2, 1):
@@ -101,11 +110,7 @@ class Documents(unittest.TestCase):
         for where, marked, text in blocks():
             if not marked:
                 continue
-            with self.subTest(where=where), tempfile.TemporaryDirectory(dir=w.dir) as d:
-                env = w.env({"PATH": lib.BUILD + ":" + os.environ["PATH"],
-                             "STASIS_API_KEY": w.key()})
-                done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=d, env=env,
-                                      capture_output=True, timeout=300, check=False)
-                self.assertEqual(done.returncode, 0, (done.stdout + done.stderr).decode())
+            with self.subTest(where=where):
+                run_block(w, text)
                 run += 1
         self.assertGreater(run, 2)
