@@ -8,6 +8,8 @@
 #	make check      format, static analysis, gcc and clang, sanitizers
 #	make bench      the figures of bench/README.md
 #	make install    PREFIX=/usr/local DESTDIR= (and make uninstall)
+#	make deb        a Debian package, in dist/ (make dist: the sources)
+#	make release    VERSION=x.y.z: version, tag
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -16,7 +18,8 @@ SANITIZE := -Db_sanitize=address,undefined -Db_lundef=false
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export LC_ALL := C.UTF-8
-.PHONY: all deps build demo test check format bench install uninstall clean
+.PHONY: all deps build demo test check format bench install uninstall \
+	deb dist release clean
 
 all: build
 
@@ -66,5 +69,17 @@ install: build
 uninstall:
 	@packaging/uninstall $(PREFIX) $(if $(DESTDIR),$(abspath $(DESTDIR)))
 
+deb:
+	@scripts/deps build deb test
+	@scripts/deb
+
+# A tarball of what is committed: the same commit, the same bytes.
+dist:
+	@scripts/dist
+
+# make release VERSION=x.y.z
+release:
+	@scripts/release "$(VERSION)"
+
 clean:
-	rm -rf build build-asan build-clang
+	rm -rf build build-asan build-clang dist
