@@ -37,6 +37,7 @@ STUB(gnutls_handshake)
 STUB(gnutls_init)
 STUB(gnutls_priority_deinit)
 STUB(gnutls_priority_init)
+STUB(gnutls_priority_init2) // since libmicrohttpd 1.0
 STUB(gnutls_priority_set)
 STUB(gnutls_protocol_get_version)
 STUB(gnutls_psk_allocate_server_credentials)
