@@ -321,7 +321,8 @@ void model_end(struct model *m, const char *id, const char *cause)
 	s->stopped_ns = clock_realtime_ns();
 	s->address[0] = '\0';
 	snprintf(s->cause, sizeof s->cause, "%s", cause);
-	add_event(m, id, "stopped", cause);
+	if (!m->tells_no_end)
+		add_event(m, id, "stopped", cause);
 	pthread_mutex_unlock(&m->lock);
 }
 

@@ -31,8 +31,9 @@ struct model {
 	void (*before_snapshot)(void *ctx);
 	void *ctx;
 	bool volume_gone;
-	char address[48]; // of all sandboxes; 127.0.0.1 unless set
-	const char *log;  // the console of all; NULL: one that names the sandbox
+	bool tells_no_end; // of a sandbox: model_end() is an event that is still to come
+	char address[48];  // of all sandboxes; 127.0.0.1 unless set
+	const char *log;   // the console of all; NULL: one that names the sandbox
 	char last_token[80];
 	char last_env[200];
 	struct host_create last_create; // its pointers dangle
