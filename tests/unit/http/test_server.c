@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #include <fcntl.h>
+#include <microhttpd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -334,9 +335,16 @@ static void test_bodies(void **state)
 	ask(f,
 		"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\nHost: x\r\nConnection: "
 		"close\r\n\r\n"
-		"3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n",
+		"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n",
 		b, sizeof b);
 	assert_has(b, "\r\n\r\nabcdefg");
+	// An extension of a chunk is left out, or refused: libmicrohttpd 1.0.1 does that.
+	ask(f,
+		"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\nHost: x\r\nConnection: "
+		"close\r\n\r\n"
+		"3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n",
+		b, sizeof b);
+	assert_has(b, MHD_get_version()[0] == '0' ? "\r\n\r\nabcdefg" : "HTTP/1.1 400");
 	ask(f, "POST /empty HTTP/1.1\r\nContent-Length: 0\r\n" CLOSE, b, sizeof b);
 	assert_has(b, "HTTP/1.1 202");
 	assert_has(b, "Content-Length: 0\r\n");
