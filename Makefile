@@ -9,6 +9,7 @@
 #	make bench      the figures of bench/README.md
 #	make install    PREFIX=/usr/local DESTDIR= (and make uninstall)
 #	make deb        a Debian package, in dist/ (make dist: the sources)
+#	make test-distros  build, unit tests, package in chroots of Debian 12 and 13
 #	make release    VERSION=x.y.z: version, tag
 
 PREFIX ?= /usr/local
@@ -19,7 +20,7 @@ SANITIZE := -Db_sanitize=address,undefined -Db_lundef=false
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export LC_ALL := C.UTF-8
 .PHONY: all deps build demo test check format bench install uninstall \
-	deb dist release clean
+	deb dist release test-distros clean
 
 all: build
 
@@ -80,6 +81,10 @@ dist:
 # make release VERSION=x.y.z
 release:
 	@scripts/release "$(VERSION)"
+
+test-distros:
+	@scripts/deps distros
+	@scripts/test-distros
 
 clean:
 	rm -rf build build-asan build-clang dist
