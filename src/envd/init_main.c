@@ -322,7 +322,8 @@ static void set_hostname(void)
 	const char *text = "stasis"; // until /init tells the sandbox's own
 	if (file_read_line(AT_FDCWD, "/etc/hostname", &name) == 0 && *name)
 		text = name;
-	sethostname(text, strnlen(text, 64));
+	if (sethostname(text, strnlen(text, 64)) < 0)
+		say("cannot set the host name %s: %s", text, strerror(errno));
 }
 
 // As distributions have them; the kernel's own are of another age.
