@@ -17,8 +17,8 @@ struct model {
 	uint64_t acked; // events up to this number are gone
 	struct host_snapshot snapshot[MODEL_MAX];
 	size_t n_snapshots;
-	// Orders
-	enum err_code fail_events, fail_ack;
+	// Orders. The first two are given while the feed's thread asks.
+	_Atomic enum err_code fail_events, fail_ack;
 	char journal[40];
 	enum err_code fail_create, fail_destroy, fail_get, fail_pause, fail_resume, fail_fork,
 		fail_snapshot, fail_snapshot_delete, fail_snapshots, fail_on_timeout;

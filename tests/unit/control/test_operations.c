@@ -15,7 +15,7 @@
 // Of the newest operation after a keyed call.
 static char newest_id[UUID_SIZE];
 
-static json_t *keyed(struct fixture *f, const char *method, const char *path, const char *key,
+static json_t *keyed_call(struct fixture *f, const char *method, const char *path, const char *key,
 	const char *body, int want)
 {
 	struct err e = {0};
@@ -36,6 +36,14 @@ static json_t *keyed(struct fixture *f, const char *method, const char *path, co
 			r.body.data ? r.body.data : "");
 	json_t *j = http_response_json(&r);
 	http_response_done(&r);
+	return j;
+}
+
+// The same, and the operation's id is in newest_id: for the test's own thread.
+static json_t *keyed(struct fixture *f, const char *method, const char *path, const char *key,
+	const char *body, int want)
+{
+	json_t *j = keyed_call(f, method, path, key, body, want);
 	_cleanup_json_ json_t *ops = call(f, "GET", "/v1/operations?limit=1", NULL, 200);
 	json_t *op = json_array_get(json_object_get(ops, "operations"), 0);
 	snprintf(newest_id, sizeof newest_id, "%s", text(op, "id"));
@@ -226,7 +234,7 @@ static void *second(void *arg)
 		.base_url = "http://localhost",
 		.headers = headers};
 	assert_int_equal(http_client_new(&cc, &other->client, NULL), 0);
-	b->answer = keyed(
+	b->answer = keyed_call(
 		other, "POST", "/v1/snapshots", "same", (const char *)b->f->model.last_env, 201);
 	http_client_free(other->client);
 	free(other);

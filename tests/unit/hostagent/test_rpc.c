@@ -624,8 +624,8 @@ static void a_host_that_is_away_is_lost_and_comes_back(void **state)
 struct lossy {
 	const char *to;
 	int listener;
-	unsigned drop, passed;
-	size_t cut; // answers end after so many bytes; 0: whole
+	_Atomic unsigned drop, passed;
+	_Atomic size_t cut; // answers end after so many bytes; 0: whole
 };
 
 static int dial(const char *path)
