@@ -68,6 +68,9 @@ class Cli:
     def __init__(self, done):
         self.code = done.returncode
         self.out, self.err = done.stdout, done.stderr
+        # The code of a program in which a sanitizer found something (tests/run sanitized).
+        if str(self.code) == os.environ.get("SANITIZER_EXIT"):
+            raise AssertionError(self.errors)
 
     @property
     def text(self):
