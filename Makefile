@@ -6,6 +6,7 @@
 #	make demo       the whole thing once, on a temporary volume, with times
 #	make test       all tests, with real guests
 #	make check      format, static analysis, gcc and clang, sanitizers, threads
+#	make coverage   lines and branches that the tests reach, by room (E2E=1: with guests)
 #	make bench      the figures of bench/README.md
 #	make install    PREFIX=/usr/local DESTDIR= (and make uninstall)
 #	make deb        a Debian package, in dist/ (make dist: the sources)
@@ -21,7 +22,7 @@ UNIT := $(FIXED) meson test --no-rebuild --suite unit --print-errorlogs --num-pr
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export LC_ALL := C.UTF-8
-.PHONY: all deps build demo test check format bench install uninstall \
+.PHONY: all deps build demo test check coverage format bench install uninstall \
 	deb dist release test-distros clean
 
 all: build
@@ -62,6 +63,10 @@ check: build
 	$(UNIT) -C build-asan --timeout-multiplier 5
 	tests/run sanitized exec life pause
 
+coverage: build
+	@scripts/deps test $(if $(E2E),run)
+	@scripts/coverage $(if $(E2E),e2e)
+
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')
 
@@ -96,4 +101,4 @@ test-distros:
 	@scripts/test-distros
 
 clean:
-	rm -rf build build-asan build-clang build-tsan dist
+	rm -rf build build-asan build-clang build-tsan build-coverage dist

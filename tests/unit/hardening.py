@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every installed program is built as what runs as root should be:
 
-    hardening.py [--sanitized] [--static NAME]... PROGRAM...
+    hardening.py [--dynamic] [--unfortified] [--static NAME]... PROGRAM...
 
 Of each file: position-independent, all relocations done and made read-only at the start, no stack or
 segment that can be written and run, no library path of its own. Of our own code in it, which is told
 from that of static libraries by its debugging information: flags of the compiler, calls of the stack
-protector and of the checked functions of the C library. The sanitizers' builds have no checked
-functions and no static programs."""
+protector and of the checked functions of the C library. The sanitizers' builds have no static
+programs, and neither they nor those that are not optimised have checked functions."""
 import argparse
 import bisect
 import os
@@ -68,7 +68,7 @@ class OwnCode:
         return i >= 0 and address < self.ends[i]
 
 
-def judge_code(path, sanitized):
+def judge_code(path, fortified):
     """What is wrong with our own code."""
     own = OwnCode(path)
     if not own.starts:
@@ -101,7 +101,7 @@ def judge_code(path, sanitized):
         yield f"none of its {functions} functions has a landing pad for indirect calls (endbr64)"
     if protected == 0:
         yield f"none of its {functions} functions looks at its stack's canary"
-    if checked == 0 and not sanitized:
+    if checked == 0 and fortified:
         yield "calls no checked function of the C library (_FORTIFY_SOURCE)"
     print(f"{os.path.basename(path)}: {functions} functions, {entered} landing pads, "
           f"{protected} canaries, {checked} checked calls")
@@ -109,15 +109,16 @@ def judge_code(path, sanitized):
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("--sanitized", action="store_true")
+    p.add_argument("--dynamic", action="store_true")
+    p.add_argument("--unfortified", action="store_true")
     p.add_argument("--static", action="append", default=[])
     p.add_argument("programs", nargs="+")
     a = p.parse_args()
     names = [os.path.basename(path) for path in a.programs]
     wrong = [f"{name}: is not among the programs" for name in a.static if name not in names]
     for path, name in zip(a.programs, names):
-        is_static = name in a.static and not a.sanitized
-        for what in (*judge_file(path, is_static), *judge_code(path, a.sanitized)):
+        is_static = name in a.static and not a.dynamic
+        for what in (*judge_file(path, is_static), *judge_code(path, not a.unfortified)):
             wrong.append(f"{name}: {what}")
     print("\n".join(wrong))
     return 1 if wrong else 0
