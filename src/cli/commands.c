@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of commands, and the texts of their help.
+#include "cli/cli.h"
+
+// The lines of these texts are the lines that are printed.
+// clang-format off
+
+static const char text_create[] =
+	"The id is printed once the guest's agent answers. --timeout counts from the creation; the\n"
+	"sandbox is killed or paused then ('none': never). A snapshot's processors and memory cannot be\n"
+	"changed, its disk can be made larger.\n"
+	"\n"
+	"Examples:\n"
+	"  id=$(stasis create)\n"
+	"  stasis create --vcpus 2 --memory 1G --timeout 1h --env LANG=C --metadata job=42\n"
+	"  stasis create --template warm --timeout 10m --on-timeout pause\n";
+
+static const char text_pause[] =
+	"Memory goes to the disk, and all that the sandbox had on the machine is free then, but its\n"
+	"disk. Its processes do not notice, apart from the clock. A paused one has no time-out.\n";
+
+static const char text_resume[] =
+	"Goes on where the pause was. --from takes the sandbox back to one of its own snapshots, also\n"
+	"when it runs: what came after is lost. --disk-only gives up its memory and boots from the disk,\n"
+	"which is what is left when the VMM that wrote the snapshot is gone.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis resume i0abc --timeout 1h\n"
+	"  stasis resume i0abc --from before-upgrade\n";
+
+static const char text_fork[] =
+	"Children are copies with the same memory, processes and files; the source stops for a moment\n"
+	"and runs on. Each id is printed as its sandbox comes up. The exit code is not 0 when any did\n"
+	"not. Time-out, labels and environment are the source's unless given.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis fork i0abc\n"
+	"  stasis fork i0abc -n 4 --timeout 10m --metadata job=42\n";
+
+static const char text_snapshot[] =
+	"The sandbox may be running, and goes on after a short stop, or paused. Sandboxes are made from\n"
+	"the snapshot with: stasis create --template NAME.\n";
+
+static const char text_snapshot_rm[] =
+	"Sandboxes and snapshots that were made from it live on.\n";
+
+static const char text_bench[] =
+	"Measures the running server through its API, each call from the request to the end of its\n"
+	"answer, with sandboxes of its own, which it removes, also after Ctrl-C. The first round is not\n"
+	"counted. With -o json the samples and the phases of each operation are printed as well.\n"
+	"\n"
+	"  create          a sandbox from the template\n"
+	"  create to exec  the same, until /bin/true has run in it\n"
+	"  exec            /bin/true in a running sandbox\n"
+	"  pause, resume   of a sandbox; resume to exec: until /bin/true has run\n"
+	"  fork            until all children are up; first child: until one is\n"
+	"  snapshot        a named one of a running sandbox; spawn: a sandbox made from it\n";
+
+static const char text_ls[] =
+	"Newest first. States: pending, running, pausing, paused, resuming, stopping, stopped, error.\n"
+	"Stopped sandboxes stay readable for an hour.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis ls --metadata job=42\n"
+	"  stasis rm $(stasis ls -q)\n";
+
+static const char text_exec[] =
+	"Output streams as the program writes it. The exit code is the program's; 128+N when signal N\n"
+	"ended it. With -o json the command is buffered and the API's answer is printed.\n"
+	"\n"
+	"  -i     sends standard input to the program; its end closes the program's input\n"
+	"  -t     gives it a terminal (with -i: this one, in raw mode, resized with it)\n"
+	"\n"
+	"Without -t, Ctrl-C terminates the program in the sandbox; what is left of it after two\n"
+	"seconds, or at a second Ctrl-C, is killed.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis exec i0abc -- python3 -c 'print(1 + 1)'\n"
+	"  stasis exec i0abc -it -- bash\n"
+	"  tar -c src | stasis exec i0abc -i -- tar -x\n";
+
+static const char text_cp[] =
+	"One of SRC and DST is ID:PATH; a relative PATH starts at the user's home. '-' is standard\n"
+	"input or output. A directory is copied with all that is below it, file by file; modes are\n"
+	"kept; a link to a file is copied as that file, other links are skipped and named. Into an\n"
+	"existing directory, SRC keeps its name. What was copied only in part is removed.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis cp data.csv i0abc:\n"
+	"  stasis cp i0abc:/tmp/out ./results\n"
+	"  echo hi | stasis cp - i0abc:/tmp/hi\n";
+
+static const char text_events[] =
+	"Each line is one change of a sandbox's life. With -f it goes on until Ctrl-C; with -o json\n"
+	"each line is one JSON object then.\n";
+
+static const char text_key[] =
+	"The key is shown this one time; the server keeps only its hash.\n";
+
+static const char text_build[] =
+	"Needs no server, but root and the data volume. What was built before is taken from the cache\n"
+	"(STASIS_CACHE, else /var/cache/stasis) when nothing that goes into it has changed.\n";
+
+static const char text_volume[] =
+	"Makes an XFS file system with reflink in a file beside the data directory (DIR.img) that is\n"
+	"allocated in full now, so that the disk cannot run full below it, and mounts it. 'stasis\n"
+	"serve' mounts it again after a restart. Where the data directory already is on a file\n"
+	"system with reflink (XFS, Btrfs), run it without --size: it is used as it is.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis setup volume --size 20G\n"
+	"  stasis setup volume --data-dir /srv/stasis\n";
+
+static const char text_operations[] =
+	"Each change is an operation: written down before the host is told, and ended with its effect.\n"
+	"The newest 100 are shown; they are kept for a week. 'open' is under way, or waits for a host\n"
+	"that does not answer.\n";
+
+static const char text_reconcile[] =
+	"The server does this by itself, at its start, on events and every 10 seconds. What only the\n"
+	"host has is removed when the journal says that it was ended or refused; else it is reported\n"
+	"and kept.\n"
+	"\n"
+	"Example:\n"
+	"  stasis reconcile --dry-run\n";
+
+static const char text_db_check[] =
+	"Pages, indexes, foreign keys and versions of control.db and host.db; also while a server runs.\n";
+
+static const char text_db_backup[] =
+	"The copy is of one moment and is checked before it has its name. An existing FILE is not\n"
+	"replaced.\n"
+	"\n"
+	"Example:\n"
+	"  stasis db backup control /var/backups/control.db\n";
+
+static const char text_db_restore[] =
+	"Needs the server stopped; its sandboxes may go on. FILE is checked first; what was there is\n"
+	"kept beside it as *.before-restore.\n";
+
+static const char text_doctor[] =
+	"Each requirement is ok, degraded (works, with less) or missing; what is not ok has the\n"
+	"command that mends it. Exits 0 when nothing is missing.\n";
+
+static const char text_serve[] =
+	"Flags win over the file (--config, INI, the same names with '_'). SIGTERM and SIGINT stop\n"
+	"the server; sandboxes go on running and the next start takes them over, unless\n"
+	"--kill-on-exit is given. Ready is said on standard output: stasis: ready on URL.\n";
+// clang-format on
+
+static const struct cli_command commands[] = {
+	{"create", "", "create a sandbox and print its id", text_create, CLI_SANDBOXES, true, false,
+		cmd_create},
+	{"ls", "", "list sandboxes", text_ls, CLI_SANDBOXES, true, false, cmd_ls},
+	{"get", "ID", "show one sandbox", NULL, CLI_SANDBOXES, true, false, cmd_get},
+	{"exec", "ID -- COMMAND [ARG...]", "run a command in a sandbox", text_exec, CLI_SANDBOXES,
+		true, false, cmd_exec},
+	{"cp", "SRC DST", "copy files into or out of a sandbox", text_cp, CLI_SANDBOXES, true,
+		false, cmd_cp},
+	{"pause", "ID", "freeze a sandbox to disk", text_pause, CLI_SANDBOXES, true, false,
+		cmd_pause},
+	{"resume", "ID", "let a paused sandbox go on, or take one back", text_resume, CLI_SANDBOXES,
+		true, false, cmd_resume},
+	{"fork", "ID", "copy a sandbox as it is", text_fork, CLI_SANDBOXES, true, false, cmd_fork},
+	{"snapshot create", "ID NAME", "make a snapshot to create sandboxes from", text_snapshot,
+		CLI_SANDBOXES, true, false, cmd_snapshot_create},
+	{"snapshot ls", "", "list snapshots", NULL, CLI_SANDBOXES, true, false, cmd_snapshot_ls},
+	{"snapshot get", "NAME", "show one snapshot", NULL, CLI_SANDBOXES, true, false,
+		cmd_snapshot_get},
+	{"snapshot rm", "NAME...", "delete snapshots", text_snapshot_rm, CLI_SANDBOXES, true, false,
+		cmd_snapshot_rm},
+	{"timeout", "ID TIME", "set when a sandbox ends, counted from now", NULL, CLI_SANDBOXES,
+		true, false, cmd_timeout},
+	{"logs", "ID", "show a guest's console", NULL, CLI_SANDBOXES, true, true, cmd_logs},
+	{"rm", "ID...", "end and remove sandboxes", NULL, CLI_SANDBOXES, true, false, cmd_rm},
+	{"events", "", "show what happened to sandboxes", text_events, CLI_SERVER, true, false,
+		cmd_events},
+	{"health", "", "ask the server how it is", NULL, CLI_SERVER, true, false, cmd_health},
+	{"bench", "", "measure the running server", text_bench, CLI_SERVER, true, false, cmd_bench},
+	{"image ls", "", "list templates", NULL, CLI_SERVER, true, false, cmd_image_ls},
+	{"key create", "NAME", "make an API key", text_key, CLI_SERVER, true, false,
+		cmd_key_create},
+	{"key ls", "", "list API keys", NULL, CLI_SERVER, true, false, cmd_key_ls},
+	{"key rm", "ID...", "revoke API keys", NULL, CLI_SERVER, true, false, cmd_key_rm},
+	{"operations", "", "list what was asked for and what came of it", text_operations,
+		CLI_SERVER, true, false, cmd_operations},
+	{"reconcile", "", "compare the database with the host", text_reconcile, CLI_SERVER, true,
+		false, cmd_reconcile},
+	{"db check", "", "check the databases", text_db_check, CLI_MACHINE, false, true,
+		cmd_db_check},
+	{"db backup", "control|host FILE", "copy a database, also of a running server",
+		text_db_backup, CLI_MACHINE, false, true, cmd_db_backup},
+	{"db restore", "control|host FILE", "put a copy in a database's place", text_db_restore,
+		CLI_MACHINE, false, true, cmd_db_restore},
+	{"doctor", "", "check what this machine can do", text_doctor, CLI_MACHINE, false, false,
+		cmd_doctor},
+	{"setup volume", "", "make and mount the data volume", text_volume, CLI_MACHINE, false,
+		true, cmd_setup_volume},
+	{"setup check", "", "say whether the data volume is in order", NULL, CLI_MACHINE, false,
+		false, cmd_setup_check},
+	{"setup remove", "", "unmount and delete the data volume with all sandboxes", NULL,
+		CLI_MACHINE, false, true, cmd_setup_remove},
+	{"image build", "[base]", "build the guest's kernel and root file system", text_build,
+		CLI_MACHINE, false, true, cmd_image_build},
+	{"serve", "", "run the server", text_serve, CLI_MACHINE, false, true, cmd_serve},
+};
+
+const struct cli_command *cli_commands(size_t *ret_n)
+{
+	*ret_n = ARRAY_SIZE(commands);
+	return commands;
+}
