@@ -4,6 +4,13 @@
 #include <string.h>
 #include "base/clock.h"
 
+static void clean(char *text)
+{
+	for (char *s = text; *s; s++)
+		if ((unsigned char)*s < ' ' || *s == 127)
+			*s = '?';
+}
+
 static void add_cell(struct table *t, char *text)
 {
 	if (t->n == t->cap && text) {
@@ -19,9 +26,7 @@ static void add_cell(struct table *t, char *text)
 		free(text);
 		return;
 	}
-	for (char *s = text; *s; s++)
-		if ((unsigned char)*s < ' ' || *s == 127)
-			*s = '?';
+	clean(text);
 	t->cells[t->n++] = text;
 }
 
@@ -143,6 +148,45 @@ int output_phases(const json_t *phases, FILE *out)
 	table_cell(&t, "total");
 	table_cell(&t, "%s", time);
 	return table_print(&t, out);
+}
+
+char *output_value(const json_t *v)
+{
+	char *text;
+	if (!v || json_is_null(v))
+		text = strdup("-");
+	else if (json_is_string(v))
+		text = strdup(json_string_value(v));
+	else
+		text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+	if (text)
+		clean(text);
+	return text;
+}
+
+static int print_field(const char *name, const json_t *v)
+{
+	if (!v || json_is_null(v))
+		return 0;
+	_cleanup_free_ char *text = output_value(v);
+	if (!text)
+		return -ENOMEM;
+	printf("%-16s %s\n", name, text);
+	return 0;
+}
+
+int output_fields(const json_t *object, const char *const *names)
+{
+	const char *name;
+	const json_t *v;
+	int rc = 0;
+	for (size_t i = 0; names && names[i] && rc == 0; i++)
+		rc = print_field(names[i], json_object_get(object, names[i]));
+	if (!names)
+		json_object_foreach ((json_t *)object, name, v)
+			if (rc == 0)
+				rc = print_field(name, v);
+	return rc;
 }
 
 int output_flush(void)

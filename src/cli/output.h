@@ -33,6 +33,12 @@ void human_ms(uint64_t us, char out[24]); // "1.25 ms", "4.80 s"
 
 // The API's phases of an operation, as a table with their sum. 0 or -errno.
 int output_phases(const json_t *phases, FILE *out);
+// A value as people read it: text as it is, all else as compact JSON, control characters as '?', "-"
+// for null and what is absent. Owned by the caller; NULL when out of memory.
+char *output_value(const json_t *v);
+// A line for each of these fields of an object that has a value, on stdout: names ends with NULL, and
+// is NULL for all fields there are. 0 or -errno.
+int output_fields(const json_t *object, const char *const *names);
 // Indented JSON and a newline on stdout. 0 or -errno.
 int output_json(const json_t *j);
 // Flushes stdout; -errno when what was printed did not get out.

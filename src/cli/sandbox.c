@@ -206,16 +206,9 @@ int cmd_get(struct cli *c, struct err *e)
 	if (c->json)
 		return output_json(s);
 	static const char *const shown[] = {"id", "template", "state", "cause", "detail", "vcpus",
-		"memory_mb", "disk_mb", "disk_used_bytes", "backend", "created_at", "started_at",
-		"ends_at", "stopped_at", "on_timeout", "metadata"};
-	for (size_t i = 0; i < ARRAY_SIZE(shown); i++) {
-		const json_t *v = json_object_get(s, shown[i]);
-		if (!v || json_is_null(v))
-			continue;
-		_cleanup_free_ char *other = json_is_string(v) ? NULL : json_compact(v);
-		printf("%-16s %s\n", shown[i], other ? other : json_string_value(v));
-	}
-	return 0;
+		"memory_mb", "disk_mb", "disk_used_bytes", "backend", "generation", "created_at",
+		"started_at", "ends_at", "stopped_at", "on_timeout", "metadata", NULL};
+	return output_fields(s, shown);
 }
 
 int cmd_rm(struct cli *c, struct err *e)

@@ -106,14 +106,7 @@ int cmd_snapshot_get(struct cli *c, struct err *e)
 		return rc;
 	if (c->json)
 		return output_json(s);
-	const char *key;
-	const json_t *v;
-	json_object_foreach (s, key, v) {
-		_cleanup_free_ char *other =
-			json_is_string(v) ? NULL : json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
-		printf("%-16s %s\n", key, other ? other : text_of(s, key));
-	}
-	return 0;
+	return output_fields(s, NULL);
 }
 
 int cmd_snapshot_rm(struct cli *c, struct err *e)

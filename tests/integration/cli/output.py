@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""output.py STASIS: what people read, against the values that a played server gave. Every value is
+another one, so that none stands in another's place."""
+import datetime
+import os
+import re
+import sys
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.dont_write_bytecode = True
+import played  # noqa: E402
+from played import ID  # noqa: E402
+
+STASIS = sys.argv[1]
+
+
+def ago(**span):
+    """An RFC 3339 time so long before now."""
+    then = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(**span)
+    return then.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+PHASES = [{"name": "slot", "us": 1500}, {"name": "load", "us": 2000000}]
+SANDBOX = {
+    "id": ID, "template": "warm", "state": "paused", "vcpus": 3, "memory_mb": 1536,
+    "disk_mb": 4096, "created_at": ago(hours=3, minutes=20, seconds=10),
+    "started_at": ago(hours=2), "ends_at": None, "stopped_at": None, "on_timeout": "pause",
+    "metadata": {"job": "42", "odd": "a\x1b[31m\nb"}, "cause": None, "detail": None,
+    "disk_used_bytes": 7340032, "backend": "uffd", "generation": 9, "envd_token": "5ec4e7",
+    "phases": PHASES}
+ENDED = {**SANDBOX, "id": "i" + "z" * 20, "template": "base", "state": "stopped",
+         "cause": "timeout", "detail": "its time was over", "vcpus": 1, "memory_mb": 512,
+         "disk_used_bytes": 0, "metadata": {}, "stopped_at": ago(minutes=5, seconds=10),
+         "created_at": ago(days=2, hours=4, minutes=1)}
+SNAPSHOT = {"name": "warm", "kind": "snapshot", "snapshot_id": "aa-bb", "sandbox_id": ID,
+            "parent": "base", "vcpus": 2, "memory_mb": 768, "disk_mb": 3072,
+            "memory_bytes": 73400320, "disk_bytes": 1572864, "created_at": ago(minutes=7, seconds=9)}
+KEY = {"id": "k1", "name": "ci", "prefix": "e2b_12", "created_at": ago(days=3, seconds=9),
+       "last_used_at": None}
+TEMPLATE = {"name": "base", "kind": "base", "frozen": True, "vcpus": 4, "memory_mb": 512,
+            "min_memory_mb": 256, "disk_mb": 2048, "size_bytes": 209715200,
+            "created_at": ago(minutes=9, seconds=9), "snapshot_id": None, "sandbox_id": None,
+            "parent": None}
+EVENTS = [{"seq": 11, "at": "2026-11-28T10:00:00Z", "sandbox": ID, "kind": "running",
+           "cause": None, "data": {}},
+          {"seq": 12, "at": "2026-11-28T10:00:07Z", "sandbox": ID, "kind": "stopped",
+           "cause": "guest_panic", "data": {"n": 5}}]
+OPERATIONS = [{"id": "op-2", "kind": "pause", "state": "failed", "sandbox_id": ID,
+               "snapshot_id": None, "children": [],
+               "error": {"code": "no_space", "message": "the disk is full"}, "phases": [],
+               "created_at": "2026-11-28T10:00:09Z", "ended_at": "2026-11-28T10:00:10Z"},
+              {"id": "op-1", "kind": "create", "state": "done", "sandbox_id": ID,
+               "snapshot_id": None, "children": [], "error": None, "phases": [],
+               "created_at": "2026-11-28T10:00:01Z", "ended_at": "2026-11-28T10:00:02Z"}]
+ROUTES = {
+    f"GET /v1/sandboxes/{ID}": (200, SANDBOX),
+    "GET /v1/sandboxes": (200, {"sandboxes": [SANDBOX, ENDED], "next_cursor": None}),
+    "POST /v1/sandboxes": (201, SANDBOX),
+    f"POST /v1/sandboxes/{ID}/pause": (200, SANDBOX),
+    f"POST /v1/sandboxes/{ID}/resume": (200, SANDBOX),
+    f"POST /v1/sandboxes/{ID}/timeout": (200, {**SANDBOX, "ends_at": "2026-11-28T11:00:00Z"}),
+    f"GET /v1/sandboxes/{ID}/logs": (200, ("text/plain", b"one\ntwo\nthree\n")),
+    "GET /v1/snapshots": (200, {"snapshots": [SNAPSHOT]}),
+    "GET /v1/snapshots/warm": (200, SNAPSHOT),
+    "POST /v1/snapshots": (201, {**SNAPSHOT, "phases": PHASES}),
+    "GET /v1/keys": (200, {"keys": [KEY]}),
+    "POST /v1/keys": (201, {**KEY, "key": "e2b_secret"}),
+    "GET /v1/templates": (200, {"templates": [TEMPLATE]}),
+    "GET /v1/events": lambda r: (200, {
+        "events": [e for e in EVENTS if e["seq"] > int(r.query.get("cursor", 0))],
+        "next_cursor": 12}),
+    "GET /v1/operations": (200, {"operations": OPERATIONS, "next_cursor": None}),
+    "POST /v1/reconcile": (200, {"dry_run": True, "actions": [
+        {"action": "mark_paused", "id": ID, "operation": None, "cause": None,
+         "reason": "the host says so"}]}),
+    "GET /v1/health": (200, {"status": "ok", "version": "9.8.7"}),
+}
+
+
+def cells(line):
+    """The cells of a table's line: columns are two blanks apart at least."""
+    return re.split(r" {2,}", line)
+
+
+def shown(value):
+    """As output_value in src/cli/output.c has it."""
+    if isinstance(value, str):
+        return re.sub(r"[\x00-\x1f\x7f]", "?", value)
+    text = played.json.dumps(value, separators=(",", ":"))
+    return re.sub(r"\\u[0-9a-f]{4}", lambda m: "\\u" + m.group()[2:].upper(), text)
+
+
+class Case(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.s = played.Server(STASIS, ROUTES)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.s.close()
+
+    def table(self, *args):
+        return [cells(line) for line in self.s.out(*args).splitlines()]
+
+
+class Objects(Case):
+    def fields(self, *args):
+        rows = [line.split(None, 1) for line in self.s.out(*args).splitlines()]
+        self.assertTrue(all(len(r) == 2 for r in rows), rows)
+        return dict(rows)
+
+    def test_get(self):
+        secret = ("envd_token", "phases")
+        self.assertEqual(self.fields("get", ID),
+                         {k: shown(v) for k, v in SANDBOX.items()
+                          if v is not None and k not in secret})
+
+    def test_snapshot_get(self):
+        self.assertEqual(self.fields("snapshot", "get", "warm"),
+                         {k: shown(v) for k, v in SNAPSHOT.items()})
+
+
+class Tables(Case):
+    def test_ls(self):
+        self.assertEqual(self.table("ls"), [
+            ["ID", "TEMPLATE", "STATE", "VCPUS", "MEMORY", "DISK", "CREATED", "ENDS", "METADATA"],
+            [ID, "warm", "paused", "3", "1.5 GiB", "7.0 MiB", "3h 20m ago", "-",
+             "job=42 odd=a?[31m?b"],
+            [ENDED["id"], "base", "stopped: timeout", "1", "512 MiB", "-", "2d 4h ago", "-", "-"]])
+
+    def test_snapshot_ls(self):
+        self.assertEqual(self.table("snapshot", "ls"), [
+            ["NAME", "SANDBOX", "PARENT", "VCPUS", "MEMORY", "DISK", "MEMORY DATA", "DISK DATA",
+             "CREATED"],
+            ["warm", ID, "base", "2", "768 MiB", "3.0 GiB", "70 MiB", "1.5 MiB", "7m ago"]])
+
+    def test_key_ls(self):
+        self.assertEqual(self.table("key", "ls"), [
+            ["ID", "NAME", "PREFIX", "CREATED", "LAST USED"],
+            ["k1", "ci", "e2b_12", "3d 0h ago", "-"]])
+
+    def test_image_ls(self):
+        self.assertEqual(self.table("image", "ls"), [
+            ["NAME", "KIND", "FROZEN", "VCPUS", "MEMORY", "DISK", "SIZE", "CREATED"],
+            ["base", "base", "yes", "4", "512 MiB", "2.0 GiB", "200 MiB", "9m ago"]])
+
+    def test_events(self):
+        self.assertEqual(self.table("events"), [
+            ["SEQ", "AT", "SANDBOX", "EVENT", "CAUSE"],
+            ["11", "2026-11-28T10:00:00Z", ID, "running", "-"],
+            ["12", "2026-11-28T10:00:07Z", ID, "stopped", "guest_panic"]])
+
+    def test_operations(self):
+        self.assertEqual(self.table("operations"), [
+            ["ID", "KIND", "STATE", "SANDBOX", "CREATED", "ERROR"],
+            ["op-2", "pause", "failed", ID, "2026-11-28T10:00:09Z", "the disk is full"],
+            ["op-1", "create", "done", ID, "2026-11-28T10:00:01Z", "-"]])
+
+    def test_reconcile(self):
+        self.assertEqual(self.table("reconcile", "--dry-run"), [
+            ["ACTION", "ID", "REASON"], ["mark_paused", ID, "the host says so"]])
+
+    def test_doctor(self):
+        """Of this machine: the table says what -o json says."""
+        checks = played.json.loads(self.s.run("doctor", "-o", "json", code=None).stdout)["checks"]
+        lines = self.s.run("doctor", code=None).stdout.splitlines()
+        self.assertEqual(cells(lines[0]), ["CHECK", "STATUS", "FOUND"])
+        self.assertEqual([cells(line)[:2] for line in lines[1:]],
+                         [[c["name"], c["status"]] for c in checks])
+        for line, check in zip(lines[1:], checks):
+            if check["name"] != "memory":  # changes from one run to the next
+                self.assertIn(check["text"], line)
+            self.assertIn(check["remedy"] or "", line)
+
+
+class Words(Case):
+    def test_ids_names_and_keys(self):
+        self.assertEqual(self.s.out("create"), ID + "\n")
+        self.assertEqual(self.s.out("snapshot", "create", ID, "warm"), "warm\n")
+        self.assertEqual(self.s.out("key", "create", "ci"), "e2b_secret\n")
+        self.assertEqual(self.s.out("pause", ID) + self.s.out("resume", ID), "")
+        self.assertEqual(self.s.out("timeout", ID, "1h"), "2026-11-28T11:00:00Z\n")
+        self.assertEqual(self.s.out("logs", ID), "one\ntwo\nthree\n")
+        self.assertEqual(self.s.out("health"), "ok (version 9.8.7)\n")
+
+    def test_phases(self):
+        for args in (["create"], ["pause", ID], ["resume", ID], ["snapshot", "create", ID, "warm"]):
+            lines = self.s.run(*args, "-v").stderr.splitlines()
+            self.assertEqual([cells(line) for line in lines],
+                             [["PHASE", "TIME"], ["slot", "1.50 ms"], ["load", "2.00 s"],
+                              ["total", "2.00 s"]])
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)
