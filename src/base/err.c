@@ -37,6 +37,33 @@ enum err_code err_code_from_name(const char *name)
 	return ERR_INTERNAL;
 }
 
+static const struct {
+	const char *name;
+	int exit_code;
+} reasons[ERR_REASON_MAX] = {
+	[ERR_REASON_NO_PROGRAM] = {"no_program", 127},
+	[ERR_REASON_CANNOT_RUN] = {"cannot_run", 126},
+};
+
+const char *err_reason_name(enum err_reason reason)
+{
+	return (unsigned)reason < ERR_REASON_MAX ? reasons[reason].name : NULL;
+}
+
+enum err_reason err_reason_from_name(const char *name)
+{
+	for (int i = ERR_REASON_NONE + 1; name && i < ERR_REASON_MAX; i++)
+		if (strcmp(reasons[i].name, name) == 0)
+			return (enum err_reason)i;
+	return ERR_REASON_NONE;
+}
+
+int err_exit_code(const struct err *e)
+{
+	return err_reason_name(e->reason) ? reasons[e->reason].exit_code
+					  : err_info(e->code)->exit_code;
+}
+
 enum err_code err_code_from_errno(int errnum)
 {
 	switch (errnum < 0 ? -errnum : errnum) {
@@ -113,6 +140,7 @@ int err_set(struct err *e, enum err_code code, const char *fmt, ...)
 		va_list ap;
 		va_start(ap, fmt);
 		e->code = code;
+		e->reason = ERR_REASON_NONE;
 		e->errnum = 0;
 		e->cause[0] = '\0';
 		e->ended_ns = 0;
@@ -132,6 +160,7 @@ int err_errno(struct err *e, int errnum, const char *fmt, ...)
 		va_list ap;
 		va_start(ap, fmt);
 		e->code = err_code_from_errno(errnum);
+		e->reason = ERR_REASON_NONE;
 		e->errnum = errnum;
 		e->cause[0] = '\0';
 		e->ended_ns = 0;

@@ -26,8 +26,18 @@ enum err_code {
 	ERR_CODE_MAX,
 };
 
+// Finer than the code, where a client does something else for it: "reason" in the errors of REST
+// and of the agent.
+enum err_reason {
+	ERR_REASON_NONE = 0,
+	ERR_REASON_NO_PROGRAM, // "no_program": not there; exit code 127, as of a shell
+	ERR_REASON_CANNOT_RUN, // "cannot_run": there, but not to be executed; exit code 126
+	ERR_REASON_MAX,
+};
+
 struct err {
 	enum err_code code;
+	enum err_reason reason;
 	int errnum; // positive errno, 0 when none
 	char text[1000];
 	// Of what has ended, where that is the reason: how ("" otherwise), and when
@@ -49,6 +59,12 @@ const struct err_info *err_info(enum err_code code);
 enum err_code err_code_from_name(const char *name);
 // Best code for an errno: ENOENT not_found, ENOSPC no_space, ETIMEDOUT timeout, ...
 enum err_code err_code_from_errno(int errnum);
+
+// NULL for none and what is unknown; none for what is unknown, or NULL.
+const char *err_reason_name(enum err_reason reason);
+enum err_reason err_reason_from_name(const char *name);
+// Of the command line: the reason's where there is one, else the code's.
+int err_exit_code(const struct err *e);
 
 // Sets code and text; returns the negative errno that goes with the code (for "return
 // err_set(...)").

@@ -90,7 +90,10 @@ static int server_error(struct cli *c, const struct http_response *r, struct err
 				"no API key: set STASIS_API_KEY, or be allowed to read "
 				"%s/admin.key",
 				cli_data_dir(NULL));
-		return err_set(e, err_code_from_name(code), "%s", message);
+		int rc = err_set(e, err_code_from_name(code), "%s", message);
+		e->reason =
+			err_reason_from_name(json_string_value(json_object_get(error, "reason")));
+		return rc;
 	}
 	return err_set(e, r->status >= 500 ? ERR_BAD_GATEWAY : ERR_INVALID,
 		"%s answered %d without an error of Stasis: is that a Stasis server?", c->base_url,

@@ -96,12 +96,16 @@ int agent_make_parents(struct agent *a, const char *path, const struct user *use
 
 // --- errors
 
-void agent_add_error(struct strbuf *out, const char *code, const char *text)
+void agent_add_error(struct strbuf *out, const char *code, const struct err *e)
 {
+	const char *reason = err_reason_name(e->reason);
 	strbuf_adds(out, "{\"code\":");
 	entry_add_json_string(out, code);
 	strbuf_adds(out, ",\"message\":");
-	entry_add_json_string(out, text);
+	entry_add_json_string(out, e->text);
+	// Ours: clients of the protocol pass over what they do not know.
+	if (reason)
+		strbuf_addf(out, ",\"reason\":\"%s\"", reason);
 	strbuf_addc(out, '}');
 }
 
@@ -110,7 +114,7 @@ void agent_format_error(
 {
 	const char *path = http_req_path(req);
 	if (str_starts(path, "/process.") || str_starts(path, "/filesystem.")) {
-		agent_add_error(out, err_info(e->code)->connect, e->text);
+		agent_add_error(out, err_info(e->code)->connect, e);
 		return;
 	}
 	strbuf_addf(out, "{\"code\":%d,\"message\":", status);

@@ -49,8 +49,8 @@ int agent_resolve_path(struct agent *a, const char *path, const struct user *use
 int agent_make_parents(struct agent *a, const char *path, const struct user *user, struct err *e);
 
 int agent_make_dir(struct agent *a, const char *path, const struct user *user, struct err *e);
-// {"code": code, "message": text}, whatever bytes text has.
-void agent_add_error(struct strbuf *out, const char *code, const char *text);
+// {"code": code, "message": e->text}, whatever bytes that has, and the reason where there is one.
+void agent_add_error(struct strbuf *out, const char *code, const struct err *e);
 
 // Handlers, by file.
 void files_get(struct http_request *req, void *ctx);

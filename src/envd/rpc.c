@@ -20,7 +20,7 @@ static void reply_error(struct http_request *req, enum rpc_code code, const stru
 		return;
 	}
 	_cleanup_strbuf_ struct strbuf text = {0};
-	agent_add_error(&text, codes[code].name, e->text);
+	agent_add_error(&text, codes[code].name, e);
 	http_reply_data(req, codes[code].status, "application/json", text.data, text.len);
 }
 
@@ -123,7 +123,7 @@ void rpc_add_end(struct strbuf *out, const struct err *e)
 		return;
 	}
 	strbuf_adds(&text, "{\"error\":");
-	agent_add_error(&text, err_info(e->code)->connect, e->text);
+	agent_add_error(&text, err_info(e->code)->connect, e);
 	strbuf_addc(&text, '}');
 	connect_envelope_add(out, CONNECT_FLAG_END, text.data, text.len);
 }

@@ -151,6 +151,7 @@ static pid_t clone_child(struct clone_args *args, int (*fn)(void *), void *arg)
 static int explain(const struct child *c, struct err *e)
 {
 	const struct spawn *s = c->s;
+	enum err_reason reason = ERR_REASON_NONE;
 	switch (c->step) {
 	case STEP_USER:
 		if (c->errnum == EPERM)
@@ -162,17 +163,22 @@ static int explain(const struct child *c, struct err *e)
 		err_errno(e, c->errnum, "cannot use '%s' as working directory", s->cwd);
 		break;
 	case STEP_EXEC:
-		if (c->errnum == ENOENT)
+		if (c->errnum == ENOENT || c->errnum == ENOTDIR) {
 			err_set(e, ERR_INVALID, "%s: no such program%s", s->cmd,
 				strchr(s->cmd, '/') ? " (or its interpreter)" : " in PATH");
-		else
+			reason = ERR_REASON_NO_PROGRAM;
+		} else {
 			err_errno(e, c->errnum, "cannot run %s", s->cmd);
+			reason = ERR_REASON_CANNOT_RUN;
+		}
 		break;
 	default:
 		return err_errno(e, c->errnum, "cannot start %s", s->cmd);
 	}
-	if (e)
+	if (e) {
 		e->code = ERR_INVALID;
+		e->reason = reason;
+	}
 	return -EINVAL;
 }
 

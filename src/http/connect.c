@@ -111,7 +111,11 @@ int connect_parse_error(const char *payload, size_t len, int http_status, struct
 	const char *message = json_string_value(json_object_get(error, "message"));
 	enum err_code c = code ? code_from_connect(code)
 			       : (http_failed ? code_from_status(http_status) : ERR_INTERNAL);
-	return err_set(e, c, "%s", message ? message : (code ? code : "unknown error"));
+	int rc = err_set(e, c, "%s", message ? message : (code ? code : "unknown error"));
+	if (e)
+		e->reason =
+			err_reason_from_name(json_string_value(json_object_get(error, "reason")));
+	return rc;
 }
 
 json_t *connect_error_json(const struct err *e)

@@ -406,6 +406,8 @@ json_t *http_error_json(const struct err *e)
 		bad |= json_object_set_new(
 			j, "stopped_at", e->ended_ns ? json_string(at) : json_null());
 	}
+	if (err_reason_name(e->reason))
+		bad |= json_object_set_new(j, "reason", json_string(err_reason_name(e->reason)));
 	if (bad) {
 		json_decref(j);
 		return NULL;

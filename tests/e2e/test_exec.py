@@ -71,8 +71,16 @@ class Stream(unittest.TestCase):
         self.assertEqual(r.code, 8, r.errors)
         self.assertEqual(self.s.run("pgrep -f 'sleep 77[7]'")["exit_code"], 1)
 
-    def test_missing_program_and_directory(self):
-        self.assertEqual(self.exec("no-such-program").code, 2)
+    def test_missing_program_and_what_cannot_run(self):
+        """As of a shell."""
+        for form in ((), ("-o", "json")):
+            for program, code in (("no-such-program", 127), ("/no/such", 127),
+                                  ("/etc/passwd/x", 127), ("/etc/passwd", 126), ("/etc", 126)):
+                r = self.exec(program, options=form)
+                self.assertEqual((r.code, r.text), (code, ""), r.errors)
+                self.assertIn(program, r.errors)
+
+    def test_missing_directory(self):
         r = self.exec("true", options=["-w", "/no/such/dir"])
         self.assertEqual(r.code, 2)
         self.assertIn("/no/such/dir", r.errors)
@@ -154,6 +162,13 @@ class Buffered(unittest.TestCase):
         self.assertEqual((a.status, a.error()), (504, "timeout"))
         self.assertLess(time.monotonic() - began, 15)
         self.assertEqual(self.s.run("pgrep -f 'sleep 78[0]'")["exit_code"], 1)
+
+    def test_missing_program(self):
+        for program, reason in (("no-such-program", "no_program"), ("/etc", "cannot_run")):
+            a = self.post(args=[program])
+            self.assertEqual((a.status, a.error()), (400, "invalid"))
+            self.assertEqual(a.json()["error"]["reason"], reason)
+        self.assertNotIn("reason", self.post(args=["true"], cwd="/no/such").json()["error"])
 
     def test_cwd_env_user(self):
         self.assertEqual(self.s.sh("pwd; echo $X; id -un", cwd="/tmp", env={"X": "y"},

@@ -507,6 +507,25 @@ class Processes(Case):
         self.assertEqual(s.ended["error"]["code"], code)
         return s.ended["error"]["message"]
 
+    def test_missing_programs_differ_from_those_that_cannot_run(self):
+        def reason(cmd):
+            s = self.a.start(cmd)
+            self.assertIsNone(s.next())
+            self.assertEqual(s.ended["error"]["code"], "invalid_argument")
+            return s.ended["error"].get("reason")
+
+        plain = self.path("plain")
+        with open(plain, "w") as f:
+            f.write("not a program")
+        self.assertEqual(reason("no-such"), "no_program")
+        self.assertEqual(reason("/no/such"), "no_program")
+        self.assertEqual(reason(plain + "/below"), "no_program")
+        self.assertEqual(reason(plain), "cannot_run")
+        self.assertEqual(reason(self.dir), "cannot_run")
+        os.chmod(plain, 0o755)
+        self.assertEqual(reason(plain), "cannot_run")  # neither a binary nor a script
+        self.assertIsNone(reason(""))
+
     def test_what_cannot_start(self):
         self.assertIn("/no/such", self.stream_error("invalid_argument", cwd="/no/such"))
         self.assertIn("no-such", self.stream_error("invalid_argument", cmd="no-such"))

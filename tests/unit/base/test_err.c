@@ -18,6 +18,24 @@ static void every_code_has_a_row_and_a_unique_name(void **state)
 	assert_int_equal(err_code_from_name(NULL), ERR_INTERNAL);
 }
 
+static void every_reason_has_a_name_and_an_exit_code(void **state)
+{
+	for (int i = ERR_REASON_NONE + 1; i < ERR_REASON_MAX; i++) {
+		struct err e = {0};
+		err_set(&e, ERR_INVALID, "text");
+		assert_int_equal(err_exit_code(&e), err_info(ERR_INVALID)->exit_code);
+		e.reason = (enum err_reason)i;
+		assert_in_range(err_exit_code(&e), 126, 127);
+		assert_int_equal(err_reason_from_name(err_reason_name(e.reason)), i);
+		err_set(&e, ERR_CONFLICT, "another error"); // keeps nothing of the one before
+		assert_int_equal(e.reason, ERR_REASON_NONE);
+	}
+	assert_null(err_reason_name(ERR_REASON_NONE));
+	assert_null(err_reason_name((enum err_reason)99));
+	assert_int_equal(err_reason_from_name("nonsense"), ERR_REASON_NONE);
+	assert_int_equal(err_reason_from_name(NULL), ERR_REASON_NONE);
+}
+
 static void every_code_gives_a_negative_errno(void **state)
 {
 	for (int i = ERR_INVALID; i < ERR_CODE_MAX; i++) {
@@ -82,6 +100,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_code_has_a_row_and_a_unique_name),
+		cmocka_unit_test(every_reason_has_a_name_and_an_exit_code),
 		cmocka_unit_test(every_code_gives_a_negative_errno),
 		cmocka_unit_test(errno_of_either_sign),
 		cmocka_unit_test(context_is_put_before),
