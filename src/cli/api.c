@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include "base/file.h"
-#include "base/id.h"
 #include "cli/output.h"
 #include "http/json.h"
 
@@ -162,12 +161,15 @@ int api_call_slow(struct cli *c, const char *method, const char *path, json_t *b
 
 int api_sandbox_path(const char *id, const char *suffix, char **ret, struct err *e)
 {
-	if (!id_is_sandbox(id))
+	_cleanup_strbuf_ struct strbuf path = {0};
+	// These would lead to other calls. All else that is wrong with it the server says.
+	if (!*id || strchr(id, '/') || strcmp(id, ".") == 0 || strcmp(id, "..") == 0)
 		return err_set(e, ERR_INVALID,
-			"'%s' is not a sandbox id: 'stasis ls' shows them (lower-case letters and "
-			"digits)",
-			id);
-	*ret = str_printf("/v1/sandboxes/%s%s", id, suffix);
+			"'%s' is no sandbox's id or name: 'stasis ls' shows them", id);
+	strbuf_adds(&path, "/v1/sandboxes/");
+	str_percent_encode(&path, id);
+	strbuf_adds(&path, suffix);
+	*ret = strbuf_steal(&path);
 	return *ret ? 0 : err_errno(e, ENOMEM, "%s", id);
 }
 
@@ -194,15 +196,18 @@ int guest_open(struct cli *c, const char *id, const char *user, struct guest *re
 		rc = api_call(c, "GET", path, NULL, &j, e);
 	if (rc < 0)
 		return rc;
+	// The edge knows ids alone.
+	const char *real = json_string_value(json_object_get(j, "id"));
 	const char *token = json_string_value(json_object_get(j, "envd_token"));
 	const char *state = json_string_value(json_object_get(j, "state"));
 	if (!str_eq(state, "running"))
 		return err_set(e, ERR_CONFLICT, "sandbox %s is not running: it is %s%s", id,
 			state ? state : "unknown",
 			str_eq(state, "paused") ? ": resume it first" : "");
-	if (!token)
-		return err_set(e, ERR_BAD_GATEWAY, "the server gave no envd_token for %s", id);
-	g.id = strdup(id);
+	if (!token || !real)
+		return err_set(
+			e, ERR_BAD_GATEWAY, "the server gave no id or envd_token for %s", id);
+	g.id = strdup(real);
 	g.token = strdup(token);
 	g.user = user ? strdup(user) : NULL;
 	rc = guest_init(c, &g, e);

@@ -18,7 +18,7 @@ int api_call_slow(struct cli *c, const char *method, const char *path, json_t *b
 // The same with all of http_call at hand (time-out, progress, streaming download); call's path,
 // method and body are set by the caller.
 int api_call_with(struct cli *c, const struct http_call *call, json_t **ret, struct err *e);
-// "/v1/sandboxes/<id>suffix", refusing what can't be an id. Owned by the caller.
+// "/v1/sandboxes/<id>suffix" of an id or a name, which the server looks up. Owned by the caller.
 int api_sandbox_path(const char *id, const char *suffix, char **ret, struct err *e);
 
 // A sandbox's agent through the edge. Own client, so that it can be used beside others.

@@ -444,7 +444,8 @@ static int copy_in(struct copy *x, const char *local, const char *remote, struct
 	return rc < 0 ? rc : set_modes(x, e);
 }
 
-// "ID:PATH" is a place in a sandbox; "./a:b" is not, nor is anything with a slash before the colon.
+// "ID:PATH", or a name, is a place in a sandbox; "./a:b" is not, nor is anything with a slash
+// before the colon.
 static int parse_place(const char *text, struct place *ret, struct err *e)
 {
 	const char *colon = strchr(text, ':');
@@ -453,19 +454,19 @@ static int parse_place(const char *text, struct place *ret, struct err *e)
 		return 0;
 	ret->id = strndup(text, (size_t)(colon - text));
 	ret->path = colon + 1;
-	if (!ret->id)
-		return err_errno(e, ENOMEM, "%s", text);
-	if (!id_is_sandbox(ret->id))
-		return err_set(e, ERR_INVALID,
-			"'%s' is not a sandbox id; a local name with a colon is written ./%s",
-			ret->id, text);
-	return 0;
+	return ret->id ? 0 : err_errno(e, ENOMEM, "%s", text);
 }
 
 static int copy_places(struct cli *c, struct copy *x, const struct place *src,
 	const struct place *dst, struct err *e)
 {
-	int rc = guest_open(c, src->id ? src->id : dst->id, x->user, &x->guest, e);
+	const char *id = src->id ? src->id : dst->id;
+	int rc = guest_open(c, id, x->user, &x->guest, e);
+	if (rc < 0 && (e->code == ERR_NOT_FOUND || e->code == ERR_INVALID)) {
+		struct err why = *e;
+		return err_set(e, why.code, "%.800s; a local name with a colon is written ./%s:...",
+			why.text, id);
+	}
 	if (rc < 0)
 		return rc;
 	term_catch_signals(false);
