@@ -50,6 +50,16 @@ static const struct cli_command *find_command(int argc, char **argv, int *ret_wo
 	return NULL;
 }
 
+static void say_unknown(const char *word, const char *here, const char * or)
+{
+	fprintf(stderr, "stasis: unknown command '%s'", word);
+	if (here)
+		fprintf(stderr, ": did you mean 'stasis %s'", here);
+	if (here && or)
+		fprintf(stderr, " or 'stasis %s'", or);
+	fputs(here ? "?\n" : "; see 'stasis help'\n", stderr);
+}
+
 static int unknown_command(int argc, char **argv)
 {
 	bool first = true;
@@ -67,12 +77,14 @@ static int unknown_command(int argc, char **argv)
 	}
 	if (!first)
 		return err_info(ERR_INVALID)->exit_code;
-	const char *near = cli_suggest(argv[0], command_name, commands, n_commands);
-	if (near)
-		fprintf(stderr, "stasis: unknown command '%s'; did you mean '%s'?\n", argv[0],
-			near);
-	else
-		fprintf(stderr, "stasis: unknown command '%s'; see 'stasis help'\n", argv[0]);
+	size_t n_synonyms;
+	const struct cli_synonym *synonyms = cli_synonyms(&n_synonyms);
+	for (size_t i = 0; i < n_synonyms; i++)
+		if (strcmp(synonyms[i].word, argv[0]) == 0) {
+			say_unknown(argv[0], synonyms[i].here, synonyms[i].or);
+			return err_info(ERR_INVALID)->exit_code;
+		}
+	say_unknown(argv[0], cli_suggest(argv[0], command_name, commands, n_commands), NULL);
 	return err_info(ERR_INVALID)->exit_code;
 }
 

@@ -55,8 +55,15 @@ struct cli_option {
 	bool *present;	   // may be NULL
 };
 
+// What docker, kubectl and shells call it, and what it is here: the words behind "stasis", and
+// those of a second command where there are two answers.
+struct cli_synonym {
+	const char *word, *here, * or ;
+};
+
 int cli_main(int argc, char **argv);
 const struct cli_command *cli_commands(size_t *ret_n);
+const struct cli_synonym *cli_synonyms(size_t *ret_n);
 // Parses the options (own ones and the common ones); c->argc and c->argv are the operands then,
 // which must be min to max in number (max -1: any). 0, 1 when help was asked for and printed.
 int cli_parse(struct cli *c, const struct cli_option *options, int min_operands, int max_operands,
@@ -98,8 +105,9 @@ int cmd_exec(struct cli *c, struct err *e);
 int cmd_cp(struct cli *c, struct err *e);
 // watch.c
 int cmd_logs(struct cli *c, struct err *e);
-int cmd_events(struct cli *c, struct err *e);
 int cmd_health(struct cli *c, struct err *e);
+// events.c
+int cmd_events(struct cli *c, struct err *e);
 // key.c
 int cmd_key_create(struct cli *c, struct err *e);
 int cmd_key_ls(struct cli *c, struct err *e);

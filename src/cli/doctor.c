@@ -385,6 +385,7 @@ int cmd_doctor(struct cli *c, struct err *e)
 	size_t i;
 	_cleanup_table_ struct table t;
 	table_init(&t, (const char *const[]){"CHECK", "STATUS", "FOUND", NULL});
+	t.states = 1;
 	json_array_foreach (list, i, check) {
 		const char *remedy = json_string_value(json_object_get(check, "remedy"));
 		table_cell(&t, "%s", json_string_value(json_object_get(check, "name")));

@@ -5,8 +5,8 @@
 #include "base/paths.h"
 #include "base/str.h"
 #include "cli/api.h"
+#include "cli/list.h"
 #include "cli/local.h"
-#include "cli/output.h"
 #include "disk/image.h"
 #include "hostagent/hostagent.h"
 #include "http/json.h"
@@ -107,46 +107,40 @@ int cmd_image_build(struct cli *c, struct err *e)
 	return no_freeze || cancel ? 0 : freeze(&b, dir, image.name, e);
 }
 
+static void add_row(struct table *table, const json_t *t)
+{
+	const char *name = json_string_value(json_object_get(t, "name"));
+	const char *kind = json_string_value(json_object_get(t, "kind"));
+	char memory[24], disk[24], size[24], created[32];
+	human_size((uint64_t)json_integer_value(json_object_get(t, "memory_mb")) << 20, memory);
+	human_size((uint64_t)json_integer_value(json_object_get(t, "disk_mb")) << 20, disk);
+	human_size((uint64_t)json_integer_value(json_object_get(t, "size_bytes")), size);
+	human_when(json_object_get(t, "created_at"), created);
+	table_cell(table, "%s", name ? name : "-");
+	table_cell(table, "%s", kind ? kind : "-");
+	table_cell(table, "%s", json_is_true(json_object_get(t, "frozen")) ? "yes" : "no");
+	table_cell(table, "%lld", (long long)json_integer_value(json_object_get(t, "vcpus")));
+	table_cell(table, "%s", memory);
+	table_cell(table, "%s", disk);
+	table_cell(table, "%s", size);
+	table_cell(table, "%s", created);
+}
+
+static const struct list_kind listed = {.array = "templates",
+	.name = "name",
+	.titles = (const char *const[]){"NAME", "KIND", "FROZEN", "VCPUS", "MEMORY", "DISK", "SIZE",
+		"CREATED", NULL},
+	.row = add_row};
+
 int cmd_image_ls(struct cli *c, struct err *e)
 {
-	bool quiet = false;
+	struct list how = {0};
 	_cleanup_json_ json_t *answer = NULL;
-	const struct cli_option options[] = {
-		{'q', "quiet", NULL, "print names only", OPT_FLAG, &quiet},
-		{0},
-	};
+	const struct cli_option options[] = {LIST_OPTIONS(how, "names"), {0}};
 	int rc = cli_parse(c, options, 0, 0, e);
 	if (rc == 0)
+		rc = list_check(c, &how, e);
+	if (rc == 0)
 		rc = api_call(c, "GET", "/v1/templates", NULL, &answer, e);
-	if (rc != 0)
-		return rc;
-	if (c->json)
-		return output_json(answer);
-	const json_t *t;
-	size_t i;
-	_cleanup_table_ struct table table;
-	table_init(&table, (const char *const[]){"NAME", "KIND", "FROZEN", "VCPUS", "MEMORY",
-				   "DISK", "SIZE", "CREATED", NULL});
-	json_array_foreach (json_object_get(answer, "templates"), i, t) {
-		const char *name = json_string_value(json_object_get(t, "name"));
-		const char *kind = json_string_value(json_object_get(t, "kind"));
-		char memory[24], disk[24], size[24], created[32];
-		if (quiet && name)
-			puts(name);
-		human_size((uint64_t)json_integer_value(json_object_get(t, "memory_mb")) << 20,
-			memory);
-		human_size((uint64_t)json_integer_value(json_object_get(t, "disk_mb")) << 20, disk);
-		human_size((uint64_t)json_integer_value(json_object_get(t, "size_bytes")), size);
-		human_when(json_object_get(t, "created_at"), created);
-		table_cell(&table, "%s", name ? name : "-");
-		table_cell(&table, "%s", kind ? kind : "-");
-		table_cell(&table, "%s", json_is_true(json_object_get(t, "frozen")) ? "yes" : "no");
-		table_cell(
-			&table, "%lld", (long long)json_integer_value(json_object_get(t, "vcpus")));
-		table_cell(&table, "%s", memory);
-		table_cell(&table, "%s", disk);
-		table_cell(&table, "%s", size);
-		table_cell(&table, "%s", created);
-	}
-	return quiet ? 0 : table_print(&table, stdout);
+	return rc != 0 ? rc : list_print(c, &how, &listed, answer, e);
 }

@@ -2,7 +2,7 @@
 // key create, key ls, key rm.
 #include "base/str.h"
 #include "cli/api.h"
-#include "cli/output.h"
+#include "cli/list.h"
 #include "http/json.h"
 
 int cmd_key_create(struct cli *c, struct err *e)
@@ -23,40 +23,36 @@ int cmd_key_create(struct cli *c, struct err *e)
 	return text && puts(text) >= 0 ? 0 : err_set(e, ERR_BAD_GATEWAY, "the server gave no key");
 }
 
+static void add_row(struct table *t, const json_t *k)
+{
+	static const char *const names[] = {"id", "name", "prefix"};
+	char created[32], used[32];
+	for (size_t n = 0; n < ARRAY_SIZE(names); n++) {
+		const char *s = json_string_value(json_object_get(k, names[n]));
+		table_cell(t, "%s", s ? s : "-");
+	}
+	human_when(json_object_get(k, "created_at"), created);
+	human_when(json_object_get(k, "last_used_at"), used);
+	table_cell(t, "%s", created);
+	table_cell(t, "%s", used);
+}
+
+static const struct list_kind listed = {.array = "keys",
+	.name = "id",
+	.titles = (const char *const[]){"ID", "NAME", "PREFIX", "CREATED", "LAST USED", NULL},
+	.row = add_row};
+
 int cmd_key_ls(struct cli *c, struct err *e)
 {
-	bool quiet = false;
+	struct list how = {0};
 	_cleanup_json_ json_t *answer = NULL;
-	const struct cli_option options[] = {
-		{'q', "quiet", NULL, "print ids only", OPT_FLAG, &quiet},
-		{0},
-	};
+	const struct cli_option options[] = {LIST_OPTIONS(how, "ids"), {0}};
 	int rc = cli_parse(c, options, 0, 0, e);
 	if (rc == 0)
+		rc = list_check(c, &how, e);
+	if (rc == 0)
 		rc = api_call(c, "GET", "/v1/keys", NULL, &answer, e);
-	if (rc != 0)
-		return rc;
-	if (c->json)
-		return output_json(answer);
-	const json_t *k;
-	size_t i;
-	_cleanup_table_ struct table t;
-	table_init(&t, (const char *const[]){"ID", "NAME", "PREFIX", "CREATED", "LAST USED", NULL});
-	json_array_foreach (json_object_get(answer, "keys"), i, k) {
-		static const char *const names[] = {"id", "name", "prefix"};
-		char created[32], used[32];
-		for (size_t n = 0; n < ARRAY_SIZE(names); n++) {
-			const char *s = json_string_value(json_object_get(k, names[n]));
-			table_cell(&t, "%s", s ? s : "-");
-			if (quiet && n == 0 && s)
-				puts(s);
-		}
-		human_when(json_object_get(k, "created_at"), created);
-		human_when(json_object_get(k, "last_used_at"), used);
-		table_cell(&t, "%s", created);
-		table_cell(&t, "%s", used);
-	}
-	return quiet ? 0 : table_print(&t, stdout);
+	return rc != 0 ? rc : list_print(c, &how, &listed, answer, e);
 }
 
 int cmd_key_rm(struct cli *c, struct err *e)

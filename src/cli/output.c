@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include "base/clock.h"
+#include "base/str.h"
 
 static void clean(char *text)
 {
@@ -55,20 +56,69 @@ static size_t width_of(const char *s)
 	return n;
 }
 
+bool output_colored(FILE *out)
+{
+	const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
+	return !(no && *no) && term && *term && strcmp(term, "dumb") != 0 &&
+	       isatty(fileno(out)) == 1;
+}
+
+const char *output_state_color(const char *state)
+{
+	static const char green[] = "\033[32m", yellow[] = "\033[33m", red[] = "\033[31m",
+			  cyan[] = "\033[36m", dim[] = "\033[2m";
+	static const struct {
+		const char *word, *color;
+	} colors[] = {
+		// of sandboxes
+		{"running", green},
+		{"paused", cyan},
+		{"stopped", dim},
+		{"pending", yellow},
+		{"pausing", yellow},
+		{"resuming", yellow},
+		{"stopping", yellow},
+		{"unreachable", red},
+		{"error", red},
+		// of operations and checks
+		{"done", green},
+		{"open", yellow},
+		{"failed", red},
+		{"ok", green},
+		{"degraded", yellow},
+		{"missing", red},
+		// of events, beside the states
+		{"resumed", green},
+		{"events_lost", red},
+	};
+	size_t n = strcspn(state, ":");
+	if (str_ends(state, "_failed"))
+		return red;
+	for (size_t i = 0; i < ARRAY_SIZE(colors); i++)
+		if (strlen(colors[i].word) == n && strncmp(colors[i].word, state, n) == 0)
+			return colors[i].color;
+	return NULL;
+}
+
 int table_print(struct table *t, FILE *out)
 {
-	size_t width[TABLE_MAX_COLUMNS] = {0};
+	size_t width[TABLE_MAX_COLUMNS] = {0}, first = t->no_headers ? t->columns : 0;
+	bool colored = t->states && output_colored(out);
 	if (t->failed)
 		return -ENOMEM;
-	for (size_t i = 0; i < t->n; i++)
+	for (size_t i = first; i < t->n; i++)
 		width[i % t->columns] = MAX(width[i % t->columns], width_of(t->cells[i]));
-	for (size_t i = 0; i < t->n; i++) {
+	for (size_t i = first; i < t->n; i++) {
 		size_t column = i % t->columns;
+		const char *color = colored && column == t->states && i >= t->columns
+					    ? output_state_color(t->cells[i])
+					    : NULL;
+		fprintf(out, "%s%s%s", color ? color : "", t->cells[i],
+			color ? OUTPUT_COLOR_END : "");
 		if (column == t->columns - 1)
-			fprintf(out, "%s\n", t->cells[i]);
+			fputc('\n', out);
 		else
-			fprintf(out, "%s%*s", t->cells[i],
-				(int)(width[column] - width_of(t->cells[i]) + 2), "");
+			fprintf(out, "%*s", (int)(width[column] - width_of(t->cells[i]) + 2), "");
 	}
 	return fflush(out) == 0 ? 0 : -errno;
 }
@@ -171,7 +221,10 @@ static int print_field(const char *name, const json_t *v)
 	_cleanup_free_ char *text = output_value(v);
 	if (!text)
 		return -ENOMEM;
-	printf("%-16s %s\n", name, text);
+	const char *color = strcmp(name, "state") == 0 && output_colored(stdout)
+				    ? output_state_color(text)
+				    : NULL;
+	printf("%-16s %s%s%s\n", name, color ? color : "", text, color ? OUTPUT_COLOR_END : "");
 	return 0;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What people read: tables, human times and sizes, progress on a terminal.
+// What people read: tables, human times and sizes, colours, progress on a terminal.
 #pragma once
 #include <jansson.h>
 #include "base/str.h"
@@ -11,6 +11,8 @@
 #define TABLE_MAX_COLUMNS 12
 struct table {
 	size_t columns;
+	size_t states;	 // the column that is coloured by its word; 0: none
+	bool no_headers; // the head row is not printed
 	char **cells;
 	size_t n, cap;
 	bool failed;
@@ -23,6 +25,13 @@ int table_print(struct table *t, FILE *out);
 void table_done(struct table *t);
 #define _cleanup_table_ _cleanup_(table_done)
 
+// Colours are for terminals, and not where NO_COLOR is set or TERM is "dumb" or missing.
+bool output_colored(FILE *out);
+// What switches to the colour of a state ("running", "stopped: timeout", "pause_failed"); NULL for
+// one that has none.
+const char *output_state_color(const char *state);
+#define OUTPUT_COLOR_END "\033[0m"
+
 // "1.5 GiB"; "-" for 0.
 void human_size(uint64_t bytes, char out[24]);
 // "12s", "5m", "3h 20m", "2d 4h".
@@ -33,11 +42,11 @@ void human_ms(uint64_t us, char out[24]); // "1.25 ms", "4.80 s"
 
 // The API's phases of an operation, as a table with their sum. 0 or -errno.
 int output_phases(const json_t *phases, FILE *out);
-// A value as people read it: text as it is, all else as compact JSON, control characters as '?', "-"
-// for null and what is absent. Owned by the caller; NULL when out of memory.
+// A value as people read it: text as it is, all else as compact JSON, control characters as '?',
+// "-" for null and what is absent. Owned by the caller; NULL when out of memory.
 char *output_value(const json_t *v);
-// A line for each of these fields of an object that has a value, on stdout: names ends with NULL, and
-// is NULL for all fields there are. 0 or -errno.
+// A line for each of these fields of an object that has a value, on stdout: names ends with NULL,
+// and is NULL for all fields there are. 0 or -errno.
 int output_fields(const json_t *object, const char *const *names);
 // Indented JSON and a newline on stdout. 0 or -errno.
 int output_json(const json_t *j);

@@ -3,7 +3,7 @@
 #include <string.h>
 #include "base/str.h"
 #include "cli/api.h"
-#include "cli/output.h"
+#include "cli/list.h"
 #include "http/json.h"
 
 static const char *text_of(const json_t *object, const char *name)
@@ -128,9 +128,17 @@ static void add_row(struct table *t, const json_t *s)
 	table_cell(t, "%s", labels.len ? labels.data : "-");
 }
 
+static const struct list_kind listed = {.array = "sandboxes",
+	.name = "id",
+	.titles = (const char *const[]){"ID", "TEMPLATE", "STATE", "VCPUS", "MEMORY", "DISK",
+		"CREATED", "ENDS", "METADATA", NULL},
+	.states = 2,
+	.row = add_row};
+
 int cmd_ls(struct cli *c, struct err *e)
 {
-	bool all = false, quiet = false;
+	bool all = false;
+	struct list how = {0};
 	const char *state = NULL, *template = NULL;
 	uint64_t limit = 0;
 	_cleanup_json_ json_t *metadata = NULL, *answer = NULL;
@@ -140,7 +148,7 @@ int cmd_ls(struct cli *c, struct err *e)
 		{0, "template", "NAME", "only of this template", OPT_STRING, &template},
 		{0, "metadata", "K=V", "only with this label; repeatable", OPT_MAP, &metadata},
 		{'n', "limit", "N", "at most so many", OPT_U64, &limit, 1},
-		{'q', "quiet", NULL, "print ids only", OPT_FLAG, &quiet},
+		LIST_OPTIONS(how, "ids"),
 		{0},
 	};
 	int rc = cli_parse(c, options, 0, 0, e);
@@ -148,6 +156,8 @@ int cmd_ls(struct cli *c, struct err *e)
 		return rc;
 	if (all && state)
 		return err_set(e, ERR_INVALID, "--all and --state exclude each other");
+	if ((rc = list_check(c, &how, e)) < 0)
+		return rc;
 	_cleanup_strbuf_ struct strbuf query = {0}, labels = {0};
 	const char *key;
 	json_t *value;
@@ -172,22 +182,7 @@ int cmd_ls(struct cli *c, struct err *e)
 	if (query.failed || labels.failed)
 		return err_errno(e, ENOMEM, "list");
 	rc = list_all(c, query.data ? query.data : "", limit, &answer, e);
-	if (rc < 0)
-		return rc;
-	if (c->json)
-		return output_json(answer);
-	const json_t *s;
-	size_t i;
-	_cleanup_table_ struct table t;
-	table_init(&t, (const char *const[]){"ID", "TEMPLATE", "STATE", "VCPUS", "MEMORY", "DISK",
-			       "CREATED", "ENDS", "METADATA", NULL});
-	json_array_foreach (json_object_get(answer, "sandboxes"), i, s) {
-		if (quiet)
-			puts(text_of(s, "id"));
-		else
-			add_row(&t, s);
-	}
-	return quiet ? 0 : table_print(&t, stdout);
+	return rc < 0 ? rc : list_print(c, &how, &listed, answer, e);
 }
 
 int cmd_get(struct cli *c, struct err *e)

@@ -2,7 +2,7 @@
 // snapshot create, ls, get, rm.
 #include "base/str.h"
 #include "cli/api.h"
-#include "cli/output.h"
+#include "cli/list.h"
 #include "http/json.h"
 
 static const char *text_of(const json_t *object, const char *name)
@@ -41,46 +41,42 @@ int cmd_snapshot_create(struct cli *c, struct err *e)
 	return verbose ? output_phases(json_object_get(answer, "phases"), stderr) : 0;
 }
 
+static void add_row(struct table *t, const json_t *s)
+{
+	char memory[24], disk[24], memory_data[24], disk_data[24], created[32];
+	human_size(number_of(s, "memory_mb") << 20, memory);
+	human_size(number_of(s, "disk_mb") << 20, disk);
+	human_size(number_of(s, "memory_bytes"), memory_data);
+	human_size(number_of(s, "disk_bytes"), disk_data);
+	human_when(json_object_get(s, "created_at"), created);
+	table_cell(t, "%s", text_of(s, "name"));
+	table_cell(t, "%s", text_of(s, "sandbox_id"));
+	table_cell(t, "%s", text_of(s, "parent"));
+	table_cell(t, "%u", (unsigned)number_of(s, "vcpus"));
+	table_cell(t, "%s", memory);
+	table_cell(t, "%s", disk);
+	table_cell(t, "%s", memory_data);
+	table_cell(t, "%s", disk_data);
+	table_cell(t, "%s", created);
+}
+
+static const struct list_kind listed = {.array = "snapshots",
+	.name = "name",
+	.titles = (const char *const[]){"NAME", "SANDBOX", "PARENT", "VCPUS", "MEMORY", "DISK",
+		"MEMORY DATA", "DISK DATA", "CREATED", NULL},
+	.row = add_row};
+
 int cmd_snapshot_ls(struct cli *c, struct err *e)
 {
-	bool quiet = false;
+	struct list how = {0};
 	_cleanup_json_ json_t *answer = NULL;
-	const struct cli_option options[] = {
-		{'q', "quiet", NULL, "print names only", OPT_FLAG, &quiet},
-		{0},
-	};
+	const struct cli_option options[] = {LIST_OPTIONS(how, "names"), {0}};
 	int rc = cli_parse(c, options, 0, 0, e);
 	if (rc == 0)
+		rc = list_check(c, &how, e);
+	if (rc == 0)
 		rc = api_call(c, "GET", "/v1/snapshots", NULL, &answer, e);
-	if (rc != 0)
-		return rc;
-	if (c->json)
-		return output_json(answer);
-	const json_t *s;
-	size_t i;
-	_cleanup_table_ struct table t;
-	table_init(&t, (const char *const[]){"NAME", "SANDBOX", "PARENT", "VCPUS", "MEMORY", "DISK",
-			       "MEMORY DATA", "DISK DATA", "CREATED", NULL});
-	json_array_foreach (json_object_get(answer, "snapshots"), i, s) {
-		char memory[24], disk[24], memory_data[24], disk_data[24], created[32];
-		if (quiet)
-			puts(text_of(s, "name"));
-		human_size(number_of(s, "memory_mb") << 20, memory);
-		human_size(number_of(s, "disk_mb") << 20, disk);
-		human_size(number_of(s, "memory_bytes"), memory_data);
-		human_size(number_of(s, "disk_bytes"), disk_data);
-		human_when(json_object_get(s, "created_at"), created);
-		table_cell(&t, "%s", text_of(s, "name"));
-		table_cell(&t, "%s", text_of(s, "sandbox_id"));
-		table_cell(&t, "%s", text_of(s, "parent"));
-		table_cell(&t, "%u", (unsigned)number_of(s, "vcpus"));
-		table_cell(&t, "%s", memory);
-		table_cell(&t, "%s", disk);
-		table_cell(&t, "%s", memory_data);
-		table_cell(&t, "%s", disk_data);
-		table_cell(&t, "%s", created);
-	}
-	return quiet ? 0 : table_print(&t, stdout);
+	return rc != 0 ? rc : list_print(c, &how, &listed, answer, e);
 }
 
 static int snapshot_path(const char *name, struct strbuf *ret, struct err *e)

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// logs, events, health: reading what the server says, once or for as long as it says it.
+// logs, health.
 #include <string.h>
 #include "base/clock.h"
-#include "base/id.h"
 #include "base/str.h"
 #include "cli/api.h"
 #include "cli/output.h"
@@ -76,123 +75,6 @@ int cmd_logs(struct cli *c, struct err *e)
 			clock_sleep_ns(500 * NSEC_PER_MSEC);
 	}
 	return rc;
-}
-
-static void event_row(struct table *t, const json_t *ev)
-{
-	static const char *const names[] = {"at", "sandbox", "kind", "cause"};
-	table_cell(t, "%lld", (long long)json_integer_value(json_object_get(ev, "seq")));
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		const char *s = json_string_value(json_object_get(ev, names[i]));
-		table_cell(t, "%s", s && *s ? s : "-");
-	}
-}
-
-struct follower {
-	struct strbuf line;
-	const char *sandbox;
-	bool json;
-	int rc;
-};
-
-static void print_event(const struct follower *f, const char *text, size_t len)
-{
-	_cleanup_json_ json_t *ev = json_loadb(text, len, 0, NULL);
-	const char *names[] = {"at", "sandbox", "kind", "cause"}, *v[4];
-	for (size_t i = 0; i < ARRAY_SIZE(v); i++) {
-		v[i] = json_string_value(json_object_get(ev, names[i]));
-		v[i] = v[i] && *v[i] ? v[i] : "-";
-	}
-	if (!ev || (f->sandbox && strcmp(v[1], f->sandbox) != 0))
-		return;
-	if (f->json)
-		printf("%.*s\n", (int)len, text);
-	else
-		printf("%-6lld  %s  %-21s  %-14s  %s\n",
-			(long long)json_integer_value(json_object_get(ev, "seq")), v[0], v[1], v[2],
-			v[3]);
-}
-
-static int on_event_data(void *ctx, const char *data, size_t len)
-{
-	struct follower *f = ctx;
-	strbuf_add(&f->line, data, len);
-	for (char *nl; f->line.len && (nl = memchr(f->line.data, '\n', f->line.len));) {
-		size_t n = (size_t)(nl - f->line.data);
-		if (n)
-			print_event(f, f->line.data, n);
-		strbuf_consume(&f->line, n + 1);
-	}
-	f->rc = output_flush();
-	return f->rc < 0 || f->line.failed;
-}
-
-static int follow_events(struct cli *c, uint64_t cursor, const char *sandbox, struct err *e)
-{
-	struct follower f = {.sandbox = sandbox, .json = c->json};
-	_cleanup_free_ char *path =
-		str_printf("/v1/events?follow=1&cursor=%llu", (unsigned long long)cursor);
-	int rc = path ? api_call_with(c,
-				&(struct http_call){
-					.method = "GET",
-					.path = path,
-					.write = on_event_data,
-					.ctx = &f,
-				},
-				NULL, e)
-		      : -ENOMEM;
-	strbuf_done(&f.line);
-	if (rc == 0)
-		return err_set(e, ERR_UNAVAILABLE, "the server ended the stream");
-	return rc;
-}
-
-int cmd_events(struct cli *c, struct err *e)
-{
-	bool follow = false;
-	const char *sandbox = NULL;
-	uint64_t cursor = 0;
-	_cleanup_json_ json_t *answer = json_pack("{s:[]}", "events");
-	const struct cli_option options[] = {
-		{'f', "follow", NULL, "go on until Ctrl-C", OPT_FLAG, &follow},
-		{0, "since", "SEQ", "only those after this number", OPT_U64, &cursor},
-		{0, "sandbox", "ID", "only of this sandbox", OPT_STRING, &sandbox},
-		{0},
-	};
-	int rc = cli_parse(c, options, 0, 0, e);
-	if (rc != 0)
-		return rc;
-	if (sandbox && !id_is_sandbox(sandbox))
-		return err_set(e, ERR_INVALID, "--sandbox: '%s' is not a sandbox id", sandbox);
-	if (follow)
-		return follow_events(c, cursor, sandbox, e);
-	for (;;) {
-		_cleanup_json_ json_t *page = NULL;
-		_cleanup_free_ char *path = str_printf("/v1/events?cursor=%llu&limit=100%s%s",
-			(unsigned long long)cursor, sandbox ? "&sandbox=" : "",
-			sandbox ? sandbox : "");
-		rc = path ? api_call(c, "GET", path, NULL, &page, e) : -ENOMEM;
-		if (rc < 0)
-			return rc;
-		json_t *next = json_object_get(page, "next_cursor");
-		uint64_t to = (uint64_t)json_integer_value(next);
-		json_array_extend(
-			json_object_get(answer, "events"), json_object_get(page, "events"));
-		if (json_array_size(json_object_get(page, "events")) == 0 || to <= cursor) {
-			json_object_set(answer, "next_cursor", next);
-			break;
-		}
-		cursor = to;
-	}
-	if (c->json)
-		return output_json(answer);
-	const json_t *ev;
-	size_t i;
-	_cleanup_table_ struct table t;
-	table_init(&t, (const char *const[]){"SEQ", "AT", "SANDBOX", "EVENT", "CAUSE", NULL});
-	json_array_foreach (json_object_get(answer, "events"), i, ev)
-		event_row(&t, ev);
-	return table_print(&t, stdout);
 }
 
 int cmd_health(struct cli *c, struct err *e)

@@ -45,7 +45,21 @@ class Mistakes(unittest.TestCase):
     def test_misspelt_command_gets_a_suggestion(self):
         r = stasis("craete")
         self.assertEqual(r.code, 2)
-        self.assertIn("did you mean 'create'", r.errors)
+        self.assertIn("did you mean 'stasis create'?", r.errors)
+
+    def test_words_of_other_tools_are_understood(self):
+        known = [" ".join(c) for c in commands()]
+        for word, meant in (("ps", ["ls"]), ("stop", ["pause", "rm"]), ("kill", ["rm"]),
+                            ("inspect", ["get"]), ("top", ["exec", "get"]),
+                            ("images", ["image ls"]), ("templates", ["image ls"]),
+                            ("start", ["resume", "create"]), ("attach", ["exec -it"]),
+                            ("commit", ["snapshot create"]), ("list", ["ls"])):
+            r = stasis(word, "x")
+            self.assertEqual((r.code, r.text), (2, ""))
+            hints = " or ".join(f"'stasis {m}'" for m in meant)
+            self.assertEqual(r.errors, f"stasis: unknown command '{word}': did you mean {hints}?\n")
+            for m in meant:
+                self.assertIn(m.removesuffix(" -it"), known)
 
     def test_half_a_command_lists_the_other_halves(self):
         r = stasis("key")

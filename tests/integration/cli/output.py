@@ -193,5 +193,91 @@ class Words(Case):
                               ["total", "2.00 s"]])
 
 
+LISTS = [(("ls",), "sandboxes", "id", [SANDBOX, ENDED]),
+         (("snapshot", "ls"), "snapshots", "name", [SNAPSHOT]),
+         (("image", "ls"), "templates", "name", [TEMPLATE]),
+         (("key", "ls"), "keys", "id", [KEY]),
+         (("events",), "events", "seq", EVENTS),
+         (("operations",), "operations", "id", OPERATIONS)]
+
+
+class Lists(Case):
+    def test_quiet(self):
+        for args, _, name, rows in LISTS:
+            self.assertEqual(self.s.out(*args, "-q"), "".join(f"{r[name]}\n" for r in rows))
+
+    def test_no_headers(self):
+        for args, *_ in LISTS:
+            with_head = self.table(*args)
+            self.assertEqual(self.table(*args, "--no-headers"), with_head[1:])
+
+    def test_json(self):
+        for args, array, _, rows in LISTS:
+            answer = played.json.loads(self.s.out(*args, "-o", "json"))
+            self.assertEqual(answer[array], rows)
+
+    def test_format_has_every_field(self):
+        for args, _, _, rows in LISTS:
+            for field in rows[0]:
+                self.assertEqual(self.s.out(*args, "--format", "<{%s}>" % field),
+                                 "".join("<%s>\n" % ("-" if r[field] is None else shown(r[field]))
+                                         for r in rows))
+
+    def test_format(self):
+        for template, line in (
+                ("{id} {state}", f"{ID} paused"),
+                (r"{id}\t{state}\n--", f"{ID}\tpaused\n--"),
+                (r"\{{vcpus}\} \\n", "{3} \\n"),
+                ("{metadata.job}|{metadata.none}|{metadata.odd}", "42|-|a?[31m?b"),
+                ("{ends_at.x}", "-"),
+                ("", ""), ("plain", "plain")):
+            out = self.s.out("ls", "--format", template)
+            self.assertTrue(out.startswith(line + "\n"), (template, out))
+        self.assertEqual(self.s.out("operations", "--format", "{id}: {error.message}"),
+                         "op-2: the disk is full\nop-1: -\n")
+
+    def test_unknown_field_names_those_that_there_are(self):
+        for args, _, _, rows in LISTS:
+            done = self.s.run(*args, "--format", "{nosuch}", code=2)
+            self.assertEqual(done.stdout, "")
+            self.assertIn("no field 'nosuch'; the fields are: " + ", ".join(rows[0]), done.stderr)
+        self.s.run("ls", "--format", "{id.x}", code=2)
+
+    def test_bad_templates_are_refused_before_anything_is_asked(self):
+        for template in ("{id", "{}", "a\\q", "a\\"):
+            before = len(self.s.asked)
+            done = self.s.run("ls", "--format", template, code=2)
+            self.assertIn("--format", done.stderr)
+            self.assertEqual(len(self.s.asked), before)
+
+    def test_ways_of_printing_exclude_each_other(self):
+        for args in (["-q", "--format", "{id}"], ["-o", "json", "-q"],
+                     ["-o", "json", "--format", "{id}"]):
+            self.assertIn("exclude each other", self.s.run("ls", *args, code=2).stderr)
+
+
+class Colors(Case):
+    PAUSED, ENDED = "\x1b[36mpaused\x1b[0m", "\x1b[2mstopped: timeout\x1b[0m"
+
+    def test_states_on_a_terminal(self):
+        plain, colored = self.s.out("ls"), self.s.terminal("ls")
+        self.assertIn(self.PAUSED, colored)
+        self.assertIn(self.ENDED, colored)
+        self.assertEqual(re.sub(r"\x1b\[\d+m", "", colored), plain)
+        self.assertIn("state            " + self.PAUSED, self.s.terminal("get", ID))
+        self.assertIn("\x1b[31mfailed\x1b[0m", self.s.terminal("operations"))
+        self.assertIn("\x1b[32mrunning\x1b[0m", self.s.terminal("events"))
+
+    def test_none_where_they_are_not_wanted(self):
+        self.assertNotIn("\x1b", self.s.out("ls"))
+        for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": ""}):
+            for args in (["ls"], ["get", ID], ["operations"]):
+                self.assertNotIn("\x1b", self.s.terminal(*args, **env))
+        self.assertIn(self.PAUSED, self.s.terminal("ls", NO_COLOR=""))
+        # Nothing that programs read.
+        for args in (["ls", "-q"], ["ls", "--format", "{state}"], ["ls", "-o", "json"]):
+            self.assertNotIn("\x1b", self.s.terminal(*args))
+
+
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1], verbosity=2)

@@ -154,6 +154,23 @@ static void suggestions(void **state)
 	}
 }
 
+static void synonyms_lead_to_commands(void **state)
+{
+	size_t n, n_commands;
+	const struct cli_synonym *s = cli_synonyms(&n);
+	const struct cli_command *commands = cli_commands(&n_commands);
+	for (size_t i = 0; i < n; i++) {
+		size_t here = 0, or = s[i].or ? 0 : 1;
+		for (size_t k = 0; k < n_commands; k++) {
+			assert_string_not_equal(s[i].word, commands[k].name);
+			here += str_starts(s[i].here, commands[k].name);
+			or += s[i].or &&str_starts(s[i].or, commands[k].name);
+		}
+		if (!here || ! or)
+			fail_msg("'%s' leads nowhere", s[i].word);
+	}
+}
+
 static void every_command_has_its_help(void **state)
 {
 	size_t n;
@@ -224,6 +241,7 @@ int main(void)
 		cmocka_unit_test(options_are_read),
 		cmocka_unit_test(mistakes_are_told),
 		cmocka_unit_test(suggestions),
+		cmocka_unit_test(synonyms_lead_to_commands),
 		cmocka_unit_test(every_command_has_its_help),
 		cmocka_unit_test(tables_align_and_hide_control_characters),
 		cmocka_unit_test(human),
