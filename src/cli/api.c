@@ -70,11 +70,12 @@ static int no_connection(struct cli *c, int rc, struct err *e)
 {
 	if (rc != -ECONNREFUSED)
 		return rc;
-	if (strcmp(c->base_url, CLI_URL_DEFAULT) == 0)
-		return err_set(e, ERR_UNAVAILABLE,
-			"no server answers on %s: start one with: stasis serve", c->base_url);
-	return err_set(e, ERR_UNAVAILABLE, "no server answers on %s: is STASIS_URL or --url right?",
-		c->base_url);
+	rc = err_set(e, ERR_UNAVAILABLE, "no server answers on %s: %s", c->base_url,
+		strcmp(c->base_url, CLI_URL_DEFAULT) == 0 ? "start one with: stasis serve"
+							  : "is STASIS_URL or --url right?");
+	if (e)
+		e->errnum = ECONNREFUSED; // nothing was sent
+	return rc;
 }
 
 static int server_error(struct cli *c, const struct http_response *r, struct err *e)

@@ -83,8 +83,10 @@ int cli_parse_bytes(const char *s, uint64_t unit, uint64_t *ret);
 const char *cli_suggest(
 	const char *word, const char *(*get)(const void *ctx, size_t i), const void *ctx, size_t n);
 
-// sandbox.c
+// create.c, run.c
 int cmd_create(struct cli *c, struct err *e);
+int cmd_run(struct cli *c, struct err *e);
+// sandbox.c
 int cmd_ls(struct cli *c, struct err *e);
 int cmd_get(struct cli *c, struct err *e);
 int cmd_rm(struct cli *c, struct err *e);

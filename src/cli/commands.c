@@ -15,6 +15,17 @@ static const char text_create[] =
 	"  stasis create --vcpus 2 --memory 1G --timeout 1h --env LANG=C --metadata job=42\n"
 	"  stasis create --template warm --timeout 10m --on-timeout pause\n";
 
+static const char text_run[] =
+	"Creates a sandbox, runs the command in it as exec does, and with --rm removes the sandbox on\n"
+	"every way out: also when the command fails, after Ctrl-C (while it is created too) and SIGTERM.\n"
+	"Without --rm it stays until its time-out, and its id is said on standard error. The exit code is\n"
+	"the command's. --timeout is the sandbox's life, 5m unless given, and ends the command as well.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis run --rm -- python3 -c 'print(6 * 7)'\n"
+	"  stasis run -it --rm --timeout 2h -- bash\n"
+	"  tar -c src | stasis run -i --rm --template warm -- sh -c 'tar -x && make -C src'\n";
+
 static const char text_pause[] =
 	"Memory goes to the disk, and all that the sandbox had on the machine is free then, but its\n"
 	"disk. Its processes do not notice, apart from the clock. A paused one has no time-out.\n";
@@ -152,6 +163,8 @@ static const char text_serve[] =
 static const struct cli_command commands[] = {
 	{"create", "", "create a sandbox and print its id", text_create, CLI_SANDBOXES, true, false,
 		cmd_create},
+	{"run", "-- COMMAND [ARG...]", "run a command in a new sandbox", text_run, CLI_SANDBOXES,
+		true, false, cmd_run},
 	{"ls", "", "list sandboxes", text_ls, CLI_SANDBOXES, true, false, cmd_ls},
 	{"get", "ID", "show one sandbox", NULL, CLI_SANDBOXES, true, false, cmd_get},
 	{"exec", "ID -- COMMAND [ARG...]", "run a command in a sandbox", text_exec, CLI_SANDBOXES,
@@ -229,15 +242,15 @@ static const struct cli_synonym synonyms[] = {
 	{"destroy", "rm", NULL},
 	{"terminate", "rm", NULL},
 	{"prune", "rm", NULL},
-	{"start", "resume", "create"},
+	{"start", "resume", "run"},
 	{"unpause", "resume", NULL},
 	{"thaw", "resume", NULL},
 	{"restart", "resume", NULL},
 	{"restore", "resume", NULL},
 	{"rollback", "resume", NULL},
-	{"new", "create", NULL},
-	{"launch", "create", NULL},
-	{"spawn", "create", NULL},
+	{"new", "create", "run"},
+	{"launch", "create", "run"},
+	{"spawn", "create", "run"},
 	{"attach", "exec -it", NULL},
 	{"shell", "exec -it", NULL},
 	{"ssh", "exec -it", NULL},

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// exec. How this works: the main thread reads the process's stream (envd_run) and writes what comes
+// How this works: the main thread reads the process's stream (envd_run) and writes what comes
 // to stdout and stderr. While it waits, its tick turns signals into calls on a second connection:
 // Ctrl-C into a signal to the process, a changed window into a new size. With -i a thread of its
 // own carries standard input over a third connection, since it may block as long as the process
 // does not read.
+#include "cli/exec.h"
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -21,12 +22,17 @@
 #define INPUT_CHUNK 32768
 #define CONTROL_TIMEOUT_MS 5000
 #define GRACE_NS (2 * NSEC_PER_SEC)
+// A guest that does not answer any more keeps nobody here: at so many signals, or so long after the
+// first one, it is left alone.
+#define GIVE_UP_SIGNALS 3
+#define GIVE_UP_NS (10 * NSEC_PER_SEC)
 
 struct exec {
 	struct guest stream, control, input;
 	bool interactive, tty;
 	_Atomic uint32_t pid; // 0: not started
 	unsigned interrupts;  // already handled
+	uint64_t give_up_ns;  // 0: no signal yet
 	uint64_t kill_at_ns;  // what was terminated and still runs is killed then; 0: nothing was
 	int write_error;      // of our own stdout or stderr
 	pthread_t feeder;
@@ -55,10 +61,13 @@ static int tick(void *ctx)
 {
 	struct exec *x = ctx;
 	unsigned n = term_interrupts(NULL);
+	// A process that never started has nobody to be told.
+	if (n >= GIVE_UP_SIGNALS || (n && x->pid == 0) ||
+		(x->give_up_ns && clock_monotonic_ns() > x->give_up_ns))
+		return -1;
 	if (n != x->interrupts) {
-		// A process that never started has nobody to be told.
-		if (x->pid == 0)
-			return -1;
+		if (!x->give_up_ns)
+			x->give_up_ns = clock_monotonic_ns() + GIVE_UP_NS;
 		send_signal(x, x->interrupts == 0 ? "SIGNAL_SIGTERM" : "SIGNAL_SIGKILL");
 		x->interrupts = n;
 		x->kill_at_ns = clock_monotonic_ns() + GRACE_NS;
@@ -146,28 +155,24 @@ static int signal_number(const char *status)
 	return 0;
 }
 
-static int exec_buffered(struct cli *c, const char *user, const char *cwd, json_t *env,
-	uint64_t timeout, struct err *e)
+static int exec_buffered(struct cli *c, const char *id, char *const *command,
+	const struct exec_options *o, struct err *e)
 {
-	_cleanup_json_ json_t *body = json_object(), *answer = NULL;
+	_cleanup_json_ json_t *body = json_object(), *answer = NULL, *args = json_array();
 	_cleanup_free_ char *path = NULL;
-	json_t *args = json_array();
-	for (int i = 1; i < c->argc; i++)
-		json_array_append_new(args, json_string(c->argv[i]));
-	if (json_array_size(args) != (size_t)c->argc - 1) {
-		json_decref(args);
-		return err_set(e, ERR_INVALID, "-o json: the command is not UTF-8");
-	}
-	json_object_set_new(body, "args", args);
-	if (user)
-		json_object_set_new(body, "user", json_string(user));
-	if (cwd)
-		json_object_set_new(body, "cwd", json_string(cwd));
-	if (env)
-		json_object_set(body, "env", env);
-	if (timeout)
-		json_object_set_new(body, "timeout_sec", json_integer((json_int_t)timeout));
-	int rc = api_sandbox_path(c->argv[0], "/exec", &path, e);
+	for (; *command; command++)
+		if (json_array_append_new(args, json_string(*command)) < 0)
+			return err_set(e, ERR_INVALID, "-o json: the command is not UTF-8");
+	json_object_set(body, "args", args);
+	if (o->user)
+		json_object_set_new(body, "user", json_string(o->user));
+	if (o->cwd)
+		json_object_set_new(body, "cwd", json_string(o->cwd));
+	if (o->env)
+		json_object_set(body, "env", o->env);
+	if (o->timeout)
+		json_object_set_new(body, "timeout_sec", json_integer((json_int_t)o->timeout));
+	int rc = api_sandbox_path(id, "/exec", &path, e);
 	if (rc == 0)
 		rc = api_call(c, "POST", path, body, &answer, e);
 	if (rc < 0)
@@ -211,10 +216,28 @@ static int run(struct cli *c, struct exec *x, struct envd_process *p, struct err
 	return 0;
 }
 
-static int exec_stream(
-	struct cli *c, struct exec *x, struct envd_process *p, const char *user, struct err *e)
+// A connection that broke because the sandbox ended, or was paused, says so.
+static int explain_end(struct cli *c, const char *id, int rc, struct err *e)
 {
-	int rc = guest_open(c, c->argv[0], user, &x->stream, e);
+	_cleanup_json_ json_t *s = NULL;
+	_cleanup_free_ char *path = NULL;
+	struct err ignored;
+	if ((e->code != ERR_BAD_GATEWAY && e->code != ERR_UNAVAILABLE) ||
+		api_sandbox_path(id, "", &path, &ignored) < 0 ||
+		api_call(c, "GET", path, NULL, &s, &ignored) < 0)
+		return rc;
+	const char *state = json_string_value(json_object_get(s, "state"));
+	const char *cause = json_string_value(json_object_get(s, "cause"));
+	if (!state || str_eq(state, "running"))
+		return rc;
+	return err_set(e, e->code, "sandbox %s is %s%s%s: the command is gone with it", id, state,
+		cause ? ": " : "", cause ? cause : "");
+}
+
+static int exec_stream(struct cli *c, const char *id, struct exec *x, struct envd_process *p,
+	const char *user, struct err *e)
+{
+	int rc = guest_open(c, id, user, &x->stream, e);
 	if (rc == 0)
 		rc = guest_dup(c, &x->stream, &x->control, e);
 	if (rc == 0)
@@ -232,60 +255,49 @@ static int exec_stream(
 	}
 	rc = run(c, x, p, e);
 	term_restore(&term);
-	return rc;
+	return rc < 0 ? explain_end(c, x->stream.id, rc, e) : 0;
 }
 
-int cmd_exec(struct cli *c, struct err *e)
+int exec_check(const struct cli *c, const struct exec_options *o, struct err *e)
 {
-	const char *user = NULL, *cwd = NULL;
-	bool interactive = false, tty = false;
-	uint64_t timeout = 0;
-	_cleanup_json_ json_t *env = NULL;
-	const struct cli_option options[] = {
-		{'i', "interactive", NULL, "send standard input", OPT_FLAG, &interactive},
-		{'t', "tty", NULL, "give the program a terminal", OPT_FLAG, &tty},
-		{'u', "user", "USER", "run as (default: user)", OPT_STRING, &user},
-		{'w', "workdir", "DIR", "run in (default: the user's home)", OPT_STRING, &cwd},
-		{'e', "env", "K=V", "environment; repeatable", OPT_MAP, &env},
-		{0, "timeout", "TIME", "kill it after (default: none; 60s with -o json)",
-			OPT_SECONDS, &timeout, 1, 86400},
-		{0},
-	};
-	int rc = cli_parse(c, options, 2, -1, e);
-	if (rc != 0)
-		return rc;
-	if (c->json && (interactive || tty))
+	if (c->json && (o->interactive || o->tty))
 		return err_set(
 			e, ERR_INVALID, "-o json buffers: it goes neither with -i nor with -t");
-	if (c->json)
-		return exec_buffered(c, user, cwd, env, timeout, e);
-	if (interactive && tty && !isatty(STDIN_FILENO))
+	if (o->interactive && o->tty && !isatty(STDIN_FILENO))
 		return err_set(e, ERR_INVALID,
 			"-it needs a terminal on standard input; use -i alone for a pipe or file");
-	if (tty && !env)
-		env = json_object();
+	return 0;
+}
+
+int exec_command(
+	struct cli *c, const char *id, char *const *command, struct exec_options *o, struct err *e)
+{
+	if (c->json)
+		return exec_buffered(c, id, command, o, e);
+	if (o->tty && !o->env)
+		o->env = json_object();
 	const char *kind = getenv("TERM");
-	if (tty && kind && *kind && !json_object_get(env, "TERM"))
-		json_object_set_new(env, "TERM", json_string(kind));
+	if (o->tty && kind && *kind && !json_object_get(o->env, "TERM"))
+		json_object_set_new(o->env, "TERM", json_string(kind));
 	// Not on the stack: a feeder that could not be joined goes on looking at it until exit.
 	struct exec *x = calloc(1, sizeof *x);
 	if (!x)
 		return err_errno(e, ENOMEM, "exec");
-	*x = (struct exec){.interactive = interactive, .tty = tty, .wake = {-1, -1}};
+	*x = (struct exec){.interactive = o->interactive, .tty = o->tty, .wake = {-1, -1}};
 	struct envd_process p = {
-		.cmd = c->argv[1],
-		.args = (const char *const *)c->argv + 2,
-		.env = env,
-		.cwd = cwd,
-		.stdin_open = interactive,
-		.pty = tty,
-		.timeout_ms = timeout * 1000,
+		.cmd = command[0],
+		.args = (const char *const *)command + 1,
+		.env = o->env,
+		.cwd = o->cwd,
+		.stdin_open = o->interactive,
+		.pty = o->tty,
+		.timeout_ms = o->timeout * 1000,
 		.on_start = on_start,
 		.on_data = on_data,
 		.tick = tick,
 		.ctx = x,
 	};
-	rc = exec_stream(c, x, &p, user, e);
+	int rc = exec_stream(c, id, x, &p, o->user, e);
 	if (x->feeding)
 		return rc;
 	guest_done(&x->stream);
@@ -294,5 +306,24 @@ int cmd_exec(struct cli *c, struct err *e)
 	safe_close(x->wake[0]);
 	safe_close(x->wake[1]);
 	free(x);
+	return rc;
+}
+
+int cmd_exec(struct cli *c, struct err *e)
+{
+	struct exec_options o = {0};
+	const struct cli_option options[] = {
+		EXEC_OPTIONS(o),
+		{'e', "env", "K=V", "environment; repeatable", OPT_MAP, &o.env},
+		{0, "timeout", "TIME", "kill it after (default: none; 60s with -o json)",
+			OPT_SECONDS, &o.timeout, 1, 86400},
+		{0},
+	};
+	int rc = cli_parse(c, options, 2, -1, e);
+	if (rc == 0)
+		rc = exec_check(c, &o, e);
+	if (rc == 0)
+		rc = exec_command(c, c->argv[0], c->argv + 1, &o, e);
+	json_decref(o.env);
 	return rc;
 }

@@ -193,7 +193,7 @@ static int bad_option(
 {
 	const char *hint = "";
 	char text[120] = "";
-	if (str_eq(c->command->name, "exec"))
+	if (str_eq(c->command->name, "exec") || str_eq(c->command->name, "run"))
 		hint = " (put -- before the command that is to run)";
 	if (word) {
 		char name[64];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// create, ls, get, rm, timeout.
+// ls, get, rm, timeout.
 #include <string.h>
 #include "base/str.h"
 #include "cli/api.h"
@@ -15,61 +15,6 @@ static const char *text_of(const json_t *object, const char *name)
 static json_int_t int_of(const json_t *object, const char *name)
 {
 	return json_integer_value(json_object_get(object, name));
-}
-
-int cmd_create(struct cli *c, struct err *e)
-{
-	const char *template = NULL, *on_timeout = NULL;
-	uint64_t vcpus = 0, memory = 0, disk = 0, timeout = 0;
-	bool has_timeout = false, verbose = false, cold = false;
-	_cleanup_json_ json_t *env = NULL, *metadata = NULL, *sandbox = NULL;
-	const struct cli_option options[] = {
-		{0, "template", "NAME", "image or snapshot to start from (default: base)",
-			OPT_STRING, &template},
-		{0, "cold", NULL, "boot, even where the image has a frozen machine", OPT_FLAG,
-			&cold},
-		{0, "vcpus", "N", "virtual CPUs (default: the template's)", OPT_U64, &vcpus, 1, 32},
-		{0, "memory", "MIB", "memory: 512, 512M, 2G (default: the template's)", OPT_MIB,
-			&memory, 1},
-		{0, "disk", "MIB", "size of the root file system: 4096, 4G", OPT_MIB, &disk, 1},
-		{0, "timeout", "TIME", "life: 90s, 5m, 2h, none (default: 5m)", OPT_SECONDS,
-			&timeout, 0, 2592000, &has_timeout},
-		{0, "on-timeout", "kill|pause", "what happens then (default: kill)", OPT_STRING,
-			&on_timeout},
-		{'e', "env", "K=V", "environment of all its processes; repeatable", OPT_MAP, &env},
-		{0, "metadata", "K=V", "label, to find it by; repeatable", OPT_MAP, &metadata},
-		{'v', "verbose", NULL, "show how long each step took", OPT_FLAG, &verbose},
-		{0},
-	};
-	int rc = cli_parse(c, options, 0, 0, e);
-	if (rc != 0)
-		return rc;
-	_cleanup_json_ json_t *body = json_object();
-	if (template)
-		json_object_set_new(body, "template", json_string(template));
-	if (vcpus)
-		json_object_set_new(body, "vcpus", json_integer((json_int_t)vcpus));
-	if (memory)
-		json_object_set_new(body, "memory_mb", json_integer((json_int_t)memory));
-	if (disk)
-		json_object_set_new(body, "disk_mb", json_integer((json_int_t)disk));
-	if (has_timeout)
-		json_object_set_new(body, "timeout_sec", json_integer((json_int_t)timeout));
-	if (on_timeout)
-		json_object_set_new(body, "on_timeout", json_string(on_timeout));
-	if (cold)
-		json_object_set_new(body, "cold", json_true());
-	if (env)
-		json_object_set(body, "env", env);
-	if (metadata)
-		json_object_set(body, "metadata", metadata);
-	rc = api_call_slow(c, "POST", "/v1/sandboxes", body, "creating the sandbox", &sandbox, e);
-	if (rc < 0)
-		return rc;
-	if (c->json)
-		return output_json(sandbox);
-	puts(text_of(sandbox, "id"));
-	return verbose ? output_phases(json_object_get(sandbox, "phases"), stderr) : 0;
 }
 
 // All pages of the list as one answer of the API's shape. query starts with '&' or is empty.
@@ -116,6 +61,7 @@ static void add_row(struct table *t, const json_t *s)
 	human_when(json_object_get(s, "created_at"), created);
 	human_when(json_object_get(s, "ends_at"), ends);
 	table_cell(t, "%s", text_of(s, "id"));
+	table_cell(t, "%s", text_of(s, "name"));
 	table_cell(t, "%s", text_of(s, "template"));
 	table_cell(t, "%s%s%s", text_of(s, "state"),
 		json_is_string(json_object_get(s, "cause")) ? ": " : "",
@@ -130,22 +76,23 @@ static void add_row(struct table *t, const json_t *s)
 
 static const struct list_kind listed = {.array = "sandboxes",
 	.name = "id",
-	.titles = (const char *const[]){"ID", "TEMPLATE", "STATE", "VCPUS", "MEMORY", "DISK",
-		"CREATED", "ENDS", "METADATA", NULL},
-	.states = 2,
+	.titles = (const char *const[]){"ID", "NAME", "TEMPLATE", "STATE", "VCPUS", "MEMORY",
+		"DISK", "CREATED", "ENDS", "METADATA", NULL},
+	.states = 3,
 	.row = add_row};
 
 int cmd_ls(struct cli *c, struct err *e)
 {
 	bool all = false;
 	struct list how = {0};
-	const char *state = NULL, *template = NULL;
+	const char *state = NULL, *template = NULL, *name = NULL;
 	uint64_t limit = 0;
 	_cleanup_json_ json_t *metadata = NULL, *answer = NULL;
 	const struct cli_option options[] = {
 		{'a', "all", NULL, "in every state, stopped ones too", OPT_FLAG, &all},
 		{0, "state", "STATE[,STATE]", "only in these states", OPT_STRING, &state},
-		{0, "template", "NAME", "only of this template", OPT_STRING, &template},
+		{0, "template", "TEMPLATE", "only of this template", OPT_STRING, &template},
+		{0, "name", "NAME", "only of this name, whichever key gave it", OPT_STRING, &name},
 		{0, "metadata", "K=V", "only with this label; repeatable", OPT_MAP, &metadata},
 		{'n', "limit", "N", "at most so many", OPT_U64, &limit, 1},
 		LIST_OPTIONS(how, "ids"),
@@ -175,6 +122,10 @@ int cmd_ls(struct cli *c, struct err *e)
 		strbuf_adds(&query, "&template=");
 		str_percent_encode(&query, template);
 	}
+	if (name) {
+		strbuf_adds(&query, "&name=");
+		str_percent_encode(&query, name);
+	}
 	if (labels.len) {
 		strbuf_adds(&query, "&metadata=");
 		str_percent_encode(&query, labels.data);
@@ -200,9 +151,10 @@ int cmd_get(struct cli *c, struct err *e)
 		return rc;
 	if (c->json)
 		return output_json(s);
-	static const char *const shown[] = {"id", "template", "state", "cause", "detail", "vcpus",
-		"memory_mb", "disk_mb", "disk_used_bytes", "backend", "generation", "created_at",
-		"started_at", "ends_at", "stopped_at", "on_timeout", "metadata", NULL};
+	static const char *const shown[] = {"id", "name", "template", "state", "cause", "detail",
+		"vcpus", "memory_mb", "disk_mb", "disk_used_bytes", "backend", "generation", "url",
+		"created_at", "started_at", "ends_at", "stopped_at", "on_timeout", "metadata",
+		NULL};
 	return output_fields(s, shown);
 }
 

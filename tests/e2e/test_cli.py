@@ -52,7 +52,7 @@ class Mistakes(unittest.TestCase):
         for word, meant in (("ps", ["ls"]), ("stop", ["pause", "rm"]), ("kill", ["rm"]),
                             ("inspect", ["get"]), ("top", ["exec", "get"]),
                             ("images", ["image ls"]), ("templates", ["image ls"]),
-                            ("start", ["resume", "create"]), ("attach", ["exec -it"]),
+                            ("start", ["resume", "run"]), ("attach", ["exec -it"]),
                             ("commit", ["snapshot create"]), ("list", ["ls"])):
             r = stasis(word, "x")
             self.assertEqual((r.code, r.text), (2, ""))

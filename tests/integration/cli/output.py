@@ -24,13 +24,13 @@ def ago(**span):
 
 PHASES = [{"name": "slot", "us": 1500}, {"name": "load", "us": 2000000}]
 SANDBOX = {
-    "id": ID, "template": "warm", "state": "paused", "vcpus": 3, "memory_mb": 1536,
+    "id": ID, "name": "web", "url": "http://{port}-x.localhost:7", "template": "warm", "state": "paused", "vcpus": 3, "memory_mb": 1536,
     "disk_mb": 4096, "created_at": ago(hours=3, minutes=20, seconds=10),
     "started_at": ago(hours=2), "ends_at": None, "stopped_at": None, "on_timeout": "pause",
     "metadata": {"job": "42", "odd": "a\x1b[31m\nb"}, "cause": None, "detail": None,
     "disk_used_bytes": 7340032, "backend": "uffd", "generation": 9, "envd_token": "5ec4e7",
     "phases": PHASES}
-ENDED = {**SANDBOX, "id": "i" + "z" * 20, "template": "base", "state": "stopped",
+ENDED = {**SANDBOX, "id": "i" + "z" * 20, "name": None, "template": "base", "state": "stopped",
          "cause": "timeout", "detail": "its time was over", "vcpus": 1, "memory_mb": 512,
          "disk_used_bytes": 0, "metadata": {}, "stopped_at": ago(minutes=5, seconds=10),
          "created_at": ago(days=2, hours=4, minutes=1)}
@@ -125,10 +125,10 @@ class Objects(Case):
 class Tables(Case):
     def test_ls(self):
         self.assertEqual(self.table("ls"), [
-            ["ID", "TEMPLATE", "STATE", "VCPUS", "MEMORY", "DISK", "CREATED", "ENDS", "METADATA"],
-            [ID, "warm", "paused", "3", "1.5 GiB", "7.0 MiB", "3h 20m ago", "-",
+            ["ID", "NAME", "TEMPLATE", "STATE", "VCPUS", "MEMORY", "DISK", "CREATED", "ENDS", "METADATA"],
+            [ID, "web", "warm", "paused", "3", "1.5 GiB", "7.0 MiB", "3h 20m ago", "-",
              "job=42 odd=a?[31m?b"],
-            [ENDED["id"], "base", "stopped: timeout", "1", "512 MiB", "-", "2d 4h ago", "-", "-"]])
+            [ENDED["id"], "-", "base", "stopped: timeout", "1", "512 MiB", "-", "2d 4h ago", "-", "-"]])
 
     def test_snapshot_ls(self):
         self.assertEqual(self.table("snapshot", "ls"), [

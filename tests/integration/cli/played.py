@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server that is played: it gives the answers of a table and keeps what it was asked, so that the
 command line is tried against known values, without a control plane or guests."""
+import base64
 import fcntl
 import json
 import os
 import pty
 import select
+import socket
 import subprocess
+import sys
 import tempfile
 import termios
 import threading
@@ -14,6 +17,12 @@ import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ID = "i" + "0a1b2" * 4
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 class Request:
@@ -40,6 +49,8 @@ class Handler(BaseHTTPRequestHandler):
     def serve(self):
         request = Request(self)
         answer = self.server.play.answer(request)
+        if answer is False:  # it has written itself
+            return
         if answer is None:  # the connection is lost
             self.close_connection = True
             return
@@ -59,19 +70,92 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_DELETE = do_PATCH = serve
 
 
+def envelope(message, flags=0):
+    """A message of the agent's streams (Connect)."""
+    text = json.dumps(message).encode()
+    return bytes([flags]) + len(text).to_bytes(4, "big") + text
+
+
+class Agent:
+    """The guest's agent behind the edge, for a program that is played: what it wrote, and how it
+    ends. With hold it runs until it gets a signal."""
+
+    def __init__(self, out=b"", err=b"", exit_code=0, error=None, hold=False):
+        self.out, self.err, self.exit_code, self.error, self.hold = out, err, exit_code, error, hold
+        self.started, self.signals, self.input = None, [], b""
+        self.running, self.ended, self.closed = (threading.Event() for _ in range(3))
+
+    def routes(self):
+        return {f"POST /process.Process/{name}": getattr(self, name.lower())
+                for name in ("Start", "SendSignal", "SendInput", "CloseStdin")}
+
+    def start(self, request):
+        self.started = json.loads(request.body[5:])
+        h = request.handler
+        h.send_response(200)
+        h.send_header("Content-Type", "application/connect+json")
+        h.send_header("Connection", "close")
+        h.end_headers()
+        h.close_connection = True
+
+        def event(**what):
+            h.wfile.write(envelope({"event": what}))
+
+        if self.error:
+            h.wfile.write(envelope({"error": self.error}, 2))
+            return False
+        event(start={"pid": 77})
+        for name, data in (("stdout", self.out), ("stderr", self.err)):
+            if data:
+                event(data={name: base64.b64encode(data).decode()})
+        h.wfile.flush()
+        self.running.set()
+        if self.started.get("stdin"):
+            self.closed.wait(60)
+            event(data={"stdout": base64.b64encode(self.input).decode()})
+        if self.hold:
+            self.ended.wait(60)
+            event(end={"exitCode": -1, "exited": False, "status": "signal: terminated"})
+        else:
+            event(end={"exitCode": self.exit_code, "exited": True,
+                       "status": f"exit status {self.exit_code}"})
+        h.wfile.write(envelope({}, 2))
+        return False
+
+    def sendsignal(self, request):
+        self.signals.append(request.json()["signal"])
+        self.ended.set()
+        return 200, {}
+
+    def sendinput(self, request):
+        self.input += base64.b64decode(request.json()["input"]["stdin"])
+        return 200, {}
+
+    def closestdin(self, _):
+        self.closed.set()
+        return 200, {}
+
+
+class HttpServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # clients hang up, some on purpose
+            super().handle_error(request, client_address)
+
+
 def error(status, code, message, **more):
     return status, {"error": {"code": code, "message": message, **more}}
 
 
 class Server:
     """routes: {"GET /v1/...": answer}, an answer being (status, body) or a function of the request
-    that returns one, or None for a connection that is lost. What is not there is 404."""
+    that returns one, None for a connection that is lost, or False when it wrote one itself. What is not there is 404."""
 
     def __init__(self, program, routes):
         self.program, self.routes, self.asked = program, routes, []
         self.lock = threading.Lock()
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
+        self.http = HttpServer(("127.0.0.1", 0), Handler)
         self.http.play = self
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))

@@ -94,7 +94,7 @@ class Commands(unittest.TestCase):
         done = self.s.run("pause", "-v", self.id)
         self.assertEqual(done.stdout, "")
         self.phases(done, "memory")
-        self.assertRegex(self.s.out("ls"), rf"(?m)^{self.id} +base +paused ")
+        self.assertRegex(self.s.out("ls"), rf"(?m)^{self.id} +- +base +paused ")
         self.assertIn("is paused already", self.s.run("pause", self.id, code=5).stderr)
         self.assertIn("it is paused: resume it first",
                       self.s.run("exec", self.id, "--", "true", code=5).stderr)

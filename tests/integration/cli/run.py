@@ -1,0 +1,255 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""run.py STASIS: stasis run and exec against a played server and agent: what is passed, and that --rm
+removes the sandbox on every way out."""
+import os
+import signal
+import subprocess
+import sys
+import threading
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.dont_write_bytecode = True
+import played  # noqa: E402
+from played import ID, Agent, error  # noqa: E402
+
+STASIS = sys.argv[1]
+SANDBOX = {"id": ID, "name": None, "state": "running", "envd_token": "t", "cause": None,
+           "phases": [{"name": "slot", "us": 1500}]}
+
+
+class Case(unittest.TestCase):
+    def serve(self, agent=None, **more):
+        """more: create=, remove=, get= instead of the ordinary answers."""
+        routes = {"POST /v1/sandboxes": more.pop("create", (201, SANDBOX)),
+                  f"GET /v1/sandboxes/{ID}": more.pop("get", (200, SANDBOX)),
+                  "GET /v1/sandboxes/web": (200, SANDBOX),
+                  f"DELETE /v1/sandboxes/{ID}": more.pop("remove", (204, b"")),
+                  f"POST /v1/sandboxes/{ID}/exec": more.pop("buffered", (200, {}))}
+        self.assertEqual(more, {})
+        s = played.Server(STASIS, {**routes, **(agent.routes() if agent else {})})
+        self.addCleanup(s.close)
+        return s
+
+    def removed(self, s):
+        return [r.path for r in s.calls("DELETE")] == [f"/v1/sandboxes/{ID}"]
+
+    def start(self, s, *args):
+        p = s.popen(*args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(p.kill)
+        return p
+
+    def finish(self, p):
+        out, err = p.communicate(timeout=60)
+        return p.returncode, out, err
+
+
+class Passes(Case):
+    def test_output_and_exit_code(self):
+        for code in (0, 3):
+            s = self.serve(Agent(b"out\n", b"err\n", code))
+            done = s.run("run", "--rm", "--", "prog", "a", "--rm", code=code)
+            self.assertEqual((done.stdout, done.stderr), ("out\n", "err\n"))
+            self.assertTrue(self.removed(s))
+
+    def test_what_the_program_gets(self):
+        agent = Agent()
+        s = self.serve(agent)
+        s.run("run", "--rm", "-u", "root", "-w", "/tmp", "--", "prog", "-x", "a b")
+        p = agent.started["process"]
+        self.assertEqual((p["cmd"], p["args"], p["cwd"]), ("prog", ["-x", "a b"], "/tmp"))
+        self.assertFalse(agent.started["stdin"])
+
+    def test_what_the_sandbox_is_made_of(self):
+        s = self.serve(Agent())
+        s.run("run", "--rm", "--template", "warm", "--name", "web", "--vcpus", "2", "--memory", "1G",
+              "--disk", "4G", "--timeout", "1h", "--on-timeout", "pause", "-e", "A=b",
+              "--metadata", "k=v", "--cold", "--", "true")
+        self.assertEqual(s.calls("POST")[0].json(), {
+            "template": "warm", "name": "web", "vcpus": 2, "memory_mb": 1024, "disk_mb": 4096,
+            "timeout_sec": 3600, "on_timeout": "pause", "env": {"A": "b"}, "metadata": {"k": "v"},
+            "cold": True})
+
+    def test_input(self):
+        s = self.serve(Agent())
+        self.assertEqual(s.run("run", "-i", "--rm", "--", "cat", stdin="some text").stdout,
+                         "some text")
+
+    def test_without_rm_it_stays_and_is_named(self):
+        s = self.serve(Agent(b"out\n", exit_code=4))
+        done = s.run("run", "--", "prog", code=4)
+        self.assertEqual(done.stdout, "out\n")
+        self.assertEqual(done.stderr,
+                         f"stasis: sandbox {ID} stays: it ends with: stasis rm {ID}\n")
+        s.routes["POST /v1/sandboxes"] = (201, {**SANDBOX, "ends_at": "2999-01-01T00:00:00Z"})
+        self.assertRegex(s.run("run", "--", "prog", code=4).stderr,
+                         rf"stays: it ends in \d+d \d+h, or with: stasis rm {ID}\n")
+        self.assertEqual(s.calls("DELETE"), [])
+
+    def test_json(self):
+        answer = {"exit_code": 5, "signal": None, "stdout": "hi"}
+        s = self.serve(buffered=(200, answer))
+        done = s.run("run", "--rm", "-o", "json", "--", "prog", code=5)
+        self.assertEqual(played.json.loads(done.stdout), answer)
+        self.assertTrue(self.removed(s))
+
+    def test_usage(self):
+        s = self.serve()
+        for args in (["run"], ["run", "--rm"], ["run", "-it", "--", "sh"],
+                     ["run", "-i", "-o", "json", "--", "sh"], ["run", "--nosuch", "--", "sh"]):
+            s.run(*args, code=2)
+        self.assertEqual(s.asked, [])
+
+    def test_exec_takes_a_name_and_uses_the_id(self):
+        s = self.serve(Agent(b"out\n"))
+        self.assertEqual(s.run("exec", "web", "--", "prog").stdout, "out\n")
+        start = [r for r in s.asked if r.path == "/process.Process/Start"]
+        self.assertEqual([r.headers["E2b-Sandbox-Id"] for r in start], [ID])
+
+
+class WaysOut(Case):
+    def test_program_that_cannot_start(self):
+        for reason, code in (("no_program", 127), ("cannot_run", 126), (None, 2)):
+            agent = Agent(error={"code": "invalid_argument", "message": "prog: no", "reason": reason})
+            s = self.serve(agent)
+            self.assertIn("prog: no", s.run("run", "--rm", "--", "prog", code=code).stderr)
+            self.assertTrue(self.removed(s))
+
+    def test_agent_that_is_lost(self):
+        s = self.serve()
+        s.routes["POST /process.Process/Start"] = lambda _: None
+        s.run("run", "--rm", "--", "prog", code=7)
+        self.assertTrue(self.removed(s))
+
+    def test_sandbox_that_ended_meanwhile(self):
+        ended = {**SANDBOX, "state": "stopped", "cause": "timeout"}
+        s = self.serve()
+        answers = [SANDBOX, ended]
+        s.routes[f"GET /v1/sandboxes/{ID}"] = lambda _: (200, answers.pop(0))
+        s.routes["POST /process.Process/Start"] = lambda _: None
+        s.routes[f"DELETE /v1/sandboxes/{ID}"] = error(404, "not_found", "it has ended")
+        done = s.run("run", "--rm", "--", "prog", code=7)
+        self.assertEqual(done.stderr, f"stasis: sandbox {ID} is stopped: timeout: "
+                                      "the command is gone with it\n")
+
+    def test_refused_create(self):
+        s = self.serve(create=error(429, "limit", "no room"))
+        self.assertEqual(s.run("run", "--rm", "--", "prog", code=6).stderr, "stasis: no room\n")
+        self.assertEqual([r.method for r in s.asked], ["POST"])
+
+    def test_no_server(self):
+        s = self.serve()
+        done = s.run("run", "--rm", "--url", f"http://127.0.0.1:{played.free_port()}", "--", "prog",
+                     code=7)
+        self.assertIn("no server answers on", done.stderr)
+
+    def test_interrupt_while_it_is_created(self):
+        """It is removed as soon as it is there; nothing is run in it."""
+        for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asked, go_on = threading.Event(), threading.Event()
+
+            def create(_, asked=asked, go_on=go_on):
+                asked.set()
+                go_on.wait(60)
+                return 201, SANDBOX
+
+            agent = Agent()
+            s = self.serve(agent, create=create)
+            p = self.start(s, "run", "--rm", "--", "prog")
+            self.assertTrue(asked.wait(60))
+            p.send_signal(sig)
+            go_on.set()
+            self.assertEqual(self.finish(p), (128 + sig, "", ""))
+            self.assertTrue(self.removed(s))
+            self.assertIsNone(agent.started)
+
+    def test_impatience_while_it_is_created(self):
+        """After a second signal the answer is not waited for, but asked for once more."""
+        asked, keys = threading.Event(), []
+        go_on = threading.Event()
+
+        def create(request):
+            keys.append(request.headers["Idempotency-Key"])
+            if len(keys) == 1:
+                asked.set()
+                go_on.wait(60)
+                return None
+            return 201, SANDBOX
+
+        s = self.serve(create=create)
+        p = self.start(s, "run", "--rm", "--", "prog")
+        self.assertTrue(asked.wait(60))
+        p.send_signal(signal.SIGINT)
+        p.send_signal(signal.SIGTERM)
+        code, out, _ = self.finish(p)
+        go_on.set()
+        self.assertIn((code, out), ((130, ""), (143, "")))
+        self.assertEqual(len(keys), 2)
+        self.assertEqual(keys[0], keys[1])
+        self.assertTrue(self.removed(s))
+
+    def test_answer_of_the_create_that_is_lost(self):
+        """The connection breaks, then the server is in its restart, then it knows the key."""
+        answers, keys = [None, (502, ("text/html", b"<html>")), (201, SANDBOX)], []
+
+        def create(request):
+            keys.append(request.headers["Idempotency-Key"])
+            return answers.pop(0)
+
+        s = self.serve(create=create)
+        s.run("run", "--rm", "--", "prog", code=7)
+        self.assertEqual(len(set(keys)), 1)
+        self.assertEqual(answers, [])
+        self.assertTrue(self.removed(s))
+        # Without --rm nothing is asked for again: it says where to look.
+        s = self.serve(create=lambda _: None)
+        self.assertIn("stasis ls", s.run("run", "--", "prog", code=7).stderr)
+        self.assertEqual(len(s.asked), 1)
+
+    def test_signal_while_it_runs(self):
+        agent = Agent(b"up\n", hold=True)
+        s = self.serve(agent)
+        p = self.start(s, "run", "--rm", "--", "prog")
+        self.assertEqual(p.stdout.readline(), "up\n")
+        p.send_signal(signal.SIGTERM)
+        self.assertEqual(self.finish(p), (143, "", ""))
+        self.assertEqual(agent.signals, ["SIGNAL_SIGTERM"])
+        self.assertTrue(self.removed(s))
+
+    def test_guest_that_does_not_answer_any_more(self):
+        agent = Agent(b"up\n", hold=True)
+        s = self.serve(agent)
+        s.routes["POST /process.Process/SendSignal"] = (200, {})  # without effect
+        p = self.start(s, "run", "--rm", "--", "prog")
+        self.assertEqual(p.stdout.readline(), "up\n")
+        for sig in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            p.send_signal(sig)
+        self.assertIn(self.finish(p)[0], (129, 130, 143))
+        self.assertTrue(self.removed(s))
+        agent.ended.set()
+
+    def test_closed_output(self):
+        agent = Agent(b"x" * 100000, hold=True)
+        s = self.serve(agent)
+        read, write = os.pipe()
+        os.close(read)
+        p = s.popen("run", "--rm", "--", "prog", stdout=write, stderr=subprocess.DEVNULL)
+        os.close(write)
+        self.assertEqual(p.wait(60), 141)
+        self.assertEqual(agent.signals, ["SIGNAL_SIGKILL"])
+        self.assertTrue(self.removed(s))
+
+    def test_removal_is_tried_again(self):
+        answers = [None, error(409, "conflict", "it is being paused"), (204, b"")]
+        s = self.serve(Agent(exit_code=2), remove=lambda _: answers.pop(0))
+        self.assertEqual(s.run("run", "--rm", "--", "prog", code=2).stderr, "")
+        self.assertEqual(answers, [])
+
+    def test_removal_that_is_refused_is_told(self):
+        s = self.serve(Agent(exit_code=2), remove=error(403, "forbidden", "not yours"))
+        self.assertIn(f"stasis rm {ID}", s.run("run", "--rm", "--", "prog", code=2).stderr)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)
