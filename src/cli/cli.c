@@ -50,13 +50,13 @@ static const struct cli_command *find_command(int argc, char **argv, int *ret_wo
 	return NULL;
 }
 
-static void say_unknown(const char *word, const char *here, const char * or)
+static void say_unknown(const char *word, const char *here, const char *also)
 {
 	fprintf(stderr, "stasis: unknown command '%s'", word);
 	if (here)
 		fprintf(stderr, ": did you mean 'stasis %s'", here);
-	if (here && or)
-		fprintf(stderr, " or 'stasis %s'", or);
+	if (here && also)
+		fprintf(stderr, " or 'stasis %s'", also);
 	fputs(here ? "?\n" : "; see 'stasis help'\n", stderr);
 }
 
@@ -81,7 +81,7 @@ static int unknown_command(int argc, char **argv)
 	const struct cli_synonym *synonyms = cli_synonyms(&n_synonyms);
 	for (size_t i = 0; i < n_synonyms; i++)
 		if (strcmp(synonyms[i].word, argv[0]) == 0) {
-			say_unknown(argv[0], synonyms[i].here, synonyms[i].or);
+			say_unknown(argv[0], synonyms[i].here, synonyms[i].also);
 			return err_info(ERR_INVALID)->exit_code;
 		}
 	say_unknown(argv[0], cli_suggest(argv[0], command_name, commands, n_commands), NULL);

@@ -42,6 +42,7 @@ enum cli_type {
 	OPT_MIB,     // uint64_t: "512", "512M", "2G"
 	OPT_BYTES,   // uint64_t: "20G", "512M"; a bare number is bytes
 	OPT_MAP,     // json_t *, made at the first use: K=V, repeated
+	OPT_PATCH,   // the same with K-, which is null
 };
 
 struct cli_option {
@@ -58,7 +59,7 @@ struct cli_option {
 // What docker, kubectl and shells call it, and what it is here: the words behind "stasis", and
 // those of a second command where there are two answers.
 struct cli_synonym {
-	const char *word, *here, * or ;
+	const char *word, *here, *also;
 };
 
 int cli_main(int argc, char **argv);
@@ -91,6 +92,9 @@ int cmd_ls(struct cli *c, struct err *e);
 int cmd_get(struct cli *c, struct err *e);
 int cmd_rm(struct cli *c, struct err *e);
 int cmd_timeout(struct cli *c, struct err *e);
+int cmd_port(struct cli *c, struct err *e);
+// set.c
+int cmd_set(struct cli *c, struct err *e);
 // lifecycle.c
 int cmd_pause(struct cli *c, struct err *e);
 int cmd_resume(struct cli *c, struct err *e);
@@ -107,6 +111,7 @@ int cmd_exec(struct cli *c, struct err *e);
 int cmd_cp(struct cli *c, struct err *e);
 // watch.c
 int cmd_logs(struct cli *c, struct err *e);
+int cmd_wait(struct cli *c, struct err *e);
 int cmd_health(struct cli *c, struct err *e);
 // events.c
 int cmd_events(struct cli *c, struct err *e);

@@ -106,6 +106,28 @@ static const char text_events[] =
 	"Each line is one change of a sandbox's life. With -f it goes on until Ctrl-C; with -o json\n"
 	"each line is one JSON object then.\n";
 
+static const char text_set[] =
+	"What is not named stays as it is. A name is unique among the sandboxes of a key that have not\n"
+	"ended. When it ends is set by: stasis timeout.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis set i0abc --name web --metadata job=42 --metadata old-\n"
+	"  stasis set web --on-timeout pause\n";
+
+static const char text_wait[] =
+	"One after the other, all within --timeout, whose exit code is 8. What came of each is printed\n"
+	"at the end. One that has ended is in no other state any more: that is exit code 5.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis wait i0abc\n"
+	"  stasis wait web --state running,paused --timeout 60s\n";
+
+static const char text_port[] =
+	"Whoever knows it reaches the port; the server need not be asked again.\n"
+	"\n"
+	"Example:\n"
+	"  curl $(stasis port web 3000)\n";
+
 static const char text_key[] =
 	"The key is shown this one time; the server keeps only its hash.\n";
 
@@ -185,6 +207,12 @@ static const struct cli_command commands[] = {
 		cmd_snapshot_rm},
 	{"timeout", "ID TIME", "set when a sandbox ends, counted from now", NULL, CLI_SANDBOXES,
 		true, false, cmd_timeout},
+	{"set", "ID", "change a sandbox's name, labels or end", text_set, CLI_SANDBOXES, true,
+		false, cmd_set},
+	{"wait", "ID...", "wait until sandboxes have ended, or are in a state", text_wait,
+		CLI_SANDBOXES, true, false, cmd_wait},
+	{"port", "ID PORT", "print the URL of a port", text_port, CLI_SANDBOXES, true, false,
+		cmd_port},
 	{"logs", "ID", "show a guest's console", NULL, CLI_SANDBOXES, true, true, cmd_logs},
 	{"rm", "ID...", "end and remove sandboxes", NULL, CLI_SANDBOXES, true, false, cmd_rm},
 	{"events", "", "show what happened to sandboxes", text_events, CLI_SERVER, true, false,
@@ -236,6 +264,13 @@ static const struct cli_synonym synonyms[] = {
 	{"stop", "pause", "rm"},
 	{"suspend", "pause", NULL},
 	{"freeze", "pause", NULL},
+	{"rename", "set --name", NULL},
+	{"label", "set --metadata", NULL},
+	{"update", "set", NULL},
+	{"patch", "set", NULL},
+	{"expose", "port", NULL},
+	{"url", "port", NULL},
+	{"port-forward", "port", NULL},
 	{"kill", "rm", NULL},
 	{"delete", "rm", NULL},
 	{"remove", "rm", NULL},

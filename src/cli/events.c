@@ -31,7 +31,7 @@ static const struct list_kind listed = {.array = "events",
 // From where: after a number, or from a time on.
 struct since {
 	uint64_t cursor;
-	char time[32]; // RFC 3339; empty: none
+	char time[64]; // RFC 3339; empty: none
 };
 
 static int parse_since(const char *text, struct since *ret, struct err *e)
@@ -50,8 +50,7 @@ static int parse_since(const char *text, struct since *ret, struct err *e)
 			"such as "
 			"2026-01-31T12:00:00Z, nor the number of an event",
 			text);
-	clock_format_rfc3339(at, ret->time);
-	return 0;
+	return str_format(ret->time, sizeof ret->time, "%s", text);
 }
 
 static int events_path(const struct since *since, const char *sandbox, const char *more,
@@ -172,7 +171,7 @@ int cmd_events(struct cli *c, struct err *e)
 	_cleanup_json_ json_t *answer = json_pack("{s:[]}", "events");
 	const struct cli_option options[] = {
 		{'f', "follow", NULL, "go on until Ctrl-C", OPT_FLAG, &following},
-		{0, "since", "TIME|SEQ",
+		{0, "since", "TIME",
 			"only those of the last 1h, 5m, ..., since an RFC 3339 time, or after a "
 			"number",
 			OPT_STRING, &from},

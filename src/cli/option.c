@@ -91,15 +91,19 @@ const char *cli_suggest(
 	return best;
 }
 
-static int set_map(json_t **map, const char *value)
+static int set_map(json_t **map, const char *value, bool may_remove)
 {
-	const char *eq = strchr(value, '=');
-	if (!eq || eq == value)
+	const char *end = strchr(value, '=');
+	bool removes = !end && may_remove && str_ends(value, "-");
+	if (removes)
+		end = value + strlen(value) - 1;
+	if (!end || end == value)
 		return -EINVAL;
-	_cleanup_free_ char *key = strndup(value, (size_t)(eq - value));
+	_cleanup_free_ char *key = strndup(value, (size_t)(end - value));
 	if (!*map)
 		*map = json_object();
-	if (!key || !*map || json_object_set_new(*map, key, json_string(eq + 1)) < 0)
+	if (!key || !*map ||
+		json_object_set_new(*map, key, removes ? json_null() : json_string(end + 1)) < 0)
 		return -EILSEQ; // jansson refuses text that is not UTF-8
 	return 0;
 }
@@ -112,6 +116,7 @@ int cli_set_option(const struct cli_option *o, const char *value, struct err *e)
 		[OPT_MIB] = "a size such as 512, 512M or 2G",
 		[OPT_BYTES] = "a size such as 512M or 20G",
 		[OPT_MAP] = "KEY=VALUE in UTF-8",
+		[OPT_PATCH] = "KEY=VALUE, or KEY- to remove it, in UTF-8",
 	};
 	int rc = 0;
 	uint64_t v = 0;
@@ -123,7 +128,8 @@ int cli_set_option(const struct cli_option *o, const char *value, struct err *e)
 		*(const char **)o->out = value;
 		return 0;
 	case OPT_MAP:
-		rc = set_map(o->out, value);
+	case OPT_PATCH:
+		rc = set_map(o->out, value, o->type == OPT_PATCH);
 		break;
 	case OPT_U64:
 		rc = str_to_u64(value, UINT64_MAX, &v);
@@ -142,7 +148,7 @@ int cli_set_option(const struct cli_option *o, const char *value, struct err *e)
 	if (rc < 0)
 		return err_set(
 			e, ERR_INVALID, "--%s: '%s' is not %s", o->name, value, expected[o->type]);
-	if (o->type == OPT_MAP)
+	if (o->type == OPT_MAP || o->type == OPT_PATCH)
 		return 0;
 	if (v < o->min || (o->max && v > o->max))
 		return err_set(e, ERR_INVALID, "--%s: %s is not in %llu to %llu", o->name, value,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ls, get, rm, timeout.
+// ls, get, rm, timeout, port.
 #include <string.h>
 #include "base/str.h"
 #include "cli/api.h"
@@ -208,5 +208,39 @@ int cmd_timeout(struct cli *c, struct err *e)
 		return output_json(s);
 	printf("%s\n", json_is_string(json_object_get(s, "ends_at")) ? text_of(s, "ends_at")
 								     : "never ends by itself");
+	return 0;
+}
+
+int cmd_port(struct cli *c, struct err *e)
+{
+	static const char place[] = "{port}";
+	_cleanup_free_ char *path = NULL;
+	_cleanup_json_ json_t *s = NULL;
+	uint64_t port;
+	int rc = cli_parse(c, NULL, 2, 2, e);
+	if (rc != 0)
+		return rc;
+	if (str_to_u64(c->argv[1], 65535, &port) < 0 || port == 0)
+		return err_set(
+			e, ERR_INVALID, "'%s' is not a port: it is in 1 to 65535", c->argv[1]);
+	rc = api_sandbox_path(c->argv[0], "", &path, e);
+	if (rc == 0)
+		rc = api_call(c, "GET", path, NULL, &s, e);
+	if (rc < 0)
+		return rc;
+	const char *url = json_string_value(json_object_get(s, "url"));
+	const char *at = url ? strstr(url, place) : NULL;
+	if (!at)
+		return err_set(
+			e, ERR_UNAVAILABLE, "the server does not say where ports are reached");
+	_cleanup_free_ char *here = str_printf(
+		"%.*s%llu%s", (int)(at - url), url, (unsigned long long)port, at + strlen(place));
+	if (!here)
+		return err_errno(e, ENOMEM, "port");
+	if (c->json) {
+		_cleanup_json_ json_t *j = json_pack("{s:s}", "url", here);
+		return output_json(j);
+	}
+	puts(here);
 	return 0;
 }

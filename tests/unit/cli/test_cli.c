@@ -160,13 +160,13 @@ static void synonyms_lead_to_commands(void **state)
 	const struct cli_synonym *s = cli_synonyms(&n);
 	const struct cli_command *commands = cli_commands(&n_commands);
 	for (size_t i = 0; i < n; i++) {
-		size_t here = 0, or = s[i].or ? 0 : 1;
+		bool here = false, also = !s[i].also;
 		for (size_t k = 0; k < n_commands; k++) {
 			assert_string_not_equal(s[i].word, commands[k].name);
-			here += str_starts(s[i].here, commands[k].name);
-			or += s[i].or &&str_starts(s[i].or, commands[k].name);
+			here |= str_starts(s[i].here, commands[k].name);
+			also |= s[i].also && str_starts(s[i].also, commands[k].name);
 		}
-		if (!here || ! or)
+		if (!here || !also)
 			fail_msg("'%s' leads nowhere", s[i].word);
 	}
 }

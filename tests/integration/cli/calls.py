@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""calls.py STASIS: what the commands ask of the server, and what they make of its answers."""
+import datetime
+import os
+import sys
+import threading
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.dont_write_bytecode = True
+import played  # noqa: E402
+from played import ID, error  # noqa: E402
+
+STASIS = sys.argv[1]
+SANDBOX = {"id": ID, "name": "web", "state": "running", "cause": None,
+           "url": "http://{port}-%s.example.net:7070" % ID}
+EVENT = {"seq": 5, "at": "2026-11-28T10:00:00Z", "sandbox": ID, "kind": "running", "cause": None}
+
+
+class Case(unittest.TestCase):
+    def serve(self, routes):
+        s = played.Server(STASIS, routes)
+        self.addCleanup(s.close)
+        return s
+
+
+class Create(Case):
+    def test_name_and_quiet(self):
+        s = self.serve({"POST /v1/sandboxes": (201, SANDBOX)})
+        self.assertEqual(s.out("create", "-q", "--name", "web"), ID + "\n")
+        self.assertEqual(s.asked[0].json(), {"name": "web"})
+        self.assertEqual(s.terminal("create", "-q"), ID + "\n")
+        s.run("create", "-q", "-v", code=2)
+        s.run("create", "-q", "-o", "json", code=2)
+
+    def test_filter_by_name(self):
+        s = self.serve({"GET /v1/sandboxes": (200, {"sandboxes": [], "next_cursor": None})})
+        s.out("ls", "--name", "a b")
+        self.assertEqual(s.asked[0].query["name"], "a b")
+
+
+class Names(Case):
+    def test_wherever_an_id_is(self):
+        s = self.serve({f"{m} /v1/sandboxes/web{p}": (200, SANDBOX)
+                        for m, p in (("GET", ""), ("DELETE", ""), ("POST", "/pause"),
+                                     ("POST", "/resume"), ("POST", "/timeout"), ("PATCH", ""),
+                                     ("GET", "/wait"))} |
+                       {"GET /v1/sandboxes/web/logs": (200, ("text/plain", b"x\n")),
+                        "POST /v1/sandboxes/web/fork": (200, {"children": [SANDBOX]})})
+        for args in (["get", "web"], ["pause", "web"], ["resume", "web"], ["timeout", "web", "5m"],
+                     ["logs", "web"], ["rm", "web"], ["wait", "web"], ["port", "web", "1"],
+                     ["fork", "web", "-o", "json"], ["set", "web", "--name", "new"]):
+            s.run(*args)
+
+    def test_what_would_be_another_call_is_refused(self):
+        s = self.serve({})
+        for name in ("", ".", "..", "../keys", "a/b"):
+            for command in ("get", "rm", "pause"):
+                s.run(command, name, code=2)
+        self.assertEqual(s.asked, [])
+        s.run("get", "a b?c", code=4)
+        self.assertEqual(s.asked[0].handler.path, "/v1/sandboxes/a%20b%3Fc")
+
+    def test_cp_tells_of_local_names(self):
+        s = self.serve({})
+        done = s.run("cp", "some:thing", "x", code=4)
+        self.assertIn("a local name with a colon is written ./some:", done.stderr)
+
+
+class Set(Case):
+    def test_patch(self):
+        s = self.serve({f"PATCH /v1/sandboxes/{ID}": (200, SANDBOX)})
+        for args, body in (
+                (["--name", "web"], {"name": "web"}),
+                (["--name", ""], {"name": None}),
+                (["--metadata", "a=b", "--metadata", "c-", "--metadata", "d=-"],
+                 {"metadata": {"a": "b", "c": None, "d": "-"}}),
+                (["--on-timeout", "pause"], {"on_timeout": "pause"})):
+            self.assertEqual(s.out("set", ID, *args), "")
+            self.assertEqual(s.asked.pop().json(), body)
+        for args in ([], ["--metadata", "a"], ["--metadata", "-"], ["--metadata", "=b"]):
+            s.run("set", ID, *args, code=2)
+        self.assertEqual(s.asked, [])
+        s.run("create", "--metadata", "a-", code=2)  # there is nothing to remove yet
+
+
+class Port(Case):
+    def test_url(self):
+        s = self.serve({f"GET /v1/sandboxes/{ID}": (200, SANDBOX),
+                        "GET /v1/sandboxes/old": (200, {**SANDBOX, "url": None})})
+        url = f"http://3000-{ID}.example.net:7070"
+        self.assertEqual(s.out("port", ID, "3000"), url + "\n")
+        self.assertEqual(played.json.loads(s.out("port", ID, "3000", "-o", "json")), {"url": url})
+        for port in ("0", "65536", "http", "-1", ""):
+            s.run("port", ID, "--", port, code=2)
+        s.run("port", "old", "80", code=7)
+
+
+class Wait(Case):
+    def test_states(self):
+        s = self.serve({f"GET /v1/sandboxes/{ID}/wait": (
+            200, {**SANDBOX, "state": "stopped", "cause": "timeout"}),
+            "GET /v1/sandboxes/web/wait": (200, {**SANDBOX, "state": "paused"})})
+        self.assertEqual(s.out("wait", ID), f"{ID} stopped: timeout\n")
+        self.assertEqual(s.asked.pop().query, {"state": "stopped", "timeout_sec": "3600"})
+        self.assertEqual(s.out("wait", "web", ID, "--state", "paused,stopped", "--timeout", "90s"),
+                         f"web paused\n{ID} stopped: timeout\n")
+        self.assertEqual([r.query["state"] for r in s.asked], ["paused,stopped"] * 2)
+        for r in s.asked:
+            self.assertIn(int(r.query["timeout_sec"]), range(1, 91))
+        answer = played.json.loads(s.out("wait", "web", "-o", "json"))
+        self.assertEqual([x["state"] for x in answer["sandboxes"]], ["paused"])
+
+    def test_time_out_is_exit_code_8(self):
+        s = self.serve({f"GET /v1/sandboxes/{ID}/wait": error(504, "timeout", "still running")})
+        done = s.run("wait", ID, "--timeout", "1s", code=8)
+        self.assertEqual(done.stderr, "stasis: still running\n")
+        self.assertEqual(s.asked[0].query["timeout_sec"], "1")
+
+    def test_without_a_time_out_it_goes_on(self):
+        answers = [error(504, "timeout", "still running")] * 2 + [(200, SANDBOX)]
+        s = self.serve({f"GET /v1/sandboxes/{ID}/wait": lambda _: answers.pop(0)})
+        s.out("wait", ID, "--state", "running")
+        self.assertEqual(answers, [])
+
+    def test_ended_otherwise(self):
+        s = self.serve({f"GET /v1/sandboxes/{ID}/wait": error(
+            409, "conflict", "it has ended: killed", cause="killed")})
+        self.assertIn("killed", s.run("wait", ID, "--state", "paused", code=5).stderr)
+
+
+class Logs(Case):
+    TEXT = b"one\ntwo\nthree\n"
+
+    def test_tail_is_the_servers(self):
+        s = self.serve({f"GET /v1/sandboxes/{ID}/logs": (200, ("text/plain", b"three\n"))})
+        self.assertEqual(s.out("logs", ID, "--tail", "1"), "three\n")
+        self.assertEqual(s.asked[0].query, {"tail": "1"})
+        s.run("logs", ID, "--tail", "0", code=2)
+
+    def test_tail_and_then_what_comes(self):
+        for tail, head in ((["--tail", "1"], "three\n"), (["--tail", "2"], "two\nthree\n"),
+                           (["-n", "9"], "one\ntwo\nthree\n"), ([], "one\ntwo\nthree\n")):
+            texts = [self.TEXT, self.TEXT + b"four", self.TEXT + b"four\nfive\n"]
+            states = ["running", "running", "stopped"]
+            s = self.serve({
+                f"GET /v1/sandboxes/{ID}": lambda _, s=states: (200, {**SANDBOX, "state": s.pop(0)}),
+                f"GET /v1/sandboxes/{ID}/logs": lambda _, t=texts: (200, ("text/plain", t.pop(0)))})
+            self.assertEqual(s.out("logs", "-f", ID, *tail), head + "four\nfive\n")
+
+
+class Events(Case):
+    def since(self, *args):
+        s = self.serve({"GET /v1/events": (200, {"events": [], "next_cursor": 0})})
+        s.out("events", *args)
+        return s.asked[0].query
+
+    def test_since(self):
+        self.assertEqual(self.since()["cursor"], "0")
+        self.assertEqual(self.since("--since", "17")["cursor"], "17")
+        query = self.since("--since", "2026-11-28T10:00:00Z")
+        self.assertEqual((query["since"], "cursor" in query), ("2026-11-28T10:00:00Z", False))
+        before = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=2)
+        at = datetime.datetime.fromisoformat(self.since("--since", "2h")["since"])
+        self.assertLess(abs((at - before).total_seconds()), 60)
+        s = self.serve({})
+        for bad in ("soon", "none", "2026-11-28", "-5", ""):
+            s.run("events", "--since", bad, code=2)
+        self.assertEqual(s.asked, [])
+
+    def test_pages_go_on_by_number(self):
+        pages = [{"events": [EVENT], "next_cursor": 5}, {"events": [], "next_cursor": 5}]
+        s = self.serve({"GET /v1/events": lambda _: (200, pages.pop(0))})
+        self.assertEqual(s.out("events", "--since", "1h", "--sandbox", "web", "-q"), "5\n")
+        first, second = (r.query for r in s.asked)
+        self.assertIn("since", first)
+        self.assertEqual((second["cursor"], "since" in second), ("5", False))
+        self.assertEqual((first["sandbox"], second["sandbox"]), ("web", "web"))
+
+    def test_following(self):
+        lines = "".join(played.json.dumps({**EVENT, "seq": n}) + "\n\n" for n in (5, 6)).encode()
+        s = self.serve({"GET /v1/events": (200, ("application/x-ndjson", lines))})
+        for args, out in (
+                ([], "".join(f"{n:<6}  {EVENT['at']}  {ID:<21}  {'running':<14}  -\n"
+                             for n in (5, 6))),
+                (["-q"], "5\n6\n"),
+                (["--format", "{kind} {seq}"], "running 5\nrunning 6\n"),
+                (["-o", "json"], lines.decode().replace("\n\n", "\n"))):
+            done = s.run("events", "-f", "--since", "2h", "--sandbox", "web", *args, code=7)
+            self.assertEqual(done.stdout, out)
+            self.assertEqual(done.stderr, "stasis: the server ended the stream\n")
+        query = s.asked[0].query
+        self.assertEqual((query["follow"], query["sandbox"]), ("1", "web"))
+        self.assertIn("since", query)
+        done = s.run("events", "-f", "--format", "{nosuch}", code=2)
+        self.assertIn("no field 'nosuch'", done.stderr)
+
+    def test_lines_come_as_they_are_told(self):
+        go_on = threading.Event()
+
+        def follow(request):
+            h = request.handler
+            h.send_response(200)
+            h.send_header("Content-Type", "application/x-ndjson")
+            h.send_header("Connection", "close")
+            h.end_headers()
+            h.close_connection = True
+            h.wfile.write(played.json.dumps(EVENT).encode() + b"\n")
+            h.wfile.flush()
+            go_on.wait(60)
+            return False
+
+        s = self.serve({"GET /v1/events": follow})
+        p = s.popen("events", "-f", "-q", stdout=played.subprocess.PIPE,
+                    stderr=played.subprocess.DEVNULL)
+        self.assertEqual(p.stdout.readline(), b"5\n")
+        go_on.set()
+        p.stdout.close()
+        p.wait(60)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)
