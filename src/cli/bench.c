@@ -447,7 +447,7 @@ int cmd_bench(struct cli *c, struct err *e)
 	_cleanup_json_ json_t *machine = NULL;
 	const struct cli_option options[] = {
 		{'n', "runs", "N", "so many rounds (default: 10)", OPT_U64, &b.runs, 1, 1000},
-		{0, "template", "NAME", "what to create from (default: base)", OPT_STRING,
+		{0, "template", "TEMPLATE", "what to create from (default: base)", OPT_STRING,
 			&b.template},
 		{0, "children", "N", "children of a fork (default: 4)", OPT_U64, &b.children, 1,
 			100},

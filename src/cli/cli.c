@@ -32,8 +32,7 @@ static void print_overview(FILE *out)
 		out);
 }
 
-// Commands may be two words. *ret_words says how many were taken.
-static const struct cli_command *find_command(int argc, char **argv, int *ret_words)
+const struct cli_command *cli_find_command(int argc, char **argv, int *ret_words)
 {
 	size_t n_commands;
 	const struct cli_command *commands = cli_commands(&n_commands);
@@ -113,7 +112,7 @@ int cli_main(int argc, char **argv)
 		argv++;
 	}
 	int words = 0;
-	c.command = find_command(argc, argv, &words);
+	c.command = cli_find_command(argc, argv, &words);
 	if (!c.command)
 		return unknown_command(argc, argv);
 	char *asked[] = {argv[0], help_flag, NULL};

@@ -7,6 +7,7 @@
 #include "base/err.h"
 
 struct cli;
+struct cli_option;
 struct http_client;
 
 enum cli_group { CLI_SANDBOXES, CLI_SERVER, CLI_MACHINE, CLI_GROUP_MAX };
@@ -32,6 +33,9 @@ struct cli {
 	int exit_code;
 	struct http_client *http; // made by api_open
 	char *base_url, *key;	  // what api_open settled on
+	// Not NULL: cli_parse hands over all options of the command, and does nothing else.
+	void (*describe)(void *ctx, const struct cli_option *options, size_t n);
+	void *describe_ctx;
 };
 
 enum cli_type {
@@ -64,9 +68,12 @@ struct cli_synonym {
 
 int cli_main(int argc, char **argv);
 const struct cli_command *cli_commands(size_t *ret_n);
+// Commands may be of two words; *ret_words says how many were taken. NULL: no such command.
+const struct cli_command *cli_find_command(int argc, char **argv, int *ret_words);
 const struct cli_synonym *cli_synonyms(size_t *ret_n);
 // Parses the options (own ones and the common ones); c->argc and c->argv are the operands then,
-// which must be min to max in number (max -1: any). 0, 1 when help was asked for and printed.
+// which must be min to max in number (max -1: any). 0, 1 when help was asked for and printed, or
+// the options were described.
 int cli_parse(struct cli *c, const struct cli_option *options, int min_operands, int max_operands,
 	struct err *e);
 // One value, from wherever it comes. A string is kept, not copied.
@@ -126,6 +133,8 @@ int cmd_operations(struct cli *c, struct err *e);
 int cmd_db_check(struct cli *c, struct err *e);
 int cmd_db_backup(struct cli *c, struct err *e);
 int cmd_db_restore(struct cli *c, struct err *e);
+// completion.c
+int cmd_completion(struct cli *c, struct err *e);
 // image.c
 int cmd_image_build(struct cli *c, struct err *e);
 int cmd_image_ls(struct cli *c, struct err *e);

@@ -176,6 +176,16 @@ static const char text_doctor[] =
 	"Each requirement is ok, degraded (works, with less) or missing; what is not ok has the\n"
 	"command that mends it. Exits 0 when nothing is missing.\n";
 
+static const char text_completion[] =
+	"Completes commands, options, their values, and the ids and names that the server knows; where it\n"
+	"does not answer within a second, none of these. For other shells: 'stasis completion words --\n"
+	"WORD...' prints what the last of these words may become, each with a tab and what it is.\n"
+	"\n"
+	"Examples:\n"
+	"  source <(stasis completion bash)              # in ~/.bashrc\n"
+	"  source <(stasis completion zsh)               # in ~/.zshrc, behind compinit\n"
+	"  stasis completion fish > ~/.config/fish/completions/stasis.fish\n";
+
 static const char text_serve[] =
 	"Flags win over the file (--config, INI, the same names with '_'). SIGTERM and SIGINT stop\n"
 	"the server; sandboxes go on running and the next start takes them over, unless\n"
@@ -201,10 +211,10 @@ static const struct cli_command commands[] = {
 	{"snapshot create", "ID NAME", "make a snapshot to create sandboxes from", text_snapshot,
 		CLI_SANDBOXES, true, false, cmd_snapshot_create},
 	{"snapshot ls", "", "list snapshots", NULL, CLI_SANDBOXES, true, false, cmd_snapshot_ls},
-	{"snapshot get", "NAME", "show one snapshot", NULL, CLI_SANDBOXES, true, false,
+	{"snapshot get", "SNAPSHOT", "show one snapshot", NULL, CLI_SANDBOXES, true, false,
 		cmd_snapshot_get},
-	{"snapshot rm", "NAME...", "delete snapshots", text_snapshot_rm, CLI_SANDBOXES, true, false,
-		cmd_snapshot_rm},
+	{"snapshot rm", "SNAPSHOT...", "delete snapshots", text_snapshot_rm, CLI_SANDBOXES, true,
+		false, cmd_snapshot_rm},
 	{"timeout", "ID TIME", "set when a sandbox ends, counted from now", NULL, CLI_SANDBOXES,
 		true, false, cmd_timeout},
 	{"set", "ID", "change a sandbox's name, labels or end", text_set, CLI_SANDBOXES, true,
@@ -223,7 +233,7 @@ static const struct cli_command commands[] = {
 	{"key create", "NAME", "make an API key", text_key, CLI_SERVER, true, false,
 		cmd_key_create},
 	{"key ls", "", "list API keys", NULL, CLI_SERVER, true, false, cmd_key_ls},
-	{"key rm", "ID...", "revoke API keys", NULL, CLI_SERVER, true, false, cmd_key_rm},
+	{"key rm", "KEY_ID...", "revoke API keys", NULL, CLI_SERVER, true, false, cmd_key_rm},
 	{"operations", "", "list what was asked for and what came of it", text_operations,
 		CLI_SERVER, true, false, cmd_operations},
 	{"reconcile", "", "compare the database with the host", text_reconcile, CLI_SERVER, true,
@@ -244,6 +254,8 @@ static const struct cli_command commands[] = {
 		CLI_MACHINE, false, true, cmd_setup_remove},
 	{"image build", "[base]", "build the guest's kernel and root file system", text_build,
 		CLI_MACHINE, false, true, cmd_image_build},
+	{"completion", "bash|zsh|fish", "print a shell's completion", text_completion, CLI_MACHINE,
+		true, true, cmd_completion},
 	{"serve", "", "run the server", text_serve, CLI_MACHINE, false, true, cmd_serve},
 };
 

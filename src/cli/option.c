@@ -226,7 +226,8 @@ int cli_parse(struct cli *c, const struct cli_option *options, int min_operands,
 		{0},
 	};
 	const struct cli_option output[] = {
-		{'o', "output", "FORMAT", "table or json (default: table)", OPT_STRING, &format},
+		{'o', "output", "table|json", "what is printed (default: table)", OPT_STRING,
+			&format},
 		{0},
 	};
 	const struct cli_option always[] = {
@@ -240,6 +241,10 @@ int cli_parse(struct cli *c, const struct cli_option *options, int min_operands,
 	if (c->command->talks)
 		add_options(&set, talking);
 	add_options(&set, always);
+	if (c->describe) {
+		c->describe(c->describe_ctx, set.rows, set.n);
+		return 1;
+	}
 
 	struct option longs[MAX_OPTIONS + 1] = {0};
 	char shorts[2 * MAX_OPTIONS + 2] = ":";

@@ -15,7 +15,7 @@ class Run(unittest.TestCase):
         self.before = self.there()
 
     def there(self):
-        return set(self.w.cli("ls", "-q", "--all").ok().text.split())
+        return set(self.w.cli("ls", "-q").ok().text.split())
 
     def test_output_exit_code_and_removal(self):
         r = self.w.cli("run", "--rm", "-e", "A=b", "--", "sh", "-c", "echo $A; echo err >&2; exit 5")

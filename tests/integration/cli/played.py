@@ -154,7 +154,7 @@ class Server:
 
     def __init__(self, program, routes):
         self.program, self.routes, self.asked = program, routes, []
-        self.lock = threading.Lock()
+        self.changed = threading.Condition()
         self.http = HttpServer(("127.0.0.1", 0), Handler)
         self.http.play = self
         self.url = f"http://127.0.0.1:{self.http.server_port}"
@@ -171,11 +171,19 @@ class Server:
         self.home.cleanup()
 
     def answer(self, request):
-        with self.lock:
+        with self.changed:
             self.asked.append(request)
+            self.changed.notify_all()
         answer = self.routes.get(f"{request.method} {request.path}",
                                  error(404, "not_found", f"nothing at {request.path}"))
         return answer(request) if callable(answer) else answer
+
+    def wait_for(self, fits, what):
+        """The first request that fits, once it has come."""
+        with self.changed:
+            if not self.changed.wait_for(lambda: any(map(fits, self.asked)), 60):
+                raise AssertionError(f"{what}: not among {self.asked}")
+            return next(filter(fits, self.asked))
 
     def calls(self, method):
         return [r for r in self.asked if r.method == method]
