@@ -56,6 +56,54 @@ def run_block(w, text):
         assert done.returncode == 0, (done.stdout + done.stderr).decode()
 
 
+def command_line(*words):
+    return subprocess.run([lib.STASIS, *words], capture_output=True, check=True).stdout.decode()
+
+
+class Manual(unittest.TestCase):
+    """stasis.1 has every command, with every option that is not one of all."""
+
+    COMMON = {"help", "output", "url", "api-key", "verbose", "quiet", "format", "no-headers"}
+
+    def setUp(self):
+        with open(os.path.join(lib.ROOT, "docs/man/stasis.1")) as f:
+            self.text = f.read()
+        self.names = [line[2:17].strip() for line in command_line("help").splitlines()
+                      if line.startswith("  ")]
+
+    def entry(self, name):
+        """The heading that has this command, with what it says below it."""
+        for entry in re.split(r"(?m)^\.It ", self.text)[1:]:
+            if re.search(rf"(^|, )Cm {re.escape(name)}( |,|$)", entry.splitlines()[0]):
+                return re.split(r"(?m)^\.El", entry)[0]
+        return self.fail(f"stasis {name} is not in the man page")
+
+    def test_commands(self):
+        self.assertGreater(len(self.names), 25)
+        for name in self.names:
+            self.entry(name)
+
+    def test_options_of_sandbox_and_server_commands(self):
+        machine = command_line("help").index("This machine:")
+        for name in self.names:
+            if f"  {name} " in command_line("help")[machine:]:
+                continue  # of these the man page has the main ones
+            entry = self.entry(name)
+            if name == "run":  # says: options of create
+                entry += self.entry("create")
+            options = re.findall(r"(?m)^  (?:-(\w), |    )--([\w-]+)", command_line("help", *name.split()))
+            for letter, word in options:
+                with self.subTest(command=name, option=word):
+                    if word not in self.COMMON:
+                        self.assertRegex(entry, rf"Fl (-{word}\b|\w*{letter or '-'}\w*)")
+
+    def test_examples_are_commands(self):
+        for line in re.findall(r"(?m)^(?:id=\$\()?stasis (.*?)\)?$",
+                               self.text[self.text.index(".Sh EXAMPLES"):]):
+            name = line.split(" -")[0].split(" $")[0].split()
+            command_line("help", *(name[:2] if " ".join(name[:2]) in self.names else name[:1]))
+
+
 class Documents(unittest.TestCase):
     def help_of(self, words):
         for n in (2, 1):
