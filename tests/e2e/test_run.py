@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import unittest
+import urllib.request
 
 import lib
 from test_pty import Terminal
@@ -54,3 +55,56 @@ class Run(unittest.TestCase):
         t.expect("/dev/pts/")
         self.assertEqual(t.wait(), 6)
         self.assertEqual(self.there(), self.before)
+
+
+class ByName(unittest.TestCase):
+    """The life of a sandbox that is called by its name alone."""
+
+    def test_life(self):
+        w = lib.world()
+
+        def cli(*args, **kw):
+            return w.cli(*args, **kw).ok().text
+
+        made = cli("create", "-q", "--name", "web-cli", "--timeout", "10m").strip()
+        self.addCleanup(w.cli, "rm", "-f", made)
+        self.assertEqual(w.cli("create", "--name", "web-cli").code, 5)
+        self.assertEqual(cli("ls", "--name", "web-cli", "--format", "{id} {name} {state}"),
+                         f"{made} web-cli running\n")
+        self.assertRegex(cli("get", "web-cli"), rf"(?m)^id +{made}\n(?s:.*)^memory_mb +\d+$")
+        self.assertEqual(cli("exec", "web-cli", "--", "echo", "hi"), "hi\n")
+        cli("cp", "-", "web-cli:index.html", stdin=b"from the guest")
+        self.assertEqual(cli("cp", "web-cli:index.html", "-"), "from the guest")
+        cli("exec", "web-cli", "--", "sh", "-c",
+            "setsid python3 -m http.server 8123 >/dev/null 2>&1 </dev/null & "
+            "until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8123))' "
+            "2>/dev/null; do :; done")
+        url = cli("port", "web-cli", "8123").strip()
+        self.assertIn(made, url)
+        # Names below localhost are resolved by browsers and curl, not by every resolver.
+        host = url.removeprefix("http://")
+        request = urllib.request.Request(f"http://127.0.0.1:{w.port}/index.html",
+                                         headers={"Host": host})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            self.assertEqual(answer.read(), b"from the guest")
+
+        cli("set", "web-cli", "--name", "api-cli", "--metadata", "job=42", "--on-timeout", "pause")
+        row = w.cli("get", "api-cli", "-o", "json").ok().json()
+        self.assertEqual((row["id"], row["metadata"], row["on_timeout"]),
+                         (made, {"job": "42"}, "pause"))
+        cli("set", "api-cli", "--metadata", "job-")
+        self.assertEqual(cli("get", "api-cli", "-o", "json").count("job"), 0)
+
+        self.assertEqual(w.cli("wait", "api-cli", "--timeout", "1s").code, 8)
+        self.assertEqual(w.cli("wait", "api-cli", "--state", "running").ok().text,
+                         "api-cli running\n")
+        lines = cli("logs", "api-cli").splitlines()
+        self.assertEqual(cli("logs", "api-cli", "--tail", "2").splitlines(), lines[-2:])
+        cli("pause", "api-cli")
+        self.assertEqual(cli("wait", "api-cli", "--state", "paused,stopped"), "api-cli paused\n")
+        waiting = w.popen("wait", "api-cli", stdout=subprocess.PIPE)
+        cli("rm", "api-cli")
+        out, _ = waiting.communicate(timeout=60)
+        self.assertIn((waiting.returncode, out), ((0, b"api-cli stopped: killed\n"), (4, b"")))
+        events = cli("events", "--since", "1h", "--sandbox", made, "--format", "{kind}").split()
+        self.assertEqual((events[0], events[-1]), ("running", "stopped"))
