@@ -10,12 +10,12 @@ A path that a document names exists. What counts as a path:
 1. the target of a Markdown link that has no scheme: seen from the document, or from the top;
 2. anywhere in the text, what begins with a directory of the top (src/, docs/, ...), and with web/;
 3. in `code`, what begins with a room (control/engine.c), seen from src/;
-4. in `code`, the name of a file of the source's kinds (.c .h .py .md .proto .sql .service .sysusers)
-   without a directory: some file of the tree has it.
+4. in `code`, the name of a file of the source's kinds without a directory (.c .h .py .md .proto
+   .sql .service .sysusers): some file of the tree has it.
 
-{a,b} and * are as in a shell; <name> makes it a pattern that is not looked up. What begins with / or
-~ or $ or a <place> is of an installed system; build/ is made. "(planned)" right behind a path says
-that it is not there yet, and then it must not be.
+{a,b} and * are as in a shell; <name> makes it a pattern that is not looked up. What begins with /
+or ~ or $ or a <place> is of an installed system; build/ is made. "(planned)" right behind a path
+says that it is not there yet, and then it must not be.
 
 Wrapped is what is neither code, nor a row of a table, nor a macro of a man page, nor one word (a
 link) that is longer by itself."""
@@ -71,7 +71,7 @@ def there(root, path, below=("",)):
 
 
 def claims(text):
-    """Of each path that the text names: where it begins and ends, itself, and a word for its kind."""
+    """Of each path that the text names: where it begins and ends, itself, and its kind."""
     for m in LINK.finditer(text):
         if not re.match(r"[a-z]+:", m.group(1)):
             yield m.start(1), m.end(1), m.group(1), "link"

@@ -20,13 +20,14 @@ class Tree(unittest.TestCase):
             open(os.path.join(self.root.name, path), "w").close()
 
     def wrong(self, text, document="docs/page.md"):
-        found = documents.wrong_paths(self.root.name, document, text, documents.names(self.root.name))
+        root = self.root.name
+        found = documents.wrong_paths(root, document, text, documents.names(root))
         return [line.split(": ", 1)[1] for line in found]
 
     def test_what_is_there(self):
         self.assertEqual(self.wrong(
-            "src/base and `src/base/str.{c,h}`, src/base/*.c, `base/str.c`, `str.c`; [a](other.md), "
-            "[b](docs/other.md#part), [c](https://example.org/x.md); `docs/other.md`."), [])
+            "src/base and `src/base/str.{c,h}`, src/base/*.c, `base/str.c`, `str.c`; "
+            "[a](other.md), [b](docs/other.md#part), [c](https://example.org/x.md); `docs/other.md`."), [])
 
     def test_what_is_not(self):
         for text, path in (("see src/base/none.c.", "src/base/none.c"),
