@@ -15,7 +15,9 @@ BLOCK = re.compile(r"^```sh( tested)?\n(.*?)^```", re.M | re.S)
 
 
 def documents():
-    found = [os.path.join(lib.ROOT, "README.md"), os.path.join(lib.ROOT, "bench/README.md")]
+    found = [os.path.join(lib.ROOT, name) for name in
+             ("README.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md",
+              "examples/README.md")]
     return [f for f in found + sorted(glob.glob(os.path.join(lib.ROOT, "docs/*.md")))
             if os.path.exists(f)]
 
@@ -50,7 +52,8 @@ def commands(text):
 def run_block(w, text):
     """With the programs in lib.BUILD, in a directory of its own."""
     with tempfile.TemporaryDirectory(dir=w.dir) as d:
-        env = w.env({"PATH": lib.BUILD + ":" + os.environ["PATH"], "STASIS_API_KEY": w.key()})
+        env = w.env({"PATH": lib.BUILD + ":" + os.environ["PATH"], "STASIS_API_KEY": w.key(),
+                     "STASIS_RUN": w.run, "STASIS_SOURCE": lib.ROOT})
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=d, env=env,
                               capture_output=True, timeout=300, check=False)
         assert done.returncode == 0, (done.stdout + done.stderr).decode()
