@@ -33,7 +33,7 @@ class Workflow(unittest.TestCase):
             os.makedirs(os.path.join(root, ".github/workflows"))
             os.mkdir(os.path.join(root, "scripts"))
             with open(os.path.join(root, "Makefile"), "w") as f:
-                f.write(".PHONY: test check\n")
+                f.write(".PHONY: check \\\n\ttest\n")
             with open(os.path.join(root, "scripts/a"), "w") as f:
                 os.fchmod(f.fileno(), 0o755)
             with open(os.path.join(root, ".github/workflows/ci.yml"), "w") as f:

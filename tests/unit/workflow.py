@@ -36,7 +36,8 @@ def steps(text):
 
 def targets(root):
     with open(os.path.join(root, "Makefile")) as f:
-        return set(re.search(r"^\.PHONY:(.*)$", f.read(), re.M).group(1).split())
+        text = f.read().replace("\\\n", " ")
+    return set(re.search(r"^\.PHONY:(.*)$", text, re.M).group(1).split())
 
 
 def check_command(root, command):
