@@ -267,7 +267,14 @@ static int run(struct control *c, struct exec *x, const struct exec_body *b, str
 	if (r < 0)
 		return r;
 	x->deadline_ns = clock_monotonic_ns() + b->timeout_sec * NSEC_PER_SEC + GUEST_GRACE_NS;
-	r = envd_run(client, &x->target, &p, ret, e);
+	why = (struct err){0};
+	r = envd_run(client, &x->target, &p, ret, &why);
+	// An agent that was started anew and has lost its settings, or a user that is none.
+	if (r < 0 && why.code == ERR_UNAUTHENTICATED && !x->pid &&
+		envd_call_greet(client, &x->target, id, CONTROL_CALL_MS, NULL) == 0)
+		r = envd_run(client, &x->target, &p, ret, &why);
+	if (r < 0)
+		*e = why;
 	if (r == 0)
 		agents_give(c->agents, id, x->base_url, TAKE_PTR(client));
 	if (r < 0 && x->stop != STOP_NONE) {

@@ -31,7 +31,7 @@ static const struct refusal refusals[] = {
 	{"closed", 502, "The sandbox is running but port is not open", true},
 	{"bad_id", 400, "The sandbox id is malformed", false},
 	{"bad_port", 400, "The port must be a number from 1 to 65535", false},
-	{"token", 401, "The access token is wrong", false},
+	{"token", 401, "The access token is missing or wrong", false},
 	{"internal", 404, "No such path", false},
 	{"unavailable", 503, "The host cannot be asked about the sandbox right now", false},
 };
@@ -56,6 +56,29 @@ static int probe(const char *ip, uint16_t port)
 	return -errnum;
 }
 
+// What a stranger may ask the agent: whether it is there, and what a browser asks before a call.
+static bool needs_token(const struct http_request *r)
+{
+	const char *method = http_req_header(r, "X-Stasis-Method");
+	const char *uri = http_req_header(r, "X-Stasis-Uri");
+	if (!method || !uri)
+		return true;
+	size_t len = strcspn(uri, "?#");
+	bool health = len == strlen("/health") && strncmp(uri, "/health", len) == 0;
+	return strcmp(method, "OPTIONS") != 0 && !(health && strcmp(method, "GET") == 0);
+}
+
+// Decided here and not by the agent, which belongs to whoever is root in the guest.
+static const char *refuse_agent_call(const struct http_request *r, const char *wanted)
+{
+	const char *token = http_req_header(r, "X-Access-Token");
+	if (target_is_internal_path(http_req_header(r, "X-Stasis-Uri")))
+		return "internal";
+	if (token && *token ? !str_eq_secret(token, wanted) : needs_token(r))
+		return "token";
+	return NULL;
+}
+
 static const char *find_address(struct control *c, const struct http_request *r,
 	const struct edge_target *t, char address[48])
 {
@@ -67,14 +90,8 @@ static const char *find_address(struct control *c, const struct http_request *r,
 	if (rc < 0)
 		return e.code == ERR_NOT_FOUND || e.code == ERR_CONFLICT ? "not_found"
 									 : "unavailable";
-	if (t->port == ENVD_PORT) {
-		const char *token = http_req_header(r, "X-Access-Token");
-		// Without one the agent decides: a signed URL or /health needs none.
-		if (token && *token && !str_eq_secret(token, row->token))
-			return "token";
-		return target_is_internal_path(http_req_header(r, "X-Stasis-Uri")) ? "internal"
-										   : NULL;
-	}
+	if (t->port == ENVD_PORT)
+		return refuse_agent_call(r, row->token);
 	bool fresh = row->ready_ns && clock_monotonic_ns() - row->ready_ns < FRESH_NS;
 	for (int i = 0; fresh && i < PROBES; i++) {
 		if (probe(address, t->port) != -ECONNREFUSED)

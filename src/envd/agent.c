@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include "base/clock.h"
@@ -124,23 +125,69 @@ void agent_format_error(
 
 // --- before every request
 
-static bool has_token(struct agent *a, struct http_request *req)
+// Over which interface the connection came in: its index, 0 when that cannot be told. The listening
+// socket has IP_PKTINFO.
+static unsigned interface_of(int fd)
 {
+	char room[CMSG_SPACE(sizeof(struct in_pktinfo)) + 64];
+	socklen_t len = sizeof room;
+	if (getsockopt(fd, IPPROTO_IP, IP_PKTOPTIONS, room, &len) < 0)
+		return 0;
+	struct msghdr m = {.msg_control = room, .msg_controllen = len};
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+		struct in_pktinfo info;
+		if (c->cmsg_level != IPPROTO_IP || c->cmsg_type != IP_PKTINFO)
+			continue;
+		memcpy(&info, CMSG_DATA(c), sizeof info);
+		return (unsigned)info.ipi_ifindex;
+	}
+	return 0;
+}
+
+static bool is_from_host(const struct agent *a, struct http_request *req)
+{
+	struct sockaddr_in peer = {0};
+	socklen_t len = sizeof peer;
+	int fd = http_req_socket(req);
+	if (!a->host.interface[0])
+		return true;
+	unsigned wanted = if_nametoindex(a->host.interface);
+	return wanted && interface_of(fd) == wanted &&
+	       getpeername(fd, (struct sockaddr *)&peer, &len) == 0 && peer.sin_family == AF_INET &&
+	       peer.sin_addr.s_addr == a->host.peer.s_addr;
+}
+
+static bool may_call(
+	struct agent *a, struct http_request *req, const struct http_route *route, struct err *e)
+{
+	if ((route->flags & ROUTE_HOST) && !is_from_host(a, req)) {
+		err_set(e, ERR_FORBIDDEN, "only the host may call this");
+		return false;
+	}
+	if (route->flags & (ROUTE_PUBLIC | ROUTE_OWN))
+		return true;
 	const char *given = http_req_header(req, "X-Access-Token");
 	pthread_mutex_lock(&a->lock);
-	bool ok = !a->token || str_eq_secret(given ? given : "", a->token);
+	bool closed = !a->token, ok = a->token && str_eq_secret(given ? given : "", a->token);
 	pthread_mutex_unlock(&a->lock);
-	return ok;
+	if (closed)
+		err_set(e, ERR_UNAUTHENTICATED, "no access token was set yet: the host has to");
+	else if (!ok &&
+		 !((route->flags & ROUTE_ANY) && strcmp(http_req_method(req), "OPTIONS") == 0))
+		err_set(e, ERR_UNAUTHENTICATED, "X-Access-Token: missing or wrong");
+	return !err_is_set(e);
 }
 
 bool agent_before(struct http_request *req, const struct http_route *route, void *ctx)
 {
+	struct agent *a = ctx;
+	struct err e = {0};
 	if (http_req_header(req, "Origin"))
 		http_reply_header(req, "Access-Control-Allow-Origin", "*");
-	if ((route->flags & ROUTE_PUBLIC) || has_token(ctx, req))
+	if (route->flags & (ROUTE_PUBLIC | ROUTE_HOST))
+		http_reply_header(req, "X-Envd-Instance", a->instance);
+	if (may_call(a, req, route, &e))
 		return false;
-	struct err e = {0};
-	err_set(&e, ERR_UNAUTHENTICATED, "X-Access-Token: missing or wrong");
 	http_reply_error(req, &e);
 	return true;
 }
@@ -224,9 +271,9 @@ static void metrics_get(struct http_request *req, void *ctx)
 
 const struct http_route agent_routes[] = {
 	{"GET", "/health", health_get, .flags = ROUTE_PUBLIC},
-	{"POST", "/init", init_post, .body_limit = SMALL_BODY, .flags = ROUTE_PUBLIC},
-	{"POST", "/freeze", freeze_post, .body_limit = SMALL_BODY},
-	{"POST", "/thaw", thaw_post, .body_limit = SMALL_BODY},
+	{"POST", "/init", init_post, .body_limit = SMALL_BODY, .flags = ROUTE_OWN | ROUTE_HOST},
+	{"POST", "/freeze", freeze_post, .body_limit = SMALL_BODY, .flags = ROUTE_HOST},
+	{"POST", "/thaw", thaw_post, .body_limit = SMALL_BODY, .flags = ROUTE_HOST},
 	{"GET", "/envs", envs_get},
 	{"GET", "/metrics", metrics_get},
 	{"GET", "/files", files_get},
@@ -235,6 +282,6 @@ const struct http_route agent_routes[] = {
 	{"POST", "/process.Process/Connect", rpc_process_connect, .body_limit = SMALL_BODY},
 	{"POST", "/process.Process/{method}", rpc_process_unary, .body_limit = MESSAGE_BODY},
 	{"POST", "/filesystem.Filesystem/{method}", rpc_filesystem_unary, .body_limit = SMALL_BODY},
-	{"*", "/{path...}", other, .body_limit = SMALL_BODY, .flags = ROUTE_PUBLIC},
+	{"*", "/{path...}", other, .body_limit = SMALL_BODY, .flags = ROUTE_ANY},
 };
 const size_t agent_n_routes = ARRAY_SIZE(agent_routes);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the parts of envd share: the settings that /init makes, and the routes.
 #pragma once
+#include <net/if.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include "envd/path.h"
 #include "envd/process.h"
@@ -12,11 +14,22 @@
 // clients told to) and watchers. File metadata starts at 0.6.2.
 #define ENVD_VERSION "0.6.0"
 
-#define ROUTE_PUBLIC 1u // no token needed, or checked by the handler
+#define ROUTE_PUBLIC 1u // no token needed
+#define ROUTE_OWN 2u	// the handler checks the token: /init, which sets it
+#define ROUTE_HOST 4u	// for the host alone, see struct agent_host
+#define ROUTE_ANY 8u	// what no other route takes
+
+// Who may call /init, /freeze and /thaw: that peer, over that interface. Traffic through the edge
+// has the same address; the edge lets none of these calls through. Programs in the guest come over
+// another interface, whatever address they call.
+struct agent_host {
+	struct in_addr peer;
+	char interface[IF_NAMESIZE]; // "": anybody, by hand
+};
 
 struct agent {
 	pthread_mutex_t lock; // guards the settings below
-	char *token;	      // NULL: open to all
+	char *token;	      // NULL: closed, until the first /init sets one
 	json_t *env;	      // replaced as a whole, never changed: readers keep a reference
 	char *default_user, *default_workdir; // NULL: not set
 	uint64_t last_init_ns;		      // newest timestamp seen
@@ -26,6 +39,9 @@ struct agent {
 	bool as_root;	// we can become other users
 	bool guest;	// the machine is ours: a resume ends its connections and runs its hooks
 	int clock_ppm;	// that the clock's rate was last set for
+	const char *state_file; // NULL: nothing outlives us (settings.h)
+	struct agent_host host;
+	char instance[17]; // new with each start: the host sees that it talks to another one
 	pthread_mutex_t resume_lock; // one resume after the other; taken before lock
 };
 

@@ -138,6 +138,17 @@ static int http_error(const char *what, const struct http_response *r, struct er
 		message ? message : "");
 }
 
+#define INSTANCE_HEADER "X-Envd-Instance"
+
+// The guest's word: it goes into logs, so nothing but digits.
+static void keep_instance(const struct envd_target *t, const struct http_response *r)
+{
+	bool good = r->header[strspn(r->header, "0123456789abcdef")] == '\0';
+	if (t->instance &&
+		(!good || str_format(t->instance, ENVD_INSTANCE_SIZE, "%s", r->header) < 0))
+		t->instance[0] = '\0';
+}
+
 static int post_json(struct http_client *c, const struct envd_target *t, const char *path,
 	json_t *body, int timeout_ms, struct http_response *ret, struct err *e)
 {
@@ -156,8 +167,11 @@ static int post_json(struct http_client *c, const struct envd_target *t, const c
 		// A guest that has just been woken, on a busy machine, may take long to answer at
 		// all.
 		.connect_timeout_ms = timeout_ms,
-		.timeout_ms = timeout_ms};
-	return http_client_call(c, &call, ret, e);
+		.timeout_ms = timeout_ms,
+		.keep_header = INSTANCE_HEADER};
+	int rc = http_client_call(c, &call, ret, e);
+	keep_instance(t, ret);
+	return rc;
 }
 
 int envd_call_health(
@@ -169,8 +183,10 @@ int envd_call_health(
 		.tick = t->tick,
 		.ctx = t->ctx,
 		.connect_timeout_ms = timeout_ms,
-		.timeout_ms = timeout_ms};
+		.timeout_ms = timeout_ms,
+		.keep_header = INSTANCE_HEADER};
 	int rc = http_client_call(c, &call, &r, e);
+	keep_instance(t, &r);
 	if (rc == 0 && r.status != 204)
 		rc = err_set(e, ERR_BAD_GATEWAY, "GET /health: status %d", r.status);
 	return rc;
@@ -222,6 +238,13 @@ int envd_call_init(struct http_client *c, const struct envd_target *t, const str
 	if (ret_guest_ns)
 		*ret_guest_ns = guest_ns(&r);
 	return r.status == 204 ? 0 : http_error("POST /init", &r, e);
+}
+
+int envd_call_greet(struct http_client *c, const struct envd_target *t, const char *hostname,
+	int timeout_ms, struct err *e)
+{
+	return envd_call_init(c, t, &(struct envd_init){.token = t->token, .hostname = hostname},
+		timeout_ms, NULL, e);
 }
 
 static int post_nothing(struct http_client *c, const struct envd_target *t, const char *path,

@@ -5,6 +5,7 @@
 #include "http/client.h"
 
 #define ENVD_PORT 49983
+#define ENVD_INSTANCE_SIZE 17
 
 struct envd_target {
 	const char *base_url; // "http://10.213.0.1:49983" or the edge's address
@@ -12,6 +13,10 @@ struct envd_target {
 	const char *
 		sandbox_id; // not NULL: through the edge (adds E2b-Sandbox-Id and E2b-Sandbox-Port)
 	const char *user;   // Basic authorization; NULL: the agent's default
+	// ENVD_INSTANCE_SIZE bytes, may be NULL: filled by health, init, freeze and thaw, also when
+	// the agent refuses. Another value than before: the agent was started anew. "": it does not
+	// say.
+	char *instance;
 	// For the calls that end with one answer: see http_call.tick; may be NULL.
 	int (*tick)(void *ctx);
 	void *ctx;
@@ -70,6 +75,10 @@ int envd_call_health(
 // the way there and back, so the time that was told is late by at most that.
 int envd_call_init(struct http_client *c, const struct envd_target *t, const struct envd_init *i,
 	int timeout_ms, uint64_t *ret_guest_ns, struct err *e);
+// Tells an agent that was started anew what every guest is told: token, host name, time. For one
+// that has lost its settings; harmless for any other that knows t->token.
+int envd_call_greet(struct http_client *c, const struct envd_target *t, const char *hostname,
+	int timeout_ms, struct err *e);
 // Before a snapshot: stops every process of the user (cgroup freezer; returns when all stand still)
 // and writes all dirty data of the guest's file systems to its disk. A failure leaves nothing
 // frozen. Repeating it is harmless.

@@ -12,10 +12,13 @@
 #include <sys/vfs.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <arpa/inet.h>
+#include "base/id.h"
 #include "base/log.h"
 #include "envd/agent.h"
 #include "envd/client.h"
 #include "envd/env.h"
+#include "envd/settings.h"
 
 #ifndef CGROUP2_SUPER_MAGIC
 #define CGROUP2_SUPER_MAGIC 0x63677270
@@ -26,7 +29,9 @@
 
 static const char usage[] =
 	"usage: envd [--port N] [--host ADDRESS] [--no-clock] "
-	"[--cgroup DIR | --no-cgroup] [--guest] [--foreground] [--version]\n"
+	"[--cgroup DIR | --no-cgroup] [--guest]\n"
+	"            [--state FILE] [--only-from ADDRESS%INTERFACE] [--foreground] [--version]\n"
+	"Closed until POST /init has set an access token.\n"
 	"  --port N        listen there (49983)\n"
 	"  --host ADDRESS  IPv4 address to listen at (0.0.0.0)\n"
 	"  --no-clock      never set the clock\n"
@@ -35,6 +40,10 @@ static const char usage[] =
 	"  --no-cgroup     leave processes in the agent's own cgroup\n"
 	"  --guest         the machine is the sandbox's alone: a resume ends all its\n"
 	"                  TCP connections and runs /etc/stasis/resume.d\n"
+	"  --state FILE    keep the settings of /init there, so that they outlive the\n"
+	"                  agent; mode 0600\n"
+	"  --only-from ADDRESS%INTERFACE\n"
+	"                  take /init, /freeze and /thaw from there alone\n"
 	"  --foreground    stay in the foreground: it always does\n";
 
 struct options {
@@ -42,7 +51,23 @@ struct options {
 	uint16_t port;
 	const char *cgroup; // NULL: none
 	bool clock, guest;
+	const char *state_file; // NULL: none
+	struct agent_host only_from;
 };
+
+// "169.254.0.22%eth0"
+static int parse_only_from(const char *text, struct agent_host *ret)
+{
+	char address[INET_ADDRSTRLEN];
+	const char *percent = strchr(text, '%');
+	size_t len = percent ? (size_t)(percent - text) : 0;
+	if (!percent || len >= sizeof address || !percent[1] ||
+		str_format(ret->interface, sizeof ret->interface, "%s", percent + 1) < 0)
+		return -EINVAL;
+	memcpy(address, text, len);
+	address[len] = '\0';
+	return inet_pton(AF_INET, address, &ret->peer) == 1 ? 0 : -EINVAL;
+}
 
 // -1: stop with status 2; 1: stop with status 0.
 static int parse_options(int argc, char **argv, struct options *o)
@@ -51,7 +76,9 @@ static int parse_options(int argc, char **argv, struct options *o)
 		{"host", required_argument, NULL, 'h'}, {"no-clock", no_argument, NULL, 'c'},
 		{"no-cgroup", no_argument, NULL, 'g'}, {"cgroup", required_argument, NULL, 'd'},
 		{"guest", no_argument, NULL, 'm'}, {"foreground", no_argument, NULL, 'f'},
-		{"version", no_argument, NULL, 'v'}, {"help", no_argument, NULL, '?'}, {0}};
+		{"state", required_argument, NULL, 's'},
+		{"only-from", required_argument, NULL, 'o'}, {"version", no_argument, NULL, 'v'},
+		{"help", no_argument, NULL, '?'}, {0}};
 	uint64_t port;
 	for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) >= 0;) {
 		switch (c) {
@@ -78,6 +105,17 @@ static int parse_options(int argc, char **argv, struct options *o)
 			o->guest = true;
 			break;
 		case 'f':
+			break;
+		case 's':
+			o->state_file = optarg;
+			break;
+		case 'o':
+			if (parse_only_from(optarg, &o->only_from) < 0) {
+				fprintf(stderr,
+					"envd: --only-from: '%s' is not ADDRESS%%INTERFACE\n",
+					optarg);
+				return -1;
+			}
 			break;
 		case 'v':
 			puts("envd " ENVD_VERSION " (stasis " STASIS_VERSION ")");
@@ -111,7 +149,7 @@ static int open_user_cgroup(const char *path)
 
 // Connections whose peer is gone without a word (the guest was paused) must not stay for ever.
 // Accepted sockets inherit the settings.
-static void set_keepalive(int fd)
+static void set_socket(int fd)
 {
 	int on = 1, idle = 60, interval = 10, count = 3;
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
@@ -119,11 +157,20 @@ static void set_keepalive(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+	// And know the interface that they came in by: agent_before asks.
+	setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof on);
 }
 
 static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 {
-	struct agent a = {.set_clock = o->clock, .as_root = geteuid() == 0, .guest = o->guest};
+	struct agent a = {.set_clock = o->clock,
+		.as_root = geteuid() == 0,
+		.guest = o->guest,
+		.state_file = o->state_file,
+		.host = o->only_from};
+	unsigned char instance[8];
+	id_random_bytes(instance, sizeof instance);
+	id_hex(instance, sizeof instance, a.instance);
 	pthread_mutex_init(&a.lock, NULL);
 	pthread_mutex_init(&a.resume_lock, NULL);
 	_cleanup_close_ int cgroup = o->cgroup ? open_user_cgroup(o->cgroup) : -1;
@@ -131,10 +178,11 @@ static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 	a.processes = process_table_new(cgroup);
 	if (!a.env || !a.processes)
 		return err_errno(e, ENOMEM, "cannot start");
+	settings_load(&a);
 	int fd = http_listen_tcp(o->host, o->port, e);
 	if (fd < 0)
 		return fd;
-	set_keepalive(fd);
+	set_socket(fd);
 	struct sockaddr_in addr = {0};
 	socklen_t len = sizeof addr;
 	getsockname(fd, (struct sockaddr *)&addr, &len);

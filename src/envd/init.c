@@ -15,6 +15,7 @@
 #include "envd/env.h"
 #include "envd/path.h"
 #include "envd/resume.h"
+#include "envd/settings.h"
 #include "http/json.h"
 
 #ifndef EXT4_IOC_RESIZE_FS // fs/ext4/ext4.h of the kernel, not among its uapi headers
@@ -24,7 +25,6 @@
 #define EXT4_SUPER_MAGIC 0xEF53
 #endif
 
-#define MAX_TOKEN 512
 #define MAX_ENTROPY 512
 #define CLOCK_BEHIND_NS (50 * NSEC_PER_MSEC)
 #define CLOCK_AHEAD_NS (5 * NSEC_PER_SEC)
@@ -43,7 +43,7 @@ int init_read(json_t *body, struct init_request *ret, struct err *e)
 	json_t *ppm = NULL;
 	struct init_request r = {0};
 	const struct json_field f[] = {
-		{"accessToken", JF_STRING, &r.token, .max = MAX_TOKEN},
+		{"accessToken", JF_STRING, &r.token, .max = INIT_TOKEN_MAX},
 		{"envVars", JF_OBJECT, &r.env},
 		{"timestamp", JF_STRING, &timestamp},
 		{"defaultUser", JF_STRING, &r.default_user, .max = 255},
@@ -225,12 +225,18 @@ static int take_settings(struct agent *a, const struct init_request *r, struct e
 
 // The first caller sets the token; later ones show that they know the current one, as the header or
 // by setting it again (a host that repeats a call whose answer was lost).
-static bool authorized(const struct agent *a, const struct init_request *r, const char *header)
+static int authorize(
+	const struct agent *a, const struct init_request *r, const char *header, struct err *e)
 {
 	if (!a->token)
-		return true;
-	return str_eq_secret(header ? header : "", a->token) ||
-	       (r->token && str_eq_secret(r->token, a->token));
+		return r->token ? 0
+				: err_set(e, ERR_UNAUTHENTICATED,
+					  "accessToken: the first call must set one");
+	if (str_eq_secret(header ? header : "", a->token) ||
+		(r->token && str_eq_secret(r->token, a->token)))
+		return 0;
+	return err_set(e, ERR_UNAUTHENTICATED,
+		"X-Access-Token: must be the current token to set another one");
 }
 
 static int set_rate(struct agent *a, int ppm, struct err *e)
@@ -248,10 +254,7 @@ static int apply_settings(
 	struct agent *a, const struct init_request *r, struct http_request *req, struct err *e)
 {
 	pthread_mutex_lock(&a->lock);
-	int rc = 0;
-	if (!authorized(a, r, http_req_header(req, "X-Access-Token")))
-		rc = err_set(e, ERR_UNAUTHENTICATED,
-			"X-Access-Token: must be the current token to set another one");
+	int rc = authorize(a, r, http_req_header(req, "X-Access-Token"), e);
 	bool fresh = r->timestamp_ns > a->last_init_ns;
 	if (rc == 0 && r->entropy.len)
 		rc = add_entropy(&r->entropy, e);
@@ -265,6 +268,8 @@ static int apply_settings(
 		rc = set_hostname(r->hostname, e);
 	if (rc == 0)
 		rc = take_settings(a, r, e);
+	if (rc == 0)
+		rc = settings_save(a, e);
 	pthread_mutex_unlock(&a->lock);
 	if (rc == 0 && r->grow_root)
 		rc = grow_root(e);

@@ -6,6 +6,7 @@
 #include "base/str.h"
 
 #define INIT_ENTROPY_MIN 32
+#define INIT_TOKEN_MAX 512
 #define INIT_CLOCK_PPM_MAX 100000
 
 struct init_request {

@@ -36,6 +36,7 @@
 
 #define NEW_ROOT "/newroot"
 #define ENVD_PATH "/run/stasis/envd"
+#define ENVD_STATE "/run/stasis/agent.json" // root's alone; gone with the guest's memory
 #define ROOT_WAIT_NS (30 * NSEC_PER_SEC)
 #define STOP_WAIT_NS (2 * NSEC_PER_SEC)
 #define RESTART_MIN_NS (100 * NSEC_PER_MSEC)
@@ -333,9 +334,11 @@ static void set_limits(void)
 	setrlimit(RLIMIT_NOFILE, &files);
 }
 
-static pid_t start_envd(void)
+// only_from: the gateway and the interface that leads to it.
+static pid_t start_envd(char *only_from)
 {
-	static char *const argv[] = {"envd", "--guest", NULL};
+	char *const argv[] = {
+		"envd", "--guest", "--state", ENVD_STATE, "--only-from", only_from, NULL};
 	static char *const env[] = {"PATH=" ENV_PATH_DEFAULT, "HOME=/root", NULL};
 	pid_t pid = vfork();
 	if (pid == 0) {
@@ -359,6 +362,7 @@ static pid_t start_envd(void)
 // --- for ever
 
 struct envd_watch {
+	char only_from[INET_ADDRSTRLEN + sizeof "%eth0"];
 	pid_t pid; // -1: not running
 	uint64_t started_ns, restart_ns, delay_ns;
 };
@@ -366,7 +370,7 @@ struct envd_watch {
 static void envd_start(struct envd_watch *w)
 {
 	w->started_ns = clock_monotonic_ns();
-	w->pid = start_envd();
+	w->pid = start_envd(w->only_from);
 	if (w->pid < 0)
 		w->restart_ns = w->started_ns + w->delay_ns;
 }
@@ -503,6 +507,8 @@ int main(int argc, char **argv)
 	mount_for_envd();
 	set_hostname();
 	set_limits();
+	snprintf(w.only_from, sizeof w.only_from, "%s%%eth0",
+		inet_ntoa((struct in_addr){c.gateway}));
 	envd_start(&w);
 	say("envd started");
 	write_resolv_conf(&c);

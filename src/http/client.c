@@ -137,6 +137,13 @@ static int map_error(struct transfer *t, CURLcode rc, const char *what, struct e
 	return -err;
 }
 
+static void copy_header(CURL *h, const char *name, char *out, size_t size)
+{
+	struct curl_header *found;
+	bool ok = curl_easy_header(h, name, 0, CURLH_HEADER, -1, &found) == CURLHE_OK;
+	snprintf(out, size, "%s", ok ? found->value : "");
+}
+
 int http_client_call(struct http_client *c, const struct http_call *call, struct http_response *ret,
 	struct err *e)
 {
@@ -182,7 +189,7 @@ int http_client_call(struct http_client *c, const struct http_call *call, struct
 	CURL *h = c->curl;
 	c->error[0] = '\0';
 	ret->status = 0;
-	ret->content_type[0] = ret->server_timing[0] = '\0';
+	ret->content_type[0] = ret->server_timing[0] = ret->header[0] = '\0';
 	ret->body.len = 0;
 	curl_easy_setopt(h, CURLOPT_URL, url);
 	curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
@@ -222,10 +229,9 @@ int http_client_call(struct http_client *c, const struct http_call *call, struct
 	curl_easy_getinfo(h, CURLINFO_CONTENT_TYPE, &ct);
 	ret->status = (int)status;
 	snprintf(ret->content_type, sizeof ret->content_type, "%s", ct ? ct : "");
-	struct curl_header *timing;
-	bool timed =
-		curl_easy_header(h, "Server-Timing", 0, CURLH_HEADER, -1, &timing) == CURLHE_OK;
-	snprintf(ret->server_timing, sizeof ret->server_timing, "%s", timed ? timing->value : "");
+	copy_header(h, "Server-Timing", ret->server_timing, sizeof ret->server_timing);
+	if (call->keep_header)
+		copy_header(h, call->keep_header, ret->header, sizeof ret->header);
 	// libcurl keeps the list's pointer; it must not outlive this call.
 	curl_easy_setopt(h, CURLOPT_HTTPHEADER, NULL);
 	curl_slist_free_all(headers);

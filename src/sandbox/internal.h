@@ -42,6 +42,7 @@ struct pager_figures {
 struct sandbox {
 	struct host_sandbox info;
 	char token[96];	       // envd's; kept for later resumes
+	char agent[20];	       // envd's instance that was greeted last, "": not known
 	char op_id[UUID_SIZE]; // of the create, while it is pending
 	const char *operation; // "create", "destroy", ...: claimed; NULL: free
 	struct slot slot;      // valid while has_slot

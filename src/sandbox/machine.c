@@ -431,6 +431,7 @@ static int init_guest(
 	uint64_t had = p->src && !p->img ? p->src->info.disk_size : p->img->disk_mb << 20;
 	struct envd_target t = {.base_url = url,
 		.token = p->img ? NULL : p->src->row.token,
+		.instance = s->agent,
 		.tick = machine_is_gone,
 		.ctx = s};
 	struct envd_init i = {.token = p->token,

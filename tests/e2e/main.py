@@ -25,9 +25,9 @@ import lib  # noqa: E402
 
 # The long ones first, so that all lanes end together; in between, those that leave the shared server
 # alone, next to each other.
-ORDER = ["lifefaults", "generations", "faults", "firecracker", "install", "cli", "quickstart", "exec", "pty", "run",
-         "cp", "edge", "freeze", "badinput", "names", "keys", "list", "docs", "examples", "life", "pause",
-         "snapshots", "operations", "restart", "roles"]
+ORDER = ["lifefaults", "generations", "faults", "firecracker", "install", "cli", "quickstart",
+         "exec", "pty", "run", "cp", "edge", "walls", "freeze", "badinput", "names", "keys", "list",
+         "docs", "examples", "life", "pause", "snapshots", "operations", "restart", "roles"]
 NAME = 16  # bytes of a module's name in the pipe that the lanes read: one read takes one
 
 

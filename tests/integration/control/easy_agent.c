@@ -14,3 +14,9 @@ int envd_unary(struct http_client *c, const struct envd_target *t, const char *m
 {
 	return 0;
 }
+
+int envd_call_greet(struct http_client *c, const struct envd_target *t, const char *hostname,
+	int timeout_ms, struct err *e)
+{
+	return 0;
+}

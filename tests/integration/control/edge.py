@@ -207,7 +207,7 @@ def test_routing(edge, box, app, agent):
                     to({"id": box["id"] + "-6532622b"}, app.port)):
         _, data = edge.call("GET", "/a%2Fb/..%2f?x=%20y&z", headers=headers, expect=200)
         assert json.loads(data)["target"] == "/a%2Fb/..%2f?x=%20y&z", data
-    _, data = edge.call("GET", "/files", headers=to(box), expect=200)
+    _, data = edge.call("GET", "/files", headers=to(box, X_Access_Token=box["envd_token"]), expect=200)
     assert "X-Stasis" not in agent.last_head
     # A sandbox may have paths like the API's.
     _, data = edge.call("GET", "/v1/health", headers=to(box, app.port), expect=200)
@@ -249,7 +249,21 @@ def test_refusals(edge, box, app, agent):
         refused(400, {}, to(box, bad))
     for bad in (f"0-{box['id']}", f"70000-{box['id']}", "80-a.b", "80-", "80-a_b"):
         refused(400, {}, {"Host": bad + ".localhost"})
-    refused(401, {}, to(box, X_Access_Token="wrong"), "/files")
+    for wrong in ({}, {"X_Access_Token": "wrong"}, {"X_Access_Token": ""}):
+        for method, path in (("GET", "/files"), ("POST", "/process.Process/Start"), ("GET", "/healthy"),
+                             ("GET", "/x/../health"), ("GET", "/health/"), ("GET", "/health%3f"), ("POST", "/health"),
+                             ("HEAD", "/files")):
+            if method != "HEAD":
+                refused(401, {"sandboxId": box["id"]}, to(box, **wrong), path, method)
+            else:
+                edge.call(method, path, headers=to(box, **wrong), expect=401)
+    for free in ("/health", "/health?x=1"):
+        edge.call("GET", free, headers=to(box), expect=200)
+    edge.call("OPTIONS", "/files", headers=to(box), expect=200)
+    refused(401, {}, to(box, X_Access_Token="wrong"), "/health")
+    refused(401, {}, dict(to(box), **{"X-Stasis-Method": "OPTIONS", "X-Stasis-Uri": "/health"}), "/files")
+    for path in ("/init", "/freeze", "/thaw"):
+        refused(404, {}, to(box), path, "OPTIONS")
     edge.call("GET", "/files", headers=to(box, X_Access_Token=box["envd_token"]), expect=200)
     # The token is the agent's: an application's own header of that name is its affair.
     edge.call("GET", "/x", headers=to(box, app.port, X_Access_Token="own"), expect=200)
@@ -257,7 +271,7 @@ def test_refusals(edge, box, app, agent):
                  "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw", "/upgrade", "/init/"):
         refused(404, {}, to(box, X_Access_Token=box["envd_token"]), path, "POST", b"{}")
     for path in ("/initial", "/a/init", "/INIT"):
-        edge.call("POST", path, b"", to(box), 200)
+        edge.call("POST", path, b"", to(box, X_Access_Token=box["envd_token"]), 200)
     edge.call("POST", "/init", b"", to(box, app.port), 200)
 
 

@@ -66,7 +66,7 @@ class Agent(protocol.Agent):
 
     def __init__(self, cgroup, *args, **popen):
         self.cgroup = cgroup
-        super().__init__("--cgroup", cgroup, *args, **popen)
+        super().__init__("--cgroup", cgroup, *args, token=TOKEN, **popen)
 
     def stop(self):
         rc = super().stop()
@@ -169,7 +169,7 @@ class Freeze(Case):
         self.assertFalse(self.a.frozen())
 
     def test_needs_the_token(self):
-        self.assertEqual(self.a.init(accessToken=TOKEN)[0], 204)
+        self.a.token = None
         self.assertEqual(self.a.freeze()[0], 401)
         self.assertFalse(self.a.frozen())
         self.a.token = TOKEN
@@ -389,7 +389,7 @@ class NoCgroup(unittest.TestCase):
         a = protocol.Agent()
         url = f"http://127.0.0.1:{a.port}"
         try:
-            r = subprocess.run([CLIENT, url, "", "freeze", "-"], capture_output=True, check=False)
+            r = subprocess.run([CLIENT, url, a.token, "freeze", "-"], capture_output=True, check=False)
             self.assertRegex(r.stdout.decode(), "^unavailable: POST /freeze: .*cgroup")
             status, e = a.json("POST", "/freeze", "{}")
             self.assertEqual(status, 503)
@@ -460,7 +460,7 @@ class Machine(Case):
         c = connect_away(self.a.port)
         self.addCleanup(c.close)
         c.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/connect+json\r\n"
-                  f"Authorization: Basic cm9vdDo=\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+                  f"X-Access-Token: {TOKEN}\r\nAuthorization: Basic cm9vdDo=\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         return c
 
     def start_away(self, script):

@@ -41,15 +41,22 @@ def save(path, data=""):
 
 
 class Agent:
-    """One running envd."""
+    """One running envd; closed, as it starts, with token None."""
 
-    def __init__(self, *args, prefix=(), **popen):
+    def __init__(self, *args, prefix=(), token="by-hand", **popen):
         self.p = subprocess.Popen([*prefix, ENVD, "--port", "0", "--host", "127.0.0.1", "--no-clock", "--no-cgroup",
                                    *args],
                                   stderr=subprocess.PIPE, **popen)
-        line = self.p.stderr.readline().decode()
+        line = ""
+        while "listening" not in line:
+            line = self.p.stderr.readline().decode()
+            if not line:
+                raise AssertionError(f"envd ended with {self.p.wait()}")
         self.port = int(re.search(r"port=(\d+)", line).group(1))
         self.token = None
+        if token:
+            assert self.json("POST", "/init", json.dumps({"accessToken": token}))[0] == 204
+            self.token = token
 
     def stop(self):
         self.p.terminate()
@@ -716,7 +723,7 @@ class Files(Case):
         p = self.path("aborted")
         c = socket.create_connection(("127.0.0.1", self.a.port))
         c.sendall(f"POST {self.url(p)} HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n"
-                  f"Content-Length: 1000000\r\n\r\n".encode() + b"x" * 100000)
+                  f"X-Access-Token: {self.a.token}\r\nContent-Length: 1000000\r\n\r\n".encode() + b"x" * 100000)
         wait(lambda: os.path.exists(p) and os.path.getsize(p) > 0, "the upload begins")
         c.close()
         wait(lambda: not os.path.exists(p), "the partial file is removed")
@@ -751,7 +758,7 @@ class Files(Case):
             "Content-Type": "multipart/form-data; boundary=b", "Transfer-Encoding": "chunked"})
         self.assertEqual(status, 200)
         c = http.client.HTTPConnection("127.0.0.1", self.a.port, timeout=60)
-        c.request("GET", self.url(p))
+        c.request("GET", self.url(p), headers=self.a.headers())
         r = c.getresponse()
         for _ in range(n):
             self.assertEqual(r.read(MIB), piece)
@@ -892,10 +899,14 @@ class Settings(unittest.TestCase):
     """/init and what it rules; an agent of its own for each test."""
 
     def setUp(self):
-        self.a = Agent()
+        self.a = Agent(token=None)
 
     def tearDown(self):
         self.assertEqual(self.a.stop(), 0)
+
+    def opened(self):
+        self.assertEqual(self.init(accessToken="open"), 204)
+        self.a.token = "open"
 
     def init(self, token=None, **body):
         status, h, data = self.a.call("POST", "/init", json.dumps(body), {"X-Access-Token": token} if token else {})
@@ -909,14 +920,36 @@ class Settings(unittest.TestCase):
         status, h, data = self.a.call("GET", "/health")
         self.assertEqual((status, data), (204, b""))
 
+    def test_without_a_token_it_is_closed(self):
+        for method, path in (*self.calls, ("POST", "/freeze"), ("POST", "/thaw"), ("GET", "/nothing"),
+                             ("POST", "/nothing"), ("OPTIONS", "/files")):
+            for h in ({}, {"X-Access-Token": ""}, {"X-Access-Token": "guess"}):
+                self.assertEqual(self.a.call(method, path, b"{}" if method == "POST" else None, h)[0], 401, path)
+        self.assertEqual(self.init(envVars={"A": "1"}), 401)  # only to set one
+        self.assertEqual(self.a.call("GET", "/health")[0], 204)
+        self.opened()
+        self.assertEqual(self.a.json("GET", "/envs"), (200, {"E2B_SANDBOX": "true"}))
+        self.a.token = None
+        self.assertEqual(self.init(accessToken="mine"), 401)  # and only once
+
+    def test_each_start_is_another_instance(self):
+        seen = set()
+        for _ in range(2):
+            a = Agent(token=None)
+            seen |= {a.call("GET", "/health")[1]["X-Envd-Instance"] for _ in range(2)}
+            seen.add(a.call("POST", "/init", '{"accessToken": "t"}')[1]["X-Envd-Instance"])
+            seen.add(a.call("POST", "/freeze", "{}")[1]["X-Envd-Instance"])
+            self.assertEqual(a.stop(), 0)
+        self.assertEqual([len(i) for i in seen], [16, 16])
+
+    calls = [("GET", "/envs"), ("GET", "/metrics"), ("GET", "/files?path=/etc/passwd"), ("POST", "/files?path=/x"),
+             ("POST", "/process.Process/List"), ("POST", "/process.Process/Start"),
+             ("POST", "/filesystem.Filesystem/Stat")]
+
     def test_token_rules(self):
-        self.assertEqual(self.a.call("GET", "/envs")[0], 200)
         self.assertEqual(self.init(accessToken="first"), 204)
-        calls = [("GET", "/envs"), ("GET", "/metrics"), ("GET", "/files?path=/etc/passwd"), ("POST", "/files?path=/x"),
-                 ("POST", "/process.Process/List"), ("POST", "/process.Process/Start"),
-                 ("POST", "/filesystem.Filesystem/Stat")]
         for token in (None, "", "firs", "first2", "other"):
-            for method, path in calls:
+            for method, path in self.calls:
                 h = {} if token is None else {"X-Access-Token": token}
                 status, e = self.a.json(method, path, b"{}" if method == "POST" else None, h)
                 self.assertEqual(status, 401, path)
@@ -933,6 +966,7 @@ class Settings(unittest.TestCase):
         self.assertEqual(self.a.call("GET", "/envs")[0], 200)
 
     def test_environment_is_merged(self):
+        self.opened()
         self.assertEqual(self.init(envVars={"A": "1", "B": "2"}), 204)
         self.assertEqual(self.init(envVars={"B": "3"}), 204)
         self.assertEqual(self.a.json("GET", "/envs")[1], {"A": "1", "B": "3", "E2B_SANDBOX": "true"})
@@ -942,6 +976,7 @@ class Settings(unittest.TestCase):
         self.assertEqual(s.out["stdout"], b"934\n")
 
     def test_defaults(self):
+        self.opened()
         self.assertEqual(self.init(defaultUser=USER, defaultWorkdir="/usr"), 204)
         s = self.a.sh("id -un; pwd")
         s.begin()
@@ -952,13 +987,16 @@ class Settings(unittest.TestCase):
         for body in ("[]", "{", '{"accessToken": 5}', '{"timestamp": "soon"}', '{"hostname": "a b"}'):
             status, e = self.a.json("POST", "/init", body)
             self.assertEqual((status, e["code"]), (400, 400))
+        self.opened()
         self.assertEqual(self.init(), 204)
         self.assertEqual(self.init(timestamp="2026-11-24T03:00:00.5Z", hyperloopIP="1.2.3.4", volumeMounts=[]), 204)
 
     def test_entropy_is_taken(self):
+        self.opened()
         self.assertEqual(self.init(entropy=base64.b64encode(os.urandom(64)).decode()), 204)
 
     def test_metrics(self):
+        self.opened()
         status, m = self.a.json("GET", "/metrics")
         self.assertEqual(status, 200)
         self.assertEqual(set(m), {"ts", "cpu_count", "cpu_used_pct", "mem_total", "mem_used", "mem_cache",
@@ -969,15 +1007,19 @@ class Settings(unittest.TestCase):
         self.assertTrue(0 <= m["cpu_used_pct"] <= 100)
 
     def test_unknown_calls(self):
+        self.opened()
         for method, path, want in (("GET", "/nothing", 404), ("POST", "/", 404), ("DELETE", "/files", 404)):
             status, e = self.a.json(method, path)
             self.assertEqual((status, e["code"]), (want, want))
+        self.a.token = None  # a browser asks first without it
+        self.assertEqual(self.a.call("POST", "/nothing", b"x" * 2048)[0], 401)
         status, h, _ = self.a.call("OPTIONS", "/files", headers={
             "Origin": "http://x", "Access-Control-Request-Headers": "x-access-token"})
         self.assertEqual((status, h["Access-Control-Allow-Origin"], h["Access-Control-Allow-Headers"]),
                          (204, "*", "x-access-token"))
 
     def test_stop_ends_the_processes_and_their_streams(self):
+        self.opened()
         s = self.a.start("sleep", "100")
         pid = s.begin()
         self.a.p.terminate()
@@ -985,6 +1027,110 @@ class Settings(unittest.TestCase):
         self.assertEqual(s.end["status"], "signal: killed")
         self.assertEqual(self.a.p.wait(20), 0)
         self.assertFalse(alive(pid))
+
+
+class Restart(unittest.TestCase):
+    """What outlives the agent (--state), and whose /init it takes (--only-from)."""
+
+    def setUp(self):
+        self.dir = tempfile.mkdtemp(prefix="envd-state-")
+        self.addCleanup(shutil.rmtree, self.dir)
+        self.file = os.path.join(self.dir, "agent.json")
+
+    def start(self, *args):
+        a = Agent("--state", self.file, *args, token=None)
+        self.addCleanup(a.stop)
+        return a
+
+    def kill(self, a):
+        a.p.kill()
+        a.p.wait(20)
+
+    def init(self, a, **body):
+        return a.json("POST", "/init", json.dumps(body))[0]
+
+    def test_settings_outlive_it(self):
+        a = self.start()
+        self.assertEqual(self.init(a, accessToken="one", envVars={"A": "1"}, defaultUser=USER,
+                                   defaultWorkdir="/usr", timestamp="2026-11-24T03:00:00Z"), 204)
+        st = os.stat(self.file)
+        self.assertEqual((st.st_mode & 0o7777, st.st_uid), (0o600, 0))
+        self.kill(a)
+        b = self.start()
+        self.assertEqual(b.call("GET", "/envs")[0], 401)
+        b.token = "one"
+        self.assertEqual(b.json("GET", "/envs"), (200, {"A": "1", "E2B_SANDBOX": "true"}))
+        s = b.sh("id -un; pwd")
+        s.begin()
+        s.finish()
+        self.assertEqual(s.out["stdout"].decode(), f"{USER}\n/usr\n")
+        b.token = None
+        self.assertEqual(self.init(b, accessToken="mine"), 401)
+        with open(self.file) as f:
+            self.assertEqual(json.load(f)["lastInitNs"], 1795489200 * 10**9)
+
+    def test_init_replaces_the_file_before_it_answers(self):
+        a = self.start()
+        for n in range(50):
+            inode = os.stat(self.file).st_ino if n else 0
+            a.token = f"t{n - 1}"
+            self.assertEqual(self.init(a, accessToken=f"t{n}", envVars={"N": str(n)}), 204)
+            self.assertNotEqual(os.stat(self.file).st_ino, inode)
+            with open(self.file) as f:
+                kept = json.load(f)
+            self.assertEqual((kept["accessToken"], kept["envVars"]["N"]), (f"t{n}", str(n)))
+        self.assertEqual(os.listdir(self.dir), ["agent.json"])
+
+    def test_a_file_that_is_not_right_leaves_it_closed(self):
+        a = self.start()
+        self.assertEqual(self.init(a, accessToken="one"), 204)
+        self.kill(a)
+        good = content(self.file)
+        wrong = ["", "{", "[]", "{}", '{"accessToken": ""}', '{"accessToken": 5}',
+                 '{"accessToken": "one", "envVars": {"A": 1}}', good[:-1]]
+        for text in wrong + [None, 0o644, 0o660, "link", "owner"]:
+            shutil.rmtree(self.dir)
+            os.mkdir(self.dir)
+            save(self.file, text if text in wrong else good)
+            os.chmod(self.file, text if isinstance(text, int) else 0o600)
+            if text == "owner":
+                os.chown(self.file, 65534, 65534)
+            elif text == "link":
+                os.rename(self.file, self.file + "2")
+                os.symlink("agent.json2", self.file)
+            elif text is None:
+                os.unlink(self.file)
+            b = self.start()
+            b.token = "one"
+            self.assertEqual(b.call("GET", "/envs")[0], 401, text)
+            self.assertEqual(self.init(b, accessToken="two"), 204)
+            b.token = "two"
+            self.assertEqual(b.call("GET", "/envs")[0], 200)
+            self.kill(b)
+
+    def test_a_file_that_cannot_be_replaced_goes(self):
+        a = self.start()
+        self.assertEqual(self.init(a, accessToken="one"), 204)
+        a.token = "one"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=2", "none", self.dir], check=True)
+        self.addCleanup(subprocess.run, ["umount", "-l", self.dir], check=True)
+        save(self.file)
+        self.assertEqual(self.init(a, accessToken="two"), 204)
+        self.assertEqual(os.listdir(self.dir), [])
+
+    def test_calls_of_the_host_come_from_the_host_alone(self):
+        for only in ("127.0.0.2%lo", "127.0.0.1%nope0"):
+            a = self.start("--only-from", only)
+            for path, body in (("/init", {"accessToken": "mine"}), ("/freeze", {}), ("/thaw", {})):
+                status, e = a.json("POST", path, json.dumps(body))
+                self.assertEqual((status, e["code"]), (403, 403))
+            self.assertFalse(os.path.exists(self.file))
+        a = self.start("--only-from", "127.0.0.1%lo")
+        self.assertEqual(self.init(a, accessToken="one"), 204)
+        a.token = "one"
+        self.assertEqual(a.call("GET", "/envs")[0], 200)
+        for bad in ("127.0.0.1", "%lo", "1.2.3%lo", "127.0.0.1%", "127.0.0.1%" + 16 * "x"):
+            self.assertEqual(subprocess.run([ENVD, "--only-from", bad], capture_output=True).returncode, 2)
 
 
 class Program(unittest.TestCase):
@@ -1044,6 +1190,7 @@ class Program(unittest.TestCase):
 
     def test_many_at_once(self):
         a = Agent()
+        wait(lambda: a.threads() == 2, "the first connection ends")
         before = a.descriptors()
         failures = []
 

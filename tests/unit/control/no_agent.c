@@ -13,3 +13,9 @@ int envd_unary(struct http_client *c, const struct envd_target *t, const char *m
 {
 	return err_set(e, ERR_BAD_GATEWAY, "no guest at %s", t->base_url);
 }
+
+int envd_call_greet(struct http_client *c, const struct envd_target *t, const char *hostname,
+	int timeout_ms, struct err *e)
+{
+	return err_set(e, ERR_BAD_GATEWAY, "no guest at %s", t->base_url);
+}

@@ -19,7 +19,8 @@
 static struct {
 	char fed[65536];
 	size_t n_fed;
-	bool closed, killed, hangs;
+	bool closed, killed, hangs, lost;
+	unsigned greeted;
 	char base_url[80], token[80], user[32], cwd[64];
 	uint64_t timeout_ms;
 } agent;
@@ -41,6 +42,14 @@ int envd_unary(struct http_client *c, const struct envd_target *t, const char *m
 	return 0;
 }
 
+int envd_call_greet(struct http_client *c, const struct envd_target *t, const char *hostname,
+	int timeout_ms, struct err *e)
+{
+	agent.greeted++;
+	agent.lost = false;
+	return str_starts(t->base_url, "http://") && *t->token && *hostname ? 0 : -EINVAL;
+}
+
 int envd_run(struct http_client *c, const struct envd_target *t, const struct envd_process *p,
 	struct envd_exit *ret, struct err *e)
 {
@@ -50,6 +59,8 @@ int envd_run(struct http_client *c, const struct envd_target *t, const struct en
 	snprintf(agent.cwd, sizeof agent.cwd, "%s", p->cwd ? p->cwd : "");
 	agent.timeout_ms = p->timeout_ms;
 	const char *what = p->shell ? p->shell : p->cmd;
+	if (agent.lost || (t->user && str_eq(t->user, "stranger")))
+		return err_set(e, ERR_UNAUTHENTICATED, "start of the process: status 401");
 	if (str_eq(what, "missing"))
 		return err_set(e, ERR_INVALID, "no program 'missing'");
 	if (p->on_start(p->ctx, 77) != 0)
@@ -466,6 +477,22 @@ static int once_it_runs(void *ctx)
 	return __atomic_load_n(&agent.hangs, __ATOMIC_SEQ_CST);
 }
 
+// One that was started anew and has lost its token is told it once more; nobody else's fault is.
+static void test_exec_greets_an_agent_that_has_lost_its_settings(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200];
+	create_box(f, NULL, id);
+	path_of(id, "/exec", path);
+	agent.lost = true;
+	call_drop(f, "POST", path, "{\"cmd\":\"a\"}", 200);
+	assert_int_equal(agent.greeted, 1);
+	refused(f, "POST", path, "{\"cmd\":\"a\",\"user\":\"stranger\"}", 401, "status 401");
+	assert_int_equal(agent.greeted, 2);
+	refused(f, "POST", path, "{\"cmd\":\"missing\"}", 400, "no program");
+	assert_int_equal(agent.greeted, 2);
+}
+
 static void test_exec_of_gone_client_is_killed(void **state)
 {
 	struct fixture *f = *state;
@@ -710,6 +737,7 @@ int main(void)
 		T(test_silent_host_loses_nothing),
 		T(test_unfinished_create),
 		T(test_exec),
+		T(test_exec_greets_an_agent_that_has_lost_its_settings),
 		T(test_exec_of_gone_client_is_killed),
 		T(test_keys),
 		T(test_events),

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must not be reached: a guest's agent without its token, guests' memory by other users of the
+host, the server by trees that somebody else made."""
+import json
+import os
+import subprocess
+import sys
+import unittest
+
+import lib
+
+ID = "{\"process\": {\"cmd\": \"id\", \"args\": []}}"
+
+
+def instance(s):
+    a = s.edge("GET", "/health", token=False)
+    return a.headers.get("X-Envd-Instance", "") if a.status == 204 else None
+
+
+def restart_agent(s, command="sudo pkill -x envd"):
+    """Ends the agent, from within, and waits for the one that stasis-init starts after it."""
+    before = s.sh("pgrep -x envd").strip()
+    s.world.api("POST", f"/v1/sandboxes/{s.id}/exec", {"cmd": command, "timeout_sec": 10})
+
+    def another():
+        a = s.world.api("POST", f"/v1/sandboxes/{s.id}/exec", {"cmd": "pgrep -x envd"})
+        # 401: one that answers, and has lost its token.
+        return a.status == 401 or a.status == 200 and a.json()["stdout"].strip() not in ("", before)
+    lib.wait_until("another agent", another, 60)
+
+
+class Agent(unittest.TestCase):
+    """A guest's program ends the agent: no door opens."""
+
+    def setUp(self):
+        self.w = lib.world()
+        self.s = self.w.create(env={"FROM_CREATE": "yes"})
+        self.addCleanup(self.s.delete)
+
+    def closed(self, s):
+        """Without the token, or with a wrong one, nothing is told and nothing started."""
+        for headers in ({}, {"X-Access-Token": ""}, {"X-Access-Token": "0" * 64}):
+            for method, path in (("GET", "/envs"), ("GET", "/files?path=/etc/shadow&username=root"),
+                                 ("POST", "/files?path=/tmp/x"), ("POST", "/process.Process/Start"),
+                                 ("POST", "/process.Process/List"), ("POST", "/filesystem.Filesystem/Stat"),
+                                 ("GET", "/metrics"), ("GET", "/nothing")):
+                h = dict({"Authorization": "Basic cm9vdDo=", "Content-Type": "application/json"}, **headers)
+                a = s.edge(method, path, token=False, headers=h, body=ID if method == "POST" else None)
+                self.assertEqual(a.status, 401, (method, path, a.body))
+                self.assertEqual(set(a.json()), {"sandboxId", "message", "code"})
+        self.assertEqual(s.edge("GET", "/health", token=False).status, 204)
+        self.assertEqual(s.edge("OPTIONS", "/files", token=False).status, 204)
+
+    def works(self, s):
+        self.assertEqual(s.edge("GET", "/envs").json()["FROM_CREATE"], "yes")
+        self.assertEqual(s.sh("echo $FROM_CREATE; id -un"), "yes\nuser\n")
+        done = self.w.cli("exec", s.id, "--", "hostname")
+        self.assertEqual((done.code, done.text), (0, s.id + "\n"))
+
+    def test_an_agent_that_was_restarted_is_not_open(self):
+        self.closed(self.s)
+        for command in ("sudo pkill -x envd", "sudo pkill -KILL -x envd"):
+            restart_agent(self.s, command)
+            self.closed(self.s)
+            self.works(self.s)
+
+    def test_a_program_of_the_guest_cannot_take_it_over(self):
+        def post(path, address):
+            return self.s.sh(f"curl -s -o /dev/null -w '%{{http_code}}' -X POST "
+                             f"-H 'Content-Type: application/json' "
+                             f"-d '{{\"accessToken\": \"mine\"}}' http://{address}:49983{path}")
+
+        # Also at the moment when it is closed: the file that it starts from is gone.
+        for prepare in (None, "sudo rm -f /run/stasis/agent.json; sudo pkill -KILL -x envd"):
+            if prepare:
+                self.w.api("POST", f"/v1/sandboxes/{self.s.id}/exec", {"cmd": "(sleep 1; " + "".join(
+                    f"curl -s -o /dev/null --retry 20 --retry-connrefused --retry-delay 1 -X POST "
+                    f"-d '{{\"accessToken\": \"mine\"}}' http://{address}:49983/init; "
+                    for address in ("127.0.0.1", "169.254.0.21")) + ") </dev/null >/dev/null 2>&1 & " + prepare})
+                lib.wait_until("the agent is greeted again", lambda: self.w.api(
+                    "POST", f"/v1/sandboxes/{self.s.id}/exec", {"cmd": "true"}).status == 200, 60)
+            for address in ("127.0.0.1", "169.254.0.21"):
+                for path in ("/init", "/freeze", "/thaw"):
+                    self.assertEqual(post(path, address), "403")
+            self.closed(self.s)
+            self.assertEqual(self.s.edge("GET", "/envs").status, 200)
+            self.s.alive()
+
+    def test_the_file_of_its_settings_is_for_root_alone(self):
+        self.assertEqual(self.s.sh("stat -c '%a %u %g' /run/stasis/agent.json"), "600 0 0\n")
+        self.assertNotEqual(self.s.run("cat /run/stasis/agent.json")["exit_code"], 0)
+        kept = json.loads(self.s.sh("sudo cat /run/stasis/agent.json"))
+        self.assertEqual((kept["accessToken"], kept["envVars"]["FROM_CREATE"]), (self.s.token, "yes"))
+
+    def test_pause_and_resume_after_a_restart(self):
+        restart_agent(self.s)
+        self.s.pause()
+        self.s.resume()
+        self.closed(self.s)
+        self.works(self.s)
+        restart_agent(self.s)
+        self.works(self.s)
+
+    def test_pause_greets_an_agent_that_has_lost_its_settings(self):
+        before = instance(self.s)
+        self.w.api("POST", f"/v1/sandboxes/{self.s.id}/exec",
+                   {"cmd": "sudo rm -f /run/stasis/agent.json; sudo pkill -KILL -x envd", "timeout_sec": 10})
+        # An exec would greet it.
+        lib.wait_until("another agent", lambda: instance(self.s) not in (None, before), 60)
+        self.assertEqual(self.s.edge("GET", "/envs").status, 401)
+        self.s.pause()
+        self.s.resume()
+        self.closed(self.s)
+        self.assertEqual(self.s.edge("GET", "/envs").status, 200)
+        self.s.alive()
+
+    def test_children_have_tokens_of_their_own(self):
+        child = self.s.fork(1)[0]
+        self.addCleanup(child.delete)
+        for s, other in ((child, self.s), (self.s, child)):
+            restart_agent(s)
+            self.closed(s)
+            self.works(s)
+            a = s.edge("GET", "/envs", token=False, headers={"X-Access-Token": other.token})
+            self.assertEqual(a.status, 401)
+            self.assertEqual(json.loads(s.sh("sudo cat /run/stasis/agent.json"))["accessToken"], s.token)
+
+    def test_a_deep_tree_does_not_end_it(self):
+        self.s.sh("python3 -c \"import os; os.chdir('/tmp')\nfor i in range(1900): os.mkdir('a'); os.chdir('a')\"")
+        pid = self.s.sh("pgrep -x envd")
+        a = self.s.edge("POST", "/filesystem.Filesystem/Remove", body={"path": "/tmp/a"})
+        self.assertEqual((a.status, a.json()), (200, {}))
+        self.assertEqual(self.s.sh("pgrep -x envd; ls -d /tmp/a 2>&1 || true"),
+                         pid + "ls: cannot access '/tmp/a': No such file or directory\n")
+
+
+MAKE_DEEP = """
+import os, sys
+os.chdir(sys.argv[1])
+st = os.stat(".")
+os.setgroups([]); os.setgid(st.st_gid); os.setuid(st.st_uid)
+for i in range(int(sys.argv[2])):
+    os.mkdir("d"); os.chdir("d")
+"""
+
+
+class Host(unittest.TestCase):
+    def setUp(self):
+        self.w = lib.world()
+
+    def test_a_deep_tree_in_a_jail_does_not_end_the_server(self):
+        s = self.w.create()
+        snap = os.path.join(self.w.data, "sandboxes", s.id, "snap")
+        subprocess.run([sys.executable, "-c", MAKE_DEEP, snap, "60000"], check=True)
+        self.assertEqual(s.delete().status, 204)
+        self.assertFalse(os.path.exists(os.path.join(self.w.data, "sandboxes", s.id, "snap")))
+        self.assertIsNone(self.w.server.poll())
+        if self.w.two:
+            self.assertIsNone(self.w.host.poll())
+        self.assertEqual(self.w.api("GET", "/v1/health").status, 200)
