@@ -60,15 +60,16 @@ class Box:
 
     def qemu_of(self, s):
         """Arguments of a loaded sandbox's QEMU."""
+        with open(os.path.join(self.w.run, s.id, "state.json")) as f:
+            vmm = str(json.load(f)["vmm_pid"])
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
                 if os.path.basename(os.readlink(f"/proc/{pid}/exe")) != "qemu-system-x86_64":
                     continue
                 with open(f"/proc/{pid}/status") as f:
                     parent = [x.split()[1] for x in f if x.startswith("PPid:")][0]
-                with open(f"/proc/{parent}/cmdline") as f:
-                    if s.id not in f.read():
-                        continue
+                if parent != vmm:
+                    continue
                 with open(f"/proc/{pid}/cmdline") as f:
                     return f.read().rstrip("\0").split("\0")
             except OSError:

@@ -154,6 +154,54 @@ int file_mkdir_p(int dirfd, const char *path, mode_t mode)
 	return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
 }
 
+static int drop_mode(int fd, mode_t keep)
+{
+	struct stat st;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	mode_t mode = st.st_mode & keep;
+	return mode != (st.st_mode & 07777) && fchmod(fd, mode) < 0 ? -errno : 0;
+}
+
+int file_private_dir(int dirfd, const char *path, mode_t keep)
+{
+	int rc = file_mkdir_p(dirfd, path, 0700);
+	_cleanup_close_ int fd =
+		rc < 0 ? -1 : openat(dirfd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (rc < 0)
+		return rc;
+	return fd < 0 ? -errno : drop_mode(fd, keep);
+}
+
+int file_private_children(int dirfd, const char *path)
+{
+	int fd = openat(dirfd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_closedir_ DIR *d = fd < 0 ? NULL : fdopendir(fd); // then fd is its
+	if (!d) {
+		safe_close(fd);
+		return -errno;
+	}
+	for (struct dirent *de; (de = readdir(d));) {
+		if (de->d_name[0] == '.')
+			continue;
+		_cleanup_close_ int child =
+			openat(fd, de->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		// A file, or gone meanwhile.
+		int rc = child < 0 ? 0 : drop_mode(child, 0700);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+int file_let_group_pass(int dirfd, const char *path, gid_t group)
+{
+	_cleanup_close_ int fd = openat(dirfd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || fchown(fd, (uid_t)-1, group) < 0 || fchmod(fd, 0710) < 0)
+		return -errno;
+	return 0;
+}
+
 bool file_exists(int dirfd, const char *path)
 {
 	return faccessat(dirfd, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0;

@@ -15,6 +15,14 @@ int file_write_atomic(int dirfd, const char *path, const void *data, size_t len,
 int file_fsync_dir(int dirfd, const char *path); // path "." for dirfd itself
 // Makes all missing parents too; an existing directory is fine.
 int file_mkdir_p(int dirfd, const char *path, mode_t mode);
+// A directory that others than its owner may not look into: made if missing (its parents too), and
+// one that is there loses all of its mode but what keep has (0700, or 0710 where a group may pass
+// through it).
+int file_private_dir(int dirfd, const char *path, mode_t keep);
+// The same for all directories in path, which stay what they are otherwise; not for what is below.
+int file_private_children(int dirfd, const char *path);
+// Lets a group pass through a directory of ours, to what in it is the group's; not list it.
+int file_let_group_pass(int dirfd, const char *path, gid_t group);
 // Removes a file or a whole tree without following links; a missing path is success. Mount points
 // are left as they are, with all in them: -EBUSY. What cannot be removed stays with the directories
 // above it, everything else goes, and the first error is returned. However deep and wide the tree

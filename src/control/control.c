@@ -278,9 +278,15 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 	id_hex(raw, sizeof raw, c->edge_key);
 
 	int r = lock_data(c, e);
-	// Others than root pass through it to the socket, but cannot look around.
-	if (r == 0 && (r = file_mkdir_p(AT_FDCWD, c->run_dir, 0711)) < 0)
-		err_errno(e, r, "%s", c->run_dir);
+	// nginx's workers pass through it to the socket, but cannot look around.
+	gid_t group = edge_group();
+	if (r == 0) {
+		r = file_private_dir(AT_FDCWD, c->run_dir, 0710);
+		if (r == 0 && group != (gid_t)-1)
+			r = file_let_group_pass(AT_FDCWD, c->run_dir, group);
+		if (r < 0)
+			err_errno(e, r, "%s", c->run_dir);
+	}
 	if (r == 0)
 		r = open_state(c, e);
 	if (r == 0)

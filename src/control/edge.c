@@ -368,8 +368,14 @@ int edge_start(const struct edge_config *cfg, struct edge **ret, struct err *e)
 	if (!g->program || !g->dir || !g->conf)
 		return err_errno(e, ENOMEM, "edge");
 	int r = parse_listen(g, cfg->listen, e);
-	if (r == 0 && (r = file_mkdir_p(AT_FDCWD, g->dir, 0711)) < 0)
-		err_errno(e, r, "%s", g->dir);
+	if (r == 0) {
+		gid_t group = edge_group();
+		r = file_private_dir(AT_FDCWD, g->dir, 0710);
+		if (r == 0 && group != (gid_t)-1)
+			r = file_let_group_pass(AT_FDCWD, g->dir, group);
+		if (r < 0)
+			err_errno(e, r, "%s", g->dir);
+	}
 	if (r == 0) {
 		end_leftover(g);
 		r = check_free(g, e);

@@ -30,7 +30,7 @@
 // Logical sectors of the loop device and sector size of XFS: suits direct I/O to any disk.
 #define SECTOR_SIZE 4096
 #define LOOP_MAJOR 7
-#define DATA_DIR_MODE 0711 // names cannot be listed, jailed programs can reach their own files
+#define DATA_DIR_MODE 0700 // guests' memory and disks: what a jail needs is bound into it by root
 
 static char *marker_text(const char *uuid)
 {

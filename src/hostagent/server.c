@@ -4,12 +4,14 @@
 // must be answered in time while its work goes on (undo and completion are on their own clock), and
 // a fork tells of its children while it works. Both run on a thread of their own, as a job that the
 // connection waits for and may leave behind. The server's end waits for all jobs.
+#include <fcntl.h>
 #include <grp.h>
 #include <pthread.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "hostagent/hostagent.h"
 #include "hostagent/messages.h"
@@ -670,6 +672,23 @@ static void format_error(
 
 // --- life
 
+// The group has to reach the socket: through a directory of ours that is closed to others.
+static int let_group_reach(const char *socket, gid_t group)
+{
+	struct stat st;
+	const char *slash = strrchr(socket, '/');
+	_cleanup_free_ char *dir = !slash	     ? strdup(".")
+				   : slash == socket ? strdup("/")
+						     : strndup(socket, (size_t)(slash - socket));
+	if (!dir)
+		return -ENOMEM;
+	if (stat(dir, &st) < 0)
+		return -errno;
+	return st.st_uid == geteuid() && !(st.st_mode & S_IXOTH)
+		       ? file_let_group_pass(AT_FDCWD, dir, group)
+		       : 0;
+}
+
 static int listen_at(const char *path, const char *group, struct err *e)
 {
 	bool shared = group && *group;
@@ -683,6 +702,9 @@ static int listen_at(const char *path, const char *group, struct err *e)
 		return fd;
 	if (shared && (chown(path, (uid_t)-1, gr.gr_gid) < 0 || chmod(path, 0660) < 0))
 		return err_errno(e, errno, "%s", path);
+	int rc = shared ? let_group_reach(path, gr.gr_gid) : 0;
+	if (rc < 0)
+		return err_errno(e, rc, "let group %s reach %s", group, path);
 	return TAKE_FD(fd);
 }
 

@@ -90,7 +90,7 @@ int maker_init(struct maker *m, const struct slot_pool_config *cfg, struct err *
 			"%u slots, %u of them ready: --slot-range %s has room for %u (two "
 			"addresses each)",
 			cfg->max, cfg->warm, cfg->range, room);
-	rc = file_mkdir_p(AT_FDCWD, cfg->run_dir, 0755);
+	rc = file_private_dir(AT_FDCWD, cfg->run_dir, 0700);
 	if (rc < 0)
 		return err_errno(e, rc, "make %s", cfg->run_dir);
 	rc = maker_init_names(m, cfg->run_dir, e);

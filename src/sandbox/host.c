@@ -86,12 +86,23 @@ static int make_dirs(struct host *h, struct err *e)
 {
 	static const char *const below[] = {
 		"sandboxes", "layers", "snapshots", "kernels", "templates"};
-	int rc = file_mkdir_p(AT_FDCWD, h->run_dir, 0711);
+	// Nobody else has business in them: what a jail needs is bound into it by root. A group may
+	// pass through the run directory, to a socket that is the group's. Servers of before made
+	// them all 0711.
+	int rc = file_private_dir(AT_FDCWD, h->run_dir, 0710);
+	if (rc == 0)
+		rc = file_private_children(AT_FDCWD, h->run_dir);
 	if (rc < 0)
 		return err_errno(e, rc, "%s", h->run_dir);
-	for (size_t i = 0; i < ARRAY_SIZE(below); i++)
-		if ((rc = file_mkdir_p(h->data_fd, below[i], 0711)) < 0)
+	if ((rc = file_private_dir(h->data_fd, ".", 0700)) < 0)
+		return err_errno(e, rc, "%s", h->data_dir);
+	for (size_t i = 0; i < ARRAY_SIZE(below); i++) {
+		rc = file_private_dir(h->data_fd, below[i], 0700);
+		if (rc == 0)
+			rc = file_private_children(h->data_fd, below[i]);
+		if (rc < 0)
 			return err_errno(e, rc, "%s/%s", h->data_dir, below[i]);
+	}
 	return 0;
 }
 

@@ -200,7 +200,7 @@ int vmm_identify(struct host *h, struct err *e);
 // Rate of the time stamp counter that a guest in this state file believes in; 0: does not matter.
 int vmm_state_tsc_khz(const struct host *h, const char *path, uint64_t *ret, struct err *e);
 // Program and arguments in the jail, NULL-terminated, at most 16.
-void vmm_argv(const struct host *h, const char *id, const char *argv[16]);
+void vmm_argv(const struct host *h, const char *argv[16]);
 
 // --- end.c
 // --------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ static int prepare_disk(
 				  p->src->info.id)
 			: str_format(base, sizeof base, "%s/%s", h->data_dir, p->img->rootfs)) < 0)
 		return err_set(e, ERR_INTERNAL, "data directory path too long");
-	if (mkdir(dir, 0711) < 0 && errno != EEXIST)
+	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 		return err_errno(e, errno, "%s", dir);
 	int rc = disk_clone(AT_FDCWD, base, path, s->info.disk_mb << 20, NULL, e);
 	if (rc == 0 && host_disk_path(h, s->info.id, "snap", path) == 0 && mkdir(path, 0700) < 0 &&
@@ -207,7 +207,7 @@ static int start_shim(
 		host_disk_path(h, s->info.id, "console.log", console) < 0 ||
 		host_disk_path(h, s->info.id, "snap", snap) < 0)
 		return err_set(e, ERR_INTERNAL, "data directory path too long");
-	vmm_argv(h, s->info.id, argv);
+	vmm_argv(h, argv);
 	bind_to(&j, str_printf("%s/sandboxes/%s/rootfs.img", h->data_dir, s->info.id),
 		strdup(JAIL_ROOTFS), true);
 	if (p->img) {
@@ -497,7 +497,7 @@ int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 
 	if (host_run_path(h, s->info.id, dir) < 0)
 		return err_set(e, ERR_INTERNAL, "run directory path too long");
-	if (mkdir(dir, 0711) < 0)
+	if (mkdir(dir, 0700) < 0)
 		return err_errno(e, errno, "%s", dir);
 	if ((rc = fault_of(p, "after_dir", e)) < 0)
 		return rc;

@@ -185,14 +185,14 @@ int vmm_state_tsc_khz(const struct host *h, const char *path, uint64_t *ret, str
 	return 0;
 }
 
-void vmm_argv(const struct host *h, const char *id, const char *argv[16])
+void vmm_argv(const struct host *h, const char *argv[16])
 {
 	size_t n = 0;
 	argv[n++] = h->vmm.firecracker ? JAIL_BIN "/firecracker" : JAIL_BIN "/fcqemu";
 	argv[n++] = "--api-sock";
 	argv[n++] = JAIL_API_SOCK;
 	argv[n++] = "--id";
-	argv[n++] = id;
+	argv[n++] = "sandbox"; // not its id: every user of the host may read arguments
 	if (!h->vmm.firecracker) {
 		argv[n++] = "--qemu";
 		argv[n++] = QEMU;

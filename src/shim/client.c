@@ -219,23 +219,27 @@ static int await_report(int fd, uint64_t end_ns, int timeout_ms, int *pidfd, str
 	}
 }
 
-static int write_spec(const struct shim_spec *spec, char **ret_path, struct err *e)
+// *ret_fd reads it from its start.
+static int write_spec(const struct shim_spec *spec, int *ret_fd, struct err *e)
 {
 	_cleanup_free_ char *text = shim_spec_format(spec);
 	_cleanup_free_ char *path = str_printf("%s/" SHIM_SPEC_FILE, spec->dir);
 	if (!text || !path)
 		return err_set(e, ERR_INVALID, "the specification has a text that is not UTF-8");
 	_cleanup_close_ int fd =
-		open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+		open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	int rc = fd < 0 ? -errno : file_write_full(fd, text, strlen(text));
+	if (rc == 0 && lseek(fd, 0, SEEK_SET) < 0)
+		rc = -errno;
 	if (rc < 0)
 		return err_errno(e, rc, "write %s", path);
-	*ret_path = TAKE_PTR(path);
+	*ret_fd = TAKE_FD(fd);
 	return 0;
 }
 
-static int run_shim(
-	const char *program, const char *spec_path, int timeout_ms, int *ret_pidfd, struct err *e)
+// By descriptor, for everybody on the host may read a process's arguments, and the path has the
+// sandbox's id.
+static int run_shim(const char *program, int spec_fd, int timeout_ms, int *ret_pidfd, struct err *e)
 {
 	uint64_t end = clock_monotonic_ns() + (uint64_t)MAX(timeout_ms, 0) * NSEC_PER_MSEC;
 	int sv[2];
@@ -245,8 +249,8 @@ static int run_shim(
 	_cleanup_close_ int mine = sv[0], theirs = sv[1], starter = -1, pidfd = -1;
 	const struct proc_fd_map map = {theirs, REPORT_FD};
 	const struct proc_spawn s = {
-		.argv = (const char *[]){program, spec_path, "3", NULL},
-		.stdin_fd = -1,
+		.argv = (const char *[]){program, "-", "3", NULL},
+		.stdin_fd = spec_fd,
 		.stdout_fd = -1,
 		.stderr_fd = -1,
 		.fds = &map,
@@ -281,7 +285,7 @@ static void empty_directory(const char *dir)
 int shim_start(const char *shim_program, const struct shim_spec *spec, int timeout_ms,
 	struct shim_state *ret, int *ret_pidfd, struct err *e)
 {
-	_cleanup_free_ char *path = NULL;
+	_cleanup_close_ int spec_fd = -1;
 	_cleanup_close_ int pidfd = -1;
 	char sock[108];
 	struct shim_state st;
@@ -293,9 +297,9 @@ int shim_start(const char *shim_program, const struct shim_spec *spec, int timeo
 	pidfd = find_by_lock(spec->dir);
 	if (pidfd >= 0)
 		return err_set(e, ERR_CONFLICT, "%s: a shim runs already", spec->dir);
-	rc = write_spec(spec, &path, e);
+	rc = write_spec(spec, &spec_fd, e);
 	if (rc == 0)
-		rc = run_shim(shim_program, path, timeout_ms, &pidfd, e);
+		rc = run_shim(shim_program, spec_fd, timeout_ms, &pidfd, e);
 	if (rc == 0)
 		rc = shim_read_state(spec->dir, &st, e);
 	if (rc < 0) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// stasis-shim SPEC [REPORT-FD]: runs one sandbox (see shim.h).
+// stasis-shim SPEC [REPORT-FD]: runs one sandbox (see shim.h). SPEC "-": standard input.
 //
 // Rights are given up in these stages:
 //
@@ -64,11 +64,32 @@ static int send_pidfd(int report_fd, pid_t pid, struct err *e)
 	return 0;
 }
 
+// From standard input, which is then nobody's.
+static int read_stdin(struct strbuf *ret)
+{
+	char chunk[4096];
+	for (;;) {
+		ssize_t n = RETRY_EINTR(read(STDIN_FILENO, chunk, sizeof chunk));
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			break;
+		if (ret->len + (size_t)n > SHIM_FILE_MAX)
+			return -EFBIG;
+		strbuf_add(ret, chunk, (size_t)n);
+	}
+	_cleanup_close_ int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (null < 0 || dup2(null, STDIN_FILENO) < 0)
+		return -errno;
+	return strbuf_check(ret);
+}
+
 static int start(const char *spec_path, int report_fd, struct err *e)
 {
 	_cleanup_strbuf_ struct strbuf text = {0};
 	_cleanup_(spec_freep) struct spec *spec = NULL;
-	int rc = file_read(AT_FDCWD, spec_path, SHIM_FILE_MAX, &text);
+	int rc = strcmp(spec_path, "-") == 0 ? read_stdin(&text)
+					     : file_read(AT_FDCWD, spec_path, SHIM_FILE_MAX, &text);
 	if (rc < 0)
 		return err_errno(e, rc, "read %s", spec_path);
 	rc = spec_parse(text.data, text.len, &spec, e);

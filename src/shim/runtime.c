@@ -331,7 +331,7 @@ int shim_runtime_build(const char *base_dir, const char *const *programs,
 	_cleanup_free_ char *dir = str_printf("%s/runtime/%s", base_dir, hash);
 	if (!runtimes || !dir)
 		return err_errno(e, ENOMEM, "runtime");
-	rc = file_mkdir_p(AT_FDCWD, runtimes, 0755);
+	rc = file_private_dir(AT_FDCWD, runtimes, 0700);
 	if (rc < 0)
 		return err_errno(e, rc, "make %s", runtimes);
 	_cleanup_close_ int fd = open(runtimes, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -52,7 +52,7 @@ struct shim_bind {
 
 struct shim_spec {
 	const char *id;		  // sandbox id
-	const char *dir;	  // <run>/<id>, exists, root's, 0711
+	const char *dir;	  // <run>/<id>, exists, root's, 0700
 	const char *netns;	  // path of the slot's namespace
 	uint32_t uid, gid;	  // the sandbox's own, not 0
 	const char *runtime_dir;  // tree made by shim_runtime_build

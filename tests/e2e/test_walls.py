@@ -158,3 +158,87 @@ class Host(unittest.TestCase):
         if self.w.two:
             self.assertIsNone(self.w.host.poll())
         self.assertEqual(self.w.api("GET", "/v1/health").status, 200)
+
+    # Runs as another user of the host, who knows all names. Says what he got hold of.
+    NOBODY = """
+import json, os, re, stat, sys
+names = sys.stdin.read().split("\\0")
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+got = []
+for name in names:
+    try:
+        mode = os.stat(name).st_mode
+        if stat.S_ISDIR(mode):
+            os.listdir(name)
+        elif stat.S_ISREG(mode):
+            os.close(os.open(name, os.O_RDONLY | os.O_NONBLOCK))
+        else:
+            continue
+        got.append(name)
+    except OSError:
+        pass
+seen = set()
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            seen.update(re.findall(r"(?<![a-z0-9])i[a-z0-9]{20}(?![a-z0-9])", f.read().decode("latin-1")))
+    except OSError:
+        pass
+print(json.dumps([got, sorted(seen)]))
+"""
+
+    def nobody(self, names):
+        out = subprocess.run([sys.executable, "-c", self.NOBODY], input="\0".join(names), text=True, check=True,
+                             capture_output=True).stdout
+        return json.loads(out)
+
+    def names(self, *tops):
+        """All files and directories below these that are not another mount."""
+        found = []
+        for top in tops:
+            device = os.stat(top).st_dev
+            for where, dirs, files in os.walk(top):
+                dirs[:] = [d for d in dirs if os.lstat(os.path.join(where, d)).st_dev == device]
+                found += [where] + [os.path.join(where, f) for f in files]
+        return found
+
+    def test_nobody_else_on_the_host_reads_anything(self):
+        s = self.w.create()
+        self.addCleanup(s.delete)
+        paused = self.w.create()
+        self.addCleanup(paused.delete)
+        paused.pause()
+        warm = self.w.create(template="base")
+        self.addCleanup(warm.delete)
+        tops = [self.w.data, self.w.run]
+        names = self.names(*tops)
+        # It is a test only where there is something to read.
+        for part in ("/layers/", "/snapshots/", f"/sandboxes/{s.id}/base.hdr", "/host.db", "/runtime/", "/templates/",
+                     f"{self.w.run}/{s.id}/spec.json"):
+            self.assertTrue(any(part in n for n in names), part)
+        got, ids = self.nobody(names)
+        self.assertEqual(got, [])
+        mine = {s.id, paused.id, warm.id}
+        self.assertEqual(mine & set(ids), set())
+        if self.w.two:
+            # It is that user's own; of any other's it is nothing.
+            return
+        for top in tops:
+            self.assertEqual(os.stat(top).st_mode & 0o7067, 0, top)
+        s.alive()
+        self.assertEqual(s.edge("GET", "/health", token=False).status, 204)
+
+    def test_directories_of_an_older_server_are_closed_at_the_start(self):
+        s = self.w.create()
+        self.addCleanup(s.delete)
+        self.w.stop()
+        opened = [self.w.data, self.w.run, os.path.join(self.w.run, s.id)]
+        opened += [os.path.join(self.w.data, d) for d in ("layers", "snapshots", "sandboxes", f"sandboxes/{s.id}",
+                                                          "templates", "kernels", "runtime")]
+        for d in opened:
+            os.chmod(d, 0o711)
+        self.w.start()
+        self.assertEqual(self.nobody(self.names(self.w.data, self.w.run))[0], [])
+        for d in opened:
+            self.assertEqual(os.stat(d).st_mode & 0o7067, 0, d)
+        s.alive()

@@ -98,6 +98,44 @@ static void mkdir_p(void **state)
 	assert_true(file_mkdir_p(dir, "a/f/g", 0700) < 0);
 }
 
+static unsigned mode_of(int dir, const char *path)
+{
+	struct stat st;
+	assert_int_equal(fstatat(dir, path, &st, AT_SYMLINK_NOFOLLOW), 0);
+	return st.st_mode & 07777;
+}
+
+static void private_directories_lose_what_others_may(void **state)
+{
+	_cleanup_close_ int dir = open_dir(state);
+	umask(0);
+	assert_int_equal(file_private_dir(dir, "new/below", 0700), 0);
+	assert_int_equal(mode_of(dir, "new"), 0700);
+	assert_int_equal(mode_of(dir, "new/below"), 0700);
+	assert_int_equal(mkdirat(dir, "old", 0711), 0);
+	assert_int_equal(file_private_dir(dir, "old", 0710), 0);
+	assert_int_equal(mode_of(dir, "old"), 0710);
+	assert_int_equal(file_private_dir(dir, "old", 0700), 0);
+	assert_int_equal(mode_of(dir, "old"), 0700);
+	assert_int_equal(file_let_group_pass(dir, "old", getegid()), 0);
+	assert_int_equal(mode_of(dir, "old"), 0710);
+	assert_int_equal(file_private_dir(dir, "old", 0710), 0);
+	assert_int_equal(mode_of(dir, "old"), 0710); // and stays so at the next start
+
+	assert_int_equal(mkdirat(dir, "old/a", 0755), 0);
+	assert_int_equal(mkdirat(dir, "old/b", 0500), 0);
+	assert_int_equal(mkdirat(dir, "out", 0755), 0);
+	assert_int_equal(symlinkat("../out", dir, "old/link"), 0);
+	assert_int_equal(file_write_atomic(dir, "old/f", "x", 1, 0644), 0);
+	assert_int_equal(file_private_children(dir, "old"), 0);
+	assert_int_equal(mode_of(dir, "old/a"), 0700);
+	assert_int_equal(mode_of(dir, "old/b"), 0500);
+	assert_int_equal(mode_of(dir, "old/f"), 0644);
+	assert_int_equal(mode_of(dir, "out"), 0755);
+	assert_int_equal(file_private_children(dir, "none"), -ENOENT);
+	umask(022);
+}
+
 static void rm_rf_does_not_follow_links(void **state)
 {
 	_cleanup_close_ int dir = open_dir(state);
@@ -359,6 +397,7 @@ int main(void)
 		T(read_has_a_limit),
 		T(read_line),
 		T(mkdir_p),
+		T(private_directories_lose_what_others_may),
 		T(rm_rf_does_not_follow_links),
 		T(rm_rf_stops_at_mounts),
 		T(rm_rf_leaves_a_bound_directory_of_the_same_file_system),
