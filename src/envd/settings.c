@@ -53,8 +53,9 @@ static int read_own(const char *path, char **ret, size_t *ret_len, struct err *e
 	return 0;
 }
 
-static int take(struct agent *a, json_t *j, struct err *e)
+int settings_parse(struct agent *a, const char *text, size_t len, struct err *e)
 {
+	_cleanup_json_ json_t *j = NULL;
 	const char *token = NULL, *user = NULL, *workdir = NULL;
 	json_t *env = NULL, *ppm = NULL;
 	uint64_t last = 0;
@@ -66,24 +67,31 @@ static int take(struct agent *a, json_t *j, struct err *e)
 		{"lastInitNs", JF_U64, &last, .max = INT64_MAX},
 		{"clockPpm", JF_ANY, &ppm},
 	};
-	int rc = json_read_fields(j, f, ARRAY_SIZE(f), true, e);
+	int rc = json_parse_object(text, len, &j, e);
+	if (rc == 0)
+		rc = json_read_fields(j, f, ARRAY_SIZE(f), true, e);
 	if (rc == 0 && env)
 		rc = env_check(env, e);
 	if (rc == 0 && (!token || !*token))
 		rc = err_set(e, ERR_INVALID, "accessToken: is missing");
+	json_int_t rate = json_integer_value(ppm);
+	if (rc == 0 && (rate < -INIT_CLOCK_PPM_MAX || rate > INIT_CLOCK_PPM_MAX))
+		rc = err_set(e, ERR_INVALID, "clockPpm: is out of range");
 	if (rc < 0)
 		return rc;
-	a->token = strdup(token);
-	a->default_user = user ? strdup(user) : NULL;
-	a->default_workdir = workdir ? strdup(workdir) : NULL;
-	if (!a->token || (user && !a->default_user) || (workdir && !a->default_workdir))
+	_cleanup_free_ char *t = strdup(token), *u = user ? strdup(user) : NULL,
+			    *w = workdir ? strdup(workdir) : NULL;
+	if (!t || (user && !u) || (workdir && !w))
 		return err_errno(e, ENOMEM, "settings");
+	a->token = TAKE_PTR(t);
+	a->default_user = TAKE_PTR(u);
+	a->default_workdir = TAKE_PTR(w);
 	if (env) {
 		json_decref(a->env);
 		a->env = json_incref(env);
 	}
 	a->last_init_ns = last;
-	a->clock_ppm = (int)json_integer_value(ppm);
+	a->clock_ppm = (int)rate;
 	return 0;
 }
 
@@ -92,14 +100,11 @@ void settings_load(struct agent *a)
 	struct err e = {0};
 	_cleanup_free_ char *text = NULL;
 	size_t len = 0;
-	_cleanup_json_ json_t *j = NULL;
 	if (!a->state_file || (access(a->state_file, F_OK) < 0 && errno == ENOENT))
 		return;
 	int rc = read_own(a->state_file, &text, &len, &e);
 	if (rc == 0)
-		rc = json_parse_object(text, len, &j, &e);
-	if (rc == 0)
-		rc = take(a, j, &e);
+		rc = settings_parse(a, text, len, &e);
 	if (text)
 		explicit_bzero(text, len);
 	if (rc == 0)
