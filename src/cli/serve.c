@@ -187,6 +187,7 @@ static int run_both(const struct settings *s, const sigset_t *stop, struct err *
 		return rc;
 	}
 	serve_control_until(stop, control);
+	hostagent_stop_starts_local(&host);
 	control_stop(control);
 	hostagent_stop_local(&host, s->kill_on_exit);
 	return 0;
@@ -212,6 +213,7 @@ static int run_host(const struct settings *s, const sigset_t *stop, struct err *
 		return rc;
 	}
 	serve_until(stop, socket);
+	hostagent_stop_starts_local(&host);
 	hostagent_server_free(server);
 	hostagent_stop_local(&host, s->kill_on_exit);
 	return 0;

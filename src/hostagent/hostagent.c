@@ -200,6 +200,11 @@ int hostagent_start_local(const struct host_config *cfg, struct hostagent *ret, 
 	return 0;
 }
 
+void hostagent_stop_starts_local(struct hostagent *h)
+{
+	host_stop_starts(HOST(h->host));
+}
+
 void hostagent_stop_local(struct hostagent *h, bool kill_all)
 {
 	struct local *l = h->host;

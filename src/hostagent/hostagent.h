@@ -76,6 +76,9 @@ int hostagent_start_local(const struct host_config *cfg, struct hostagent *ret, 
 // network range of its own. ERR_CONFLICT when a server has the data directory: it does that by
 // itself.
 int hostagent_freeze_local(const char *data_dir, const char *template, struct err *e);
+// Before the server waits for the calls under way: those that wait for their turn to start end with
+// ERR_UNAVAILABLE.
+void hostagent_stop_starts_local(struct hostagent *h);
 // Sandboxes go on without the server and are adopted by the next start, unless kill_all.
 void hostagent_stop_local(struct hostagent *h, bool kill_all);
 

@@ -3,6 +3,9 @@
 // sandbox_free_resources undoes whatever was made and the row goes. A server killed in between
 // finds the open journal entry at its next start and does the same (recover.c).
 //
+// A create that has to wait for its turn does so with its row in the table alone; what it is made
+// of is looked up again after that, for it may have been replaced, and its layers collected.
+//
 // From a base image it is loaded from that image's frozen machine (freeze.c); it boots where there
 // is none yet, where another size is asked for, or when told to.
 #include <string.h>
@@ -105,15 +108,34 @@ static int find_origin(struct host *h, const struct host_create *req, struct ori
 	return 0;
 }
 
+// After a wait. What the machine will be like follows the image, which may have been built anew.
+static int find_again(struct host *h, const struct host_create *req, struct origin *o,
+	struct sandbox *s, struct err *e)
+{
+	struct host_sandbox now;
+	origin_done(o);
+	*o = (struct origin){0};
+	int rc = find_origin(h, req, o, &now, e);
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&h->lock);
+	s->info.vcpus = now.vcpus;
+	s->info.memory_mb = now.memory_mb;
+	s->info.disk_mb = now.disk_mb;
+	pthread_mutex_unlock(&h->lock);
+	return 0;
+}
+
 // Claims the id in the table. 1 with *ret filled when this very operation was done before.
 static int claim(struct host *h, const struct host_create *req, const struct host_sandbox *info,
-	struct sandbox **ret_s, struct host_sandbox *ret, struct err *e)
+	bool hidden, struct sandbox **ret_s, struct host_sandbox *ret, struct err *e)
 {
 	_cleanup_free_ struct sandbox *s = calloc(1, sizeof *s);
 	if (!s)
 		return err_errno(e, ENOMEM, "sandbox");
 	s->pidfd = -1;
 	s->info = *info;
+	s->hidden = hidden;
 	s->operation = "create";
 	snprintf(s->op_id, sizeof s->op_id, "%s", req->op_id);
 	int rc = 0;
@@ -141,7 +163,7 @@ static int claim(struct host *h, const struct host_create *req, const struct hos
 // All steps with side effects. s->info and s are written by this thread only: the sandbox is
 // claimed.
 static int build(struct host *h, const struct host_create *req, struct sandbox *s,
-	const struct origin *o, const char *hidden, struct err *e)
+	const struct origin *o, const char *hidden, uint64_t asked, struct err *e)
 {
 	uint64_t t = clock_monotonic_ns(), started = t;
 	int rc = store_op_begin(h, req->op_id, "create", s, hidden, e);
@@ -165,6 +187,7 @@ static int build(struct host *h, const struct host_create *req, struct sandbox *
 	struct sandbox done = *s;
 	sandbox_move(&done.info, SANDBOX_RUNNING, req->op_id);
 	done.info.started_ns = clock_realtime_ns();
+	done.info.ends_at_ns = turn_ends_at(req->ends_at_ns, asked);
 	_cleanup_(json_decrefp) json_t *data = json_pack("{s:I, s:s, s:o}", "duration_us",
 		(json_int_t)((clock_monotonic_ns() - started) / 1000), "backend", done.info.backend,
 		"phases", machine_phases_json(&done.info));
@@ -189,6 +212,7 @@ static void undo(struct host *h, struct sandbox *s, const char *why)
 	struct store_event ev = {.kind = "create_failed", .cause = "create_failed", .data = data};
 	if (sandbox_free_resources(h, s, false) == 0 && store_forget(h, s->info.id, &ev, &e) < 0)
 		log_error("journal not closed sandbox=%s error=%s", s->info.id, e.text);
+	gate_leave(&h->gate, &s->ticket);
 	pthread_mutex_lock(&h->lock);
 	h->create_failures++;
 	host_release(h, s);
@@ -222,6 +246,8 @@ int create_sandbox(struct host *h, const struct host_create *req, const char *hi
 	struct volume_info volume;
 	struct sandbox *s = NULL;
 	struct err local = {0};
+	uint64_t asked = clock_monotonic_ns();
+	bool turn = true;
 	if (!e)
 		e = &local;
 	int rc = told_before(h, req, ret, e);
@@ -233,16 +259,28 @@ int create_sandbox(struct host *h, const struct host_create *req, const char *hi
 	pthread_rwlock_rdlock(&h->layers_lock);
 	rc = find_origin(h, req, &o, &info, e);
 	if (rc == 0)
-		rc = claim(h, req, &info, &s, ret, e);
+		rc = claim(h, req, &info, hidden != NULL, &s, ret, e);
+	if (s && !hidden) {
+		pthread_mutex_lock(&h->lock);
+		turn = turn_join(h, s);
+		pthread_mutex_unlock(&h->lock);
+	}
+	if (!turn) {
+		pthread_rwlock_unlock(&h->layers_lock);
+		rc = turn_wait(h, s, e);
+		pthread_rwlock_rdlock(&h->layers_lock);
+		if (rc == 0)
+			rc = find_again(h, req, &o, s, e);
+	}
 	if (o.boots || rc != 0)
 		pthread_rwlock_unlock(&h->layers_lock);
 	if (rc == 0) {
-		s->hidden = hidden != NULL;
-		rc = build(h, req, s, &o, hidden, e);
+		rc = build(h, req, s, &o, hidden, asked, e);
 		if (!o.boots)
 			pthread_rwlock_unlock(&h->layers_lock);
 	}
 	if (rc == 0 && s) {
+		gate_leave(&h->gate, &s->ticket);
 		pthread_mutex_lock(&h->lock);
 		*ret = s->info;
 		if (!hidden)

@@ -103,8 +103,11 @@ int host_destroy(
 	pthread_mutex_lock(&h->lock);
 	struct sandbox *s;
 	// One that is being made or changed is waited for, then ended: the caller wants it gone.
-	while ((s = host_find(h, id)) && s->operation)
+	// A start that has not begun does not begin any more.
+	while ((s = host_find(h, id)) && s->operation) {
+		gate_cancel(&h->gate, &s->ticket);
 		pthread_cond_wait(&h->changed, &h->lock);
+	}
 	char disk[512];
 	if (!s || (s->info.state == SANDBOX_STOPPED && (host_disk_path(h, id, NULL, disk) < 0 ||
 							       !file_exists(AT_FDCWD, disk)))) {

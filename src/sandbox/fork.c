@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fork: a running sandbox is captured into a checkpoint and goes on; then children are made from
-// that, several at a time. A paused one needs no capture. The checkpoint is gone when the last
-// child is there: each child keeps the layers it needs by its own base.hdr.
+// that, each when it is its turn. A paused one needs no capture. The checkpoint is gone when the
+// last child is there: each child keeps the layers it needs by its own base.hdr.
 #include <string.h>
-#include <sys/sysinfo.h>
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "http/json.h"
 #include "sandbox/internal.h"
 
-// At once; more would only wait for each other's processor time.
-#define WORKERS_MAX 16u
-
 struct fork {
 	struct host *h;
 	struct host_fork *req;
 	char snapshot[UUID_SIZE], template[64];
+	uint64_t asked_ns; // CLOCK_MONOTONIC
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	size_t next, n_done;
@@ -25,7 +22,7 @@ struct fork {
 
 static void make_child(struct fork *f, struct host_fork_child *c)
 {
-	struct host_create req = {.ends_at_ns = f->req->ends_at_ns,
+	struct host_create req = {.ends_at_ns = turn_ends_at(f->req->ends_at_ns, f->asked_ns),
 		.on_timeout = f->req->on_timeout,
 		.token = c->token,
 		.env = c->env};
@@ -55,10 +52,9 @@ static void *work(void *arg)
 
 static void make_children(struct fork *f)
 {
-	pthread_t threads[WORKERS_MAX];
+	pthread_t threads[HOST_FORK_MAX];
 	size_t n = 0, told = 0;
-	size_t want = MIN(f->req->n, MIN((size_t)get_nprocs(), (size_t)WORKERS_MAX));
-	while (n < want && pthread_create(&threads[n], NULL, work, f) == 0)
+	while (n < f->req->n && pthread_create(&threads[n], NULL, work, f) == 0)
 		n++;
 	if (n == 0)
 		work(f);
@@ -90,7 +86,7 @@ int host_fork(struct host *h, struct host_fork *req, struct err *e)
 	struct err local = {0};
 	struct host_sandbox info;
 	struct sandbox *s = NULL;
-	struct fork f = {.h = h, .req = req};
+	struct fork f = {.h = h, .req = req, .asked_ns = clock_monotonic_ns()};
 	if (!e)
 		e = &local;
 	int rc = check(req, e);

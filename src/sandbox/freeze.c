@@ -101,13 +101,18 @@ int freeze_image(struct host *h, const struct image_info *img, struct err *e)
 	id_new_sandbox(req.id);
 	id_new_uuid(req.op_id);
 	snprintf(req.template, sizeof req.template, "%s", img->name);
-	uint64_t began = clock_monotonic_ns();
 	if ((rc = capture_init(&c, "frozen", NULL, false, journal)) < 0)
 		return err_set(e, ERR_INTERNAL, "journal entry too long");
 	c.image_key = key;
-	rc = create_sandbox(h, &req, journal, &info, e);
-	if (rc < 0)
+	struct gate_ticket ticket = {0};
+	if (!gate_join(&h->gate, &ticket) && (rc = gate_wait(&h->gate, &ticket, e)) < 0)
 		return err_prefix(e, rc, "freeze template '%s'", img->name);
+	uint64_t began = clock_monotonic_ns();
+	rc = create_sandbox(h, &req, journal, &info, e);
+	if (rc < 0) {
+		gate_leave(&h->gate, &ticket);
+		return err_prefix(e, rc, "freeze template '%s'", img->name);
+	}
 	pthread_mutex_lock(&h->lock);
 	struct sandbox *s = host_find(h, req.id);
 	pthread_mutex_unlock(&h->lock);
@@ -117,6 +122,7 @@ int freeze_image(struct host *h, const struct image_info *img, struct err *e)
 	struct err why = {0};
 	if (sandbox_free_resources(h, s, false) < 0 || store_forget(h, req.id, NULL, &why) < 0)
 		log_error("not freed after freezing sandbox=%s %s", req.id, why.text);
+	gate_leave(&h->gate, &ticket);
 	pthread_mutex_lock(&h->lock);
 	host_release(h, s);
 	host_remove(h, s);

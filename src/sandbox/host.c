@@ -3,6 +3,7 @@
 #include "sandbox/host.h"
 #include <fcntl.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/statvfs.h>
 #include <sys/sysinfo.h>
@@ -17,6 +18,10 @@
 #define DEFAULT_RANGE "10.213.0.0/16"
 #define DEFAULT_MAX 200u
 #define DEFAULT_WARM 4u
+// So many starts at once for each processor: one waits for a disk or a process while the other is
+// at work. Measured, CPU of a resume with 24 at once: 0.31 s with 1, 0.27 to 0.38 with 2, 0.34 to
+// 0.37 with 3, 0.56 without a limit; of a create 0.27 to 0.35, and 0.40 without.
+#define STARTS_PER_CPU 2u
 
 static struct sandbox **bucket(struct host *h, const char *id)
 {
@@ -78,7 +83,8 @@ unsigned host_live(const struct host *h)
 	unsigned n = 0;
 	for (size_t b = 0; b < HOST_BUCKETS; b++)
 		for (const struct sandbox *s = h->buckets[b]; s; s = s->next)
-			n += s->info.state != SANDBOX_STOPPED && s->info.state != SANDBOX_PAUSED;
+			n += s->starts ||
+			     (s->info.state != SANDBOX_STOPPED && s->info.state != SANDBOX_PAUSED);
 	return n;
 }
 
@@ -106,6 +112,14 @@ static int make_dirs(struct host *h, struct err *e)
 	return 0;
 }
 
+// That this process may use.
+static unsigned processors(void)
+{
+	cpu_set_t set;
+	int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : get_nprocs();
+	return (unsigned)MAX(n, 1);
+}
+
 int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 {
 	struct host *h = calloc(1, sizeof *h);
@@ -116,6 +130,7 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	pthread_mutex_init(&h->event_lock, NULL);
 	pthread_mutex_init(&h->upkeep_lock, NULL);
 	pthread_rwlock_init(&h->layers_lock, NULL);
+	gate_init(&h->gate, STARTS_PER_CPU * processors());
 	pthread_condattr_t mono;
 	pthread_condattr_init(&mono);
 	pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
@@ -174,10 +189,16 @@ fail:
 	return rc;
 }
 
+void host_stop_starts(struct host *h)
+{
+	gate_close(&h->gate);
+}
+
 struct host *host_close(struct host *h, bool kill_all)
 {
 	if (!h)
 		return NULL;
+	host_stop_starts(h);
 	upkeep_stop(h);
 	if (kill_all) {
 		struct host_sandbox *list = NULL;
@@ -230,6 +251,7 @@ struct host *host_close(struct host *h, bool kill_all)
 	pthread_cond_destroy(&h->upkeep_wake);
 	pthread_mutex_destroy(&h->upkeep_lock);
 	pthread_rwlock_destroy(&h->layers_lock);
+	gate_done(&h->gate);
 	pthread_mutex_destroy(&h->lock);
 	pthread_mutex_destroy(&h->event_lock);
 	free(h);
@@ -453,6 +475,14 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 		"# TYPE stasis_host_slots_taken gauge\nstasis_host_slots_taken %u\n"
 		"# TYPE stasis_host_disk_free_bytes gauge\nstasis_host_disk_free_bytes %lu\n",
 		creates, failures, destroys, ends, i.slots_ready, i.slots_taken, i.disk_free);
+	unsigned inside;
+	size_t in_line;
+	gate_count(&h->gate, &inside, &in_line);
+	strbuf_addf(out,
+		"# TYPE stasis_host_starts gauge\n"
+		"stasis_host_starts{state=\"under_way\"} %u\n"
+		"stasis_host_starts{state=\"waiting\"} %zu\n",
+		inside, in_line);
 	strbuf_addf(out,
 		"# TYPE stasis_host_pauses_total counter\nstasis_host_pauses_total %lu\n"
 		"# TYPE stasis_host_resumes_total counter\nstasis_host_resumes_total %lu\n"

@@ -25,6 +25,9 @@ struct host;
 int host_open(const struct host_config *cfg, struct host **ret, struct err *e);
 // Ends and removes all that is in the run directory of a host that is gone; then the directory.
 int host_clear_run_dir(const char *run_dir, struct err *e);
+// For good: starts that wait for their turn end with ERR_UNAVAILABLE, and so does what comes later.
+// For a server that is about to wait for its calls.
+void host_stop_starts(struct host *h);
 // Sandboxes go on; kill_all ends them first.
 struct host *host_close(struct host *h, bool kill_all);
 

@@ -11,6 +11,7 @@
 #include "net/slot.h"
 #include "http/client.h"
 #include "pager/stats.h"
+#include "sandbox/gate.h"
 #include "sandbox/host.h"
 #include "snapshot/store.h"
 #include "vmm/vmm.h"
@@ -45,7 +46,9 @@ struct sandbox {
 	char agent[20];	       // envd's instance that was greeted last, "": not known
 	char op_id[UUID_SIZE]; // of the create, while it is pending
 	const char *operation; // "create", "destroy", ...: claimed; NULL: free
-	struct slot slot;      // valid while has_slot
+	struct gate_ticket ticket;
+	bool starts;	  // a resume: it counts as one that runs
+	struct slot slot; // valid while has_slot
 	bool has_slot;
 	int pidfd;	       // of the shim, -1: none
 	bool watched;	       // pidfd is in the monitor's epoll set
@@ -94,8 +97,9 @@ struct host {
 	char *runtime_dir, *shim_program;
 	unsigned max_sandboxes;
 
+	struct gate gate; // of all starts; its lock may be taken under the next one
 	pthread_mutex_t lock;
-	pthread_cond_t changed; // an operation ended
+	pthread_cond_t changed; // an operation ended, or stands in line
 	struct sandbox *buckets[HOST_BUCKETS];
 	unsigned n_sandboxes;
 	uint64_t creates, create_failures, destroys, guest_ends;
@@ -348,6 +352,18 @@ int operation_told(struct host *h, const char *op_id, const char *id, struct err
 // none: ERR_CONFLICT says what it is doing. 1: the operation was done before (*ret is filled).
 int sandbox_claim(struct host *h, const char *op_id, const char *id, const char *operation,
 	unsigned states, struct sandbox **ret_s, struct host_sandbox *ret, struct err *e);
+
+// --- turn.c
+
+// Of a claimed sandbox that nothing was made for yet; host.lock held. Does not block. True: it may
+// begin; false: turn_wait must be called.
+bool turn_join(struct host *h, struct sandbox *s);
+// Blocks until it may begin; layers_lock must not be held. The wait is the phase "queue", the first
+// one of the operation.
+int turn_wait(struct host *h, struct sandbox *s, struct err *e);
+// The end of a sandbox that runs from now on. It was asked for when CLOCK_MONOTONIC was asked_ns,
+// with an end (CLOCK_REALTIME; 0: never) as if it ran at once.
+uint64_t turn_ends_at(uint64_t ends_at_ns, uint64_t asked_ns);
 
 // --- create.c
 // ----------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ static void fail_back(struct host *h, struct sandbox *s, const char *op_id, cons
 	pthread_mutex_unlock(&h->lock);
 }
 
-static int commit(struct host *h, const struct host_resume *req, struct sandbox *s,
+static int commit(struct host *h, const struct host_resume *req, struct sandbox *s, uint64_t asked,
 	uint64_t started, uint64_t *since, struct err *e)
 {
 	char used[UUID_SIZE];
@@ -57,7 +57,7 @@ static int commit(struct host *h, const struct host_resume *req, struct sandbox 
 	sandbox_move(&done.info, SANDBOX_RUNNING, req->op_id);
 	done.info.snapshot[0] = '\0';
 	done.info.started_ns = clock_realtime_ns();
-	done.info.ends_at_ns = req->ends_at_ns;
+	done.info.ends_at_ns = turn_ends_at(req->ends_at_ns, asked);
 	_cleanup_json_ json_t *data = json_pack("{s:I, s:s, s:I, s:o}", "duration_us",
 		(json_int_t)((clock_monotonic_ns() - started) / 1000), "backend", done.info.backend,
 		"generation", (json_int_t)done.info.generation, "phases",
@@ -82,8 +82,8 @@ static int commit(struct host *h, const struct host_resume *req, struct sandbox 
 	return 0;
 }
 
-static int resume_steps(
-	struct host *h, const struct host_resume *req, struct sandbox *s, struct err *e)
+static int resume_steps(struct host *h, const struct host_resume *req, struct sandbox *s,
+	uint64_t asked, struct err *e)
 {
 	uint64_t t = clock_monotonic_ns(), started = t;
 	struct image_info img;
@@ -107,7 +107,7 @@ static int resume_steps(
 	if (rc == 0)
 		rc = machine_up(h, s, &plan, &t, e);
 	if (rc == 0)
-		rc = commit(h, req, s, started, &t, e);
+		rc = commit(h, req, s, asked, started, &t, e);
 	if (rc < 0)
 		fail_back(h, s, req->op_id, e);
 	source_done(&src);
@@ -188,7 +188,8 @@ int host_resume(
 {
 	struct err local = {0};
 	struct sandbox *s = NULL;
-	char used[UUID_SIZE] = "";
+	uint64_t asked = clock_monotonic_ns();
+	bool turn = true;
 	if (!e)
 		e = &local;
 	if (req->from[0] && !id_is_uuid(req->from))
@@ -202,21 +203,28 @@ int host_resume(
 		rc = err_set(e, ERR_LIMIT,
 			"this host runs %u sandboxes, its limit (serve --max-sandboxes)",
 			h->max_sandboxes);
+	s->starts = rc == 0;
+	if (rc == 0)
+		turn = turn_join(h, s);
 	monitor_unwatch(h, s);
 	pthread_mutex_unlock(&h->lock);
+	// One that is rolled back runs on while it waits.
+	if (!turn)
+		rc = turn_wait(h, s, e);
 	if (rc == 0 && req->from[0])
 		rc = roll_back(h, req, s, e);
 	if (rc == 0) {
-		memcpy(used, s->info.snapshot, sizeof used);
 		pthread_rwlock_rdlock(&h->layers_lock);
-		rc = resume_steps(h, req, s, e);
+		rc = resume_steps(h, req, s, asked, e);
 		pthread_rwlock_unlock(&h->layers_lock);
 	}
+	gate_leave(&h->gate, &s->ticket);
 	if (rc < 0)
 		log_warn("resume failed sandbox=%s error=%s", req->id, err_text(e, rc));
 	else
 		log_info("resumed sandbox=%s backend=%s", req->id, s->info.backend);
 	pthread_mutex_lock(&h->lock);
+	s->starts = false;
 	if (s->pidfd >= 0)
 		monitor_watch(h, s);
 	*ret = s->info;
