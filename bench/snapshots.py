@@ -11,6 +11,7 @@
 """
 import json
 import os
+import re
 import signal
 import sqlite3
 import struct
@@ -238,20 +239,30 @@ def layers(box):
     return {n for n in os.listdir(os.path.join(box.w.data, "layers")) if "." not in n}
 
 
-def new_bytes(box, s, before):
-    """Blocks of the layer that the last pause added, and of its sums. A merge may add others."""
-    snapshot, = box.rows("SELECT id FROM snapshots WHERE kind = 'pause' AND sandbox = ?", s.id)[0]
-    with open(os.path.join(box.w.data, "snapshots", snapshot, "memory.hdr"), "rb") as f:
-        header = f.read()
-    return sum(os.stat(os.path.join(box.w.data, "layers", n + end)).st_blocks * 512
-               for n in layers(box) - before if bytes.fromhex(n.replace("-", "")) in header
-               for end in ("", ".sum"))
+def layer_bytes(box, names):
+    """Blocks of layers and of their sums; one that was collected meanwhile is nothing."""
+    total = 0
+    for path in (os.path.join(box.w.data, "layers", n + end) for n in names for end in ("", ".sum")):
+        try:
+            total += os.stat(path).st_blocks * 512
+        except FileNotFoundError:
+            pass
+    return total
+
+
+def new_bytes(box, before):
+    """Of the layer that the last pause wrote, and of those that the upkeep merged meanwhile: of a chain
+    that grows too long it makes one layer of all its data."""
+    added = layers(box) - before
+    with open(box.w.log, errors="replace") as f:
+        merged = set(re.findall(r"layers merged .* layer=(\S+)", f.read()))
+    return layer_bytes(box, added - merged), layer_bytes(box, added & merged)
 
 
 def pause(box, n):
     # The floor is taken twice: before the pause, in the same state of the machine's memory, and after
     # it, when the memory that QEMU had is free for it.
-    ours, floors, after, again, grown = [], [], [], [], []
+    ours, floors, after, again, grown, merged = [], [], [], [], [], []
     s = box.w.create(memory_mb=1024)
     s.sh(f"cat > /tmp/one.py <<'END'\n{RESIDENT}END\nnohup python3 /tmp/one.py >/dev/null 2>&1 & "
          + TOUCH_ONE)
@@ -273,7 +284,7 @@ def pause(box, n):
         begin = time.monotonic()
         second = s.pause()
         took2 = ms(begin)
-        size = new_bytes(box, s, before)
+        size, others = new_bytes(box, before)
         s.resume()
         s.sh("pkill -f '[t]ouch.py'; true")
         if i:
@@ -282,6 +293,7 @@ def pause(box, n):
             after.append(late)
             again.append(took2)
             grown.append(size / (1 << 20))
+            merged.append(others / (1 << 20))
     line("pause, 64 MiB dirty of 1 GiB", ours)
     line("64 MiB written with fsync", floors)
     line("   right after the pause", after)
@@ -290,6 +302,7 @@ def pause(box, n):
     print("   phases of the last:", phases(row))
     line("second pause, after 1 MiB", again)
     line("   new bytes on disk", grown, "MiB")
+    line("   merged in the background", merged, "MiB")
     print("   phases of the last:", phases(second))
 
 

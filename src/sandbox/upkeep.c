@@ -126,6 +126,13 @@ static int merge(struct host *h, const struct header *from, struct header **ret,
 	return layer_merge(from, layers, id, ret, e);
 }
 
+static void log_merge(
+	const char *what, const char *id, const struct header *from, const struct header *to)
+{
+	log_info("layers merged %s=%s layers=%u layer=%s bytes=%lu", what, id, from->n_layers,
+		to->n_layers ? to->layers[0] : "none", header_data_bytes(to));
+}
+
 // The header of a snapshot is replaced while nobody reads it; who read it before has its layers
 // open or waits for the collection's lock.
 static int merge_snapshot(struct host *h, const char *id, uint32_t max, struct err *e)
@@ -141,7 +148,7 @@ static int merge_snapshot(struct host *h, const char *id, uint32_t max, struct e
 	if (rc == 0)
 		rc = snapshot_replace_header(h->data_fd, id, to, e);
 	if (rc == 0)
-		log_info("layers merged snapshot=%s layers=%u", id, from->n_layers);
+		log_merge("snapshot", id, from, to);
 	return rc;
 }
 
@@ -192,6 +199,8 @@ static void merge_base(struct host *h, const char *id)
 		return;
 	if (header_read(h->data_fd, path, &now, &e) == 0 && str_eq(now->image, from->image))
 		rc = capture_write_base(h, s, to, &e);
+	if (rc == 0)
+		log_merge("sandbox", id, from, to);
 	if (rc < 0)
 		log_warn("not merged sandbox=%s error=%s", id, e.text);
 	pthread_mutex_lock(&h->lock);
@@ -276,6 +285,7 @@ static uint64_t pass(struct upkeep *u)
 	if (volume_open(h->data_dir, &volume, NULL) < 0)
 		return next; // nothing is judged without it
 	freeze_images(u);
+	drop_spent(h); // before any of them is merged
 	merge_snapshots(h);
 	_cleanup_free_ char(*ids)[64] = NULL;
 	size_t n = list_running(h, &ids);
@@ -284,7 +294,6 @@ static uint64_t pass(struct upkeep *u)
 		next = MIN(next, again);
 		merge_base(h, ids[i]);
 	}
-	drop_spent(h);
 	collect(h);
 	return next;
 }
