@@ -14,8 +14,10 @@
 
 // A KVM in an emulated machine, on a busy host, needs many seconds.
 #define PROBE_TIMEOUT_MS 20000
-// Chunks after which the fastest of them says how fast the guest is.
+// Chunks, and time, after which they say how fast the guest is: one that is merely stopped for a
+// moment, on a busy host, does all of its work in less.
 #define PROBE_CHUNKS 4
+#define PROBE_LONG_NS NSEC_PER_SEC
 // KVM may be this many times slower than emulation: what it costs is I/O, which the probe does much
 // of. One that interprets is beyond by two orders of magnitude.
 #define PROBE_SLOWER 4
@@ -56,24 +58,28 @@ static void last_words(int fd, char *out, size_t size)
 }
 
 struct pace {
-	uint64_t first_ns, last_ns; // the start of QEMU, the last byte
-	uint64_t best_ns;	    // of the fastest chunk; 0: none yet
-	unsigned chunks;
+	uint64_t start_ns;	    // of QEMU
+	uint64_t first_ns, last_ns; // of the bytes, as they were seen
+	unsigned bytes;
 };
 
-// Takes what the guest said by now. A chunk that is seen late makes the next one look short, so
-// several that come at once count as their mean.
+// Takes what the guest said by now.
 static void take_pace(struct pace *p, int fd)
 {
 	char buf[256];
 	ssize_t n = read(fd, buf, sizeof buf);
-	uint64_t now = clock_monotonic_ns();
 	if (n <= 0)
 		return;
-	uint64_t each = (now - p->last_ns) / (uint64_t)n;
-	p->best_ns = p->best_ns ? MIN(p->best_ns, each) : each;
-	p->chunks += (unsigned)n;
-	p->last_ns = now;
+	p->last_ns = clock_monotonic_ns();
+	if (!p->bytes)
+		p->first_ns = p->last_ns;
+	p->bytes += (unsigned)n;
+}
+
+static bool is_slower(const struct pace *p, uint64_t limit_ns)
+{
+	uint64_t took = p->last_ns - p->first_ns;
+	return p->bytes > PROBE_CHUNKS && took >= PROBE_LONG_NS && took / (p->bytes - 1) > limit_ns;
 }
 
 // Until QEMU ends: 0. -ETIMEDOUT, or -EAGAIN when the guest is slower than the limit.
@@ -92,7 +98,7 @@ static int watch(int pidfd, int said, uint64_t limit_ns, struct pace *p)
 			take_pace(p, said);
 		if (pf[0].revents)
 			return 0;
-		if (limit_ns && p->chunks >= PROBE_CHUNKS && p->best_ns > limit_ns)
+		if (limit_ns && is_slower(p, limit_ns))
 			return -EAGAIN;
 	}
 }
@@ -132,8 +138,7 @@ int probe_accel(
 	if (pipe2(said, O_CLOEXEC | O_NONBLOCK) < 0)
 		return err_errno(e, errno, "pipe");
 	_cleanup_close_ int said_rd = said[0], said_wr = said[1];
-	struct pace p = {.first_ns = clock_monotonic_ns()};
-	p.last_ns = p.first_ns;
+	struct pace p = {.start_ns = clock_monotonic_ns()};
 	int rc = spawn(qemu, accel, pace_wr, said_wr, &pidfd, e);
 	if (rc < 0)
 		return rc;
@@ -149,14 +154,14 @@ int probe_accel(
 		err_set(e, ERR_UNAVAILABLE,
 			"KVM interprets guests here: their kernel is %lu times slower than "
 			"emulated",
-			p.best_ns * PROBE_SLOWER / limit_ns);
+			(p.last_ns - p.first_ns) / (p.bytes - 1) * PROBE_SLOWER / limit_ns);
 		return rc;
 	}
 	if (rc < 0)
 		return err_errno(e, rc, "wait for %s", qemu);
 	take_pace(&p, pace_rd);
-	if (WIFEXITED(status) && WEXITSTATUS(status) == PROBE_STATUS && p.chunks) {
-		*ret_ns = (p.last_ns - p.first_ns) / p.chunks;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == PROBE_STATUS && p.bytes) {
+		*ret_ns = (p.last_ns - p.start_ns) / p.bytes;
 		return 0;
 	}
 	char how[64], why[300];
