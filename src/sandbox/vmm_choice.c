@@ -61,7 +61,7 @@ static int probe(const char *run_dir, const char *fcqemu, json_t **ret, struct e
 	json_object_set_new(j, "boot_id", json_string(boot));
 	json_object_set_new(j, "program", json_string(fcqemu));
 	_cleanup_free_ char *text = json_compact(j);
-	if (text && (rc = file_write_atomic(AT_FDCWD, cache, text, strlen(text), 0644)) < 0)
+	if (text && (rc = file_write_atomic(AT_FDCWD, cache, text, strlen(text), 0600)) < 0)
 		log_debug("probe not kept error=%s", strerror(-rc));
 	*ret = TAKE_PTR(j);
 	return 0;
