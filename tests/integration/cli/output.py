@@ -17,7 +17,7 @@ STASIS = sys.argv[1]
 
 
 def ago(**span):
-    """An RFC 3339 time so long before now."""
+    """An RFC 3339 time so long before now; with days, what is shown stays the same for an hour."""
     then = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(**span)
     return then.strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -25,7 +25,7 @@ def ago(**span):
 PHASES = [{"name": "slot", "us": 1500}, {"name": "load", "us": 2000000}]
 SANDBOX = {
     "id": ID, "name": "web", "url": "http://{port}-x.localhost:7", "template": "warm", "state": "paused", "vcpus": 3, "memory_mb": 1536,
-    "disk_mb": 4096, "created_at": ago(hours=3, minutes=20, seconds=10),
+    "disk_mb": 4096, "created_at": ago(days=1, hours=3, minutes=1),
     "started_at": ago(hours=2), "ends_at": None, "stopped_at": None, "on_timeout": "pause",
     "metadata": {"job": "42", "odd": "a\x1b[31m\nb"}, "cause": None, "detail": None,
     "disk_used_bytes": 7340032, "backend": "uffd", "generation": 9, "envd_token": "5ec4e7",
@@ -36,12 +36,12 @@ ENDED = {**SANDBOX, "id": "i" + "z" * 20, "name": None, "template": "base", "sta
          "created_at": ago(days=2, hours=4, minutes=1)}
 SNAPSHOT = {"name": "warm", "kind": "snapshot", "snapshot_id": "aa-bb", "sandbox_id": ID,
             "parent": "base", "vcpus": 2, "memory_mb": 768, "disk_mb": 3072,
-            "memory_bytes": 73400320, "disk_bytes": 1572864, "created_at": ago(minutes=7, seconds=9)}
-KEY = {"id": "k1", "name": "ci", "prefix": "e2b_12", "created_at": ago(days=3, seconds=9),
+            "memory_bytes": 73400320, "disk_bytes": 1572864, "created_at": ago(days=3, hours=5, minutes=1)}
+KEY = {"id": "k1", "name": "ci", "prefix": "e2b_12", "created_at": ago(days=4, hours=6, minutes=1),
        "last_used_at": None}
 TEMPLATE = {"name": "base", "kind": "base", "frozen": True, "vcpus": 4, "memory_mb": 512,
             "min_memory_mb": 256, "disk_mb": 2048, "size_bytes": 209715200,
-            "created_at": ago(minutes=9, seconds=9), "snapshot_id": None, "sandbox_id": None,
+            "created_at": ago(days=5, hours=7, minutes=1), "snapshot_id": None, "sandbox_id": None,
             "parent": None}
 EVENTS = [{"seq": 11, "at": "2026-11-28T10:00:00Z", "sandbox": ID, "kind": "running",
            "cause": None, "data": {}},
@@ -126,7 +126,7 @@ class Tables(Case):
     def test_ls(self):
         self.assertEqual(self.table("ls"), [
             ["ID", "NAME", "TEMPLATE", "STATE", "VCPUS", "MEMORY", "DISK", "CREATED", "ENDS", "METADATA"],
-            [ID, "web", "warm", "paused", "3", "1.5 GiB", "7.0 MiB", "3h 20m ago", "-",
+            [ID, "web", "warm", "paused", "3", "1.5 GiB", "7.0 MiB", "1d 3h ago", "-",
              "job=42 odd=a?[31m?b"],
             [ENDED["id"], "-", "base", "stopped: timeout", "1", "512 MiB", "-", "2d 4h ago", "-", "-"]])
 
@@ -134,17 +134,17 @@ class Tables(Case):
         self.assertEqual(self.table("snapshot", "ls"), [
             ["NAME", "SANDBOX", "PARENT", "VCPUS", "MEMORY", "DISK", "MEMORY DATA", "DISK DATA",
              "CREATED"],
-            ["warm", ID, "base", "2", "768 MiB", "3.0 GiB", "70 MiB", "1.5 MiB", "7m ago"]])
+            ["warm", ID, "base", "2", "768 MiB", "3.0 GiB", "70 MiB", "1.5 MiB", "3d 5h ago"]])
 
     def test_key_ls(self):
         self.assertEqual(self.table("key", "ls"), [
             ["ID", "NAME", "PREFIX", "CREATED", "LAST USED"],
-            ["k1", "ci", "e2b_12", "3d 0h ago", "-"]])
+            ["k1", "ci", "e2b_12", "4d 6h ago", "-"]])
 
     def test_image_ls(self):
         self.assertEqual(self.table("image", "ls"), [
             ["NAME", "KIND", "FROZEN", "VCPUS", "MEMORY", "DISK", "SIZE", "CREATED"],
-            ["base", "base", "yes", "4", "512 MiB", "2.0 GiB", "200 MiB", "9m ago"]])
+            ["base", "base", "yes", "4", "512 MiB", "2.0 GiB", "200 MiB", "5d 7h ago"]])
 
     def test_events(self):
         self.assertEqual(self.table("events"), [
