@@ -15,7 +15,7 @@
 #define SERVER_LIMIT_MS 1000
 #define MAX_ROWS 40
 
-extern const struct embed cli_completion[]; // completion/stasis.<shell>
+extern const struct embed cli_completion[]; // completion/
 
 struct completion {
 	struct cli c; // for the server
@@ -335,7 +335,9 @@ int cmd_completion(struct cli *c, struct err *e)
 		api_close(&x.c);
 		return 0;
 	}
-	_cleanup_free_ char *name = str_printf("stasis.%s", c->argv[0]);
+	// zsh finds a function's file by the function's name.
+	_cleanup_free_ char *name =
+		str_eq(c->argv[0], "zsh") ? strdup("_stasis") : str_printf("stasis.%s", c->argv[0]);
 	for (const struct embed *f = cli_completion; name && f->name && c->argc == 1; f++)
 		if (str_eq(f->name, name)) {
 			fwrite(f->data, 1, f->len, stdout);
