@@ -3,6 +3,7 @@
 // one address unless a failure is ordered.
 #pragma once
 #include <pthread.h>
+#include <stdatomic.h>
 #include "hostagent/hostagent.h"
 
 #define MODEL_MAX 512
@@ -17,23 +18,23 @@ struct model {
 	uint64_t acked; // events up to this number are gone
 	struct host_snapshot snapshot[MODEL_MAX];
 	size_t n_snapshots;
-	// Orders. The first two are given while the feed's thread asks.
+	// Orders, given while the server's threads ask.
 	_Atomic enum err_code fail_events, fail_ack;
 	char journal[40];
-	enum err_code fail_create, fail_destroy, fail_get, fail_pause, fail_resume, fail_fork,
-		fail_snapshot, fail_snapshot_delete, fail_snapshots, fail_on_timeout;
-	bool lose_reply; // of create and pause: done, and the caller does not hear of it
+	_Atomic enum err_code fail_create, fail_destroy, fail_get, fail_pause, fail_resume,
+		fail_fork, fail_snapshot, fail_snapshot_delete, fail_snapshots, fail_on_timeout;
+	atomic_bool lose_reply; // of create and pause: done, and the caller does not hear of it
 	char done[MODEL_MAX][UUID_SIZE]; // operations, which are not done again
 	size_t n_done;
-	unsigned fail_children; // bit i: child i of the next forks does not come up
+	atomic_uint fail_children; // bit i: child i of the next forks does not come up
 	// Called by fork before its child i is done, and by snapshot_create before it is made.
 	void (*before_child)(void *ctx, size_t i);
 	void (*before_snapshot)(void *ctx);
 	void *ctx;
-	bool volume_gone;
-	bool tells_no_end; // of a sandbox: model_end() is an event that is still to come
-	char address[48];  // of all sandboxes; 127.0.0.1 unless set
-	const char *log;   // the console of all; NULL: one that names the sandbox
+	atomic_bool volume_gone;
+	atomic_bool tells_no_end; // of a sandbox: model_end() is an event that is still to come
+	char address[48];	  // of all sandboxes; 127.0.0.1 unless set
+	const char *log;	  // the console of all; NULL: one that names the sandbox
 	char last_token[80];
 	char last_env[200];
 	struct host_create last_create; // its pointers dangle
