@@ -157,18 +157,19 @@ static int start_engine(struct control *c, struct err *e)
 	return engine_init(&c->engine, e);
 }
 
-static int lock_data(struct control *c, struct err *e)
+// Nobody else has the directory: the databases of data, and the edge and its socket of run.
+static int lock_dir(const char *what, const char *dir, int *ret_fd, struct err *e)
 {
-	_cleanup_free_ char *path = str_printf("%s/control.lock", c->data_dir);
+	_cleanup_free_ char *path = str_printf("%s/control.lock", dir);
 	pid_t holder = 0;
 	if (!path)
 		return err_errno(e, ENOMEM, "lock");
-	int r = file_lock(AT_FDCWD, path, &c->lock_fd, &holder);
+	int r = file_lock(AT_FDCWD, path, ret_fd, &holder);
 	if (r == -EBUSY)
 		return err_set(e, ERR_CONFLICT,
-			"%s is used by another server (pid %d): stop that one or choose another "
-			"--data-dir",
-			c->data_dir, (int)holder);
+			"another server (pid %d) has the %s directory %s: stop that one or choose "
+			"another --%s-dir",
+			(int)holder, what, dir, what);
 	return r < 0 ? err_errno(e, r, "%s", path) : 0;
 }
 
@@ -256,7 +257,7 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 	if (!c)
 		return err_errno(e, ENOMEM, "control plane");
 	c->host = cfg->host;
-	c->lock_fd = -1;
+	c->lock_fd = c->run_lock_fd = -1;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_condattr_t attr;
 	pthread_condattr_init(&attr);
@@ -277,7 +278,7 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 	id_random_bytes(raw, sizeof raw);
 	id_hex(raw, sizeof raw, c->edge_key);
 
-	int r = lock_data(c, e);
+	int r = lock_dir("data", c->data_dir, &c->lock_fd, e);
 	// nginx's workers pass through it to the socket, but cannot look around.
 	gid_t group = edge_group();
 	if (r == 0) {
@@ -287,6 +288,8 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 		if (r < 0)
 			err_errno(e, r, "%s", c->run_dir);
 	}
+	if (r == 0)
+		r = lock_dir("run", c->run_dir, &c->run_lock_fd, e);
 	if (r == 0)
 		r = open_state(c, e);
 	if (r == 0)
@@ -346,6 +349,7 @@ struct control *control_stop(struct control *c)
 	db_close(c->db);
 	stats_free(c->stats);
 	agents_free(c->agents);
+	safe_close(c->run_lock_fd);
 	safe_close(c->lock_fd);
 	pthread_cond_destroy(&c->wake);
 	pthread_mutex_destroy(&c->lock);

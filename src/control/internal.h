@@ -26,7 +26,7 @@
 struct control {
 	struct hostagent host;
 	char *data_dir, *run_dir, *listen, *domain, *socket;
-	int lock_fd;
+	int lock_fd, run_lock_fd;
 	struct db *db;
 	struct keys *keys;
 	struct rows *rows;

@@ -120,12 +120,35 @@ static unsigned processors(void)
 	return (unsigned)MAX(n, 1);
 }
 
+static int lock_dir(
+	int dirfd, const char *path, const char *what, const char *dir, int *ret_fd, struct err *e)
+{
+	pid_t holder = 0;
+	int rc = file_lock(dirfd, path, ret_fd, &holder);
+	if (rc == -EBUSY)
+		return err_set(e, ERR_CONFLICT,
+			"another server (pid %d) has the %s directory %s: stop that one or choose "
+			"another --%s-dir",
+			(int)holder, what, dir, what);
+	return rc < 0 ? err_errno(e, rc, "%s", path) : 0;
+}
+
+// What runs under a run directory is ended when no row knows it: the sandboxes of a server with
+// another data directory must not be there.
+static int lock_run_dir(struct host *h, struct err *e)
+{
+	char path[512];
+	if (str_format(path, sizeof path, "%s/host.lock", h->run_dir) < 0)
+		return err_set(e, ERR_INTERNAL, "run directory path too long");
+	return lock_dir(AT_FDCWD, path, "run", h->run_dir, &h->run_lock_fd, e);
+}
+
 int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 {
 	struct host *h = calloc(1, sizeof *h);
 	if (!h)
 		return err_errno(e, ENOMEM, "host");
-	h->data_fd = h->lock_fd = h->epoll_fd = h->wake_fd = -1;
+	h->data_fd = h->lock_fd = h->run_lock_fd = h->epoll_fd = h->wake_fd = -1;
 	pthread_mutex_init(&h->lock, NULL);
 	pthread_mutex_init(&h->event_lock, NULL);
 	pthread_mutex_init(&h->upkeep_lock, NULL);
@@ -145,7 +168,6 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 
 	struct host_config full = *cfg;
 	struct volume_info volume;
-	pid_t holder = 0;
 	int rc = -ENOMEM;
 	full.slot_range = cfg->slot_range ? cfg->slot_range : DEFAULT_RANGE;
 	full.warm_slots = cfg->warm_slots ? cfg->warm_slots : DEFAULT_WARM;
@@ -166,20 +188,12 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 		rc = err_errno(e, errno, "%s", h->data_dir);
 		goto fail;
 	}
-	rc = file_lock(h->data_fd, "lock", &h->lock_fd, &holder);
-	if (rc < 0) {
-		if (rc == -EBUSY)
-			rc = err_set(e, ERR_CONFLICT,
-				"another server (pid %d) has the data directory %s", (int)holder,
-				h->data_dir);
-		else
-			err_errno(e, rc, "%s/lock", h->data_dir);
+	if ((rc = lock_dir(h->data_fd, "lock", "data", h->data_dir, &h->lock_fd, e)) < 0)
 		goto fail;
-	}
-	if ((rc = make_dirs(h, e)) < 0 || (rc = store_open(h, e)) < 0 ||
-		(rc = vmm_choose(cfg, &h->vmm, e)) < 0 || (rc = vmm_runtime_build(h, e)) < 0 ||
-		(rc = vmm_identify(h, e)) < 0 || (rc = monitor_start(h, e)) < 0 ||
-		(rc = host_recover(h, &full, e)) < 0 ||
+	if ((rc = make_dirs(h, e)) < 0 || (rc = lock_run_dir(h, e)) < 0 ||
+		(rc = store_open(h, e)) < 0 || (rc = vmm_choose(cfg, &h->vmm, e)) < 0 ||
+		(rc = vmm_runtime_build(h, e)) < 0 || (rc = vmm_identify(h, e)) < 0 ||
+		(rc = monitor_start(h, e)) < 0 || (rc = host_recover(h, &full, e)) < 0 ||
 		(!cfg->alone && (rc = upkeep_start(h, e)) < 0))
 		goto fail;
 	*ret = h;
@@ -240,6 +254,7 @@ struct host *host_close(struct host *h, bool kill_all)
 	pthread_mutex_unlock(&h->lock);
 	slot_pool_free(h->slots);
 	db_close(h->db);
+	safe_close(h->run_lock_fd);
 	safe_close(h->lock_fd);
 	safe_close(h->data_fd);
 	free(h->runtime_dir);

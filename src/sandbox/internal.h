@@ -90,7 +90,7 @@ static inline uint32_t slot_uid(const struct slot *s)
 struct host {
 	char *data_dir, *run_dir;
 	int data_fd; // O_DIRECTORY
-	int lock_fd;
+	int lock_fd, run_lock_fd;
 	struct db *db;
 	struct slot_pool *slots;
 	struct vmm_choice vmm;

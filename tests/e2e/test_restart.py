@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 import unittest
 
@@ -37,6 +38,23 @@ class Restart(unittest.TestCase):
     def test_stop_and_start_adopts(self):
         self.w.stop()
         self.w.start()
+        self.same_guest()
+
+    def test_another_servers_run_directory_is_refused(self):
+        """What runs there would be ended, since no row of the other data directory knows it."""
+        with tempfile.TemporaryDirectory(prefix="stasis-other.") as other:
+            env = self.w.env({"STASIS_DATA": os.path.join(other, "data")})
+            run = [lib.STASIS, "setup", "volume", "--size", "1G"]
+            subprocess.run(run, env=env, check=True, capture_output=True, timeout=120)
+            try:
+                r = subprocess.run([lib.STASIS, "serve", "--run-dir", self.w.run, "--slot-range", "10.98.0.0/20",
+                                    "--listen", f"127.0.0.1:{lib.free_port()}"], env=env, capture_output=True,
+                                   text=True, timeout=60, check=False)
+            finally:
+                subprocess.run([lib.STASIS, "setup", "remove", "--yes", "--run-dir", os.path.join(other, "run")],
+                               env=env, check=True, capture_output=True, timeout=60)
+        self.assertEqual(r.returncode, 5, r.stderr)
+        self.assertIn(f"another server (pid {(self.w.host or self.w.server).pid}) has the run directory", r.stderr)
         self.same_guest()
 
     def test_an_image_build_without_a_server_spares_what_runs(self):
