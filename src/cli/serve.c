@@ -3,8 +3,10 @@
 // As two processes (--role) each does its own part: the host's has the machine, and the contract on
 // a socket; the control plane's has neither rights nor the host's files, and only that socket.
 #include <fcntl.h>
+#include <grp.h>
 #include <ini.h>
 #include <pthread.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
@@ -20,6 +22,7 @@
 #include "cli/local.h"
 #include "cli/output.h"
 #include "control/control.h"
+#include "control/edge.h"
 #include "hostagent/hostagent.h"
 #include "sandbox/host.h"
 
@@ -124,8 +127,36 @@ static void raise_descriptor_limit(void)
 	}
 }
 
-static int start_host(const struct settings *s, struct hostagent *ret, struct err *e)
+// Users that the host's firewall lets through to guests, besides root: what faces the network.
+enum { USERS_MAX = 16 };
+
+// In one process: nginx's workers. In two: the members of the group of the host's socket.
+static size_t guest_users(const struct settings *s, bool alone, uint32_t ret[USERS_MAX])
 {
+	size_t n = 0;
+	struct group *group = alone && s->socket_group ? getgrnam(s->socket_group) : NULL;
+	if (!alone && edge_user() != (uid_t)-1)
+		ret[n++] = edge_user();
+	if (!group)
+		return n;
+	gid_t gid = group->gr_gid;
+	for (char **name = group->gr_mem; *name && n < USERS_MAX; name++) {
+		const struct passwd *pw = getpwnam(*name);
+		if (pw)
+			ret[n++] = pw->pw_uid;
+	}
+	setpwent();
+	for (struct passwd *pw; n < USERS_MAX && (pw = getpwent());)
+		if (pw->pw_gid == gid)
+			ret[n++] = pw->pw_uid;
+	endpwent();
+	return n;
+}
+
+static int start_host(const struct settings *s, bool alone, struct hostagent *ret, struct err *e)
+{
+	uint32_t users[USERS_MAX];
+	size_t n_users = guest_users(s, alone, users);
 	int rc = local_mount_volume(s->data_dir, e);
 	if (rc < 0)
 		return err_prefix(e, rc, "data volume");
@@ -138,6 +169,8 @@ static int start_host(const struct settings *s, struct hostagent *ret, struct er
 			.warm_slots = (unsigned)s->warm_slots,
 			.vmm = s->vmm,
 			.firecracker_path = s->firecracker,
+			.users = users,
+			.n_users = n_users,
 		},
 		ret, e);
 }
@@ -178,7 +211,7 @@ static int run_both(const struct settings *s, const sigset_t *stop, struct err *
 {
 	struct hostagent host = {0};
 	struct control *control = NULL;
-	int rc = start_host(s, &host, e);
+	int rc = start_host(s, false, &host, e);
 	if (rc < 0)
 		return rc;
 	rc = start_control(s, &host, &control, e);
@@ -201,7 +234,7 @@ static int run_host(const struct settings *s, const sigset_t *stop, struct err *
 	struct hostagent_server *server = NULL;
 	if (!socket)
 		return err_errno(e, ENOMEM, "start");
-	int rc = start_host(s, &host, e);
+	int rc = start_host(s, true, &host, e);
 	if (rc < 0)
 		return rc;
 	rc = hostagent_serve(

@@ -67,6 +67,14 @@ gid_t edge_group(void)
 	return found ? found->pw_gid : (gid_t)-1;
 }
 
+uid_t edge_user(void)
+{
+	struct passwd pw;
+	char buf[1024];
+	const struct passwd *found = geteuid() == 0 ? worker_user(&pw, buf, sizeof buf) : NULL;
+	return found ? found->pw_uid : (uid_t)-1;
+}
+
 // --- configuration
 
 static bool is_plain(const char *text, const char *more)

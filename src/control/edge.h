@@ -17,6 +17,8 @@ struct edge_config {
 // Group that nginx's workers run in, and so must be able to use the API socket; (gid_t)-1 when this
 // process is not root and the workers run as itself.
 gid_t edge_group(void);
+// And the user; -1 where they run as whoever starts them.
+uid_t edge_user(void);
 // Ends a leftover nginx of a killed server, then returns when the new one accepts connections.
 int edge_start(const struct edge_config *cfg, struct edge **ret, struct err *e);
 // Stops accepting; what runs may go on for a moment.

@@ -113,6 +113,9 @@ int maker_init(struct maker *m, const struct slot_pool_config *cfg, struct err *
 		}
 	}
 	m->policy.n_allow = n;
+	m->policy.n_users = MIN(cfg->n_users, (size_t)POLICY_USERS_MAX);
+	for (size_t i = 0; i < m->policy.n_users; i++)
+		m->policy.users[i] = cfg->users[i];
 	return 0;
 }
 

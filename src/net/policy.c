@@ -112,6 +112,16 @@ void policy_host_text(
 	strbuf_addf(
 		out, "table inet %s\ndelete table inet %s\ntable inet %s {\n", table, table, table);
 	add_sets(out, p);
+	// The agent and the ports of a guest take whoever comes this way for the host: other users
+	// of this machine go through the edge, which knows ids and tokens.
+	strbuf_addf(out,
+		"	chain to_guests {\n"
+		"		type filter hook output priority filter; policy accept;\n"
+		"		oifname \"%s*\" meta skuid != { 0",
+		prefix);
+	for (size_t i = 0; i < p->n_users; i++)
+		strbuf_addf(out, ", %u", p->users[i]);
+	strbuf_adds(out, " } reject with icmpx admin-prohibited\n\t}\n");
 	strbuf_addf(out,
 		"	chain spoofed {\n"
 		"		type filter hook prerouting priority raw; policy accept;\n"

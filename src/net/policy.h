@@ -8,10 +8,15 @@
 // internet. The slot range and the host itself are denied besides, whatever is allowed.
 extern const char *const policy_denied[]; // NULL-terminated
 
+// Users that may connect to guests at their slots' addresses, besides root.
+#define POLICY_USERS_MAX 16
+
 struct policy {
 	struct cidr range; // of all slots of the pool
 	const struct cidr *allow;
 	size_t n_allow;
+	uint32_t users[POLICY_USERS_MAX];
+	size_t n_users;
 };
 
 // host and slot are the two ends of the slot's veth pair. table is made by one transaction: whole

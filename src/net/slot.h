@@ -44,6 +44,10 @@ struct slot_pool_config {
 	// CIDRs that guests may reach although the policy denies them; NULL-terminated, may be
 	// NULL. The host and other slots stay denied in any case. Adopted slots keep what they had.
 	const char *const *allow;
+	// Users of this host that may connect to guests, besides root: the edge's workers, a
+	// control plane of its own. At most 16 (POLICY_USERS_MAX).
+	const uint32_t *users;
+	size_t n_users;
 };
 
 struct slot_pool;

@@ -87,7 +87,9 @@ static int start_slots(struct host *h, const struct host_config *cfg, struct err
 		.warm = cfg->warm_slots,
 		.max = h->max_sandboxes + cfg->warm_slots,
 		.uid_base = HOST_UID_BASE,
-		.allow = cfg->allow};
+		.allow = cfg->allow,
+		.users = cfg->users,
+		.n_users = cfg->n_users};
 	return slot_pool_new(&sc, keep, n, &h->slots, e);
 }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must not be reached: a guest's agent without its token, guests' memory by other users of the
 host, the server by trees that somebody else made."""
+import ipaddress
 import json
 import os
 import subprocess
@@ -225,6 +226,36 @@ print(json.dumps([got, sorted(seen)]))
             return
         for top in tops:
             self.assertEqual(os.stat(top).st_mode & 0o7067, 0, top)
+        s.alive()
+        self.assertEqual(s.edge("GET", "/health", token=False).status, 204)
+
+    # Runs as a user of the host who is not the edge's: which of these answer at the agent's port.
+    KNOCK = """
+import os, socket, sys
+os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
+for address in sys.argv[2:]:
+    try:
+        with socket.socket() as s:
+            s.settimeout(5)
+            s.connect((address, 49983))
+        print(address)
+    except OSError:
+        pass
+"""
+
+    def knock(self, uid, addresses):
+        return subprocess.run([sys.executable, "-c", self.KNOCK, str(uid), *addresses], text=True, check=True,
+                              capture_output=True).stdout.split()
+
+    def test_guests_are_reached_through_the_edge_alone(self):
+        s = self.w.create()
+        self.addCleanup(s.delete)
+        links = json.loads(subprocess.run(["ip", "-j", "-4", "addr"], capture_output=True, check=True).stdout)
+        ours = ipaddress.ip_network(self.w.slots)
+        slots = [str(ipaddress.ip_address(a["local"]) + 1) for link in links for a in link["addr_info"]
+                 if ipaddress.ip_address(a["local"]) in ours]
+        self.assertEqual(len(self.knock(0, slots)), len(self.w.api("GET", "/v1/sandboxes").json()["sandboxes"]))
+        self.assertEqual(self.knock(1, slots), [])
         s.alive()
         self.assertEqual(s.edge("GET", "/health", token=False).status, 204)
 
