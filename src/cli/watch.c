@@ -40,9 +40,19 @@ static size_t last_lines(const struct strbuf *b, uint64_t lines)
 	return 0;
 }
 
+// Whether what failed was not there, which is no failure then.
+static bool forgive_absence(int *rc, struct err *e)
+{
+	if (*rc == 0 || e->code != ERR_NOT_FOUND)
+		return false;
+	*e = (struct err){0};
+	*rc = 0;
+	return true;
+}
+
 int cmd_logs(struct cli *c, struct err *e)
 {
-	bool follow = false, first = true;
+	bool follow = false, first = true, known = false;
 	uint64_t tail = 0;
 	char suffix[40] = "/logs";
 	_cleanup_free_ char *path = NULL, *state_path = NULL;
@@ -69,25 +79,32 @@ int cmd_logs(struct cli *c, struct err *e)
 		// Asked before the console is read: what a sandbox says last is not missed.
 		if (follow)
 			rc = api_call(c, "GET", state_path, NULL, &s, e);
-		if (rc == 0)
-			rc = api_call_with(c,
-				&(struct http_call){
-					.method = "GET",
-					.path = path,
-					.write = collect,
-					.ctx = &now,
-				},
-				NULL, e);
+		// Removed while it was followed, and its console with it.
+		if (known && forgive_absence(&rc, e))
+			break;
+		if (rc < 0)
+			return rc;
+		const char *state = json_string_value(json_object_get(s, "state"));
+		running = follow && !str_eq(state, "stopped") && !str_eq(state, "error");
+		rc = api_call_with(c,
+			&(struct http_call){
+				.method = "GET",
+				.path = path,
+				.write = collect,
+				.ctx = &now,
+			},
+			NULL, e);
+		// The end may also come between the two; the next state says so.
+		bool absent = (known || running) && forgive_absence(&rc, e);
+		known = true;
 		if (rc < 0)
 			return rc;
 		size_t from =
 			first && follow && tail ? last_lines(&now, tail) : new_from(&before, &now);
-		first = false;
+		first = first && absent;
 		if (now.len > from)
 			fwrite(now.data + from, 1, now.len - from, stdout);
 		rc = output_flush();
-		const char *state = json_string_value(json_object_get(s, "state"));
-		running = follow && !str_eq(state, "stopped") && !str_eq(state, "error");
 		if (now.len) {
 			struct strbuf old = before;
 			before = now;

@@ -149,6 +149,35 @@ class Logs(Case):
                 f"GET /v1/sandboxes/{ID}/logs": lambda _, t=texts: (200, ("text/plain", t.pop(0)))})
             self.assertEqual(s.out("logs", "-f", ID, *tail), head + "four\nfive\n")
 
+    def follow(self, states, texts, code=0):
+        """What is not there is None."""
+        def next_of(answers, fit):
+            def answer(_):
+                x = answers.pop(0)
+                return error(404, "not_found", "not there") if x is None else (200, fit(x))
+            return answer
+
+        s = self.serve({
+            f"GET /v1/sandboxes/{ID}": next_of(states, lambda x: {**SANDBOX, "state": x}),
+            f"GET /v1/sandboxes/{ID}/logs": next_of(texts, lambda x: ("text/plain", x))})
+        done = s.run("logs", "-f", ID, code=code)
+        self.assertEqual((states, texts), ([], []))
+        self.assertEqual(done.stderr, "" if code == 0 else "stasis: not there\n")
+        return done.stdout
+
+    def test_following_ends_with_the_sandbox(self):
+        for states, texts in (
+                (["running", None], [b"up\n"]),  # removed
+                (["running", "running", None], [b"up\n", None]),  # between the two calls
+                (["running", "stopped"], [b"up\n", None]),  # ended, and its console gone
+                (["pending", "running", "stopped"], [None, b"up\n", b"up\n"])):
+            self.assertEqual(self.follow(states, texts), "up\n")
+        self.assertEqual(self.follow(["running", None], [None]), "")
+
+    def test_following_what_is_not_there(self):
+        self.assertEqual(self.follow([None], [], code=4), "")
+        self.assertEqual(self.follow(["stopped"], [None], code=4), "")
+
 
 class Events(Case):
     def since(self, *args):
