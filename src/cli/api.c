@@ -93,6 +93,9 @@ static int server_error(struct cli *c, const struct http_response *r, struct err
 		int rc = err_set(e, err_code_from_name(code), "%s", message);
 		e->reason =
 			err_reason_from_name(json_string_value(json_object_get(error, "reason")));
+		const char *cause = json_string_value(json_object_get(error, "cause"));
+		if (cause)
+			snprintf(e->cause, sizeof e->cause, "%s", cause);
 		return rc;
 	}
 	return err_set(e, r->status >= 500 ? ERR_BAD_GATEWAY : ERR_INVALID,
@@ -201,6 +204,14 @@ int guest_open(struct cli *c, const char *id, const char *user, struct guest *re
 	const char *real = json_string_value(json_object_get(j, "id"));
 	const char *token = json_string_value(json_object_get(j, "envd_token"));
 	const char *state = json_string_value(json_object_get(j, "state"));
+	if (str_eq(state, "stopped") || str_eq(state, "error")) {
+		const char *cause = json_string_value(json_object_get(j, "cause"));
+		rc = err_set(
+			e, ERR_NOT_FOUND, "sandbox %s has ended: %s", id, cause ? cause : state);
+		if (e)
+			snprintf(e->cause, sizeof e->cause, "%s", cause ? cause : state);
+		return rc;
+	}
 	if (!str_eq(state, "running"))
 		return err_set(e, ERR_CONFLICT, "sandbox %s is not running: it is %s%s", id,
 			state ? state : "unknown",

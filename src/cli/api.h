@@ -8,7 +8,8 @@
 // Finds URL and key (flag, environment, the local server's) and makes c->http. Idempotent.
 int api_open(struct cli *c, struct err *e);
 void api_close(struct cli *c);
-// One call with a JSON body (NULL: none; borrowed). Any answer but 2xx is the server's error. *ret
+// One call with a JSON body (NULL: none; borrowed). Any answer but 2xx is the server's error, with
+// its reason and cause. *ret
 // (may be NULL) is owned by the caller; NULL for an empty answer.
 int api_call(struct cli *c, const char *method, const char *path, json_t *body, json_t **ret,
 	struct err *e);
@@ -27,6 +28,7 @@ struct guest {
 	struct envd_target target;
 	char *id, *token, *user;
 };
+// By id or name. What has ended is ERR_NOT_FOUND with e->cause, what does not run ERR_CONFLICT.
 int guest_open(struct cli *c, const char *id, const char *user, struct guest *ret, struct err *e);
 // A second connection to the same agent, for another thread or during a stream.
 int guest_dup(struct cli *c, const struct guest *g, struct guest *ret, struct err *e);

@@ -462,7 +462,7 @@ static int copy_places(struct cli *c, struct copy *x, const struct place *src,
 {
 	const char *id = src->id ? src->id : dst->id;
 	int rc = guest_open(c, id, x->user, &x->guest, e);
-	if (rc < 0 && (e->code == ERR_NOT_FOUND || e->code == ERR_INVALID)) {
+	if (rc < 0 && !e->cause[0] && (e->code == ERR_NOT_FOUND || e->code == ERR_INVALID)) {
 		struct err why = *e;
 		return err_set(e, why.code, "%.800s; a local name with a colon is written ./%s:...",
 			why.text, id);

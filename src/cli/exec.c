@@ -21,6 +21,7 @@
 
 #define INPUT_CHUNK 32768
 #define CONTROL_TIMEOUT_MS 5000
+#define END_WAIT_SEC "10" // for the server to know why a connection broke
 #define GRACE_NS (2 * NSEC_PER_SEC)
 // A guest that does not answer any more keeps nobody here: at so many signals, or so long after the
 // first one, it is left alone.
@@ -155,6 +156,38 @@ static int signal_number(const char *status)
 	return 0;
 }
 
+static int stop_waiting(void *ctx)
+{
+	(void)ctx;
+	return term_interrupts(NULL) ? -1 : 0;
+}
+
+// A connection that broke because the sandbox ended, or was paused, says so. Its end is waited for:
+// the connection breaks before the server has written down why.
+static int explain_end(struct cli *c, const char *id, int rc, struct err *e)
+{
+	_cleanup_json_ json_t *s = NULL;
+	_cleanup_free_ char *path = NULL;
+	struct err lost = {0};
+	if ((e->code != ERR_BAD_GATEWAY && e->code != ERR_UNAVAILABLE) ||
+		api_sandbox_path(id, "/wait?state=stopped,paused&timeout_sec=" END_WAIT_SEC, &path,
+			&lost) < 0)
+		return rc;
+	int found = api_call_with(c,
+		&(struct http_call){.method = "GET", .path = path, .tick = stop_waiting}, &s,
+		&lost);
+	if (found < 0 && lost.code != ERR_NOT_FOUND && !lost.cause[0])
+		return rc;
+	if (str_eq(json_string_value(json_object_get(s, "state")), "paused"))
+		return err_set(e, ERR_CONFLICT,
+			"the sandbox was paused: the command goes on in it when it is resumed");
+	const char *cause = json_string_value(json_object_get(s, "cause"));
+	if (!cause)
+		cause = lost.cause[0] ? lost.cause : "removed";
+	return err_set(e, str_eq(cause, "timeout") ? ERR_TIMEOUT : ERR_CONFLICT,
+		"the sandbox ended (%s): the command is gone with it", cause);
+}
+
 static int exec_buffered(struct cli *c, const char *id, char *const *command,
 	const struct exec_options *o, struct err *e)
 {
@@ -176,7 +209,7 @@ static int exec_buffered(struct cli *c, const char *id, char *const *command,
 	if (rc == 0)
 		rc = api_call(c, "POST", path, body, &answer, e);
 	if (rc < 0)
-		return rc;
+		return explain_end(c, id, rc, e);
 	const char *sig = json_string_value(json_object_get(answer, "signal"));
 	_cleanup_free_ char *status = str_printf("signal: %s", sig ? sig : "");
 	c->exit_code = sig ? 128 + (status ? signal_number(status) : 0)
@@ -214,24 +247,6 @@ static int run(struct cli *c, struct exec *x, struct envd_process *p, struct err
 		return rc;
 	c->exit_code = end.exited ? end.exit_code : 128 + signal_number(end.status);
 	return 0;
-}
-
-// A connection that broke because the sandbox ended, or was paused, says so.
-static int explain_end(struct cli *c, const char *id, int rc, struct err *e)
-{
-	_cleanup_json_ json_t *s = NULL;
-	_cleanup_free_ char *path = NULL;
-	struct err ignored;
-	if ((e->code != ERR_BAD_GATEWAY && e->code != ERR_UNAVAILABLE) ||
-		api_sandbox_path(id, "", &path, &ignored) < 0 ||
-		api_call(c, "GET", path, NULL, &s, &ignored) < 0)
-		return rc;
-	const char *state = json_string_value(json_object_get(s, "state"));
-	const char *cause = json_string_value(json_object_get(s, "cause"));
-	if (!state || str_eq(state, "running"))
-		return rc;
-	return err_set(e, e->code, "sandbox %s is %s%s%s: the command is gone with it", id, state,
-		cause ? ": " : "", cause ? cause : "");
 }
 
 static int exec_stream(struct cli *c, const char *id, struct exec *x, struct envd_process *p,

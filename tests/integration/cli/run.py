@@ -118,20 +118,50 @@ class WaysOut(Case):
 
     def test_agent_that_is_lost(self):
         s = self.serve()
+        s.routes[f"GET /v1/sandboxes/{ID}/wait"] = error(504, "timeout", "it is running")
         s.routes["POST /process.Process/Start"] = lambda _: None
         s.run("run", "--rm", "--", "prog", code=7)
         self.assertTrue(self.removed(s))
 
     def test_sandbox_that_ended_meanwhile(self):
-        ended = {**SANDBOX, "state": "stopped", "cause": "timeout"}
-        s = self.serve()
-        answers = [SANDBOX, ended]
-        s.routes[f"GET /v1/sandboxes/{ID}"] = lambda _: (200, answers.pop(0))
-        s.routes["POST /process.Process/Start"] = lambda _: None
-        s.routes[f"DELETE /v1/sandboxes/{ID}"] = error(404, "not_found", "it has ended")
-        done = s.run("run", "--rm", "--", "prog", code=7)
-        self.assertEqual(done.stderr, f"stasis: sandbox {ID} is stopped: timeout: "
-                                      "the command is gone with it\n")
+        """Its end is waited for: at first it is still stopping."""
+        gone = "the sandbox ended (%s): the command is gone with it"
+        for answer, text, code in (
+                ((200, {**SANDBOX, "state": "stopped", "cause": "timeout"}), gone % "timeout", 8),
+                ((200, {**SANDBOX, "state": "stopped", "cause": "killed"}), gone % "killed", 5),
+                ((200, {**SANDBOX, "state": "paused"}), "the sandbox was paused: the command goes "
+                 "on in it when it is resumed", 5),
+                (error(409, "conflict", "it is in error", cause="vmm_crash"), gone % "vmm_crash", 5),
+                (error(404, "not_found", "it has ended"), gone % "removed", 5)):
+            s = self.serve()
+            s.routes[f"GET /v1/sandboxes/{ID}/wait"] = answer
+            s.routes["POST /process.Process/Start"] = lambda _: None
+            s.routes[f"POST /v1/sandboxes/{ID}/exec"] = error(502, "bad_gateway", "it broke")
+            s.routes[f"DELETE /v1/sandboxes/{ID}"] = error(404, "not_found", "it has ended")
+            for args in (["run", "--rm", "--"], ["exec", ID, "--"],
+                         ["exec", "-o", "json", ID, "--"]):
+                done = s.run(*args, "prog", code=code)
+                self.assertEqual(done.stderr, f"stasis: {text}\n")
+            for r in s.asked:
+                if r.path.endswith("/wait"):
+                    self.assertEqual(r.query, {"state": "stopped,paused", "timeout_sec": "10"})
+
+    def test_connection_that_broke_alone(self):
+        """The sandbox goes on, or the server knows no more: what failed is said, as before."""
+        for answer in (error(504, "timeout", "it is running"), error(503, "unavailable", "no"), None):
+            s = self.serve(buffered=error(502, "bad_gateway", "it broke"))
+            s.routes[f"GET /v1/sandboxes/{ID}/wait"] = answer
+            done = s.run("exec", "-o", "json", ID, "--", "prog", code=7)
+            self.assertEqual(done.stderr, "stasis: it broke\n")
+
+    def test_sandbox_that_has_ended(self):
+        for state, cause in (("stopped", "timeout"), ("error", "host_lost")):
+            s = self.serve(get=(200, {**SANDBOX, "state": state, "cause": cause}))
+            for args in (["exec", ID, "--", "true"], ["cp", "/etc/hosts", ID + ":"]):
+                done = s.run(*args, code=4)
+                self.assertEqual(done.stderr, f"stasis: sandbox {ID} has ended: {cause}\n")
+        s = self.serve(get=(200, {**SANDBOX, "state": "paused"}))
+        self.assertIn("resume it first", s.run("exec", ID, "--", "true", code=5).stderr)
 
     def test_refused_create(self):
         s = self.serve(create=error(429, "limit", "no room"))
