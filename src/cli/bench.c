@@ -484,7 +484,7 @@ int cmd_bench(struct cli *c, struct err *e)
 			rc = rc2;
 			*e = why;
 		} else if (rc2 < 0) {
-			fprintf(stderr, "stasis: clean-up: %s\n", why.text);
+			output_complain("clean-up: %s", why.text);
 		}
 	}
 	if (rc == 0)

@@ -125,6 +125,6 @@ int cli_main(int argc, char **argv)
 	api_close(&c);
 	if (rc >= 0)
 		return rc > 0 ? output_flush() < 0 : c.exit_code;
-	fprintf(stderr, "stasis: %s\n", err_text(&e, rc));
+	output_complain("%s", err_text(&e, rc));
 	return err_is_set(&e) ? err_exit_code(&e) : err_info(err_code_from_errno(rc))->exit_code;
 }

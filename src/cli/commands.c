@@ -317,6 +317,7 @@ static const struct cli_synonym synonyms[] = {
 	{"save", "snapshot create", NULL},
 	{"snapshots", "snapshot ls", NULL},
 	{"images", "image ls", NULL},
+	{"rmi", "snapshot rm", NULL},
 	{"templates", "image ls", NULL},
 	{"template", "image ls", NULL},
 	{"build", "image build", NULL},

@@ -50,7 +50,7 @@ static void warn(struct copy *x, const char *path, const char *why)
 	bool on = x->progress.on;
 	progress_clear(&x->progress);
 	x->progress.on = on;
-	fprintf(stderr, "stasis: %s: skipped: %s\n", path, why);
+	output_complain("%s: skipped: %s", path, why);
 }
 
 static int files_path(const struct copy *x, const char *path, char **ret)

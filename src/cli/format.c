@@ -68,6 +68,9 @@ static int expand(struct strbuf *out, const char *format, const json_t *object, 
 
 int format_check(const char *format, struct err *e)
 {
+	if (!strchr(format, '{'))
+		return err_set(e, ERR_INVALID,
+			"--format takes a template like '{id} {state}'; for JSON use -o json");
 	return expand(NULL, format, NULL, e);
 }
 

@@ -7,7 +7,7 @@
 #include "base/err.h"
 #include "base/str.h"
 
-// Whether it is a template at all, before there is an object. 0 or ERR_INVALID.
+// Whether it is a template at all, with a field, before there is an object. 0 or ERR_INVALID.
 int format_check(const char *format, struct err *e);
 // Adds the line of one object, with its end. A field that is null is "-"; one that the object does
 // not have is ERR_INVALID, with the list of those it has.

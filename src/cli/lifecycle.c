@@ -90,8 +90,7 @@ static void tell_child(struct forking *f, const json_t *child)
 	}
 	const char *code = json_string_value(json_object_get(error, "code"));
 	const char *message = json_string_value(json_object_get(error, "message"));
-	fprintf(stderr, "stasis: %s: %s\n", id ? id : "a child",
-		message ? message : "no reason was given");
+	output_complain("%s: %s", id ? id : "a child", message ? message : "no reason was given");
 	if (!f->failed)
 		f->c->exit_code = err_info(err_code_from_name(code ? code : ""))->exit_code;
 	f->failed = true;

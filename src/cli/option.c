@@ -108,6 +108,19 @@ static int set_map(json_t **map, const char *value, bool may_remove)
 	return 0;
 }
 
+// There is no most: the least is said, in the units in which it is typed.
+static int too_small(const struct cli_option *o, const char *value, struct err *e)
+{
+	unsigned long long least = o->min;
+	const char *unit = o->type == OPT_MIB ? " MiB" : "";
+	if (o->type == OPT_BYTES && least % (1u << 30) == 0) {
+		least >>= 30;
+		unit = "G";
+	}
+	return err_set(e, ERR_INVALID, "--%s: must be at least %llu%s, not %s", o->name, least,
+		unit, value);
+}
+
 int cli_set_option(const struct cli_option *o, const char *value, struct err *e)
 {
 	static const char *const expected[] = {
@@ -150,6 +163,8 @@ int cli_set_option(const struct cli_option *o, const char *value, struct err *e)
 			e, ERR_INVALID, "--%s: '%s' is not %s", o->name, value, expected[o->type]);
 	if (o->type == OPT_MAP || o->type == OPT_PATCH)
 		return 0;
+	if (v < o->min && !o->max)
+		return too_small(o, value, e);
 	if (v < o->min || (o->max && v > o->max))
 		return err_set(e, ERR_INVALID, "--%s: %s is not in %llu to %llu", o->name, value,
 			(unsigned long long)o->min, (unsigned long long)o->max);
@@ -194,21 +209,46 @@ static void add_options(struct option_set *set, const struct cli_option *o)
 		set->rows[set->n++] = *o;
 }
 
+// What other tools have for making a container, and why there is no need of it here.
+static const char *needless_option(const struct cli *c, const char *name, int letter)
+{
+	static const struct {
+		char letter;
+		const char *name, *why;
+	} rows[] = {
+		{'d', "detach",
+			"a sandbox runs in the background by itself, without --rm also after the "
+			"command; 'stasis create' makes one without a command"},
+		{'p', "publish",
+			"every port of a sandbox is reachable: 'stasis port ID PORT' prints its "
+			"URL"},
+	};
+	bool makes = str_eq(c->command->name, "run") || str_eq(c->command->name, "create");
+	for (size_t i = 0; makes && i < ARRAY_SIZE(rows); i++)
+		if (name ? str_eq(name, rows[i].name) : letter == rows[i].letter)
+			return rows[i].why;
+	return NULL;
+}
+
 static int bad_option(
 	struct cli *c, const struct option_set *set, const char *word, int letter, struct err *e)
 {
-	const char *hint = "";
+	const char *hint = "", *needless;
 	char text[120] = "";
 	if (str_eq(c->command->name, "exec") || str_eq(c->command->name, "run"))
 		hint = " (put -- before the command that is to run)";
 	if (word) {
 		char name[64];
 		snprintf(name, sizeof name, "%.*s", (int)strcspn(word, "="), word);
+		if ((needless = needless_option(c, name, 0)))
+			return err_set(e, ERR_INVALID, "unknown option '--%s': %s", name, needless);
 		const char *near = cli_suggest(name, option_name, set, set->n);
 		if (near)
 			snprintf(text, sizeof text, "; did you mean --%s?", near);
 		return err_set(e, ERR_INVALID, "unknown option '--%s'%s%s", name, text, hint);
 	}
+	if ((needless = needless_option(c, NULL, letter)))
+		return err_set(e, ERR_INVALID, "unknown option '-%c': %s", letter, needless);
 	return err_set(e, ERR_INVALID, "unknown option '-%c'%s", letter, hint);
 }
 

@@ -5,11 +5,29 @@
 #include "base/clock.h"
 #include "base/str.h"
 
+// Control characters of texts of outside (C0, DEL, and C1 as UTF-8) would be the terminal's orders.
 static void clean(char *text)
 {
-	for (char *s = text; *s; s++)
-		if ((unsigned char)*s < ' ' || *s == 127)
-			*s = '?';
+	char *to = text;
+	for (const unsigned char *s = (const unsigned char *)text; *s; s++) {
+		bool c1 = s[0] == 0xc2 && s[1] >= 0x80 && s[1] <= 0x9f; // U+0080 to U+009F
+		*to++ = c1 || *s < ' ' || *s == 127 ? '?' : (char)*s;
+		s += c1;
+	}
+	*to = '\0';
+}
+
+void output_complain(const char *fmt, ...)
+{
+	_cleanup_free_ char *text = NULL;
+	va_list ap;
+	va_start(ap, fmt);
+	if (vasprintf(&text, fmt, ap) < 0)
+		text = NULL;
+	va_end(ap);
+	if (text)
+		clean(text);
+	fprintf(stderr, "stasis: %s\n", text ? text : "out of memory");
 }
 
 static void add_cell(struct table *t, char *text)
@@ -147,14 +165,15 @@ void human_size(uint64_t bytes, char out[24])
 void human_span(uint64_t s, char out[24])
 {
 	typedef unsigned long long ull;
+	ull minutes = s / 60 + (s % 60 >= 30), hours = s / 3600 + (s % 3600 >= 1800);
 	if (s < 60)
 		snprintf(out, 24, "%llus", (ull)s);
-	else if (s < 3600)
-		snprintf(out, 24, "%llum", (ull)s / 60);
-	else if (s < 86400)
-		snprintf(out, 24, "%lluh %llum", (ull)s / 3600, (ull)s / 60 % 60);
+	else if (minutes < 60)
+		snprintf(out, 24, "%llum", minutes);
+	else if (minutes < 1440)
+		snprintf(out, 24, "%lluh %llum", minutes / 60, minutes % 60);
 	else
-		snprintf(out, 24, "%llud %lluh", (ull)s / 86400, (ull)s / 3600 % 24);
+		snprintf(out, 24, "%llud %lluh", hours / 24, hours % 24);
 }
 
 void human_when(const json_t *time, char out[32])
@@ -166,7 +185,7 @@ void human_when(const json_t *time, char out[32])
 		snprintf(out, 32, "%s", "-");
 		return;
 	}
-	human_span((now > at ? now - at : at - now) / NSEC_PER_SEC, span);
+	human_span(((now > at ? now - at : at - now) + NSEC_PER_SEC / 2) / NSEC_PER_SEC, span);
 	snprintf(out, 32, now > at ? "%s ago" : "in %s", span);
 }
 

@@ -6,6 +6,10 @@
 
 #define CLI_URL_DEFAULT "http://127.0.0.1:7070"
 
+// "stasis: " and the text as a line on stderr, with its control characters (C0, DEL, C1) as '?':
+// servers and guests have their words in it.
+void output_complain(const char *fmt, ...) _printf_(1, 2);
+
 // --- table: columns are as wide as their longest cell; control characters of outside text are
 // shown as '?'.
 #define TABLE_MAX_COLUMNS 12
@@ -34,7 +38,7 @@ const char *output_state_color(const char *state);
 
 // "1.5 GiB"; "-" for 0.
 void human_size(uint64_t bytes, char out[24]);
-// "12s", "5m", "3h 20m", "2d 4h".
+// "12s", "5m", "3h 20m", "2d 4h", rounded to the nearest.
 void human_span(uint64_t seconds, char out[24]);
 // An RFC 3339 time of the API as a distance from now: "5m ago", "in 3m"; "-" when it is NULL.
 void human_when(const json_t *time, char out[32]);

@@ -136,8 +136,8 @@ static void discard(struct run *r)
 	while (rc < 0 && path && e.code != ERR_CANCELED &&
 		(is_lost(&e) || e.code == ERR_CONFLICT) && again(until));
 	if (rc < 0 && e.code != ERR_NOT_FOUND)
-		fprintf(stderr, "stasis: %s is not removed: %s; try: stasis rm %s\n", r->id,
-			err_text(&e, rc), r->id);
+		output_complain(
+			"%s is not removed: %s; try: stasis rm %s", r->id, err_text(&e, rc), r->id);
 }
 
 static int run_command(

@@ -59,7 +59,9 @@ static void add_row(struct table *t, const json_t *s)
 	human_size((uint64_t)int_of(s, "memory_mb") << 20, memory);
 	human_size((uint64_t)int_of(s, "disk_used_bytes"), disk);
 	human_when(json_object_get(s, "created_at"), created);
-	human_when(json_object_get(s, "ends_at"), ends);
+	// What has ended still has the time at which it would have.
+	bool ended = str_eq(text_of(s, "state"), "stopped") || str_eq(text_of(s, "state"), "error");
+	human_when(ended ? NULL : json_object_get(s, "ends_at"), ends);
 	table_cell(t, "%s", text_of(s, "id"));
 	table_cell(t, "%s", text_of(s, "name"));
 	table_cell(t, "%s", text_of(s, "template"));
@@ -181,7 +183,7 @@ int cmd_rm(struct cli *c, struct err *e)
 		if (result == 0)
 			*e = one;
 		else
-			fprintf(stderr, "stasis: %s\n", one.text);
+			output_complain("%s", one.text);
 		result = result ? result : rc;
 	}
 	return result;

@@ -127,7 +127,7 @@ int cmd_snapshot_rm(struct cli *c, struct err *e)
 		if (result == 0)
 			*e = one;
 		else
-			fprintf(stderr, "stasis: %s\n", one.text);
+			output_complain("%s", one.text);
 		result = result ? result : rc;
 	}
 	return result;

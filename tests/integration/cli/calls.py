@@ -34,6 +34,18 @@ class Create(Case):
         s.run("create", "-q", "-v", code=2)
         s.run("create", "-q", "-o", "json", code=2)
 
+    def test_options_of_other_tools(self):
+        s = self.serve({})
+        for command in (["run"], ["create"]):
+            for option, words in ((["-d"], "runs in the background by itself"),
+                                  (["--detach"], "'stasis create'"),
+                                  (["-p", "8080:80"], "'stasis port ID PORT'"),
+                                  (["--publish=80"], "every port of a sandbox is reachable")):
+                self.assertIn(words, s.run(*command, *option, "--", "sh", code=2).stderr)
+        self.assertIn("'stasis snapshot rm'", s.run("rmi", "warm", code=2).stderr)
+        self.assertNotIn("background", s.run("ls", "-d", code=2).stderr)
+        self.assertEqual(s.asked, [])
+
     def test_filter_by_name(self):
         s = self.serve({"GET /v1/sandboxes": (200, {"sandboxes": [], "next_cursor": None})})
         s.out("ls", "--name", "a b")

@@ -50,7 +50,7 @@ static void sizes(void **state)
 }
 
 struct args {
-	uint64_t number, memory;
+	uint64_t number, memory, size, limit;
 	bool flag, given;
 	const char *text;
 	json_t *map;
@@ -62,6 +62,8 @@ static int parse(struct cli *c, struct args *a, struct err *e, int min, int max,
 	const struct cli_option options[] = {
 		{'n', "number", "N", "", OPT_U64, &a->number, 1, 32},
 		{0, "memory", "MIB", "", OPT_MIB, &a->memory, 1, 0, &a->given},
+		{0, "size", "SIZE", "", OPT_BYTES, &a->size, 1u << 30},
+		{0, "limit", "N", "", OPT_U64, &a->limit, 1},
 		{'f', "flag", NULL, "", OPT_FLAG, &a->flag},
 		{'t', "text", "TEXT", "", OPT_STRING, &a->text},
 		{'e', "env", "K=V", "", OPT_MAP, &a->map},
@@ -107,6 +109,10 @@ static void mistakes_are_told(void **state)
 		{{"x", "--flag=1"}, "takes no value"},
 		{{"x", "--number", "0"}, "1 to 32"},
 		{{"x", "--number", "33"}, "1 to 32"},
+		{{"x", "--memory", "1k"}, "--memory: must be at least 1 MiB, not 1k"},
+		{{"x", "--size", "1"}, "--size: must be at least 1G, not 1"},
+		{{"x", "--limit", "0"}, "--limit: must be at least 1, not 0"},
+		{{"x", "-d"}, "unknown option '-d'"},
 		{{"x", "--number", "many"}, "not a number"},
 		{{"x", "--env", "novalue"}, "KEY=VALUE"},
 		{{"x", "--env", "=v"}, "KEY=VALUE"},
@@ -191,12 +197,12 @@ static void tables_align_and_hide_control_characters(void **state)
 	table_init(&t, (const char *const[]){"ID", "NAME", NULL});
 	table_cell(&t, "%s", "caf\xc3\xa9");
 	table_cell(&t, "%s", "a\033[31mb\n");
-	table_cell(&t, "%s", "x");
+	table_cell(&t, "%s", "\xc2\x80\xc2\x9b\xc2\x9f\xc2\xa0\x7f");
 	table_cell(&t, "%s", "y");
 	FILE *f = open_memstream(&text, &size);
 	assert_int_equal(table_print(&t, f), 0);
 	fclose(f);
-	assert_string_equal(text, "ID    NAME\ncaf\xc3\xa9  a?[31mb?\nx     y\n");
+	assert_string_equal(text, "ID     NAME\ncaf\xc3\xa9   a?[31mb?\n???\xc2\xa0?  y\n");
 }
 
 static void human(void **state)
@@ -214,20 +220,27 @@ static void human(void **state)
 	assert_string_equal(out, "16 EiB");
 	human_span(59, out);
 	assert_string_equal(out, "59s");
-	human_span(3599, out);
-	assert_string_equal(out, "59m");
-	human_span(2 * 86400 + 3 * 3600, out);
-	assert_string_equal(out, "2d 3h");
+	static const struct {
+		uint64_t seconds;
+		const char *text;
+	} spans[] = {{60, "1m"}, {89, "1m"}, {90, "2m"}, {299, "5m"}, {3569, "59m"},
+		{3570, "1h 0m"}, {3600 + 1799, "1h 30m"}, {86369, "23h 59m"}, {86370, "1d 0h"},
+		{2 * 86400 + 3 * 3600 + 1799, "2d 3h"}, {3 * 86400 - 1, "3d 0h"}};
+	for (size_t i = 0; i < ARRAY_SIZE(spans); i++) {
+		human_span(spans[i].seconds, out);
+		assert_string_equal(out, spans[i].text);
+	}
 	json_t *past = json_string("2020-01-01T00:00:00Z"), *none = json_null();
 	human_when(past, out);
 	assert_non_null(strstr(out, " ago"));
 	human_when(none, out);
 	assert_string_equal(out, "-");
 	char when[32];
-	clock_format_rfc3339(clock_realtime_ns() + 90 * NSEC_PER_SEC, when);
+	// Rounded, so that a test need not be quick.
+	clock_format_rfc3339(clock_realtime_ns() + 300 * NSEC_PER_SEC, when);
 	json_t *soon = json_string(when);
 	human_when(soon, out);
-	assert_string_equal(out, "in 1m");
+	assert_string_equal(out, "in 5m");
 	json_decref(past);
 	json_decref(soon);
 	json_decref(none);
