@@ -68,7 +68,8 @@ static const char text_bench[] =
 	"  snapshot        a named one of a running sandbox; spawn: a sandbox made from it\n";
 
 static const char text_ls[] =
-	"Newest first. States: pending, running, pausing, paused, resuming, stopping, stopped, error.\n"
+	"Newest first. States: pending, running, pausing, paused, resuming, stopping, stopped, error,\n"
+	"unreachable (the host does not answer; it comes back by itself).\n"
 	"Stopped sandboxes stay readable for an hour.\n"
 	"\n"
 	"Examples:\n"
@@ -77,7 +78,8 @@ static const char text_ls[] =
 
 static const char text_exec[] =
 	"Output streams as the program writes it. The exit code is the program's; 128+N when signal N\n"
-	"ended it, 127 when there is no such program, 126 when it cannot be run. With -o json the\n"
+	"ended it, 127 when there is no such program, 126 when it cannot be run; 8 when the time-out of\n"
+	"the sandbox ended it, 5 when the sandbox ended otherwise, or was paused. With -o json the\n"
 	"command is buffered and the API's answer is printed.\n"
 	"\n"
 	"  -i     sends standard input to the program; its end closes the program's input\n"

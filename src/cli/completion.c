@@ -111,7 +111,7 @@ static void offer_keys(struct completion *x)
 static void offer_states(struct completion *x)
 {
 	static const char *const states[] = {"pending", "running", "pausing", "paused", "resuming",
-		"stopping", "stopped", "error"};
+		"stopping", "stopped", "error", "unreachable"};
 	for (size_t i = 0; i < ARRAY_SIZE(states); i++)
 		offer(x, states[i], "state");
 }

@@ -82,6 +82,7 @@ class Words(Case):
                 (["create", "--on-timeout", ""], ["kill", "pause"]),
                 (["create", "--on-timeout=p"], ["--on-timeout=pause"]),
                 (["ls", "--state", "st"], ["stopping", "stopped"]),
+                (["ls", "--state", "un"], ["unreachable"]),
                 (["ls", "--state=running,pa"],
                  ["--state=running,pausing", "--state=running,paused"]),
                 (["ls", "-o", "j"], ["json"]), (["ls", "-qo", "j"], ["json"]),
