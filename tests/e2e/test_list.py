@@ -2,6 +2,7 @@
 import concurrent.futures
 import ipaddress
 import json
+import re
 import subprocess
 import unittest
 
@@ -59,6 +60,29 @@ class List(unittest.TestCase):
         self.assertEqual(len(lines), 3)
         self.assertTrue(lines[0].startswith("ID "))
         self.assertEqual(len(self.w.cli("ls", "-q", "-n", "1").ok().text.split()), 1)
+
+    def test_get_prints_the_numbers(self):
+        s = self.made[0]
+        row = self.w.api("GET", f"/v1/sandboxes/{s.id}").json()
+        shown = dict(line.split(None, 1)
+                     for line in self.w.cli("get", s.id).ok().text.splitlines())
+        for name in ("vcpus", "memory_mb", "disk_mb"):
+            self.assertGreater(row[name], 0)
+            self.assertEqual(shown[name], str(row[name]), name)
+        self.assertEqual((shown["id"], shown["state"]), (s.id, "running"))
+
+    def test_table_has_values(self):
+        lines = self.w.cli("ls", "--metadata", "set=list").ok().text.splitlines()
+        titles = re.split(" {2,}", lines[0])
+        for line in lines[1:]:
+            cells = dict(zip(titles, re.split(" {2,}", line)))
+            s = next(s for s in self.made if s.id == cells["ID"])
+            self.assertEqual((cells["TEMPLATE"], cells["STATE"], cells["VCPUS"]),
+                             (s.row["template"], "running", str(s.row["vcpus"])))
+            self.assertEqual(cells["MEMORY"], f"{s.row['memory_mb']} MiB")
+            self.assertRegex(cells["DISK"], r"^[\d.]+ [KMG]iB$")
+            self.assertRegex(cells["CREATED"], " ago$")
+            self.assertNotIn("(null)", line)
 
     def test_guests_are_apart(self):
         a, b = self.made
