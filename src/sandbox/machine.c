@@ -22,6 +22,13 @@
 #define READY_KVM_MS 20000
 #define SHIM_START_MS 20000
 #define INIT_MS 30000
+// All calls of a start to its guest together; telling the time again is given up before.
+#define GUEST_MS 60000
+#define RETELL_MS 10000
+// A guest that needs longer than this keeps no place at the gate from others: how long it takes is
+// for its own code to say.
+#define TURN_GUEST_MS 2000
+#define TURN_BOOT_MS 20000
 #define PROBE_MS 50
 
 // A guest's clock is right within this, where the telling of it was no longer on its way.
@@ -294,8 +301,11 @@ static bool vmm_ended(
 static int wait_ready(struct host *h, struct sandbox *s, struct err *e)
 {
 	int limit = h->vmm.kvm ? READY_KVM_MS : READY_EMULATED_MS;
-	uint64_t end = clock_monotonic_ns() + (uint64_t)limit * NSEC_PER_MSEC;
-	while (clock_monotonic_ns() < end) {
+	uint64_t begin = clock_monotonic_ns(), now = begin;
+	uint64_t end = begin + (uint64_t)limit * NSEC_PER_MSEC;
+	for (; now < end; now = clock_monotonic_ns()) {
+		if (now - begin > TURN_BOOT_MS * NSEC_PER_MSEC)
+			gate_leave(&h->gate, &s->ticket);
 		if (envd_probe(s->slot.address, ENVD_PORT, PROBE_MS) == 0)
 			return 0;
 		if (vmm_ended(h, s, h->vmm.kvm ? 2 : 10, "booted", e))
@@ -418,12 +428,33 @@ static int tell(struct http_client *c, const struct envd_target *t, const struct
 	return rc;
 }
 
+// A guest that is being waited for.
+struct awaited {
+	struct host *h;
+	struct sandbox *s;
+	uint64_t since_ns;
+};
+
+static bool is_over(const struct awaited *w, unsigned ms)
+{
+	return clock_monotonic_ns() - w->since_ns > ms * NSEC_PER_MSEC;
+}
+
+static int await(void *ctx)
+{
+	struct awaited *w = ctx;
+	if (is_over(w, TURN_GUEST_MS))
+		gate_leave(&w->h->gate, &w->s->ticket);
+	return is_over(w, GUEST_MS) || machine_is_gone(w->s);
+}
+
 static int init_guest(
 	struct host *h, struct sandbox *s, const struct machine_plan *p, struct err *e)
 {
 	char url[96];
 	unsigned char entropy[64];
 	_cleanup_(http_client_freep) struct http_client *c = NULL;
+	struct awaited w = {h, s, clock_monotonic_ns()};
 	int rc = machine_agent(s, url, &c, e);
 	if (rc < 0)
 		return rc;
@@ -432,8 +463,8 @@ static int init_guest(
 	struct envd_target t = {.base_url = url,
 		.token = p->img ? NULL : p->src->row.token,
 		.instance = s->agent,
-		.tick = machine_is_gone,
-		.ctx = s};
+		.tick = await,
+		.ctx = &w};
 	struct envd_init i = {.token = p->token,
 		.env = p->env,
 		.hostname = s->info.id,
@@ -451,8 +482,13 @@ static int init_guest(
 		rc = tell(c, &t, &i, &late, e);
 	// Where it was long on its way all the same (a busy machine) it is told again.
 	t.token = p->token;
-	for (int tries = 0; rc == 0 && late > CLOCK_SLACK_NS && tries < CLOCK_TRIES; tries++)
+	for (int tries = 0;
+		rc == 0 && late > CLOCK_SLACK_NS && tries < CLOCK_TRIES && !is_over(&w, RETELL_MS);
+		tries++)
 		rc = tell(c, &t, &(struct envd_init){.token = p->token}, &late, e);
+	if (rc < 0 && is_over(&w, GUEST_MS))
+		rc = err_set(e, ERR_TIMEOUT, "the guest's agent did not finish within %d s",
+			GUEST_MS / 1000);
 	struct err why = {0};
 	if (rc < 0 && vmm_ended(h, s, 0, "woke", &why) && e)
 		*e = why;

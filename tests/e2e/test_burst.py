@@ -166,6 +166,24 @@ class Turns(unittest.TestCase):
         begins, ends = (datetime.datetime.fromisoformat(a.json()[k]) for k in ("started_at", "ends_at"))
         self.assertGreater((ends - begins).total_seconds(), 0)
 
+    def test_a_guest_that_takes_its_time_keeps_no_place(self):
+        """Its hooks are its own code, and run before it is said to be up."""
+        slow = self.boxes[:2]
+        for s in slow:
+            s.resume()
+            s.sh("sudo mkdir -p /etc/stasis/resume.d && printf '#!/bin/sh\\nsleep 60\\n' | "
+                 "sudo tee /etc/stasis/resume.d/slow >/dev/null && sudo chmod 755 /etc/stasis/resume.d/slow")
+            s.pause()
+        inside = self.fill()
+        other = self.wait_in_line(self.boxes[2], 1)
+        lib.wait_until("the next one's turn", lambda: self.starts("waiting") == 0, 60)
+        self.assertEqual([c.answer for c in inside], [None, None])
+        for call in (*inside, other):
+            a = call.get()
+            self.assertEqual(a.status, 200, a.body)
+        for s in slow:
+            s.delete()
+
     def test_server_that_stops_sends_them_away(self):
         inside = self.fill()
         s = self.boxes[2]
