@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finding the command, help, and the way from a command's result to the exit code.
 #include "cli/cli.h"
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/str.h"
 #include "cli/api.h"
 #include "cli/output.h"
@@ -87,8 +89,18 @@ static int unknown_command(int argc, char **argv)
 	return err_info(ERR_INVALID)->exit_code;
 }
 
+// Standard streams that are closed at the start would become whatever is opened first. One that is
+// only read makes writing to a closed output the error that it is.
+static void fill_standard_streams(void)
+{
+	for (int fd = 0; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			(void)!open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+}
+
 int cli_main(int argc, char **argv)
 {
+	fill_standard_streams();
 	static char help_flag[] = "--help";
 	struct cli c = {0};
 	struct err e = {0};

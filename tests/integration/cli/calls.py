@@ -3,6 +3,7 @@
 """calls.py STASIS: what the commands ask of the server, and what they make of its answers."""
 import datetime
 import os
+import subprocess
 import sys
 import threading
 import unittest
@@ -45,6 +46,15 @@ class Create(Case):
         self.assertIn("'stasis snapshot rm'", s.run("rmi", "warm", code=2).stderr)
         self.assertNotIn("background", s.run("ls", "-d", code=2).stderr)
         self.assertEqual(s.asked, [])
+
+    def test_closed_streams(self):
+        """What is closed at the start does not become the connection, and losing output is an error."""
+        s = self.serve({"GET /v1/sandboxes": (200, {"sandboxes": [SANDBOX], "next_cursor": None})})
+        env = {**os.environ, "STASIS_URL": s.url, "STASIS_API_KEY": "k"}
+        for closed, code in ((">&-", 1), ("<&-", 0), ("2>&-", 0), ("<&- >&- 2>&-", 1)):
+            done = subprocess.run(["sh", "-c", f"exec {STASIS} ls -q {closed}"], env=env, timeout=30,
+                                  capture_output=True, check=False)
+            self.assertEqual(done.returncode, code, (closed, done))
 
     def test_filter_by_name(self):
         s = self.serve({"GET /v1/sandboxes": (200, {"sandboxes": [], "next_cursor": None})})
