@@ -41,9 +41,12 @@ void clock_format_rfc3339(uint64_t ns, char out[32])
 int clock_parse_rfc3339(const char *text, uint64_t *ret_ns)
 {
 	struct tm tm = {0};
-	const char *p = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
+	// strptime skips blanks and takes years of other lengths.
+	const char *p =
+		strspn(text, "0123456789") == 4 ? strptime(text, "%Y-%m-%dT%H:%M:%S", &tm) : NULL;
 	if (!p)
 		return -EINVAL;
+	struct tm said = tm;
 	uint64_t frac = 0;
 	if (*p == '.') {
 		uint64_t unit = NSEC_PER_SEC / 10;
@@ -65,7 +68,9 @@ int clock_parse_rfc3339(const char *text, uint64_t *ret_ns)
 		return -EINVAL;
 	}
 	time_t s = timegm(&tm);
-	if (*p || s - offset < 0)
+	// Days that no month has; times before 1970, and after 2262, which nanoseconds cannot say.
+	if (*p || tm.tm_mday != said.tm_mday || tm.tm_mon != said.tm_mon || s - offset < 0 ||
+		s - offset > INT64_MAX / (int64_t)NSEC_PER_SEC)
 		return -EINVAL;
 	*ret_ns = (uint64_t)(s - offset) * NSEC_PER_SEC + frac;
 	return 0;

@@ -11,7 +11,7 @@ uint64_t clock_realtime_ns(void);
 void clock_sleep_ns(uint64_t ns);
 // "2026-11-24T03:00:00.123Z"; out has room for 32 bytes.
 void clock_format_rfc3339(uint64_t realtime_ns, char out[32]);
-// Accepts fractions and offsets ("Z", "+02:00"). 0 or -EINVAL.
+// Accepts fractions and offsets ("Z", "+02:00"), from 1970 to 2262. 0 or -EINVAL.
 int clock_parse_rfc3339(const char *text, uint64_t *ret_ns);
 // This boot of the machine (/proc/sys/kernel/random/boot_id), 36 characters; "" when unreadable.
 void clock_boot_id(char out[37]);

@@ -748,6 +748,13 @@ static int read_filter(struct http_request *r, struct filter *f, struct err *e)
 	f->before = UINT64_MAX;
 	f->template = http_req_query(r, "template");
 	f->name = http_req_query(r, "name");
+	const char *metadata = http_req_query(r, "metadata");
+	// "--name $N" with an empty N must not mean all.
+	if ((f->name && !*f->name) || (f->template && !*f->template) || (metadata && !*metadata))
+		return err_set(e, ERR_INVALID, "%s: is empty",
+			f->name && !*f->name	       ? "name"
+			: f->template && !*f->template ? "template"
+						       : "metadata");
 	const char *limit = http_req_query(r, "limit"), *cursor = http_req_query(r, "cursor");
 	if (limit && (str_to_u64(limit, PAGE_MAX, &f->limit) < 0 || f->limit == 0))
 		return err_set(e, ERR_INVALID, "limit: must be an integer from 1 to %d", PAGE_MAX);
@@ -755,7 +762,6 @@ static int read_filter(struct http_request *r, struct filter *f, struct err *e)
 	// that one is gone.
 	if (cursor && *cursor && str_to_u64(cursor, INT64_MAX, &f->before) < 0)
 		return err_set(e, ERR_INVALID, "cursor: is not one that a list has given");
-	const char *metadata = http_req_query(r, "metadata");
 	if (metadata && !(f->metadata = strdup(metadata)))
 		return err_errno(e, ENOMEM, "metadata");
 	for (char *p = f->metadata; p && *p;) {

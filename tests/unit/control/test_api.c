@@ -288,6 +288,8 @@ static void test_list(void **state)
 	refused(f, "GET", "/v1/sandboxes?limit=0", NULL, 400, "limit");
 	refused(f, "GET", "/v1/sandboxes?limit=101", NULL, 400, "limit");
 	refused(f, "GET", "/v1/sandboxes?state=odd", NULL, 400, "state");
+	refused(f, "GET", "/v1/sandboxes?name=", NULL, 400, "name");
+	refused(f, "GET", "/v1/sandboxes?template=", NULL, 400, "template");
 	refused(f, "GET", "/v1/sandboxes?cursor=x", NULL, 400, "cursor");
 	refused(f, "GET", "/v1/sandboxes?metadata=x", NULL, 400, "metadata");
 }
