@@ -4,7 +4,8 @@
 #pragma once
 #include "shim/shim.h"
 
-#define WORLD_UID 7601 // of the first sandbox; each has its own
+// WORLD_UID: user of the first sandbox, of each test program another (meson.build); each sandbox
+// has its own.
 
 struct world {
 	char dir[64];
