@@ -57,5 +57,5 @@ class Ends(unittest.TestCase):
             os.kill(json.load(f)["vmm_pid"], signal.SIGKILL)
         self.ended("vmm_crash")
         # Who was talking to the guest is told, and does not wait for a time-out.
-        self.assertEqual(stream.wait(NOTICED), 7)
+        self.assertEqual(stream.wait(NOTICED), 5)
         stream.stdout.close()

@@ -82,7 +82,7 @@ class Passes(Case):
         self.assertEqual(done.stdout, "out\n")
         self.assertEqual(done.stderr,
                          f"stasis: sandbox {ID} stays: it ends with: stasis rm {ID}\n")
-        s.routes["POST /v1/sandboxes"] = (201, {**SANDBOX, "ends_at": "2999-01-01T00:00:00Z"})
+        s.routes["POST /v1/sandboxes"] = (201, {**SANDBOX, "ends_at": "2199-01-01T00:00:00Z"})
         self.assertRegex(s.run("run", "--", "prog", code=4).stderr,
                          rf"stays: it ends in \d+d \d+h, or with: stasis rm {ID}\n")
         self.assertEqual(s.calls("DELETE"), [])
