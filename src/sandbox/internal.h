@@ -11,7 +11,7 @@
 #include "net/slot.h"
 #include "http/client.h"
 #include "pager/stats.h"
-#include "sandbox/gate.h"
+#include "sandbox/table/gate.h"
 #include "sandbox/host.h"
 #include "snapshot/store.h"
 #include "vmm/vmm.h"

@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <cmocka.h>
-#include "sandbox/gate.h"
+#include "sandbox/table/gate.h"
 
 // Somebody at the gate, on a thread of its own.
 struct visitor {

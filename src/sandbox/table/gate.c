@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "sandbox/gate.h"
+#include "sandbox/table/gate.h"
 
 void gate_init(struct gate *g, unsigned places)
 {
