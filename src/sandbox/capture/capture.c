@@ -24,7 +24,13 @@
 #include "disk/disk.h"
 #include "envd/client.h"
 #include "http/json.h"
-#include "sandbox/internal.h"
+#include "sandbox/capture/capture.h"
+#include "sandbox/capture/early_write.h"
+#include "sandbox/capture/harvest.h"
+#include "sandbox/machine/lineage.h"
+#include "sandbox/machine/reach.h"
+#include "sandbox/machine/vmm_choice.h"
+#include "sandbox/table/state.h"
 #include "shim/shim.h"
 #include "snapshot/layer.h"
 
@@ -39,7 +45,6 @@
 #define STAGE_MEM "stage.mem"
 #define STAGE_STATE "stage.vmstate"
 #define STAGE_DISK "stage.disk"
-#define BASE_HEADER "base.hdr"
 
 void capture_done(struct capture *c)
 {
@@ -62,15 +67,6 @@ int capture_init(
 		c->snapshot, c->layer, full ? "true" : "false");
 }
 
-static int open_dir(const struct host *h, const struct sandbox *s, struct err *e)
-{
-	char path[512];
-	if (host_disk_path(h, s->info.id, NULL, path) < 0)
-		return err_set(e, ERR_INTERNAL, "data directory path too long");
-	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return fd < 0 ? err_errno(e, errno, "%s", path) : fd;
-}
-
 int capture_take_file(int dir, const char *from, const char *to, struct err *e)
 {
 	struct stat st;
@@ -87,24 +83,6 @@ int capture_take_file(int dir, const char *from, const char *to, struct err *e)
 		fchown(fd, 0, 0) < 0 || fchmod(fd, 0444) < 0)
 		return err_set(e, ERR_INTERNAL, "%s: changed while it was taken over", from);
 	return 0;
-}
-
-int capture_write_base(
-	struct host *h, const struct sandbox *s, const struct header *hd, struct err *e)
-{
-	_cleanup_strbuf_ struct strbuf text = {0};
-	_cleanup_close_ int dir = open_dir(h, s, e);
-	if (dir < 0)
-		return dir;
-	int rc = header_encode(hd, &text);
-	_cleanup_close_ int fd = rc < 0 ? -1
-					: openat(dir, "." BASE_HEADER,
-						  O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0444);
-	if (rc == 0)
-		rc = fd < 0 ? -errno : file_write_full(fd, text.data, text.len);
-	if (rc == 0 && renameat(dir, "." BASE_HEADER, dir, BASE_HEADER) < 0)
-		rc = -errno;
-	return rc < 0 ? err_errno(e, rc, "sandboxes/%s/" BASE_HEADER, s->info.id) : 0;
 }
 
 // Without a named file there is nothing to remove: success.
@@ -183,7 +161,7 @@ static int stop_and_write(struct host *h, struct sandbox *s, struct capture *c, 
 	int rc = vmm_pause(v, e);
 	if (rc < 0)
 		return err_prefix(e, rc, "stop");
-	machine_phase(&s->info, "stop", since);
+	sandbox_phase(&s->info, "stop", since);
 	if ((rc = fault_hit("capture.after_stop", e)) < 0)
 		return rc;
 	c->asked = true;
@@ -195,13 +173,13 @@ static int stop_and_write(struct host *h, struct sandbox *s, struct capture *c, 
 	if (rc < 0)
 		return err_prefix(e, rc, "memory");
 	c->taken = true;
-	machine_phase(&s->info, "memory", since);
+	sandbox_phase(&s->info, "memory", since);
 	if ((rc = fault_hit("capture.after_memory", e)) < 0)
 		return rc;
 	rc = disk_clone(dir, "rootfs.img", STAGE_DISK, 0, NULL, e);
 	if (rc < 0)
 		return err_prefix(e, rc, "disk");
-	machine_phase(&s->info, "disk_clone", since);
+	sandbox_phase(&s->info, "disk_clone", since);
 	return fault_hit("capture.after_disk", e);
 }
 
@@ -209,7 +187,7 @@ int capture_take(
 	struct host *h, struct sandbox *s, struct capture *c, uint64_t *since, struct err *e)
 {
 	_cleanup_(vmm_freep) struct vmm *v = NULL;
-	_cleanup_close_ int dir = open_dir(h, s, e);
+	_cleanup_close_ int dir = host_open_disk(h, s->info.id, e);
 	if (dir < 0)
 		return dir;
 	int rc = machine_vmm(h, s, &v, e);
@@ -221,11 +199,11 @@ int capture_take(
 	pthread_mutex_unlock(&h->lock);
 	if ((rc = sync_disk(dir, e)) < 0)
 		return rc;
-	machine_phase(&s->info, "sync", since);
+	sandbox_phase(&s->info, "sync", since);
 	c->stopped_ns = clock_monotonic_ns();
 	if ((rc = set_frozen(s, c, true, e)) < 0)
 		return err_prefix(e, rc, "quiesce the guest");
-	machine_phase(&s->info, "freeze", since);
+	sandbox_phase(&s->info, "freeze", since);
 	rc = fault_hit("capture.after_freeze", e);
 	if (rc == 0)
 		rc = stop_and_write(h, s, c, v, dir, since, e);
@@ -269,7 +247,7 @@ static int ingest(struct host *h, struct sandbox *s, struct capture *c, int dir,
 	if (rc == 0)
 		rc = s->full_next ? header_new_zero(
 					    (uint64_t)s->info.memory_mb << 20, c->image, &parent, e)
-				  : header_read(dir, BASE_HEADER, &parent, e);
+				  : header_read(dir, LINEAGE_FILE, &parent, e);
 	if (rc == 0)
 		rc = layer_ingest(
 			dir, STAGE_MEM, layers, c->layer, parent, c->image, &c->header, &stats, e);
@@ -287,10 +265,10 @@ static void fill_info(const struct host *h, const struct sandbox *s, const struc
 		.created_ns = clock_realtime_ns()};
 	snprintf(i->id, sizeof i->id, "%s", c->snapshot);
 	snprintf(i->parent, sizeof i->parent, "%s", s->parent);
-	snprintf(i->vmm_name, sizeof i->vmm_name, "%s", h->vmm.name);
-	snprintf(i->vmm_version, sizeof i->vmm_version, "%s", h->vmm.version);
-	snprintf(i->vmm_sha256, sizeof i->vmm_sha256, "%s", h->vmm.sha256);
-	snprintf(i->vmm_state, sizeof i->vmm_state, "%s", h->vmm.state);
+	snprintf(i->vmm_name, sizeof i->vmm_name, "%s", h->vmm->name);
+	snprintf(i->vmm_version, sizeof i->vmm_version, "%s", h->vmm->version);
+	snprintf(i->vmm_sha256, sizeof i->vmm_sha256, "%s", h->vmm->sha256);
+	snprintf(i->vmm_state, sizeof i->vmm_state, "%s", h->vmm->state);
 	snprintf(i->kernel_id, sizeof i->kernel_id, "%s", s->kernel_id);
 }
 
@@ -361,13 +339,13 @@ int capture_publish(
 {
 	struct snapshot_info info;
 	uint64_t tsc_khz = 0;
-	_cleanup_close_ int dir = open_dir(h, s, e);
+	_cleanup_close_ int dir = host_open_disk(h, s->info.id, e);
 	if (dir < 0)
 		return dir;
 	int rc = ingest_and_describe(h, s, c, dir, &tsc_khz, e);
 	if (rc < 0)
 		return rc;
-	machine_phase(&s->info, "layer", since);
+	sandbox_phase(&s->info, "layer", since);
 	if ((rc = fault_hit("capture.after_layer", e)) < 0)
 		return rc;
 	fill_info(h, s, c, &info);
@@ -382,7 +360,7 @@ int capture_publish(
 		e);
 	if (rc < 0)
 		return err_prefix(e, rc, "snapshot");
-	machine_phase(&s->info, "publish", since);
+	sandbox_phase(&s->info, "publish", since);
 	fill_row(h, s, c);
 	return 0;
 }
@@ -399,7 +377,7 @@ static bool layer_is_begun(const struct host *h, const char *layer)
 static bool is_settled(int dir, const char *layer)
 {
 	_cleanup_(header_freep) struct header *base = NULL;
-	if (header_read(dir, BASE_HEADER, &base, NULL) < 0)
+	if (header_read(dir, LINEAGE_FILE, &base, NULL) < 0)
 		return false;
 	for (uint32_t i = 0; i < base->n_layers; i++)
 		if (str_eq(base->layers[i], layer))
@@ -410,7 +388,7 @@ static bool is_settled(int dir, const char *layer)
 void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 {
 	struct err e = {0};
-	_cleanup_close_ int dir = open_dir(h, s, &e);
+	_cleanup_close_ int dir = host_open_disk(h, s->info.id, &e);
 	if (dir < 0) {
 		s->full_next = c->asked;
 		return;
@@ -423,11 +401,11 @@ void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 	// The VMM's answer may have been lost, not what it wrote; or it is a layer already.
 	bool named = file_exists(dir, SNAP_MEM) || file_exists(dir, STAGE_MEM) || c->header ||
 		     layer_is_begun(h, c->layer);
-	bool complete = c->taken || (named && !h->vmm.firecracker);
-	bool untouched = !c->asked || (!named && !h->vmm.firecracker);
+	bool complete = c->taken || (named && !h->vmm->firecracker);
+	bool untouched = !c->asked || (!named && !h->vmm->firecracker);
 	int rc = complete && !c->header ? ingest(h, s, c, dir, &e) : 0;
 	if (rc == 0 && complete)
-		rc = capture_write_base(h, s, c->header, &e);
+		rc = lineage_write(h, s, c->header, &e);
 	if (rc < 0)
 		log_warn("diff lost, the next snapshot will be a full one sandbox=%s error=%s",
 			s->info.id, e.text);

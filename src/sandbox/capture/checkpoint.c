@@ -6,7 +6,8 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "http/json.h"
-#include "sandbox/internal.h"
+#include "sandbox/capture/checkpoint.h"
+#include "sandbox/table/state.h"
 
 static void add_times(
 	json_t *data, const struct sandbox *s, const struct capture *c, uint64_t started)
@@ -15,7 +16,7 @@ static void add_times(
 	json_object_set_new(data, "duration_us",
 		json_integer((json_int_t)((clock_monotonic_ns() - started) / 1000)));
 	json_object_set_new(data, "stopped_us", json_integer((json_int_t)(stopped / 1000)));
-	json_object_set_new(data, "phases", machine_phases_json(&s->info));
+	json_object_set_new(data, "phases", sandbox_phases_json(&s->info));
 }
 
 // Whatever came of it, the operation is over and the row tells the lineage.
@@ -52,11 +53,11 @@ int checkpoint(struct host *h, struct sandbox *s, const struct checkpoint *k, co
 	s->full_next = full;
 	if (rc < 0)
 		return rc;
-	machine_phase(&s->info, "journal", &t);
+	sandbox_phase(&s->info, "journal", &t);
 	rc = capture_take(h, s, &c, &t, e);
 	if (rc == 0)
 		rc = capture_let_go(h, s, &c, e);
-	machine_phase(&s->info, "let_go", &t);
+	sandbox_phase(&s->info, "let_go", &t);
 	if (rc == 0)
 		rc = capture_publish(h, s, &c, &t, e);
 	capture_settle(h, s, &c);

@@ -7,7 +7,7 @@
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include "sandbox/internal.h"
+#include "sandbox/capture/early_write.h"
 
 #define EVERY_MS 10
 

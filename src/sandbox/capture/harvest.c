@@ -11,7 +11,8 @@
 #include "base/log.h"
 #include "disk/disk.h"
 #include "http/json.h"
-#include "sandbox/internal.h"
+#include "sandbox/capture/harvest.h"
+#include "sandbox/capture/capture.h"
 
 #define SNAP_RECORD "snap/working_set"
 #define SNAP_FIGURES "snap/pager.json"

@@ -15,7 +15,13 @@
 #include "base/log.h"
 #include "disk/disk.h"
 #include "disk/image.h"
-#include "sandbox/internal.h"
+#include "sandbox/life/create.h"
+#include "sandbox/life/end.h"
+#include "sandbox/machine/machine.h"
+#include "sandbox/table/bells.h"
+#include "sandbox/table/claim.h"
+#include "sandbox/table/state.h"
+#include "sandbox/table/turn.h"
 
 // What a new sandbox is made of; exactly one of the two is the machine's origin.
 struct origin {
@@ -49,7 +55,7 @@ static int from_image(struct host *h, const struct host_create *req, struct orig
 	o->boots = req->cold || i->vcpus != img->vcpus || i->memory_mb != img->memory_mb;
 	if (o->boots)
 		return 0;
-	if ((rc = freeze_find(h, img, frozen, e)) < 0)
+	if ((rc = source_find_prewarmed(h, img, frozen, e)) < 0)
 		return rc;
 	if (!frozen[0]) {
 		o->boots = true;
@@ -169,7 +175,7 @@ static int build(struct host *h, const struct host_create *req, struct sandbox *
 	int rc = store_op_begin(h, req->op_id, "create", s, hidden, e);
 	if (rc < 0 || (rc = fault_hit("create.after_journal", e)) < 0)
 		return rc;
-	machine_phase(&s->info, "journal", &t);
+	sandbox_phase(&s->info, "journal", &t);
 	const struct machine_plan plan = {.operation = "create",
 		.img = o->boots ? &o->img : NULL,
 		.src = o->boots ? NULL : &o->src,
@@ -190,11 +196,11 @@ static int build(struct host *h, const struct host_create *req, struct sandbox *
 	done.info.ends_at_ns = turn_ends_at(req->ends_at_ns, asked);
 	_cleanup_(json_decrefp) json_t *data = json_pack("{s:I, s:s, s:o}", "duration_us",
 		(json_int_t)((clock_monotonic_ns() - started) / 1000), "backend", done.info.backend,
-		"phases", machine_phases_json(&done.info));
+		"phases", sandbox_phases_json(&done.info));
 	struct store_event ev = {.kind = "running", .data = data};
 	if ((rc = store_commit(h, req->op_id, &done, &ev, e)) < 0)
 		return err_prefix(e, rc, "commit");
-	machine_phase(&done.info, "commit", &t);
+	sandbox_phase(&done.info, "commit", &t);
 	pthread_mutex_lock(&h->lock);
 	s->info = done.info;
 	h->creates++;

@@ -8,7 +8,12 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "net/sockets.h"
-#include "sandbox/internal.h"
+#include "sandbox/life/end.h"
+#include "sandbox/capture/harvest.h"
+#include "sandbox/capture/snapshots.h"
+#include "sandbox/table/bells.h"
+#include "sandbox/table/state.h"
+#include "sandbox/table/store.h"
 #include "shim/shim.h"
 
 int sandbox_free_resources(struct host *h, struct sandbox *s, bool keep_log)

@@ -7,7 +7,11 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "http/json.h"
-#include "sandbox/internal.h"
+#include "sandbox/life/create.h"
+#include "sandbox/capture/checkpoint.h"
+#include "sandbox/capture/snapshots.h"
+#include "sandbox/table/claim.h"
+#include "sandbox/table/turn.h"
 
 struct fork {
 	struct host *h;

@@ -10,7 +10,12 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "http/json.h"
-#include "sandbox/internal.h"
+#include "sandbox/capture/capture.h"
+#include "sandbox/capture/harvest.h"
+#include "sandbox/life/end.h"
+#include "sandbox/table/bells.h"
+#include "sandbox/table/claim.h"
+#include "sandbox/table/state.h"
 #include "shim/shim.h"
 
 static void set_state(struct host *h, struct sandbox *s, enum sandbox_state to, const char *why)
@@ -55,7 +60,7 @@ static int finish(struct host *h, struct sandbox *s, const char *op_id, struct c
 	int freed = sandbox_free_resources(h, s, true);
 	if (freed < 0)
 		return err_errno(e, freed, "paused, but not all of it could be freed");
-	machine_phase(&s->info, "free", since);
+	sandbox_phase(&s->info, "free", since);
 	fault_hit("pause.after_free", NULL);
 	struct sandbox done = *s;
 	sandbox_move(&done.info, SANDBOX_PAUSED, op_id);
@@ -66,7 +71,7 @@ static int finish(struct host *h, struct sandbox *s, const char *op_id, struct c
 	_cleanup_json_ json_t *data = json_pack("{s:I, s:I, s:I, s:o}", "duration_us",
 		(json_int_t)((clock_monotonic_ns() - started) / 1000), "memory_bytes",
 		(json_int_t)c->row.info.memory_bytes, "generation",
-		(json_int_t)done.info.generation, "phases", machine_phases_json(&done.info));
+		(json_int_t)done.info.generation, "phases", sandbox_phases_json(&done.info));
 	struct store_event ev = {.kind = "paused", .data = data};
 	struct err why = {0};
 	int committed = store_commit_snapshot(h, op_id, &done, &c->row, NULL, &ev, &why);
@@ -78,7 +83,7 @@ static int finish(struct host *h, struct sandbox *s, const char *op_id, struct c
 			rc = committed;
 		}
 	}
-	machine_phase(&done.info, "commit", since);
+	sandbox_phase(&done.info, "commit", since);
 	pthread_mutex_lock(&h->lock);
 	s->info = done.info;
 	s->full_next = false;
@@ -108,7 +113,7 @@ static int pause_steps(struct host *h, struct sandbox *s, const char *op_id, str
 		set_state(h, s, SANDBOX_RUNNING, "journal failed");
 		return rc;
 	}
-	machine_phase(&s->info, "journal", &t);
+	sandbox_phase(&s->info, "journal", &t);
 	rc = fault_hit("pause.after_journal", e);
 	if (rc == 0)
 		rc = capture_take(h, s, &c, &t, e);

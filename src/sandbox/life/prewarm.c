@@ -9,32 +9,15 @@
 #include "base/log.h"
 #include "disk/image.h"
 #include "envd/client.h"
-#include "sandbox/internal.h"
+#include "sandbox/life/prewarm.h"
+#include "sandbox/capture/capture.h"
+#include "sandbox/capture/snapshots.h"
+#include "sandbox/life/create.h"
+#include "sandbox/life/end.h"
+#include "sandbox/machine/reach.h"
+#include "sandbox/machine/source.h"
 
 #define WARM_MS 60000
-
-static void image_key(const struct host *h, const struct image_info *img, char out[65])
-{
-	_cleanup_strbuf_ struct strbuf b = {0};
-	strbuf_addf(&b, "%s %s %s %u %lu %lu %s %s %s %s", img->name, img->kernel_id,
-		img->rootfs_sha256, img->vcpus, img->memory_mb, img->disk_mb, img->boot_args,
-		h->vmm.name, h->vmm.state, h->vmm.sha256);
-	hash_sha256_hex(b.data ? b.data : "", b.len, out);
-}
-
-int freeze_find(
-	struct host *h, const struct image_info *img, char ret_snapshot[UUID_SIZE], struct err *e)
-{
-	char key[65];
-	_cleanup_free_ struct store_snapshot *list = NULL;
-	size_t n = 0;
-	image_key(h, img, key);
-	int rc = store_list_snapshots(h, "frozen", NULL, key, &list, &n, e);
-	if (rc < 0)
-		return rc;
-	snprintf(ret_snapshot, UUID_SIZE, "%s", n ? list[0].info.id : "");
-	return 0;
-}
 
 // What the first commands of every sandbox will need is in the guest's page cache already.
 static int warm_up(const struct sandbox *s, struct err *e)
@@ -85,16 +68,16 @@ static void drop_others(struct host *h, const char *template, const char *key)
 		log_warn("old frozen image is kept for now template=%s error=%s", template, e.text);
 }
 
-int freeze_image(struct host *h, const struct image_info *img, struct err *e)
+int prewarm_image(struct host *h, const struct image_info *img, struct err *e)
 {
 	char key[65], found[UUID_SIZE], token[SHA256_HEX_SIZE], journal[160];
 	_cleanup_(capture_done) struct capture c = {0};
 	unsigned char raw[32];
 	struct host_sandbox info;
-	int rc = freeze_find(h, img, found, e);
+	int rc = source_find_prewarmed(h, img, found, e);
 	if (rc < 0 || found[0])
 		return rc;
-	image_key(h, img, key);
+	source_image_key(h, img, key);
 	id_random_bytes(raw, sizeof raw);
 	id_hex(raw, sizeof raw, token);
 	struct host_create req = {.cold = true, .token = token};
@@ -139,5 +122,5 @@ int host_freeze(struct host *h, const char *template, struct err *e)
 {
 	struct image_info img;
 	int rc = image_load(h->data_dir, template, &img, e);
-	return rc < 0 ? rc : freeze_image(h, &img, e);
+	return rc < 0 ? rc : prewarm_image(h, &img, e);
 }

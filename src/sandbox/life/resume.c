@@ -11,7 +11,13 @@
 #include "base/log.h"
 #include "disk/image.h"
 #include "http/json.h"
-#include "sandbox/internal.h"
+#include "sandbox/capture/snapshots.h"
+#include "sandbox/life/end.h"
+#include "sandbox/machine/machine.h"
+#include "sandbox/table/bells.h"
+#include "sandbox/table/claim.h"
+#include "sandbox/table/state.h"
+#include "sandbox/table/turn.h"
 
 // The row of the sandbox as it is while it is being resumed.
 static int journal(struct host *h, const struct host_resume *req, struct sandbox *s, struct err *e)
@@ -61,7 +67,7 @@ static int commit(struct host *h, const struct host_resume *req, struct sandbox 
 	_cleanup_json_ json_t *data = json_pack("{s:I, s:s, s:I, s:o}", "duration_us",
 		(json_int_t)((clock_monotonic_ns() - started) / 1000), "backend", done.info.backend,
 		"generation", (json_int_t)done.info.generation, "phases",
-		machine_phases_json(&done.info));
+		sandbox_phases_json(&done.info));
 	struct store_event ev = {.kind = "resumed",
 		.cause = req->from[0]	  ? "rolled_back"
 			 : req->disk_only ? "disk_only"
@@ -72,7 +78,7 @@ static int commit(struct host *h, const struct host_resume *req, struct sandbox 
 		rc = store_commit(h, req->op_id, &done, &ev, e);
 	if (rc < 0)
 		return err_prefix(e, rc, "commit");
-	machine_phase(&done.info, "commit", since);
+	sandbox_phase(&done.info, "commit", since);
 	pthread_mutex_lock(&h->lock);
 	s->info = done.info;
 	s->retry_at_ns = 0;
@@ -98,7 +104,7 @@ static int resume_steps(struct host *h, const struct host_resume *req, struct sa
 		source_done(&src);
 		return rc;
 	}
-	machine_phase(&s->info, "journal", &t);
+	sandbox_phase(&s->info, "journal", &t);
 	const struct machine_plan plan = {.operation = "resume",
 		.img = req->disk_only ? &img : NULL,
 		.src = &src,

@@ -3,7 +3,7 @@
 #include "base/log.h"
 #include "disk/disk.h"
 #include "disk/image.h"
-#include "sandbox/internal.h"
+#include "sandbox/machine/source.h"
 
 int host_templates(struct host *h, struct host_template **ret, size_t *ret_n, struct err *e)
 {
@@ -24,7 +24,7 @@ int host_templates(struct host *h, struct host_template **ret, size_t *ret_n, st
 		snprintf(t->kind, sizeof t->kind, "base");
 		snprintf(t->kernel_id, sizeof t->kernel_id, "%s", img->kernel_id);
 		char frozen[UUID_SIZE] = "";
-		t->frozen = freeze_find(h, img, frozen, NULL) == 0 && frozen[0];
+		t->frozen = source_find_prewarmed(h, img, frozen, NULL) == 0 && frozen[0];
 		t->vcpus = img->vcpus;
 		t->memory_mb = (unsigned)img->memory_mb;
 		t->min_memory_mb = (unsigned)img->min_memory_mb;

@@ -9,7 +9,7 @@
 #include "base/paths.h"
 #include "base/proc.h"
 #include "http/json.h"
-#include "sandbox/internal.h"
+#include "sandbox/machine/vmm_choice.h"
 #include "shim/shim.h"
 
 #define QEMU "/usr/bin/qemu-system-x86_64"
@@ -129,12 +129,12 @@ int vmm_runtime_build(struct host *h, struct err *e)
 	_cleanup_free_ char *hook = paths_find("ramhook.so"), *hook_pair = NULL;
 	_cleanup_free_ char **files = NULL;
 	_cleanup_free_ char *pager = paths_find("stasis-pager");
-	const char *extra[32], *programs[4] = {h->vmm.program, pager};
+	const char *extra[32], *programs[4] = {h->vmm->program, pager};
 	if (!pager)
 		return err_set(
 			e, ERR_INTERNAL, "stasis-pager not found: run make, or make install");
 	size_t n = 0;
-	if (!h->vmm.firecracker) {
+	if (!h->vmm->firecracker) {
 		if (!(files = shim_qemu_extra_files()))
 			return err_errno(e, ENOMEM, "runtime");
 		programs[2] = QEMU;
@@ -151,7 +151,7 @@ int vmm_runtime_build(struct host *h, struct err *e)
 
 int vmm_identify(struct host *h, struct err *e)
 {
-	struct vmm_choice *c = &h->vmm;
+	struct vmm_choice *c = h->vmm;
 	const char *argv[] = {c->program, "--snapshot-version", NULL};
 	const char *writer = c->firecracker ? c->program : QEMU;
 	_cleanup_strbuf_ struct strbuf text = {0};
@@ -164,16 +164,17 @@ int vmm_identify(struct host *h, struct err *e)
 	snprintf(c->name, sizeof c->name, "%s", c->firecracker ? "firecracker" : "fcqemu");
 	if ((rc = hash_sha256_file_hex(AT_FDCWD, writer, c->sha256)) < 0)
 		return err_errno(e, rc, "%s", writer);
-	h->tsc_khz = c->firecracker || c->kvm ? 0 : c->tsc_khz;
+	if (c->firecracker || c->kvm)
+		c->tsc_khz = 0; // the processor scales
 	return 0;
 }
 
 int vmm_state_tsc_khz(const struct host *h, const char *path, uint64_t *ret, struct err *e)
 {
 	*ret = 0;
-	if (h->vmm.firecracker)
+	if (h->vmm->firecracker)
 		return 0; // the processor scales
-	const char *argv[] = {h->vmm.program, "--describe-snapshot", path, NULL};
+	const char *argv[] = {h->vmm->program, "--describe-snapshot", path, NULL};
 	_cleanup_strbuf_ struct strbuf text = {0};
 	_cleanup_json_ json_t *j = NULL;
 	int rc = proc_run(argv, NULL, 0, PROBE_MS, &text, e);
@@ -188,18 +189,18 @@ int vmm_state_tsc_khz(const struct host *h, const char *path, uint64_t *ret, str
 void vmm_argv(const struct host *h, const char *argv[16])
 {
 	size_t n = 0;
-	argv[n++] = h->vmm.firecracker ? JAIL_BIN "/firecracker" : JAIL_BIN "/fcqemu";
+	argv[n++] = h->vmm->firecracker ? JAIL_BIN "/firecracker" : JAIL_BIN "/fcqemu";
 	argv[n++] = "--api-sock";
 	argv[n++] = JAIL_API_SOCK;
 	argv[n++] = "--id";
 	argv[n++] = "sandbox"; // not its id: every user of the host may read arguments
-	if (!h->vmm.firecracker) {
+	if (!h->vmm->firecracker) {
 		argv[n++] = "--qemu";
 		argv[n++] = QEMU;
 		argv[n++] = "--ramhook";
 		argv[n++] = JAIL_LIB "/ramhook.so";
 		argv[n++] = "--accel";
-		argv[n++] = h->vmm.kvm ? "kvm" : "tcg";
+		argv[n++] = h->vmm->kvm ? "kvm" : "tcg";
 	}
 	argv[n] = NULL;
 }

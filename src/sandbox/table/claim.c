@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // An operation is done once: asked for again, also after a restart, it has the same answer.
 #include <string.h>
-#include "sandbox/internal.h"
+#include "sandbox/table/claim.h"
+#include "sandbox/table/store.h"
 
 int operation_told(struct host *h, const char *op_id, const char *id, struct err *e)
 {

@@ -2,8 +2,9 @@
 // The life cycle as a table (docs/architecture.md, section 6).
 #include <assert.h>
 #include <string.h>
+#include "base/clock.h"
 #include "base/log.h"
-#include "sandbox/internal.h"
+#include "sandbox/table/state.h"
 
 #define TO(s) (1u << SANDBOX_##s)
 
@@ -54,4 +55,24 @@ void host_event_done(struct host_event *ev)
 {
 	json_decref(ev->data);
 	ev->data = NULL;
+}
+
+void sandbox_phase(struct host_sandbox *i, const char *name, uint64_t *since)
+{
+	uint64_t now = clock_monotonic_ns();
+	if (i->n_phases < HOST_MAX_PHASES) {
+		struct host_phase *p = &i->phases[i->n_phases++];
+		snprintf(p->name, sizeof p->name, "%s", name);
+		p->us = (now - *since) / 1000;
+	}
+	*since = now;
+}
+
+json_t *sandbox_phases_json(const struct host_sandbox *i)
+{
+	json_t *a = json_array();
+	for (unsigned k = 0; k < i->n_phases; k++)
+		json_array_append_new(
+			a, json_pack("[s, I]", i->phases[k].name, (json_int_t)i->phases[k].us));
+	return a;
 }

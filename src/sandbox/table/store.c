@@ -3,7 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "http/json.h"
-#include "sandbox/internal.h"
+#include "sandbox/table/store.h"
 
 extern const struct embed host_migrations[]; // sql/host, by tools/embed.py
 

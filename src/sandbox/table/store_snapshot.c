@@ -2,7 +2,7 @@
 // Rows of snapshots. They are added together with the sandbox that changes by it
 // (store_commit_snapshot).
 #include "base/clock.h"
-#include "sandbox/internal.h"
+#include "sandbox/table/store.h"
 
 struct rows {
 	struct store_snapshot *list;

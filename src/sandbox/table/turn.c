@@ -6,7 +6,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
-#include "sandbox/internal.h"
+#include "sandbox/table/turn.h"
 
 bool turn_join(struct host *h, struct sandbox *s)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Start, stop, the table of sandboxes, and the questions that need no machine.
+// The host is opened and closed.
 #include "sandbox/host.h"
 #include <fcntl.h>
 #include <inttypes.h>
@@ -13,7 +13,12 @@
 #include "base/paths.h"
 #include "disk/disk.h"
 #include "disk/image.h"
-#include "sandbox/internal.h"
+#include "sandbox/machine/vmm_choice.h"
+#include "sandbox/table/bells.h"
+#include "sandbox/table/store.h"
+#include "sandbox/watch/monitor.h"
+#include "sandbox/watch/recover.h"
+#include "sandbox/watch/upkeep.h"
 
 #define DEFAULT_RANGE "10.213.0.0/16"
 #define DEFAULT_MAX 200u
@@ -22,71 +27,6 @@
 // at work. Measured, CPU of a resume with 24 at once: 0.31 s with 1, 0.27 to 0.38 with 2, 0.34 to
 // 0.37 with 3, 0.56 without a limit; of a create 0.27 to 0.35, and 0.40 without.
 #define STARTS_PER_CPU 2u
-
-static struct sandbox **bucket(struct host *h, const char *id)
-{
-	uint32_t x = 2166136261u; // FNV-1a
-	for (; *id; id++)
-		x = (x ^ (unsigned char)*id) * 16777619u;
-	return &h->buckets[x % HOST_BUCKETS];
-}
-
-struct sandbox *host_find(struct host *h, const char *id)
-{
-	struct sandbox *s = *bucket(h, id);
-	while (s && strcmp(s->info.id, id) != 0)
-		s = s->next;
-	return s;
-}
-
-int host_insert(struct host *h, struct sandbox *s)
-{
-	if (host_find(h, s->info.id))
-		return -EEXIST;
-	struct sandbox **b = bucket(h, s->info.id);
-	s->next = *b;
-	*b = s;
-	h->n_sandboxes++;
-	return 0;
-}
-
-void host_remove(struct host *h, struct sandbox *s)
-{
-	struct sandbox **p = bucket(h, s->info.id);
-	while (*p != s)
-		p = &(*p)->next;
-	*p = s->next;
-	h->n_sandboxes--;
-	safe_close(s->pidfd);
-	free(s);
-}
-
-void host_release(struct host *h, struct sandbox *s)
-{
-	s->operation = NULL;
-	pthread_cond_broadcast(&h->changed);
-}
-
-int host_run_path(const struct host *h, const char *id, char out[512])
-{
-	return str_format(out, 512, "%s/%s", h->run_dir, id);
-}
-
-int host_disk_path(const struct host *h, const char *id, const char *file, char out[512])
-{
-	return str_format(out, 512, "%s/sandboxes/%s%s%s", h->data_dir, id, file ? "/" : "",
-		file ? file : "");
-}
-
-unsigned host_live(const struct host *h)
-{
-	unsigned n = 0;
-	for (size_t b = 0; b < HOST_BUCKETS; b++)
-		for (const struct sandbox *s = h->buckets[b]; s; s = s->next)
-			n += s->starts ||
-			     (s->info.state != SANDBOX_STOPPED && s->info.state != SANDBOX_PAUSED);
-	return n;
-}
 
 static int make_dirs(struct host *h, struct err *e)
 {
@@ -164,6 +104,7 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	h->max_sandboxes = cfg->max_sandboxes ? cfg->max_sandboxes : DEFAULT_MAX;
 	h->data_dir = strdup(cfg->data_dir);
 	h->run_dir = strdup(cfg->run_dir);
+	h->vmm = calloc(1, sizeof *h->vmm);
 	h->shim_program = paths_find("stasis-shim");
 
 	struct host_config full = *cfg;
@@ -171,7 +112,7 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	int rc = -ENOMEM;
 	full.slot_range = cfg->slot_range ? cfg->slot_range : DEFAULT_RANGE;
 	full.warm_slots = cfg->warm_slots ? cfg->warm_slots : DEFAULT_WARM;
-	if (!h->data_dir || !h->run_dir) {
+	if (!h->data_dir || !h->run_dir || !h->vmm) {
 		err_errno(e, ENOMEM, "host");
 		goto fail;
 	}
@@ -191,7 +132,7 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	if ((rc = lock_dir(h->data_fd, "lock", "data", h->data_dir, &h->lock_fd, e)) < 0)
 		goto fail;
 	if ((rc = make_dirs(h, e)) < 0 || (rc = lock_run_dir(h, e)) < 0 ||
-		(rc = store_open(h, e)) < 0 || (rc = vmm_choose(cfg, &h->vmm, e)) < 0 ||
+		(rc = store_open(h, e)) < 0 || (rc = vmm_choose(cfg, h->vmm, e)) < 0 ||
 		(rc = vmm_runtime_build(h, e)) < 0 || (rc = vmm_identify(h, e)) < 0 ||
 		(rc = monitor_start(h, e)) < 0 || (rc = host_recover(h, &full, e)) < 0 ||
 		(!cfg->alone && (rc = upkeep_start(h, e)) < 0))
@@ -258,6 +199,7 @@ struct host *host_close(struct host *h, bool kill_all)
 	safe_close(h->lock_fd);
 	safe_close(h->data_fd);
 	free(h->runtime_dir);
+	free(h->vmm);
 	free(h->shim_program);
 	free(h->data_dir);
 	free(h->run_dir);
@@ -271,239 +213,4 @@ struct host *host_close(struct host *h, bool kill_all)
 	pthread_mutex_destroy(&h->event_lock);
 	free(h);
 	return NULL;
-}
-
-static void fill_disk_usage(const struct host *h, struct host_sandbox *s)
-{
-	char path[128];
-	int rc = s->state == SANDBOX_PAUSED
-			 ? str_format(path, sizeof path, "snapshots/%s/disk.img", s->snapshot)
-			 : str_format(path, sizeof path, "sandboxes/%s/rootfs.img", s->id);
-	if (s->state == SANDBOX_STOPPED || rc < 0 ||
-		disk_usage(h->data_fd, path, &s->disk_bytes) < 0)
-		s->disk_bytes = 0;
-}
-
-int host_get(struct host *h, const char *id, struct host_sandbox *ret, struct err *e)
-{
-	pthread_mutex_lock(&h->lock);
-	struct sandbox *s = host_find(h, id);
-	if (s && s->hidden)
-		s = NULL;
-	if (s)
-		*ret = s->info;
-	pthread_mutex_unlock(&h->lock);
-	if (!s)
-		return err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
-	fill_disk_usage(h, ret);
-	return 0;
-}
-
-int host_address(struct host *h, const char *id, char out[48], struct err *e)
-{
-	int rc = 0;
-	pthread_mutex_lock(&h->lock);
-	struct sandbox *s = host_find(h, id);
-	if (!s)
-		rc = err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
-	else if (s->info.state != SANDBOX_RUNNING)
-		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", id,
-			sandbox_state_name(s->info.state));
-	else
-		snprintf(out, 48, "%s", s->info.address);
-	pthread_mutex_unlock(&h->lock);
-	return rc;
-}
-
-int host_list(struct host *h, struct host_sandbox **ret, size_t *ret_n, struct err *e)
-{
-	pthread_mutex_lock(&h->lock);
-	size_t n = 0;
-	struct host_sandbox *list = calloc(h->n_sandboxes + 1u, sizeof *list);
-	for (size_t i = 0; list && i < HOST_BUCKETS; i++)
-		for (struct sandbox *s = h->buckets[i]; s; s = s->next)
-			if (s->info.state != SANDBOX_STOPPED && !s->hidden)
-				list[n++] = s->info;
-	pthread_mutex_unlock(&h->lock);
-	if (!list)
-		return err_errno(e, ENOMEM, "list of sandboxes");
-	for (size_t i = 0; i < n; i++)
-		fill_disk_usage(h, &list[i]);
-	*ret = list;
-	*ret_n = n;
-	return 0;
-}
-
-// One of the two settings of a time-out that the monitor goes by: ends_at_ns or on_timeout,
-// whichever is given. They are in the row before they count.
-static int set_timeout(struct host *h, const char *op_id, const char *id,
-	const uint64_t *ends_at_ns, const enum on_timeout *on_timeout, struct err *e)
-{
-	struct sandbox copy;
-	pthread_mutex_lock(&h->lock);
-	struct sandbox *s = host_find(h, id);
-	int rc = 0;
-	bool fits = s && (s->info.state == SANDBOX_RUNNING ||
-				 (on_timeout && s->info.state == SANDBOX_PAUSED));
-	if (!s || (on_timeout && s->hidden))
-		rc = err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
-	else if (!fits || s->operation)
-		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", id,
-			s->operation ? s->operation : sandbox_state_name(s->info.state));
-	if (rc == 0) {
-		s->operation = on_timeout ? "set_on_timeout" : "set_timeout";
-		copy = *s;
-	}
-	pthread_mutex_unlock(&h->lock);
-	if (rc < 0)
-		return rc;
-	if (ends_at_ns)
-		copy.info.ends_at_ns = *ends_at_ns;
-	if (on_timeout)
-		copy.info.on_timeout = *on_timeout;
-	struct store_event ev = {.kind = on_timeout ? "on_timeout_set" : "timeout_set"};
-	rc = store_commit(h, op_id, &copy, &ev, e);
-	pthread_mutex_lock(&h->lock);
-	if (rc == 0) {
-		s->info.ends_at_ns = copy.info.ends_at_ns;
-		s->info.on_timeout = copy.info.on_timeout;
-	}
-	host_release(h, s);
-	pthread_mutex_unlock(&h->lock);
-	monitor_wake(h);
-	return rc;
-}
-
-int host_set_timeout(
-	struct host *h, const char *op_id, const char *id, uint64_t ends_at_ns, struct err *e)
-{
-	return set_timeout(h, op_id, id, &ends_at_ns, NULL, e);
-}
-
-int host_set_on_timeout(struct host *h, const char *op_id, const char *id,
-	enum on_timeout on_timeout, struct err *e)
-{
-	int told = operation_told(h, op_id, id, e);
-	if (told != 0)
-		return MIN(told, 0);
-	return set_timeout(h, op_id, id, NULL, &on_timeout, e);
-}
-
-int host_open_log(struct host *h, const char *id, int *ret_fd, struct err *e)
-{
-	char path[512];
-	if (!id_is_sandbox(id) || host_disk_path(h, id, "console.log", path) < 0)
-		return err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0)
-		return err_set(e, ERR_NOT_FOUND, "no console log of sandbox '%s'", id);
-	*ret_fd = fd;
-	return 0;
-}
-
-int host_events(struct host *h, uint64_t after, size_t max, int wait_ms, struct host_event **ret,
-	size_t *ret_n, struct err *e)
-{
-	uint64_t end = clock_monotonic_ns() + (uint64_t)MAX(wait_ms, 0) * NSEC_PER_MSEC;
-	struct timespec until = {(time_t)(end / NSEC_PER_SEC), (long)(end % NSEC_PER_SEC)};
-	pthread_mutex_lock(&h->event_lock);
-	while (wait_ms > 0 && h->last_event <= after && !h->closing)
-		if (pthread_cond_timedwait(&h->event_added, &h->event_lock, &until) == ETIMEDOUT)
-			break;
-	bool closing = h->closing;
-	pthread_mutex_unlock(&h->event_lock);
-	if (closing)
-		return err_set(e, ERR_UNAVAILABLE, "the server is stopping");
-	return store_events(h, MIN(after, (uint64_t)INT64_MAX), max, ret, ret_n, e);
-}
-
-int host_ack_events(struct host *h, uint64_t upto, struct err *e)
-{
-	pthread_mutex_lock(&h->event_lock);
-	uint64_t last = h->last_event;
-	pthread_mutex_unlock(&h->event_lock);
-	if (upto > last)
-		return err_set(e, ERR_INVALID,
-			"event %" PRIu64 " is yet to come: the last is %" PRIu64, upto, last);
-	return store_ack(h, upto, e);
-}
-
-static bool volume_ok(struct host *h, char *reason, size_t size)
-{
-	struct volume_info v;
-	struct err e = {0};
-	if (volume_open(h->data_dir, &v, &e) == 0)
-		return true;
-	snprintf(reason, size, "%s", e.text);
-	return false;
-}
-
-int host_info(struct host *h, struct host_info *ret, struct err *e)
-{
-	struct host_info i = {0};
-	struct statvfs fs;
-	struct sysinfo si;
-	snprintf(i.version, sizeof i.version, "%s", STASIS_VERSION);
-	snprintf(i.vmm, sizeof i.vmm, "%s", h->vmm.version);
-	snprintf(i.isolation, sizeof i.isolation, "%s", h->vmm.kvm ? "kvm" : "emulated");
-	snprintf(i.journal_id, sizeof i.journal_id, "%s", h->journal_id);
-	pthread_mutex_lock(&h->event_lock);
-	i.last_event = h->last_event;
-	pthread_mutex_unlock(&h->event_lock);
-	i.cpus = (unsigned)get_nprocs();
-	i.max_sandboxes = h->max_sandboxes;
-	i.volume_ok = volume_ok(h, i.volume_reason, sizeof i.volume_reason);
-	if (sysinfo(&si) == 0)
-		i.memory_mb = (uint64_t)si.totalram * si.mem_unit >> 20;
-	if (fstatvfs(h->data_fd, &fs) == 0) {
-		i.disk_total = (uint64_t)fs.f_blocks * fs.f_frsize;
-		i.disk_free = (uint64_t)fs.f_bavail * fs.f_frsize;
-	}
-	slot_pool_stats(h->slots, &i.slots_ready, &i.slots_taken);
-	pthread_mutex_lock(&h->lock);
-	for (size_t b = 0; b < HOST_BUCKETS; b++)
-		for (struct sandbox *s = h->buckets[b]; s; s = s->next)
-			i.running += s->info.state == SANDBOX_RUNNING;
-	pthread_mutex_unlock(&h->lock);
-	*ret = i;
-	return 0;
-}
-
-int host_metrics(struct host *h, struct strbuf *out, struct err *e)
-{
-	struct host_info i;
-	int rc = host_info(h, &i, e);
-	if (rc < 0)
-		return rc;
-	pthread_mutex_lock(&h->lock);
-	uint64_t creates = h->creates, failures = h->create_failures, destroys = h->destroys,
-		 ends = h->guest_ends, pauses = h->pauses, resumes = h->resumes, forks = h->forks;
-	const struct pager_figures pager = h->pager;
-	pthread_mutex_unlock(&h->lock);
-	strbuf_addf(out,
-		"# TYPE stasis_host_creates_total counter\nstasis_host_creates_total %lu\n"
-		"# TYPE stasis_host_create_failures_total counter\n"
-		"stasis_host_create_failures_total %lu\n"
-		"# TYPE stasis_host_destroys_total counter\nstasis_host_destroys_total %lu\n"
-		"# TYPE stasis_host_guest_ends_total counter\nstasis_host_guest_ends_total %lu\n"
-		"# TYPE stasis_host_slots_ready gauge\nstasis_host_slots_ready %u\n"
-		"# TYPE stasis_host_slots_taken gauge\nstasis_host_slots_taken %u\n"
-		"# TYPE stasis_host_disk_free_bytes gauge\nstasis_host_disk_free_bytes %lu\n",
-		creates, failures, destroys, ends, i.slots_ready, i.slots_taken, i.disk_free);
-	unsigned inside;
-	size_t in_line;
-	gate_count(&h->gate, &inside, &in_line);
-	strbuf_addf(out,
-		"# TYPE stasis_host_starts gauge\n"
-		"stasis_host_starts{state=\"under_way\"} %u\n"
-		"stasis_host_starts{state=\"waiting\"} %zu\n",
-		inside, in_line);
-	strbuf_addf(out,
-		"# TYPE stasis_host_pauses_total counter\nstasis_host_pauses_total %lu\n"
-		"# TYPE stasis_host_resumes_total counter\nstasis_host_resumes_total %lu\n"
-		"# TYPE stasis_host_forks_total counter\nstasis_host_forks_total %lu\n",
-		pauses, resumes, forks);
-	// Pagers tell their figures a while after the start of their sandbox and at its pause.
-	harvest_metrics(&pager, out);
-	return strbuf_check(out);
 }

@@ -8,29 +8,14 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "sandbox/internal.h"
+#include "sandbox/life/end.h"
+#include "sandbox/table/bells.h"
+#include "sandbox/table/state.h"
+#include "sandbox/table/store.h"
+#include "sandbox/watch/monitor.h"
 
 #define HOUR_NS (3600ull * NSEC_PER_SEC)
 #define RETRY_NS (30 * NSEC_PER_SEC) // of an end by time-out that failed
-
-void monitor_watch(struct host *h, struct sandbox *s)
-{
-	struct epoll_event ev = {.events = EPOLLIN | EPOLLONESHOT, .data.fd = s->pidfd};
-	if (!s->watched && epoll_ctl(h->epoll_fd, EPOLL_CTL_ADD, s->pidfd, &ev) == 0)
-		s->watched = true;
-}
-
-void monitor_unwatch(struct host *h, struct sandbox *s)
-{
-	if (s->watched)
-		epoll_ctl(h->epoll_fd, EPOLL_CTL_DEL, s->pidfd, NULL);
-	s->watched = false;
-}
-
-void monitor_wake(struct host *h)
-{
-	eventfd_write(h->wake_fd, 1);
-}
 
 // The sandbox of an ended shim, claimed; NULL when an operation has it (which then sees the end
 // itself).

@@ -16,7 +16,13 @@
 #include "base/log.h"
 #include "base/proc.h"
 #include "http/json.h"
-#include "sandbox/internal.h"
+#include "sandbox/capture/capture.h"
+#include "sandbox/capture/snapshots.h"
+#include "sandbox/life/end.h"
+#include "sandbox/machine/reach.h"
+#include "sandbox/table/bells.h"
+#include "sandbox/table/store.h"
+#include "sandbox/watch/recover.h"
 #include "shim/shim.h"
 
 // What the journal says of the sandbox's open operation.

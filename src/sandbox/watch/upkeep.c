@@ -18,7 +18,12 @@
 #include "base/log.h"
 #include "disk/disk.h"
 #include "disk/image.h"
-#include "sandbox/internal.h"
+#include "sandbox/capture/harvest.h"
+#include "sandbox/capture/snapshots.h"
+#include "sandbox/life/prewarm.h"
+#include "sandbox/machine/lineage.h"
+#include "sandbox/table/store.h"
+#include "sandbox/watch/upkeep.h"
 #include "shim/shim.h"
 #include "snapshot/collect.h"
 #include "snapshot/layer.h"
@@ -198,7 +203,7 @@ static void merge_base(struct host *h, const char *id)
 	if (!ours)
 		return;
 	if (header_read(h->data_fd, path, &now, &e) == 0 && str_eq(now->image, from->image))
-		rc = capture_write_base(h, s, to, &e);
+		rc = lineage_write(h, s, to, &e);
 	if (rc == 0)
 		log_merge("sandbox", id, from, to);
 	if (rc < 0)
@@ -270,7 +275,7 @@ static void freeze_images(struct upkeep *u)
 		return;
 	int rc = image_list(u->h->data_dir, &images, &n, &damaged, &e);
 	for (size_t i = 0; rc == 0 && i < n; i++)
-		rc = freeze_image(u->h, &images[i], &e);
+		rc = prewarm_image(u->h, &images[i], &e);
 	if (rc < 0) {
 		log_warn("base image not frozen, its sandboxes boot error=%s", e.text);
 		u->freeze_after_ns = clock_monotonic_ns() + FREEZE_RETRY_NS;
@@ -326,14 +331,6 @@ int upkeep_start(struct host *h, struct err *e)
 		return err_errno(e, rc, "upkeep thread");
 	h->upkeep_started = true;
 	return 0;
-}
-
-void upkeep_wake(struct host *h)
-{
-	pthread_mutex_lock(&h->upkeep_lock);
-	h->upkeep_due = true;
-	pthread_cond_signal(&h->upkeep_wake);
-	pthread_mutex_unlock(&h->upkeep_lock);
 }
 
 void upkeep_stop(struct host *h)

@@ -6,7 +6,8 @@
 #include <fcntl.h>
 #include <string.h>
 #include "base/file.h"
-#include "sandbox/internal.h"
+#include "sandbox/table/store.h"
+#include "sandbox/table/state.h"
 
 static char dir[64];
 

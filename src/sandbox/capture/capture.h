@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a running sandbox becomes a snapshot.
+#pragma once
+#include "http/client.h"
+#include "sandbox/table/store.h"
+#include "snapshot/store.h"
+
+struct capture {
+	char snapshot[UUID_SIZE], layer[UUID_SIZE], image[UUID_SIZE];
+	const char *kind; // of the snapshot's row
+	const char *image_key;
+	bool went_on;	       // the guest runs again
+	bool asked;	       // the VMM was told to write: its tracking may be reset
+	bool taken;	       // memory and state are complete, in the sandbox's directory
+	struct header *header; // of the image, once its layer is published
+	struct store_snapshot row;
+	uint64_t stopped_ns, went_on_ns; // CLOCK_MONOTONIC
+	struct http_client *agent;	 // the guest's, kept from freeze to thaw
+};
+void capture_done(struct capture *c);
+// Chooses the ids and gives the text that goes into the journal before anything is done.
+// snapshot NULL: a new id. full: the sandbox's full_next.
+int capture_init(
+	struct capture *c, const char *kind, const char *snapshot, bool full, char journal[160]);
+// Guest quiesced and stopped, its dirty memory, device state and disk put beside its disk. The
+// guest is left stopped. On error it was let go again.
+int capture_take(
+	struct host *h, struct sandbox *s, struct capture *c, uint64_t *since, struct err *e);
+// The guest goes on: stopped VMM resumed, processes thawed. On its own clock.
+int capture_let_go(struct host *h, struct sandbox *s, struct capture *c, struct err *e);
+// Layer and snapshot made durable, c->row filled in. On error the snapshot does not exist.
+int capture_publish(
+	struct host *h, struct sandbox *s, struct capture *c, uint64_t *since, struct err *e);
+// After any end that left the sandbox running: the diff becomes part of its lineage (base.hdr), or
+// s->full_next is set. Removes what is left over. The caller commits the row.
+void capture_settle(struct host *h, struct sandbox *s, struct capture *c);
+
+// Takes a file that the jail wrote: a regular one, with no other name, root's from now on. The
+// jail's processes may still hold it open; what they change later does not match its checksums.
+int capture_take_file(int dir, const char *from, const char *to, struct err *e);

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "sandbox/table/table.h"
+
+// In a sandbox's directory: what its pager is to load ahead.
+#define WORKING_SET "working_set"
+
+// Takes the record that the pager left, for later resumes, and adds its figures to the host's. The
+// sandbox is claimed.
+void harvest(struct host *h, struct sandbox *s);
+// In Prometheus's text format.
+void harvest_metrics(const struct pager_figures *f, struct strbuf *out);

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sandbox/capture/snapshots.h"
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "base/log.h"
+#include "disk/disk.h"
+#include "sandbox/table/bells.h"
+
+int snapshot_drop(struct host *h, const char *op_id, const char *id, const struct store_event *ev,
+	struct err *e)
+{
+	// A create that has read it must have opened its files.
+	pthread_rwlock_wrlock(&h->layers_lock);
+	int rc = snapshot_delete(h->data_fd, id, e);
+	pthread_rwlock_unlock(&h->layers_lock);
+	if (rc == 0)
+		rc = store_drop_snapshot(h, op_id, id, ev, e);
+	upkeep_wake(h);
+	return rc;
+}
+
+void sandbox_drop_pauses(struct host *h, const char *id)
+{
+	_cleanup_free_ struct store_snapshot *list = NULL;
+	size_t n = 0;
+	struct err e = {0};
+	int rc = store_list_snapshots(h, "pause", id, NULL, &list, &n, &e);
+	for (size_t i = 0; rc == 0 && i < n; i++)
+		rc = snapshot_drop(h, NULL, list[i].info.id, NULL, &e);
+	if (rc < 0)
+		log_warn("snapshot of a pause is kept for now sandbox=%s error=%s", id, e.text);
+}
+
+// A copy of a small file beside the others of its snapshot, not synced yet.
+static int copy_file(
+	struct host *h, const char *from, const char *to, const char *name, struct err *e)
+{
+	char src[128], dst[128];
+	snprintf(src, sizeof src, "snapshots/%.36s/%s", from, name);
+	snprintf(dst, sizeof dst, "snapshots/%.36s.%s", to, name);
+	unlinkat(h->data_fd, dst, 0);
+	int rc = disk_clone(h->data_fd, src, dst, 0, NULL, e);
+	if (rc == 0 && fchmodat(h->data_fd, dst, 0444, 0) < 0)
+		rc = err_errno(e, errno, "%s", dst);
+	return rc;
+}
+
+int snapshot_copy(struct host *h, const struct source *src, const char *id, enum snapshot_kind kind,
+	struct err *e)
+{
+	static const char *const names[] = {"vmstate", "disk.img", "working_set"};
+	struct snapshot_info info = src->info;
+	char part[3][64];
+	int rc = 0;
+	size_t n = src->working_set ? 3 : 2;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		snprintf(part[i], sizeof part[i], "snapshots/%.36s.%s", id, names[i]);
+	for (size_t i = 0; rc == 0 && i < n; i++)
+		rc = copy_file(h, src->info.id, id, names[i], e);
+	if (rc == 0 && fchmodat(h->data_fd, part[1], 0600, 0) < 0)
+		rc = err_errno(e, errno, "%s", part[1]);
+	if (rc == 0) {
+		snprintf(info.id, sizeof info.id, "%s", id);
+		snprintf(info.parent, sizeof info.parent, "%s", src->info.id);
+		info.kind = kind;
+		rc = snapshot_write(h->data_fd, &info, src->header,
+			&(struct snapshot_files){.dirfd = h->data_fd,
+				.vmstate = part[0],
+				.disk = part[1],
+				.working_set = n == 3 ? part[2] : NULL},
+			e);
+	}
+	for (size_t i = 0; rc < 0 && i < ARRAY_SIZE(names); i++)
+		unlinkat(h->data_fd, part[i], 0);
+	return rc;
+}

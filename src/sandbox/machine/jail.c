@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sandbox/machine/jail.h"
+#include <string.h>
+#include "sandbox/machine/vmm_choice.h"
+#include "shim/shim.h"
+
+#define SHIM_START_MS 20000
+
+// Layers that a jail can be given; a chain is merged long before it is this long.
+#define LAYERS_MAX 100u
+
+struct jail {
+	char *paths[2 * LAYERS_MAX + 16]; // owned
+	size_t n_paths;
+	struct shim_bind binds[2 * LAYERS_MAX + 8];
+	size_t n_binds;
+	bool failed;
+};
+
+static void jail_done(struct jail *j)
+{
+	for (size_t i = 0; i < j->n_paths; i++)
+		free(j->paths[i]);
+}
+
+static const char *own(struct jail *j, char *text)
+{
+	if (!text || j->n_paths == ARRAY_SIZE(j->paths)) {
+		free(text);
+		j->failed = true;
+		return NULL;
+	}
+	return j->paths[j->n_paths++] = text;
+}
+
+// Both are taken over.
+static void bind_to(struct jail *j, char *source, char *target, bool writable)
+{
+	const char *from = own(j, source), *to = own(j, target);
+	if (j->n_binds == ARRAY_SIZE(j->binds))
+		j->failed = true;
+	else if (!j->failed)
+		j->binds[j->n_binds++] =
+			(struct shim_bind){.source = from, .target = to, .writable = writable};
+}
+
+static void bind_layers(
+	struct jail *j, const struct host *h, const struct sandbox *s, const struct source *src)
+{
+	const struct header *hd = src->header;
+	bind_to(j, str_printf("%s/sandboxes/%s/base.hdr", h->data_dir, s->info.id),
+		strdup(JAIL_HEADER), false);
+	for (uint32_t i = 0; i < hd->n_layers; i++) {
+		bind_to(j, str_printf("%s/layers/%s", h->data_dir, hd->layers[i]),
+			str_printf(JAIL_LAYERS "/%s", hd->layers[i]), false);
+		bind_to(j, str_printf("%s/layers/%s.sum", h->data_dir, hd->layers[i]),
+			str_printf(JAIL_LAYERS "/%s.sum", hd->layers[i]), false);
+	}
+	if (src->working_set)
+		bind_to(j, str_printf("%s/snapshots/%s/working_set", h->data_dir, src->info.id),
+			strdup(JAIL_WORKING_SET), false);
+}
+
+int jail_start(struct host *h, struct sandbox *s, const struct machine_plan *p, struct err *e)
+{
+	char dir[512], console[512], snap[512];
+	const char *argv[16];
+	_cleanup_(jail_done) struct jail j = {0};
+	const char *pager[] = {JAIL_BIN "/stasis-pager", "--socket", JAIL_PAGER_SOCK, "--header",
+		JAIL_HEADER, "--layers", JAIL_LAYERS, "--record", JAIL_SNAP "/working_set",
+		"--stats", JAIL_SNAP "/pager.json", NULL, NULL, NULL};
+	bool uffd = str_eq(s->info.backend, "uffd");
+	if (host_run_path(h, s->info.id, dir) < 0 ||
+		host_disk_path(h, s->info.id, "console.log", console) < 0 ||
+		host_disk_path(h, s->info.id, "snap", snap) < 0)
+		return err_set(e, ERR_INTERNAL, "data directory path too long");
+	vmm_argv(h, argv);
+	bind_to(&j, str_printf("%s/sandboxes/%s/rootfs.img", h->data_dir, s->info.id),
+		strdup(JAIL_ROOTFS), true);
+	if (p->img) {
+		bind_to(&j, str_printf("%s/%s", h->data_dir, p->img->vmlinux), strdup(JAIL_KERNEL),
+			false);
+		bind_to(&j, str_printf("%s/%s", h->data_dir, p->img->initrd), strdup(JAIL_INITRD),
+			false);
+	} else {
+		bind_to(&j, str_printf("%s/snapshots/%s/vmstate", h->data_dir, p->src->info.id),
+			strdup(JAIL_VMSTATE), false);
+		if (uffd)
+			bind_layers(&j, h, s, p->src);
+		else
+			bind_to(&j,
+				str_printf("%s/layers/%s", h->data_dir, p->src->header->layers[0]),
+				strdup(JAIL_MEM), false);
+	}
+	if (uffd && p->src->working_set) {
+		pager[11] = "--working-set";
+		pager[12] = JAIL_WORKING_SET;
+	}
+	if (j.failed)
+		return err_errno(e, ENOMEM, "jail");
+	struct shim_spec spec = {.id = s->info.id,
+		.dir = dir,
+		.netns = s->slot.netns,
+		.uid = slot_uid(&s->slot),
+		.gid = slot_uid(&s->slot),
+		.runtime_dir = h->runtime_dir,
+		.console_path = console,
+		.vmm_argv = argv,
+		.pager_argv = uffd ? pager : NULL,
+		.binds = j.binds,
+		.n_binds = j.n_binds,
+		.snap_dir = snap,
+		.kvm = h->vmm->kvm};
+	struct shim_state st;
+	int pidfd = -1;
+	int rc = shim_start(h->shim_program, &spec, SHIM_START_MS, &st, &pidfd, e);
+	if (rc == 0)
+		s->pidfd = pidfd;
+	return rc;
+}

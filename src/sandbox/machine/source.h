@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// A snapshot that a machine is loaded from.
+#pragma once
+#include "disk/image.h"
+#include "sandbox/table/store.h"
+#include "snapshot/store.h"
+
+struct source {
+	struct store_snapshot row;
+	struct snapshot_info info;
+	struct header *header;
+	bool working_set; // one was recorded
+};
+void source_done(struct source *src);
+// Reads and checks everything; ERR_UNAVAILABLE when this host's VMM cannot load it.
+// disk_only: only the disk is wanted.
+int source_open(struct host *h, const char *id, bool disk_only, struct source *ret, struct err *e);
+
+// The frozen machine of a base image: the id of its snapshot, "" when there is none for this image
+// and VMM.
+int source_find_prewarmed(
+	struct host *h, const struct image_info *img, char ret_snapshot[UUID_SIZE], struct err *e);
+// What such a snapshot is found by: all that makes another machine of it.
+void source_image_key(const struct host *h, const struct image_info *img, char out[65]);

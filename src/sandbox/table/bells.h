@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+// Wake the loops of src/sandbox/watch from below.
+#pragma once
+#include "sandbox/table/table.h"
+
+void monitor_watch(struct host *h, struct sandbox *s);	 // host.lock held
+void monitor_unwatch(struct host *h, struct sandbox *s); // host.lock held
+void monitor_wake(struct host *h);			 // a time-out changed
+void upkeep_wake(struct host *h);

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sandboxes of this host.
+//
+// Locking: host.lock guards the table and every field of a sandbox. It is never held over a slow
+// step (disk, process, database). An operation first claims its sandbox (sandbox.operation), works
+// without the lock as its only writer, and lets go at the end; host.changed tells the waiters. The
+// database has its own lock (store.h), which is never taken while host.lock is held.
+#pragma once
+#include <pthread.h>
+#include "base/db.h"
+#include "net/slot.h"
+#include "sandbox/host.h"
+#include "sandbox/table/figures.h"
+#include "sandbox/table/gate.h"
+
+struct sandbox {
+	struct host_sandbox info;
+	char token[96];	       // envd's; kept for later resumes
+	char agent[20];	       // envd's instance that was greeted last, "": not known
+	char op_id[UUID_SIZE]; // of the operation that has it, or had it last
+	const char *operation; // "create", "destroy", ...: claimed; NULL: free
+	struct gate_ticket ticket;
+	bool starts;	  // a resume: it counts as one that runs
+	struct slot slot; // valid while has_slot
+	bool has_slot;
+	int pidfd;	       // of the shim, -1: none
+	bool watched;	       // pidfd is in the monitor's epoll set
+	struct sandbox *next;  // in its bucket
+	char layer[UUID_SIZE]; // of a capture under way: the collection leaves it alone
+	bool full_next;	       // lineage uncertain: the next snapshot must be a full one
+	bool hidden;	       // boots only to be prewarmed: nobody asked for it
+	char kernel_id[72];
+	char parent[UUID_SIZE];	 // snapshot it was loaded from, "" when it was booted
+	char harvest[UUID_SIZE]; // template snapshot that gets the working set now recorded
+	uint64_t retry_at_ns;	 // of a time-out whose pause failed; CLOCK_REALTIME
+	struct open_op *recover; // at start only (recover.c)
+	uint64_t ready_ns; // CLOCK_MONOTONIC of the load whose record is not taken yet; 0: none
+	struct pager_figures pager_told; // by its pager, and in host.pager
+};
+
+#define HOST_BUCKETS 256u
+
+// Each slot has a uid of its own; it owns the tap, the disk and all processes in the jail.
+#define HOST_UID_BASE 310000u
+static inline uint32_t slot_uid(const struct slot *s)
+{
+	return HOST_UID_BASE + s->index;
+}
+
+struct vmm_choice;
+
+struct host {
+	char *data_dir, *run_dir;
+	int data_fd; // O_DIRECTORY
+	int lock_fd, run_lock_fd;
+	struct db *db;
+	struct slot_pool *slots;
+	struct vmm_choice *vmm;
+	char *runtime_dir, *shim_program;
+	unsigned max_sandboxes;
+
+	struct gate gate; // of all starts; its lock may be taken under the next one
+	pthread_mutex_t lock;
+	pthread_cond_t changed; // an operation ended, or stands in line
+	struct sandbox *buckets[HOST_BUCKETS];
+	unsigned n_sandboxes;
+	uint64_t creates, create_failures, destroys, guest_ends;
+
+	pthread_mutex_t event_lock;
+	pthread_cond_t event_added;
+	uint64_t last_event;
+	char journal_id[40]; // of host.db
+	bool closing;
+
+	pthread_t monitor;
+	bool monitor_started;
+	int epoll_fd, wake_fd;
+
+	// Held shared from the reading of a header to the opening of its layers, exclusively by the
+	// collection.
+	pthread_rwlock_t layers_lock;
+	pthread_t upkeep;
+	bool upkeep_started;
+	pthread_mutex_t upkeep_lock;
+	pthread_cond_t upkeep_wake;
+	bool upkeep_stop, upkeep_due;
+	unsigned workers; // detached threads of pauses by time-out, under host.lock
+	uint64_t pauses, resumes, forks;
+	struct pager_figures pager; // of all pagers so far
+};
+
+// All: host.lock held.
+unsigned host_live(
+	const struct host *h); // sandboxes that have, or are getting, something to run on
+struct sandbox *host_find(struct host *h, const char *id);
+int host_insert(struct host *h, struct sandbox *s);
+void host_remove(struct host *h, struct sandbox *s);  // unlinks and frees
+void host_release(struct host *h, struct sandbox *s); // ends the claim
+// One after the other, NULL at the end: s = host_next(h, NULL). The next one is known before this
+// one may be removed.
+struct sandbox *host_next(const struct host *h, const struct sandbox *s);
+
+// The paths of a sandbox: <run>/<id> and sandboxes/<id>[/<file>] below the data directory.
+int host_run_path(const struct host *h, const char *id, char out[512]);
+int host_disk_path(const struct host *h, const char *id, const char *file, char out[512]);
+// Descriptor of its directory below the data directory, or -errno.
+int host_open_disk(const struct host *h, const char *id, struct err *e);
