@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/clock.h"
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
-#include <time.h>
 
 static uint64_t now(clockid_t id)
 {
@@ -21,9 +21,37 @@ uint64_t clock_realtime_ns(void)
 	return now(CLOCK_REALTIME);
 }
 
+struct timespec clock_timespec(uint64_t ns)
+{
+	return (struct timespec){(time_t)(ns / NSEC_PER_SEC), (long)(ns % NSEC_PER_SEC)};
+}
+
+uint64_t deadline_in_ms(int64_t ms)
+{
+	uint64_t ns, at;
+	if (ms < 0 || __builtin_mul_overflow((uint64_t)ms, NSEC_PER_MSEC, &ns) ||
+		__builtin_add_overflow(clock_monotonic_ns(), ns, &at))
+		return TIME_NEVER;
+	return at;
+}
+
+bool deadline_over(uint64_t deadline_ns)
+{
+	return clock_monotonic_ns() >= deadline_ns;
+}
+
+int deadline_left_ms(uint64_t deadline_ns)
+{
+	if (deadline_ns == TIME_NEVER)
+		return -1;
+	uint64_t now = clock_monotonic_ns(), left = deadline_ns > now ? deadline_ns - now : 0;
+	uint64_t ms = left / NSEC_PER_MSEC + (left % NSEC_PER_MSEC > 0);
+	return (int)MIN(ms, (uint64_t)INT_MAX);
+}
+
 void clock_sleep_ns(uint64_t ns)
 {
-	struct timespec t = {(time_t)(ns / NSEC_PER_SEC), (long)(ns % NSEC_PER_SEC)};
+	struct timespec t = clock_timespec(ns);
 	while (nanosleep(&t, &t) < 0 && errno == EINTR)
 		;
 }

@@ -202,9 +202,17 @@ int file_let_group_pass(int dirfd, const char *path, gid_t group)
 	return 0;
 }
 
+int file_there(int dirfd, const char *path)
+{
+	struct stat st;
+	if (fstatat(dirfd, path, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		return 1;
+	return errno == ENOENT || errno == ENOTDIR ? 0 : -errno;
+}
+
 bool file_exists(int dirfd, const char *path)
 {
-	return faccessat(dirfd, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+	return file_there(dirfd, path) > 0;
 }
 
 int file_lock(int dirfd, const char *path, int *ret_fd, pid_t *ret_holder)

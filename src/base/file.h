@@ -28,6 +28,11 @@ int file_let_group_pass(int dirfd, const char *path, gid_t group);
 // above it, everything else goes, and the first error is returned. However deep and wide the tree
 // is, it takes about ten descriptors, at most 400 KiB of heap, and little stack (rmtree.c).
 int file_rm_rf(int dirfd, const char *path);
+// Whether path is there, a link that leads nowhere too: 1, 0 (nothing of that name, or a file where
+// a directory would be), or the -errno that keeps it from being known.
+int file_there(int dirfd, const char *path);
+// For advice only: false also when it cannot be known. Where something is removed, kept or made
+// because of the answer, ask file_there.
 bool file_exists(int dirfd, const char *path);
 // Exclusive lock of a lock file, made if missing; the lock lives as long as the descriptor. -EBUSY
 // when another process has it, the pid of the holder (0 unknown) in *ret_holder.

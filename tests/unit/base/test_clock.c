@@ -63,9 +63,26 @@ static void boot_id_is_stable(void **state)
 	assert_string_equal(a, b);
 }
 
+static void deadlines(void **state)
+{
+	assert_true(deadline_in_ms(-1) == TIME_NEVER);
+	assert_true(deadline_in_ms(INT64_MAX) == TIME_NEVER);
+	assert_int_equal(deadline_left_ms(TIME_NEVER), -1);
+	assert_false(deadline_over(TIME_NEVER));
+	assert_true(deadline_over(deadline_in_ms(0)));
+	assert_int_equal(deadline_left_ms(deadline_in_ms(0)), 0);
+	assert_int_equal(deadline_left_ms(0), 0);
+	uint64_t hour = deadline_in_ms(3600 * 1000);
+	assert_false(deadline_over(hour));
+	assert_in_range(deadline_left_ms(hour), 1, 3600 * 1000);
+	// More than poll can be told.
+	assert_int_equal(deadline_left_ms(TIME_NEVER - 1), INT32_MAX);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(deadlines),
 		cmocka_unit_test(times_come_back),
 		cmocka_unit_test(known_times),
 		cmocka_unit_test(offsets_and_fractions),

@@ -388,6 +388,26 @@ static void full_reads_and_writes_over_a_pipe(void **state)
 	close(p[0]);
 }
 
+static void there_absent_or_not_known(void **state)
+{
+	_cleanup_close_ int dir = open_dir(state);
+	char name[300];
+	memset(name, 'n', sizeof name);
+	name[sizeof name - 1] = '\0';
+	assert_int_equal(file_write_atomic(dir, "f", "x", 1, 0600), 0);
+	assert_int_equal(symlinkat("nowhere", dir, "dangling"), 0);
+	assert_int_equal(symlinkat("round", dir, "round"), 0);
+	assert_int_equal(file_there(dir, "f"), 1);
+	assert_int_equal(file_there(dir, "."), 1);
+	assert_int_equal(file_there(dir, "dangling"), 1);
+	assert_int_equal(file_there(dir, "gone"), 0);
+	assert_int_equal(file_there(dir, "f/below"), 0);
+	assert_int_equal(file_there(dir, "round/below"), -ELOOP);
+	assert_int_equal(file_there(dir, name), -ENAMETOOLONG);
+	assert_int_equal(file_there(-1, "f"), -EBADF);
+	assert_false(file_exists(dir, name));
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -408,6 +428,7 @@ int main(void)
 			rm_rf_never_goes_up_into_another_tree, memory_setup, teardown),
 		T(lock_is_exclusive_and_names_its_holder),
 		T(beneath_cannot_leave),
+		T(there_absent_or_not_known),
 		T(full_reads_and_writes_over_a_pipe),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
