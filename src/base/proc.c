@@ -120,14 +120,9 @@ int proc_spawn(const struct proc_spawn *s, pid_t *ret_pid, int *ret_pidfd, struc
 int proc_wait(int pidfd, int timeout_ms, int *ret_status)
 {
 	struct pollfd pf = {.fd = pidfd, .events = POLLIN};
-	uint64_t end = clock_monotonic_ns() + (uint64_t)MAX(timeout_ms, 0) * NSEC_PER_MSEC;
+	uint64_t end = deadline_in_ms(timeout_ms);
 	for (;;) {
-		int left = -1;
-		if (timeout_ms >= 0) {
-			uint64_t now = clock_monotonic_ns();
-			left = now >= end ? 0 : (int)((end - now) / NSEC_PER_MSEC) + 1;
-		}
-		int n = poll(&pf, 1, left);
+		int n = poll(&pf, 1, deadline_left_ms(end));
 		if (n == 0)
 			return -ETIMEDOUT;
 		if (n > 0)
@@ -205,19 +200,13 @@ int proc_run(const char *const *argv, const void *input, size_t input_len, int t
 		fcntl(in_wr, F_SETFL, O_NONBLOCK);
 	_cleanup_strbuf_ struct strbuf text = {0};
 	const char *p = input;
-	uint64_t end = clock_monotonic_ns() + (uint64_t)MAX(timeout_ms, 0) * NSEC_PER_MSEC;
+	uint64_t end = deadline_in_ms(timeout_ms);
 	bool late = false;
 	while (rd >= 0) {
 		struct pollfd pf[2] = {
 			{.fd = rd, .events = POLLIN}, {.fd = in_wr, .events = POLLOUT}};
-		int left = -1;
-		if (timeout_ms >= 0) {
-			uint64_t now = clock_monotonic_ns();
-			if ((late = now >= end))
-				break;
-			left = (int)((end - now) / NSEC_PER_MSEC) + 1;
-		}
-		if (poll(pf, 2, left) < 0 && errno != EINTR)
+		if ((late = deadline_over(end)) ||
+			(poll(pf, 2, deadline_left_ms(end)) < 0 && errno != EINTR))
 			break;
 		if (pf[1].revents) {
 			ssize_t n = write(in_wr, p, input_len);

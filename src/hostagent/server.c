@@ -11,6 +11,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 #include "base/clock.h"
+#include "base/lock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "hostagent/hostagent.h"
@@ -191,7 +192,7 @@ struct job {
 	enum rpc rpc;
 	json_t *request; // in points into it
 	void *in, *out;
-	uint64_t deadline_ns; // CLOCK_MONOTONIC, 0: none
+	uint64_t deadline_ns;
 	int rc;
 	struct err e;
 	// of a fork
@@ -231,10 +232,9 @@ static void job_unref(void *p)
 static void job_add_message(struct job *j, const void *out)
 {
 	_cleanup_json_ json_t *m = wire_encode(j->method->out, out);
-	pthread_mutex_lock(&j->server->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&j->server->lock);
 	connect_envelope_add_json(&j->messages, 0, m);
 	pthread_cond_broadcast(&j->server->changed);
-	pthread_mutex_unlock(&j->server->lock);
 }
 
 static void on_child(void *ctx, size_t i)
@@ -331,23 +331,6 @@ static int job_start(struct job *j)
 	return 0;
 }
 
-static bool passed(uint64_t deadline_ns)
-{
-	return deadline_ns && clock_monotonic_ns() >= deadline_ns;
-}
-
-// With the lock held; false when the deadline came first.
-static bool job_wait(struct job *j)
-{
-	if (!j->deadline_ns) {
-		pthread_cond_wait(&j->server->changed, &j->server->lock);
-		return true;
-	}
-	struct timespec ts = {.tv_sec = (time_t)(j->deadline_ns / NSEC_PER_SEC),
-		.tv_nsec = (long)(j->deadline_ns % NSEC_PER_SEC)};
-	return pthread_cond_timedwait(&j->server->changed, &j->server->lock, &ts) != ETIMEDOUT;
-}
-
 static int too_late(struct err *e)
 {
 	return err_set(e, ERR_TIMEOUT,
@@ -439,6 +422,7 @@ static struct job *job_new(struct http_request *r, struct hostagent_server *s)
 	j->rpc = (enum rpc)http_req_route(r)->flags;
 	j->method = &rpc_methods[j->rpc];
 	j->refs = 1;
+	j->deadline_ns = TIME_NEVER;
 	return j;
 }
 
@@ -470,14 +454,14 @@ static void on_unary(struct http_request *r, void *ctx)
 	}
 	struct err late = {0};
 	int rc = read_request(r, false, j);
-	if (rc == 0 && passed(j->deadline_ns))
+	if (rc == 0 && deadline_over(j->deadline_ns))
 		rc = too_late(&late);
-	if (rc == 0 && !j->deadline_ns) {
+	if (rc == 0 && j->deadline_ns == TIME_NEVER) {
 		run(j);
 		rc = j->rc;
 	} else if (rc == 0 && (rc = job_start(j)) == 0) {
 		pthread_mutex_lock(&s->lock);
-		while (!j->done && job_wait(j))
+		while (!j->done && cond_wait_until(&s->changed, &s->lock, j->deadline_ns) == 0)
 			;
 		bool done = j->done;
 		pthread_mutex_unlock(&s->lock);
@@ -535,7 +519,8 @@ static void more_forked(struct stream *st)
 	pthread_mutex_lock(&j->server->lock);
 	bool in_time = true;
 	while (j->messages.len == 0 && !j->done && in_time)
-		in_time = job_wait(j);
+		in_time =
+			cond_wait_until(&j->server->changed, &j->server->lock, j->deadline_ns) == 0;
 	struct strbuf got = j->messages;
 	j->messages = (struct strbuf){0};
 	bool done = j->done;
@@ -555,7 +540,7 @@ static void more_events(struct stream *st)
 	const struct hostagent *h = &j->server->host;
 	struct rpc_events got = {0};
 	struct err e = {0};
-	if (passed(j->deadline_ns)) {
+	if (deadline_over(j->deadline_ns)) {
 		stream_end(st, too_late(&e), &e);
 		return;
 	}
@@ -623,7 +608,7 @@ static int stream_start(struct stream *st)
 	struct job *j = st->job;
 	const struct hostagent *h = &j->server->host;
 	const struct rpc_request *q = j->in;
-	if (passed(j->deadline_ns))
+	if (deadline_over(j->deadline_ns))
 		return too_late(&j->e);
 	if (j->rpc == RPC_FORK_SANDBOX)
 		return job_start(j);
@@ -716,11 +701,7 @@ int hostagent_serve(
 		return err_errno(e, ENOMEM, "host agent");
 	s->host = cfg->host;
 	pthread_mutex_init(&s->lock, NULL);
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&s->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&s->changed, NULL);
 	for (unsigned i = 0; i < RPC_MAX; i++)
 		s->routes[i] = (struct http_route){.method = "POST",
 			.pattern = rpc_methods[i].path,

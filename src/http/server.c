@@ -22,6 +22,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include "base/clock.h"
+#include "base/lock.h"
 #include "base/log.h"
 #include "http/json.h"
 
@@ -83,17 +84,15 @@ struct http_request {
 
 static void enter(struct http_server *s)
 {
-	pthread_mutex_lock(&s->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&s->lock);
 	s->handlers++;
-	pthread_mutex_unlock(&s->lock);
 }
 
 static void leave(struct http_server *s)
 {
-	pthread_mutex_lock(&s->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&s->lock);
 	s->handlers--;
 	pthread_cond_broadcast(&s->changed);
-	pthread_mutex_unlock(&s->lock);
 }
 
 // --- what was asked
@@ -504,9 +503,8 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
 		r->query = q + 1;
 	}
 	r->malformed = !parse_query(r);
-	pthread_mutex_lock(&s->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&s->lock);
 	s->requests++;
-	pthread_mutex_unlock(&s->lock);
 	return r;
 }
 
@@ -533,10 +531,9 @@ static void on_completed(
 	free(r->params);
 	free(r->uri);
 	free(r);
-	pthread_mutex_lock(&s->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&s->lock);
 	s->requests--;
 	pthread_cond_broadcast(&s->changed);
-	pthread_mutex_unlock(&s->lock);
 }
 
 static enum MHD_Result queue(struct http_request *r)
@@ -758,11 +755,7 @@ int http_server_start(const struct http_server_config *cfg, struct http_server *
 	if (!s->cfg.default_body_limit)
 		s->cfg.default_body_limit = 1u << 20;
 	pthread_mutex_init(&s->lock, NULL);
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&s->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&s->changed, NULL);
 	s->daemon = MHD_start_daemon(MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL_INTERNAL_THREAD |
 					     MHD_USE_ITC | MHD_USE_ERROR_LOG,
 		0, NULL, NULL, on_access, s,
@@ -794,14 +787,10 @@ struct http_server *http_server_free(struct http_server *s)
 	int fd = MHD_quiesce_daemon(s->daemon);
 	// Stopping the library cuts all connections: running handlers may first finish and have
 	// their replies sent; clients that do not read or write are given up after a short while.
-	uint64_t deadline = clock_monotonic_ns() + SHUTDOWN_GRACE_MS * NSEC_PER_MSEC;
+	uint64_t grace = deadline_in_ms(SHUTDOWN_GRACE_MS);
 	pthread_mutex_lock(&s->lock);
-	while (s->requests > 0 && (s->handlers > 0 || clock_monotonic_ns() < deadline)) {
-		uint64_t until = clock_monotonic_ns() + 100 * NSEC_PER_MSEC;
-		struct timespec ts = {.tv_sec = (time_t)(until / NSEC_PER_SEC),
-			.tv_nsec = (long)(until % NSEC_PER_SEC)};
-		pthread_cond_timedwait(&s->changed, &s->lock, &ts);
-	}
+	while (s->requests > 0 && (s->handlers > 0 || !deadline_over(grace)))
+		cond_wait_until(&s->changed, &s->lock, deadline_in_ms(100));
 	pthread_mutex_unlock(&s->lock);
 	MHD_stop_daemon(s->daemon);
 	safe_close(fd);

@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <string.h>
 #include "base/clock.h"
+#include "base/lock.h"
 #include "base/log.h"
 #include "net/maker.h"
 #include "net/netns.h"
@@ -145,22 +146,12 @@ static uint64_t make_at(const struct slot_pool *p)
 	return MAX(calm, p->retry_ns);
 }
 
-static void wait_until(struct slot_pool *p, uint64_t ns)
-{
-	struct timespec ts = {
-		.tv_sec = (time_t)(ns / NSEC_PER_SEC), .tv_nsec = (long)(ns % NSEC_PER_SEC)};
-	if (ns == UINT64_MAX)
-		pthread_cond_wait(&p->changed, &p->lock);
-	else
-		pthread_cond_timedwait(&p->changed, &p->lock, &ts);
-}
-
 static void *pool_main(void *arg)
 {
 	struct slot_pool *p = arg;
-	pthread_mutex_lock(&p->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&p->lock);
 	while (!p->stop) {
-		uint64_t now = clock_monotonic_ns(), wake = UINT64_MAX;
+		uint64_t now = clock_monotonic_ns(), wake = TIME_NEVER;
 		unsigned i = find(p, GIVEN);
 		if (i < p->max) {
 			clean(p, i);
@@ -181,9 +172,8 @@ static void *pool_main(void *arg)
 			}
 			wake = MIN(wake, make_at(p));
 		}
-		wait_until(p, wake);
+		cond_wait_until(&p->changed, &p->lock, wake);
 	}
-	pthread_mutex_unlock(&p->lock);
 	return NULL;
 }
 
@@ -230,11 +220,7 @@ int slot_pool_new(const struct slot_pool_config *cfg, const unsigned *keep, size
 		return err_errno(e, ENOMEM, "network slots");
 	}
 	*p = (struct slot_pool){.maker = m, .warm = cfg->warm, .max = max, .slots = slots};
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&p->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&p->changed, NULL);
 	pthread_mutex_init(&p->lock, NULL);
 	// Nothing of another server's must be touched before this has passed.
 	rc = maker_check_range(&p->maker, false, e);
@@ -297,7 +283,7 @@ int slot_pool_take(struct slot_pool *p, struct slot *ret, struct err *e)
 				p->max);
 			break;
 		}
-		wait_until(p, UINT64_MAX);
+		pthread_cond_wait(&p->changed, &p->lock);
 	}
 	p->taken_ns = clock_monotonic_ns();
 	if (i < p->max)
@@ -310,33 +296,27 @@ int slot_pool_take(struct slot_pool *p, struct slot *ret, struct err *e)
 
 int slot_pool_adopt(struct slot_pool *p, unsigned index, struct slot *ret, struct err *e)
 {
-	int rc = 0;
-	pthread_mutex_lock(&p->lock);
-	if (index < p->max && p->slots[index].state == KEPT)
-		move(p, index, TAKEN);
-	else
-		rc = err_set(e, ERR_NOT_FOUND,
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&p->lock);
+	if (index >= p->max || p->slots[index].state != KEPT)
+		return err_set(e, ERR_NOT_FOUND,
 			"network slot %u is gone, or was made with another --slot-range", index);
-	pthread_mutex_unlock(&p->lock);
-	if (rc == 0)
-		maker_describe(&p->maker, index, ret);
-	return rc;
+	move(p, index, TAKEN);
+	maker_describe(&p->maker, index, ret);
+	return 0;
 }
 
 void slot_pool_give(struct slot_pool *p, const struct slot *s)
 {
-	pthread_mutex_lock(&p->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&p->lock);
 	if (s->index < p->max && p->slots[s->index].state == TAKEN)
 		move(p, s->index, GIVEN);
-	pthread_mutex_unlock(&p->lock);
 }
 
 void slot_pool_stats(struct slot_pool *p, unsigned *ret_ready, unsigned *ret_taken)
 {
-	pthread_mutex_lock(&p->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&p->lock);
 	*ret_ready = count(p, READY);
 	*ret_taken = count(p, TAKEN) + count(p, KEPT);
-	pthread_mutex_unlock(&p->lock);
 }
 
 int slot_cleanup_all(const char *run_dir, struct err *e)
