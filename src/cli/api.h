@@ -2,7 +2,7 @@
 // The way to the server: finding it and its key, REST calls, and the guest's agent behind its edge.
 #pragma once
 #include "cli/cli.h"
-#include "envd/client.h"
+#include "agentclient/client.h"
 #include "http/client.h"
 
 // Finds URL and key (flag, environment, the local server's) and makes c->http. Idempotent.

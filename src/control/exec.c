@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "control/agents.h"
 #include "control/internal.h"
-#include "envd/client.h"
+#include "agentclient/client.h"
 #include "http/json.h"
 
 #define MAX_OUTPUT (8u << 20) // per stream

@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "control/internal.h"
 #include "control/target.h"
-#include "envd/client.h"
+#include "agentclient/client.h"
 #include "http/json.h"
 
 #define FRESH_NS (5 * NSEC_PER_SEC) // programs of a sandbox this young may still be starting

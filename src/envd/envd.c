@@ -15,10 +15,10 @@
 #include <arpa/inet.h>
 #include "base/id.h"
 #include "base/log.h"
-#include "envd/agent.h"
-#include "envd/client.h"
-#include "envd/env.h"
-#include "envd/settings.h"
+#include "envd/wake/agent.h"
+#include "agentclient/client.h"
+#include "envd/process/env.h"
+#include "envd/wake/settings.h"
 
 #ifndef CGROUP2_SUPER_MAGIC
 #define CGROUP2_SUPER_MAGIC 0x63677270

@@ -2,7 +2,7 @@
 // A line of /proc/self/mountinfo, whose paths users choose.
 #include <string.h>
 #include "base/str.h"
-#include "envd/freeze.h"
+#include "envd/wake/freeze.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The body of POST /init, and a file of hosts made of it.
 #include <string.h>
-#include "envd/init.h"
+#include "envd/wake/init.h"
 #include "http/json.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);

@@ -3,7 +3,7 @@
 // byte is the size of the pieces, the first line the content type.
 #include <string.h>
 #include "base/str.h"
-#include "envd/multipart.h"
+#include "envd/api/multipart.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

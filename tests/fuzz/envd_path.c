@@ -2,7 +2,7 @@
 // Client paths: what comes out is absolute and clean, and resolving it again changes nothing.
 #include <string.h>
 #include "base/str.h"
-#include "envd/path.h"
+#include "envd/process/path.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

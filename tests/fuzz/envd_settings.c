@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The file of the settings that outlive the agent.
 #include <string.h>
-#include "envd/init.h"
-#include "envd/settings.h"
+#include "envd/wake/init.h"
+#include "envd/wake/settings.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // /etc/passwd and /etc/group: the same text is taken for both.
 #include <string.h>
-#include "envd/users.h"
+#include "envd/process/users.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Includes point downwards only: each room may use the rooms listed for it and itself."""
+import glob
 import os
 import re
 import sys
@@ -16,11 +17,13 @@ BELOW = {
     "pager": "base snapshot",
     "shim": "base",
     "fcqemu": "base http",
-    "envd": "base http",
-    "sandbox": "base http vmm snapshot disk net pager shim envd",
-    "hostagent": "base http vmm snapshot disk net pager shim envd sandbox",
-    "control": "base http vmm snapshot disk net pager shim envd sandbox hostagent",
-    "cli": "base http vmm snapshot disk net pager shim envd sandbox hostagent control",
+    "agentclient": "base http",
+    "envd": "base http agentclient",
+    "guestinit": "base envd",
+    "sandbox": "base http agentclient vmm snapshot disk net pager shim",
+    "hostagent": "base http agentclient vmm snapshot disk net pager shim sandbox",
+    "control": "base http agentclient vmm snapshot disk net pager shim sandbox hostagent",
+    "cli": "base http agentclient vmm snapshot disk net pager shim sandbox hostagent control",
 }
 GENERATED = re.compile(r"sql_\w+\.h")  # made in the build directory, of sql/
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
@@ -34,9 +37,8 @@ def violations(src):
         if room not in BELOW:
             yield f"src/{room}: a room without a place in the order (tests/unit/layers.py)"
             continue
-        for name in sorted(os.listdir(folder)):
-            if not name.endswith((".c", ".h")):
-                continue
+        for path in sorted(glob.glob("**/*.[ch]", root_dir=folder, recursive=True)):
+            name = path
             with open(os.path.join(folder, name)) as f:
                 for path in INCLUDE.findall(f.read()):
                     if GENERATED.fullmatch(path):

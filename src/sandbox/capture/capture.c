@@ -22,7 +22,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "disk/disk.h"
-#include "envd/client.h"
+#include "agentclient/client.h"
 #include "http/json.h"
 #include "sandbox/capture/capture.h"
 #include "sandbox/capture/early_write.h"

@@ -8,7 +8,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "disk/image.h"
-#include "envd/client.h"
+#include "agentclient/client.h"
 #include "sandbox/life/prewarm.h"
 #include "sandbox/capture/capture.h"
 #include "sandbox/capture/snapshots.h"

@@ -2,7 +2,7 @@
 #include "sandbox/machine/greet.h"
 #include <string.h>
 #include "base/clock.h"
-#include "envd/client.h"
+#include "agentclient/client.h"
 #include "sandbox/machine/reach.h"
 #include "sandbox/machine/vmm_choice.h"
 

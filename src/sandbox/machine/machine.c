@@ -12,7 +12,7 @@
 #include "base/file.h"
 #include "disk/disk.h"
 #include "disk/image.h"
-#include "envd/client.h"
+#include "agentclient/client.h"
 #include "sandbox/machine/machine.h"
 #include "sandbox/machine/greet.h"
 #include "sandbox/machine/jail.h"

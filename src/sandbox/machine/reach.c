@@ -2,7 +2,7 @@
 #include "sandbox/machine/reach.h"
 #include <poll.h>
 #include <string.h>
-#include "envd/client.h"
+#include "agentclient/client.h"
 #include "shim/shim.h"
 
 int machine_vmm(struct host *h, const struct sandbox *s, struct vmm **ret, struct err *e)

@@ -3,7 +3,7 @@
 // error's REST name and text, if any.
 #include <stdio.h>
 #include <string.h>
-#include "envd/client.h"
+#include "agentclient/client.h"
 
 #define LIMIT_MS 30000
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stands in for the agent's client where no guest is: all calls fail as an unreachable guest's do.
-#include "envd/client.h"
+#include "agentclient/client.h"
 
 int envd_run(struct http_client *c, const struct envd_target *t, const struct envd_process *p,
 	struct envd_exit *ret, struct err *e)

@@ -11,7 +11,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "control/internal.h"
-#include "envd/client.h"
+#include "agentclient/client.h"
 #include "http/json.h"
 
 // --- the agent's client, as exec sees it: programs by name

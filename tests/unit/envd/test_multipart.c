@@ -2,7 +2,7 @@
 #include "../check.h"
 #include <string.h>
 #include "base/str.h"
-#include "envd/multipart.h"
+#include "envd/api/multipart.h"
 
 // What the parser said, as text: "[name|filename]data;" per part.
 struct heard {

@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include "base/clock.h"
 #include "base/str.h"
-#include "envd/process.h"
+#include "envd/process/process.h"
 
 static char *const env[] = {"PATH=/usr/bin:/bin", "GREETING=hello", NULL};
 

@@ -10,14 +10,13 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/proc.h"
-#include "envd/cmdline.h"
-#include "envd/entry.h"
-#include "envd/env.h"
-#include "envd/freeze.h"
-#include "envd/init.h"
-#include "envd/path.h"
-#include "envd/resume.h"
-#include "envd/users.h"
+#include "envd/api/entry.h"
+#include "envd/process/env.h"
+#include "envd/wake/freeze.h"
+#include "envd/wake/init.h"
+#include "envd/process/path.h"
+#include "envd/wake/resume.h"
+#include "envd/process/users.h"
 #include "http/json.h"
 
 // --- users
@@ -419,55 +418,6 @@ static void test_hosts_name_the_guest_once(void **state)
 	check_hosts("127.0.1.10 other\n", true, "127.0.1.10 other\n127.0.1.1\tbox\n");
 }
 
-// --- kernel command line
-
-static void test_command_line_has_defaults(void **state)
-{
-	struct cmdline c;
-	char bad[64];
-	assert_int_equal(cmdline_parse("console=ttyS0 quiet\n", &c, bad, sizeof bad), 0);
-	assert_string_equal(c.root, "/dev/vda");
-	assert_string_equal(c.rootfstype, "ext4");
-	assert_false(c.ro);
-	assert_int_equal(c.ip, inet_addr("169.254.0.21"));
-	assert_int_equal(c.gateway, inet_addr("169.254.0.22"));
-	assert_int_equal(c.prefix, 30);
-	assert_int_equal(c.n_dns, 2);
-}
-
-static void test_command_line_is_obeyed(void **state)
-{
-	struct cmdline c;
-	char bad[64];
-	assert_int_equal(cmdline_parse("root=/dev/vdb ro stasis.ip=10.0.0.2/24 stasis.gw=10.0.0.1 "
-				       "rootfstype=xfs stasis.dns=9.9.9.9 root=/dev/vdc",
-				 &c, bad, sizeof bad),
-		0);
-	assert_string_equal(c.root, "/dev/vdc");
-	assert_string_equal(c.rootfstype, "xfs");
-	assert_true(c.ro);
-	assert_int_equal(c.ip, inet_addr("10.0.0.2"));
-	assert_int_equal(c.prefix, 24);
-	assert_int_equal(c.n_dns, 1);
-	assert_int_equal(c.dns[0], inet_addr("9.9.9.9"));
-	assert_int_equal(cmdline_parse("ro rw", &c, bad, sizeof bad), 0);
-	assert_false(c.ro);
-}
-
-static void test_bad_command_line_is_named(void **state)
-{
-	static const char *const t[] = {"stasis.ip=1.2.3", "stasis.ip=1.2.3.4/33", "stasis.gw=x",
-		"stasis.dns=1.1.1.1,", "stasis.dns=1.1.1.1,2.2.2.2,3.3.3.3,4.4.4.4,5.5.5.5",
-		"rootfstype=a-name-that-is-far-too-long-for-it"};
-	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
-		struct cmdline c;
-		char bad[64], line[200];
-		snprintf(line, sizeof line, "quiet %s ro", t[i]);
-		assert_int_equal(cmdline_parse(line, &c, bad, sizeof bad), -EINVAL);
-		assert_memory_equal(bad, t[i], strlen(bad));
-	}
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -492,9 +442,6 @@ int main(void)
 		cmocka_unit_test(test_bad_init_is_refused_by_name),
 		cmocka_unit_test(test_clock_is_set_only_when_it_is_off),
 		cmocka_unit_test(test_hosts_name_the_guest_once),
-		cmocka_unit_test(test_command_line_has_defaults),
-		cmocka_unit_test(test_command_line_is_obeyed),
-		cmocka_unit_test(test_bad_command_line_is_named),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

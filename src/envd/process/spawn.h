@@ -5,7 +5,7 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 #include "base/err.h"
-#include "envd/users.h"
+#include "envd/process/users.h"
 
 struct spawn {
 	const char *cmd; // looked up in PATH of env unless it has a slash

@@ -3,7 +3,7 @@
 // over a second netlink socket (SOCK_DESTROY), while the list is still being read. A walk goes over
 // the whole hash table, which after a resume is not in memory yet: so there is only one, by the
 // request of old that knows no address families (TCPDIAG_GETSOCK) and gives all.
-#include "envd/resume.h"
+#include "envd/wake/resume.h"
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <fcntl.h>
@@ -23,8 +23,8 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/str.h"
-#include "envd/path.h"
-#include "envd/spawn.h"
+#include "envd/process/path.h"
+#include "envd/process/spawn.h"
 
 // --- the clock's rate
 

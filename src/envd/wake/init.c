@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "envd/init.h"
+#include "envd/wake/init.h"
 #include <fcntl.h>
 #include <linux/random.h>
 #include <string.h>
@@ -11,11 +11,11 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "envd/agent.h"
-#include "envd/env.h"
-#include "envd/path.h"
-#include "envd/resume.h"
-#include "envd/settings.h"
+#include "envd/wake/agent.h"
+#include "envd/process/env.h"
+#include "envd/process/path.h"
+#include "envd/wake/resume.h"
+#include "envd/wake/settings.h"
 #include "http/json.h"
 
 #ifndef EXT4_IOC_RESIZE_FS // fs/ext4/ext4.h of the kernel, not among its uapi headers

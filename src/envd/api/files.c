@@ -5,9 +5,9 @@
 #include <strings.h>
 #include <sys/stat.h>
 #include "base/file.h"
-#include "envd/agent.h"
-#include "envd/multipart.h"
-#include "envd/path.h"
+#include "envd/wake/agent.h"
+#include "envd/api/multipart.h"
+#include "envd/process/path.h"
 #include "http/json.h"
 
 static int query_user(struct http_request *req, struct agent *a, struct user *ret, struct err *e)

@@ -5,7 +5,7 @@
 #pragma once
 #include <jansson.h>
 #include "base/err.h"
-#include "envd/users.h"
+#include "envd/process/users.h"
 
 #define PROCESS_END_KEPT_NS (30 * 1000000000ull) // a late Connect still learns how it ended
 #define PROCESS_START_WAIT_NS (20 * 1000000000ull)

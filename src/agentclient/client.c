@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "envd/client.h"
+#include "agentclient/client.h"
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <poll.h>

@@ -15,7 +15,7 @@
 //
 // Starts pass a gate, which a freeze closes; it then waits until none is under way. Nobody holds a
 // lock while he starts a process, waits at the gate or for the freezer.
-#include "envd/process.h"
+#include "envd/process/process.h"
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
@@ -30,8 +30,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/proc.h"
-#include "envd/freeze.h"
-#include "envd/spawn.h"
+#include "envd/wake/freeze.h"
+#include "envd/process/spawn.h"
 
 #define PIPE_CHUNK (32u << 10)
 #define PTY_CHUNK (16u << 10)

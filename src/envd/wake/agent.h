@@ -4,9 +4,9 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <pthread.h>
-#include "envd/path.h"
-#include "envd/process.h"
-#include "envd/users.h"
+#include "envd/process/path.h"
+#include "envd/process/process.h"
+#include "envd/process/users.h"
 #include "http/server.h"
 
 // Clients choose their dialect by this number (protocol page, A.7). 0.6.0 promises what is here but

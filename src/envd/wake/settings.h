@@ -3,7 +3,7 @@
 // environment, the defaults, the newest timestamp and the clock's rate. /init replaces it before it
 // answers and before it lets anything go on.
 #pragma once
-#include "envd/agent.h"
+#include "envd/wake/agent.h"
 
 // Writes a->state_file, durably replaced as a whole; nothing without one. Call it with the lock
 // held. A file that cannot be written is removed, so that an agent that is started again is closed

@@ -4,7 +4,7 @@
 // failed step by plain assignment. CLONE_INTO_CGROUP puts it into its cgroup at birth (a move by
 // cgroup.procs would wait for a grace period). In the child only raw system calls are allowed: the
 // C library's set*id functions would broadcast to the threads of envd.
-#include "envd/spawn.h"
+#include "envd/process/spawn.h"
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <sched.h>
@@ -14,8 +14,8 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include "envd/env.h"
-#include "envd/path.h"
+#include "envd/process/env.h"
+#include "envd/process/path.h"
 
 #ifndef CLONE_INTO_CGROUP
 #define CLONE_INTO_CGROUP 0x200000000ULL

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "envd/cmdline.h"
+#include "guestinit/cmdline.h"
 #include <arpa/inet.h>
 #include <string.h>
 #include "base/str.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "envd/rpc.h"
+#include "envd/api/rpc.h"
 #include <string.h>
 #include <strings.h>
 #include "base/clock.h"

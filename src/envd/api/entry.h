@@ -3,7 +3,7 @@
 #pragma once
 #include <sys/stat.h>
 #include "base/str.h"
-#include "envd/users.h"
+#include "envd/process/users.h"
 
 #define ENTRY_MODE_SIZE 24
 // Go's FileMode.String(): "-rw-r--r--", "dtrwxrwxrwx", "Lrwxrwxrwx".

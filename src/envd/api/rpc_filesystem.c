@@ -4,9 +4,9 @@
 #include <string.h>
 #include <sys/stat.h>
 #include "base/file.h"
-#include "envd/entry.h"
-#include "envd/path.h"
-#include "envd/rpc.h"
+#include "envd/api/entry.h"
+#include "envd/process/path.h"
+#include "envd/api/rpc.h"
 
 #define MAX_LISTING (64u << 20) // bytes of one answer
 #define MAX_LEVELS 100u		// of one listing: each path is looked up from the root

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernel command line of stasis-init.
 #include "base/str.h"
-#include "envd/cmdline.h"
+#include "guestinit/cmdline.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

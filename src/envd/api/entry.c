@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "envd/entry.h"
+#include "envd/api/entry.h"
 #include <inttypes.h>
 #include <limits.h>
 #include <string.h>
 #include <time.h>
-#include "envd/path.h"
+#include "envd/process/path.h"
 
 void entry_mode_text(mode_t mode, char out[ENTRY_MODE_SIZE])
 {

@@ -31,8 +31,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/str.h"
-#include "envd/cmdline.h"
-#include "envd/env.h"
+#include "guestinit/cmdline.h"
+#include "envd/process/env.h"
 
 #define NEW_ROOT "/newroot"
 #define ENVD_PATH "/run/stasis/envd"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The Connect protocol with the JSON codec, on the server's side.
 #pragma once
-#include "envd/agent.h"
+#include "envd/wake/agent.h"
 #include "http/connect.h"
 #include "http/json.h"
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "envd/env.h"
+#include "envd/process/env.h"
 #include <string.h>
 #include "http/json.h"
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "envd/settings.h"
+#include "envd/wake/settings.h"
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include "base/file.h"
 #include "base/log.h"
-#include "envd/env.h"
-#include "envd/init.h"
+#include "envd/process/env.h"
+#include "envd/wake/init.h"
 #include "http/json.h"
 
 #define MAX_FILE (4u << 20)

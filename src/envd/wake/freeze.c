@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "envd/freeze.h"
+#include "envd/wake/freeze.h"
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/str.h"
-#include "envd/agent.h"
+#include "envd/wake/agent.h"
 
 #define MAX_MOUNTINFO (4u << 20)
 

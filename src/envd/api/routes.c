@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "envd/agent.h"
+#include "envd/wake/agent.h"
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
@@ -8,8 +8,8 @@
 #include <sys/statvfs.h>
 #include "base/clock.h"
 #include "base/file.h"
-#include "envd/entry.h"
-#include "envd/path.h"
+#include "envd/api/entry.h"
+#include "envd/process/path.h"
 #include "http/json.h"
 
 #define SMALL_BODY (1u << 20)

@@ -4,9 +4,9 @@
 #include <signal.h>
 #include <string.h>
 #include "base/clock.h"
-#include "envd/env.h"
-#include "envd/path.h"
-#include "envd/rpc.h"
+#include "envd/process/env.h"
+#include "envd/process/path.h"
+#include "envd/api/rpc.h"
 
 #define KEEPALIVE_DEFAULT_NS (90 * NSEC_PER_SEC)
 #define MAX_STRING (2u << 20) // the kernel's own limit for all arguments together

@@ -2,7 +2,7 @@
 // How this works. Every delimiter is searched as CRLF "--" boundary; the buffer starts with a CRLF
 // of our own so that this holds for the first one too. While a part's data runs, all but a possible
 // beginning of a delimiter at the buffer's end is handed on.
-#include "envd/multipart.h"
+#include "envd/api/multipart.h"
 #include <string.h>
 #include <strings.h>
 #include "base/str.h"

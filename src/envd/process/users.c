@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "envd/users.h"
+#include "envd/process/users.h"
 #include <fcntl.h>
 #include <string.h>
 #include "base/file.h"

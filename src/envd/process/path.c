@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "envd/path.h"
+#include "envd/process/path.h"
 #include <string.h>
 #include "base/str.h"
 
