@@ -13,8 +13,8 @@
 // Waiting subscribers sleep in poll on an eventfd together with their client's socket. The pump
 // writes to it only when the subscriber said that it sleeps.
 //
-// Starts pass a gate, which a freeze closes; it then waits until none is under way. Nobody holds a
-// lock while he starts a process, waits at the gate or for the freezer.
+// Starts pass the gate (gate.h), which a freeze closes. Nobody holds the lock while he starts a
+// process or waits at the gate.
 #include "envd/process/process.h"
 #include <fcntl.h>
 #include <limits.h>
@@ -29,8 +29,9 @@
 #include <termios.h>
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/lock.h"
 #include "base/proc.h"
-#include "envd/wake/freeze.h"
+#include "envd/process/gate.h"
 #include "envd/process/spawn.h"
 
 #define PIPE_CHUNK (32u << 10)
@@ -51,7 +52,7 @@ struct process {
 	bool pty;
 	char *tag;
 	json_t *config;
-	uint64_t deadline_ns; // UINT64_MAX: none
+	uint64_t deadline_ns; // TIME_NEVER: none
 	int wake_fd;	      // wakes a pump whose leader is gone; -1 before that
 	bool reaped, forced, timed_out, ended, wake_tried;
 	int status;
@@ -81,13 +82,7 @@ struct process_table {
 	bool closing;
 	int cgroup_fd, null_fd;
 	struct rlimit nofile; // what we were started with: for the processes
-	// The gate. frozen: closed; freezing: by one who is not yet done; epoch: counts the thaws.
-	pthread_cond_t gate;
-	struct freezer freezer;
-	bool frozen, freezing;
-	unsigned n_starting;
-	uint64_t epoch;
-	int thaw_fd; // wakes who waits for the freezer
+	struct gate *gate;
 };
 
 // --- table, references
@@ -99,23 +94,24 @@ struct process_table *process_table_new(int cgroup_fd)
 		return NULL;
 	t->cgroup_fd = cgroup_fd;
 	t->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-	t->thaw_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (t->null_fd < 0 || t->thaw_fd < 0) {
+	t->gate = gate_new(cgroup_fd);
+	if (t->null_fd < 0 || !t->gate) {
 		safe_close(t->null_fd);
-		safe_close(t->thaw_fd);
+		gate_free(t->gate);
 		free(t);
 		return NULL;
 	}
-	freezer_init(&t->freezer, cgroup_fd);
-	// By an agent before us that died: who froze them also lets them go.
-	t->frozen = freezer_is_on(&t->freezer);
 	getrlimit(RLIMIT_NOFILE, &t->nofile);
 	const struct rlimit most = {t->nofile.rlim_max, t->nofile.rlim_max};
 	setrlimit(RLIMIT_NOFILE, &most);
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_cond_init(&t->pump_done, NULL);
-	pthread_cond_init(&t->gate, NULL);
 	return t;
+}
+
+struct gate *process_table_gate(struct process_table *t)
+{
+	return t->gate;
 }
 
 static void process_free(struct process *p)
@@ -141,9 +137,8 @@ static void unref_locked(struct process *p)
 static void unref(struct process *p)
 {
 	struct process_table *t = p->table;
-	pthread_mutex_lock(&t->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
 	unref_locked(p);
-	pthread_mutex_unlock(&t->lock);
 }
 
 // Forgets ended ones that are too old or too many (the list's tail is the oldest).
@@ -189,11 +184,10 @@ static int not_found(const struct process_selector *w, struct err *e)
 static struct process *get_running(
 	struct process_table *t, const struct process_selector *w, struct err *e)
 {
-	pthread_mutex_lock(&t->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
 	struct process *p = find_locked(t, w, false);
 	if (p)
 		p->refs++;
-	pthread_mutex_unlock(&t->lock);
 	if (!p)
 		not_found(w, e);
 	return p;
@@ -209,9 +203,9 @@ static void kill_locked(struct process *p, int sig)
 
 void process_table_stop(struct process_table *t)
 {
-	pthread_mutex_lock(&t->lock);
+	gate_close(t->gate);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
 	t->closing = true;
-	pthread_cond_broadcast(&t->gate);
 	for (struct process *p = t->list; p; p = p->next) {
 		kill_locked(p, SIGKILL);
 		p->forced = true;
@@ -221,7 +215,6 @@ void process_table_stop(struct process_table *t)
 	}
 	while (t->n_pumps > 0)
 		pthread_cond_wait(&t->pump_done, &t->lock);
-	pthread_mutex_unlock(&t->lock);
 }
 
 struct process_table *process_table_free(struct process_table *t)
@@ -235,11 +228,9 @@ struct process_table *process_table_free(struct process_table *t)
 		unref_locked(p);
 	}
 	pthread_cond_destroy(&t->pump_done);
-	pthread_cond_destroy(&t->gate);
 	pthread_mutex_destroy(&t->lock);
-	freezer_done(&t->freezer);
+	gate_free(t->gate);
 	close(t->null_fd);
-	close(t->thaw_fd);
 	free(t);
 	return NULL;
 }
@@ -280,9 +271,8 @@ static void chunk_unref_locked(struct process_chunk *c)
 void process_chunk_release(struct process_sub *s, struct process_chunk *c)
 {
 	struct process_table *t = s->p->table;
-	pthread_mutex_lock(&t->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
 	chunk_unref_locked(c);
-	pthread_mutex_unlock(&t->lock);
 }
 
 static bool full(const struct process_sub *s)
@@ -336,21 +326,8 @@ const struct process_end *process_sub_end(const struct process_sub *s)
 bool process_sub_ready(struct process_sub *s)
 {
 	struct process_table *t = s->p->table;
-	pthread_mutex_lock(&t->lock);
-	bool ready = s->count > 0 || s->p->ended;
-	pthread_mutex_unlock(&t->lock);
-	return ready;
-}
-
-// Milliseconds from now to until, rounded up; -1: for ever.
-static int ms_until(uint64_t until_ns)
-{
-	if (until_ns == UINT64_MAX)
-		return -1;
-	uint64_t now = clock_monotonic_ns();
-	if (now >= until_ns)
-		return 0;
-	return (int)MIN((until_ns - now + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC, (uint64_t)INT_MAX);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
+	return s->count > 0 || s->p->ended;
 }
 
 enum process_event process_sub_next(
@@ -371,7 +348,7 @@ enum process_event process_sub_next(
 			return PROCESS_END;
 		struct pollfd pf[2] = {
 			{.fd = s->wake_fd, .events = POLLIN}, {.fd = socket, .events = POLLRDHUP}};
-		int n = poll(pf, 2, ms_until(until_ns));
+		int n = poll(pf, 2, deadline_left_ms(until_ns));
 		if (n == 0)
 			return PROCESS_IDLE;
 		if (n > 0 && pf[1].revents)
@@ -395,7 +372,7 @@ static bool any_full_locked(const struct process *p)
 // The time is over: kills the leader's group if it still lives.
 static void expire_locked(struct process *p)
 {
-	p->deadline_ns = UINT64_MAX;
+	p->deadline_ns = TIME_NEVER;
 	p->timed_out = p->forced = true;
 	kill_locked(p, SIGKILL);
 }
@@ -410,16 +387,10 @@ static void publish(struct process *p, enum process_stream stream, const char *d
 	c->len = len;
 	c->refs = 1;
 	memcpy(c->data, data, len);
-	pthread_mutex_lock(&t->lock);
-	while (any_full_locked(p) && !t->closing) {
-		struct timespec ts = {.tv_sec = (time_t)(p->deadline_ns / NSEC_PER_SEC),
-			.tv_nsec = (long)(p->deadline_ns % NSEC_PER_SEC)};
-		if (p->deadline_ns == UINT64_MAX)
-			pthread_cond_wait(&p->space, &t->lock);
-		else if (pthread_cond_clockwait(&p->space, &t->lock, CLOCK_MONOTONIC, &ts) ==
-			 ETIMEDOUT)
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
+	while (any_full_locked(p) && !t->closing)
+		if (cond_wait_until(&p->space, &t->lock, p->deadline_ns) < 0)
 			expire_locked(p);
-	}
 	for (struct process_sub *s = p->subs; s && !t->closing; s = s->next) {
 		s->queue[(s->head + s->count++) % QUEUE_CHUNKS] = c;
 		s->bytes += len;
@@ -427,7 +398,6 @@ static void publish(struct process *p, enum process_stream stream, const char *d
 		wake_locked(s);
 	}
 	chunk_unref_locked(c);
-	pthread_mutex_unlock(&t->lock);
 }
 
 // One read of output i; false when there is nothing more to be had.
@@ -447,30 +417,26 @@ static bool pump_read(struct process *p, int i, char *buf)
 
 static void reap(struct process *p)
 {
-	pthread_mutex_lock(&p->table->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&p->table->lock);
 	siginfo_t si = {0};
 	RETRY_EINTR(waitid(P_PID, (id_t)p->pid, &si, WEXITED));
 	p->status = si.si_code == CLD_EXITED ? W_EXITCODE(si.si_status, 0)
 					     : W_EXITCODE(0, si.si_status);
 	p->reaped = true;
-	pthread_mutex_unlock(&p->table->lock);
 }
 
 // Without a leader, process_signal can only be heard through this.
 static void open_wake(struct process *p)
 {
-	pthread_mutex_lock(&p->table->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&p->table->lock);
 	p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	p->wake_tried = true; // without descriptors a kill is heard at the next output
-	pthread_mutex_unlock(&p->table->lock);
 }
 
 static bool over(struct process *p)
 {
-	pthread_mutex_lock(&p->table->lock);
-	bool r = p->reaped && (p->forced || (p->out[0] < 0 && p->out[1] < 0));
-	pthread_mutex_unlock(&p->table->lock);
-	return r;
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&p->table->lock);
+	return p->reaped && (p->forced || (p->out[0] < 0 && p->out[1] < 0));
 }
 
 static void publish_end(struct process *p)
@@ -511,7 +477,7 @@ static void *pump_main(void *arg)
 		// The ends of the pipes mostly come with the leader's; only a process that leaves
 		// them to others needs more.
 		bool left_behind = p->reaped && !p->wake_tried;
-		int n = poll(pf, 4, left_behind ? 0 : ms_until(p->deadline_ns));
+		int n = poll(pf, 4, left_behind ? 0 : deadline_left_ms(p->deadline_ns));
 		if (n == 0 && left_behind) {
 			open_wake(p);
 			continue;
@@ -538,138 +504,6 @@ static void *pump_main(void *arg)
 	}
 	publish_end(p);
 	return NULL;
-}
-
-// --- the gate
-
-static int gate_wait_locked(struct process_table *t, uint64_t until_ns)
-{
-	struct timespec ts = {.tv_sec = (time_t)(until_ns / NSEC_PER_SEC),
-		.tv_nsec = (long)(until_ns % NSEC_PER_SEC)};
-	return -pthread_cond_clockwait(&t->gate, &t->lock, CLOCK_MONOTONIC, &ts);
-}
-
-// Asked after the gate: who waited there while a snapshot was taken is in every copy of it, and
-// what he was to start would start in each. His connection was ended before the thaw.
-static bool client_gone(int fd)
-{
-	struct pollfd pf = {.fd = fd};
-	return fd > 0 && poll(&pf, 1, 0) > 0;
-}
-
-// 0: the caller must call gate_leave.
-static int gate_enter(struct process_table *t, int client_fd, struct err *e)
-{
-	uint64_t until = clock_monotonic_ns() + PROCESS_START_WAIT_NS;
-	int rc = 0;
-	pthread_mutex_lock(&t->lock);
-	while (rc == 0 && t->frozen && !t->closing)
-		rc = gate_wait_locked(t, until);
-	if (t->closing)
-		rc = err_set(e, ERR_CANCELED, "the agent is stopping");
-	else if (rc < 0)
-		rc = err_set(e, ERR_CONFLICT, "the sandbox is being frozen");
-	else if (client_gone(client_fd))
-		rc = err_set(e, ERR_CANCELED, "the client has gone");
-	else
-		t->n_starting++;
-	pthread_mutex_unlock(&t->lock);
-	return rc;
-}
-
-static void gate_leave(struct process_table *t)
-{
-	pthread_mutex_lock(&t->lock);
-	if (--t->n_starting == 0)
-		pthread_cond_broadcast(&t->gate);
-	pthread_mutex_unlock(&t->lock);
-}
-
-static int thaw_locked(struct process_table *t)
-{
-	if (!t->frozen)
-		return 0;
-	int rc = freezer_set(&t->freezer, false);
-	if (rc < 0)
-		return rc;
-	t->frozen = false;
-	t->epoch++;
-	eventfd_write(t->thaw_fd, 1);
-	pthread_cond_broadcast(&t->gate);
-	return 0;
-}
-
-int process_table_thaw(struct process_table *t, struct err *e)
-{
-	pthread_mutex_lock(&t->lock);
-	int rc = thaw_locked(t);
-	pthread_mutex_unlock(&t->lock);
-	return rc < 0 ? err_errno(e, rc, "cannot thaw the processes") : 0;
-}
-
-static int explain_freeze(int rc, struct err *e)
-{
-	if (rc == -ETIMEDOUT)
-		return err_set(e, ERR_TIMEOUT,
-			"the processes did not all stand still in time; one may be waiting in the "
-			"kernel");
-	if (rc == -ECANCELED)
-		return err_set(e, ERR_CONFLICT, "thawed while it was being frozen");
-	return err_errno(e, rc, "cannot freeze the processes");
-}
-
-int process_table_freeze(
-	struct process_table *t, uint64_t timeout_ns, uint64_t *ret_epoch, struct err *e)
-{
-	uint64_t until = clock_monotonic_ns() + timeout_ns;
-	int rc = 0;
-	if (!freezer_usable(&t->freezer))
-		return err_set(e, ERR_UNAVAILABLE,
-			"the agent has no cgroup v2 of its own for the processes: they cannot be "
-			"frozen");
-	pthread_mutex_lock(&t->lock);
-	while (rc == 0 && t->freezing)
-		rc = gate_wait_locked(t, until);
-	uint64_t epoch = t->epoch;
-	if (rc < 0 || t->frozen) {
-		*ret_epoch = epoch;
-		pthread_mutex_unlock(&t->lock);
-		return rc < 0 ? explain_freeze(rc, e) : 0;
-	}
-	t->frozen = t->freezing = true;
-	eventfd_t old;
-	eventfd_read(t->thaw_fd, &old);
-	while (rc == 0 && t->n_starting > 0 && t->epoch == epoch)
-		rc = gate_wait_locked(t, until);
-	if (rc == 0 && t->epoch == epoch)
-		rc = freezer_set(&t->freezer, true);
-	pthread_mutex_unlock(&t->lock);
-
-	if (rc == 0)
-		rc = freezer_wait(&t->freezer, until, t->thaw_fd);
-
-	pthread_mutex_lock(&t->lock);
-	t->freezing = false;
-	if (t->epoch != epoch)
-		rc = -ECANCELED;
-	else if (rc < 0)
-		thaw_locked(t);
-	pthread_cond_broadcast(&t->gate);
-	pthread_mutex_unlock(&t->lock);
-	*ret_epoch = epoch;
-	return rc < 0 ? explain_freeze(rc, e) : 0;
-}
-
-int process_table_freeze_end(struct process_table *t, uint64_t epoch, bool ok, struct err *e)
-{
-	int rc = 0;
-	pthread_mutex_lock(&t->lock);
-	if (t->epoch != epoch)
-		rc = -ECANCELED;
-	else if (!ok)
-		rc = thaw_locked(t);
-	pthread_mutex_unlock(&t->lock);
-	return rc < 0 ? explain_freeze(rc, e) : 0;
 }
 
 // --- start
@@ -759,7 +593,7 @@ static struct process *process_new(struct process_table *t, const struct process
 	p->refs = 1;
 	p->pidfd = p->out[0] = p->out[1] = p->stdin_fd = p->wake_fd = -1;
 	p->pty = s->pty;
-	p->deadline_ns = UINT64_MAX;
+	p->deadline_ns = TIME_NEVER;
 	p->config = json_incref(s->config);
 	pthread_cond_init(&p->space, NULL);
 	pthread_mutex_init(&p->stdin_lock, NULL);
@@ -814,10 +648,10 @@ int process_start(struct process_table *t, const struct process_start *s, struct
 		.user = s->user,
 		.cgroup_fd = t->cgroup_fd,
 		.nofile = &t->nofile};
-	rc = gate_enter(t, s->client_fd, e);
+	rc = gate_enter(t->gate, deadline_in_ms(PROCESS_START_WAIT_MS), s->client_fd, e);
 	if (rc == 0) {
 		rc = spawn_process(&spawn, &p->pid, &p->pidfd, e);
-		gate_leave(t);
+		gate_leave(t->gate);
 	}
 	if (rc < 0) {
 		unref(p);
@@ -844,11 +678,10 @@ int process_start(struct process_table *t, const struct process_start *s, struct
 int process_connect(struct process_table *t, const struct process_selector *w,
 	struct process_sub **ret, struct err *e)
 {
-	pthread_mutex_lock(&t->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
 	purge_locked(t);
 	struct process *p = find_locked(t, w, true);
 	struct process_sub *s = p ? subscribe_locked(p) : NULL;
-	pthread_mutex_unlock(&t->lock);
 	if (!p)
 		return not_found(w, e);
 	if (!s)
@@ -860,7 +693,7 @@ int process_connect(struct process_table *t, const struct process_selector *w,
 json_t *process_list(struct process_table *t)
 {
 	json_t *list = json_array();
-	pthread_mutex_lock(&t->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
 	purge_locked(t);
 	for (struct process *p = t->list; p; p = p->next) {
 		if (p->ended)
@@ -870,14 +703,13 @@ json_t *process_list(struct process_table *t)
 			json_object_set_new(o, "tag", json_string(p->tag));
 		json_array_append_new(list, o);
 	}
-	pthread_mutex_unlock(&t->lock);
 	return list;
 }
 
 int process_signal(
 	struct process_table *t, const struct process_selector *w, int sig, struct err *e)
 {
-	pthread_mutex_lock(&t->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
 	struct process *p = find_locked(t, w, false);
 	if (p) {
 		kill_locked(p, sig);
@@ -885,7 +717,6 @@ int process_signal(
 		if (p->wake_fd >= 0)
 			eventfd_write(p->wake_fd, 1);
 	}
-	pthread_mutex_unlock(&t->lock);
 	return p ? 0 : not_found(w, e);
 }
 

@@ -5,10 +5,11 @@
 #pragma once
 #include <jansson.h>
 #include "base/err.h"
+#include "envd/process/gate.h"
 #include "envd/process/users.h"
 
 #define PROCESS_END_KEPT_NS (30 * 1000000000ull) // a late Connect still learns how it ended
-#define PROCESS_START_WAIT_NS (20 * 1000000000ull)
+#define PROCESS_START_WAIT_MS 20000
 
 struct process_table;
 struct process_sub;
@@ -61,19 +62,11 @@ void process_table_stop(struct process_table *t);
 struct process_table *process_table_free(struct process_table *t);
 DEFINE_CLEANUP(struct process_table *, process_table_free)
 
-// Stops all processes of the cgroup; starts wait until the thaw. 0 when all stand still, and also
-// when they did so before. ERR_UNAVAILABLE without a cgroup, ERR_TIMEOUT, ERR_CONFLICT when it was
-// thawed meanwhile; nothing is frozen then. *ret_epoch is for process_table_freeze_end, which must
-// follow once the rest of the work was done: it thaws again unless ok, and tells (ERR_CONFLICT)
-// when somebody else has thawed since.
-int process_table_freeze(
-	struct process_table *t, uint64_t timeout_ns, uint64_t *ret_epoch, struct err *e);
-int process_table_freeze_end(struct process_table *t, uint64_t epoch, bool ok, struct err *e);
-// Harmless when nothing is frozen. Also ends a freeze that is under way, with an error for it.
-int process_table_thaw(struct process_table *t, struct err *e);
+// Which starts pass, and which freezes them all: borrowed.
+struct gate *process_table_gate(struct process_table *t);
 
 // The starter is the first subscriber. While the processes are frozen it waits, for at most
-// PROCESS_START_WAIT_NS; ERR_CONFLICT after that.
+// PROCESS_START_WAIT_MS; ERR_CONFLICT after that.
 int process_start(struct process_table *t, const struct process_start *s, struct process_sub **ret,
 	struct err *e);
 int process_connect(struct process_table *t, const struct process_selector *which,

@@ -1,75 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "envd/wake/freeze.h"
 #include <fcntl.h>
-#include <limits.h>
-#include <poll.h>
 #include <string.h>
-#include "base/clock.h"
 #include "base/file.h"
 #include "base/str.h"
 #include "envd/wake/agent.h"
 
 #define MAX_MOUNTINFO (4u << 20)
-
-// --- the freezer
-
-void freezer_init(struct freezer *f, int cgroup_fd)
-{
-	*f = (struct freezer){-1, -1};
-	if (cgroup_fd < 0)
-		return;
-	f->freeze_fd = openat(cgroup_fd, "cgroup.freeze", O_RDWR | O_CLOEXEC);
-	if (f->freeze_fd >= 0)
-		f->events_fd = openat(cgroup_fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
-}
-
-void freezer_done(struct freezer *f)
-{
-	f->freeze_fd = safe_close(f->freeze_fd);
-	f->events_fd = safe_close(f->events_fd);
-}
-
-int freezer_set(const struct freezer *f, bool on)
-{
-	return pwrite(f->freeze_fd, on ? "1" : "0", 1, 0) == 1 ? 0 : -errno;
-}
-
-bool freezer_is_on(const struct freezer *f)
-{
-	char c = '0';
-	return freezer_usable(f) && pread(f->freeze_fd, &c, 1, 0) == 1 && c == '1';
-}
-
-// Each read also tells the kernel which change the next poll is to wait for.
-static int is_frozen(const struct freezer *f)
-{
-	char text[256];
-	ssize_t n = RETRY_EINTR(pread(f->events_fd, text, sizeof text - 1, 0));
-	if (n < 0)
-		return -errno;
-	text[n] = '\0';
-	return strstr(text, "frozen 1\n") != NULL;
-}
-
-int freezer_wait(const struct freezer *f, uint64_t until_ns, int wake_fd)
-{
-	for (;;) {
-		int rc = is_frozen(f);
-		if (rc)
-			return MIN(rc, 0);
-		uint64_t now = clock_monotonic_ns();
-		if (now >= until_ns)
-			return -ETIMEDOUT;
-		struct pollfd pf[2] = {
-			{.fd = f->events_fd, .events = POLLPRI}, {.fd = wake_fd, .events = POLLIN}};
-		uint64_t ms = (until_ns - now + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC;
-		int n = poll(pf, 2, (int)MIN(ms, (uint64_t)INT_MAX));
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		if (n > 0 && pf[1].revents)
-			return -ECANCELED;
-	}
-}
 
 // --- the disks
 
@@ -181,14 +118,14 @@ int freeze_sync_disks(struct err *e)
 
 void freeze_post(struct http_request *req, void *ctx)
 {
-	struct agent *a = ctx;
+	struct gate *gate = process_table_gate(((struct agent *)ctx)->processes);
 	struct err e = {0};
 	uint64_t epoch;
-	int rc = process_table_freeze(a->processes, FREEZE_LIMIT_NS, &epoch, &e);
+	int rc = gate_freeze(gate, FREEZE_LIMIT_NS, &epoch, &e);
 	if (rc == 0) {
 		rc = freeze_sync_disks(&e);
 		// Undone when that failed; and what was thawed in the meantime is not frozen.
-		int kept = process_table_freeze_end(a->processes, epoch, rc == 0, rc ? NULL : &e);
+		int kept = gate_freeze_end(gate, epoch, rc == 0, rc ? NULL : &e);
 		rc = rc ? rc : kept;
 	}
 	if (rc < 0)
@@ -201,7 +138,7 @@ void thaw_post(struct http_request *req, void *ctx)
 {
 	struct agent *a = ctx;
 	struct err e = {0};
-	if (process_table_thaw(a->processes, &e) < 0)
+	if (gate_thaw(process_table_gate(a->processes), &e) < 0)
 		http_reply_error(req, &e);
 	else
 		http_reply_empty(req, 204);

@@ -302,7 +302,7 @@ static int apply(
 		run_hooks(a);
 	}
 	if (rc == 0)
-		rc = process_table_thaw(a->processes, e);
+		rc = gate_thaw(process_table_gate(a->processes), e);
 	pthread_mutex_unlock(&a->resume_lock);
 	return rc;
 }
