@@ -15,11 +15,10 @@
 static int wait_for(int fd, short events, uint64_t end)
 {
 	for (;;) {
-		uint64_t now = clock_monotonic_ns();
-		if (now >= end)
+		if (deadline_over(end))
 			return -ETIMEDOUT;
 		struct pollfd pf = {.fd = fd, .events = events};
-		int n = poll(&pf, 1, (int)((end - now + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC));
+		int n = poll(&pf, 1, deadline_left_ms(end));
 		if (n > 0)
 			return 0;
 		if (n < 0 && errno != EINTR)
@@ -32,7 +31,7 @@ int envd_probe(const char *ip, uint16_t port, int timeout_ms)
 {
 	static const char request[] =
 		"GET /health HTTP/1.1\r\nHost: envd\r\nConnection: close\r\n\r\n";
-	uint64_t end = clock_monotonic_ns() + (uint64_t)timeout_ms * NSEC_PER_MSEC;
+	uint64_t end = deadline_in_ms(timeout_ms);
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
 	_cleanup_close_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
@@ -51,7 +50,7 @@ int envd_probe(const char *ip, uint16_t port, int timeout_ms)
 		return -ECONNRESET;
 	// The connection stands, so the guest answers: an emulated one may need longer than the
 	// limit.
-	end = MAX(end, clock_monotonic_ns() + NSEC_PER_SEC);
+	end = MAX(end, deadline_in_ms(1000));
 	char head[16];
 	size_t got = 0;
 	while (got < 12) {

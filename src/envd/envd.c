@@ -15,7 +15,8 @@
 #include <arpa/inet.h>
 #include "base/id.h"
 #include "base/log.h"
-#include "envd/wake/agent.h"
+#include "envd/api/routes.h"
+#include "envd/process/path.h"
 #include "agentclient/client.h"
 #include "envd/process/env.h"
 #include "envd/wake/settings.h"
@@ -157,7 +158,7 @@ static void set_socket(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-	// And know the interface that they came in by: agent_before asks.
+	// And know the interface that they came in by: routes_before asks.
 	setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof on);
 }
 
@@ -191,8 +192,8 @@ static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 		.ctx = &a,
 		.listen_fd = fd,
 		.thread_stack = THREAD_STACK,
-		.before = agent_before,
-		.format_error = agent_format_error};
+		.before = routes_before,
+		.format_error = routes_format_error};
 	struct http_server *server;
 	int rc = http_server_start(&cfg, &server, e);
 	if (rc < 0)

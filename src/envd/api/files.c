@@ -5,7 +5,8 @@
 #include <strings.h>
 #include <sys/stat.h>
 #include "base/file.h"
-#include "envd/wake/agent.h"
+#include "envd/api/files.h"
+#include "envd/api/request.h"
 #include "envd/api/multipart.h"
 #include "envd/process/path.h"
 #include "http/json.h"
@@ -16,7 +17,7 @@ static int query_user(struct http_request *req, struct agent *a, struct user *re
 	int rc = users_load(NULL, NULL, &users);
 	if (rc < 0)
 		return err_errno(e, rc, "cannot read /etc/passwd");
-	return agent_find_user(a, &users, http_req_query(req, "username"), ret, e);
+	return request_find_user(a, &users, http_req_query(req, "username"), ret, e);
 }
 
 static int refuse_kind(const char *path, mode_t mode, struct err *e)
@@ -134,7 +135,7 @@ static int get(struct http_request *req, struct agent *a, struct err *e)
 	const char *asked = http_req_query(req, "path");
 	int rc = query_user(req, a, &user, e);
 	if (rc == 0)
-		rc = agent_resolve_path(a, asked ? asked : "", &user, path, e);
+		rc = request_resolve_path(a, asked ? asked : "", &user, path, e);
 	if (rc < 0)
 		return rc;
 	// Looked at before it is opened: opening a pipe or device may do something.
@@ -204,7 +205,7 @@ static void upload_free(void *p)
 static int open_target(struct upload *u, struct err *e)
 {
 	struct stat st;
-	int rc = agent_make_parents(u->agent, u->path, &u->user, e);
+	int rc = request_make_parents(u->agent, u->path, &u->user, e);
 	if (rc < 0)
 		return rc;
 	if (stat(u->path, &st) == 0 && !S_ISREG(st.st_mode))
@@ -226,7 +227,7 @@ static int begin_file(struct upload *u, const char *path, struct err *e)
 {
 	size_t i;
 	json_t *o;
-	int rc = agent_resolve_path(u->agent, path, &u->user, u->path, e);
+	int rc = request_resolve_path(u->agent, path, &u->user, u->path, e);
 	if (rc < 0)
 		return rc;
 	json_array_foreach (u->done, i, o)

@@ -1,121 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "envd/wake/agent.h"
+#include "envd/api/routes.h"
 #include <fcntl.h>
-#include <inttypes.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/lock.h"
 #include "envd/api/entry.h"
-#include "envd/process/path.h"
+#include "envd/api/files.h"
+#include "envd/api/request.h"
+#include "envd/api/rpc_filesystem.h"
+#include "envd/api/rpc_process.h"
+#include "envd/wake/freeze.h"
+#include "envd/wake/init.h"
 #include "http/json.h"
+
+#define ROUTE_PUBLIC 1u // no token needed
+#define ROUTE_OWN 2u	// the handler checks the token: /init, which sets it
+#define ROUTE_HOST 4u	// for the host alone, see struct agent_host
+#define ROUTE_ANY 8u	// what no other route takes
 
 #define SMALL_BODY (1u << 20)
 #define MESSAGE_BODY (24u << 20) // a message of CONNECT_MAX_MESSAGE with its escapes
 
-// --- shared by the handlers
-
-int agent_find_user(
-	struct agent *a, const struct users *u, const char *name, struct user *ret, struct err *e)
-{
-	char preset[256] = "";
-	int rc;
-	if (!name || !*name) {
-		pthread_mutex_lock(&a->lock);
-		if (a->default_user)
-			snprintf(preset, sizeof preset, "%s", a->default_user);
-		pthread_mutex_unlock(&a->lock);
-		name = preset;
-	}
-	if (*name)
-		rc = users_find(u, name, ret);
-	else if (!a->as_root)
-		rc = users_find_uid(u, geteuid(), ret);
-	else if ((rc = users_find(u, "user", ret)) == -ENOENT)
-		rc = users_find(u, name = "root", ret);
-	if (rc == -ENOENT && strcmp(name, "root") == 0) {
-		// A root file system without /etc/passwd still has a root.
-		*ret = (struct user){.name = strdup("root"), .home = strdup("/"), .n_groups = 1};
-		rc = ret->name && ret->home ? 0 : -ENOMEM;
-	}
-	if (rc == -ENOENT)
-		return err_set(e, ERR_UNAUTHENTICATED, "no user '%.100s' in /etc/passwd", name);
-	return rc < 0 ? err_errno(e, rc, "user") : 0;
-}
-
-json_t *agent_env(struct agent *a)
-{
-	pthread_mutex_lock(&a->lock);
-	json_t *env = json_incref(a->env);
-	pthread_mutex_unlock(&a->lock);
-	return env;
-}
-
-int agent_resolve_path(struct agent *a, const char *path, const struct user *user,
-	char out[PATH_SIZE], struct err *e)
-{
-	pthread_mutex_lock(&a->lock);
-	int rc = path_resolve(path, user->home, a->default_workdir, out, e);
-	pthread_mutex_unlock(&a->lock);
-	return rc;
-}
-
-int agent_make_dir(struct agent *a, const char *path, const struct user *user, struct err *e)
-{
-	if (mkdir(path, 0755) < 0)
-		return err_errno(e, errno, "cannot make the directory %s", path);
-	if (a->as_root && lchown(path, user->uid, user->gid) < 0)
-		return err_errno(e, errno, "cannot give the directory %s to %s", path, user->name);
-	return 0;
-}
-
-int agent_make_parents(struct agent *a, const char *path, const struct user *user, struct err *e)
-{
-	char dir[PATH_SIZE];
-	snprintf(dir, sizeof dir, "%s", path);
-	path_cut_last(dir);
-	// Nearly always there.
-	if (access(dir, F_OK) == 0)
-		return 0;
-	for (char *p = dir + 1;; p++) {
-		if (*p != '/' && *p != '\0')
-			continue;
-		char keep = *p;
-		*p = '\0';
-		if (access(dir, F_OK) < 0) {
-			int rc = agent_make_dir(a, dir, user, e);
-			if (rc < 0 && rc != -EEXIST)
-				return rc;
-		}
-		if (!keep)
-			return 0;
-		*p = keep;
-	}
-}
-
 // --- errors
 
-void agent_add_error(struct strbuf *out, const char *code, const struct err *e)
-{
-	const char *reason = err_reason_name(e->reason);
-	strbuf_adds(out, "{\"code\":");
-	entry_add_json_string(out, code);
-	strbuf_adds(out, ",\"message\":");
-	entry_add_json_string(out, e->text);
-	// Ours: clients of the protocol pass over what they do not know.
-	if (reason)
-		strbuf_addf(out, ",\"reason\":\"%s\"", reason);
-	strbuf_addc(out, '}');
-}
-
-void agent_format_error(
+void routes_format_error(
 	struct http_request *req, int status, const struct err *e, struct strbuf *out)
 {
 	const char *path = http_req_path(req);
 	if (str_starts(path, "/process.") || str_starts(path, "/filesystem.")) {
-		agent_add_error(out, err_info(e->code)->connect, e);
+		request_add_error(out, err_info(e->code)->connect, e);
 		return;
 	}
 	strbuf_addf(out, "{\"code\":%d,\"message\":", status);
@@ -167,9 +83,8 @@ static bool may_call(
 	if (route->flags & (ROUTE_PUBLIC | ROUTE_OWN))
 		return true;
 	const char *given = http_req_header(req, "X-Access-Token");
-	pthread_mutex_lock(&a->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&a->lock);
 	bool closed = !a->token, ok = a->token && str_eq_secret(given ? given : "", a->token);
-	pthread_mutex_unlock(&a->lock);
 	if (closed)
 		err_set(e, ERR_UNAUTHENTICATED, "no access token was set yet: the host has to");
 	else if (!ok &&
@@ -178,7 +93,7 @@ static bool may_call(
 	return !err_is_set(e);
 }
 
-bool agent_before(struct http_request *req, const struct http_route *route, void *ctx)
+bool routes_before(struct http_request *req, const struct http_route *route, void *ctx)
 {
 	struct agent *a = ctx;
 	struct err e = {0};
@@ -242,11 +157,10 @@ static double cpu_used(struct agent *a)
 	for (size_t i = 0; i < ARRAY_SIZE(v); i++)
 		total += v[i] = strtoull(p, &p, 10);
 	uint64_t busy = total - v[3] - v[4]; // idle, iowait
-	pthread_mutex_lock(&a->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&a->lock);
 	uint64_t d_busy = busy - a->cpu_busy, d_total = total - a->cpu_total;
 	a->cpu_busy = busy;
 	a->cpu_total = total;
-	pthread_mutex_unlock(&a->lock);
 	return d_total && d_busy <= d_total ? 100.0 * (double)d_busy / (double)d_total : 0;
 }
 

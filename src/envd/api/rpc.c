@@ -3,6 +3,7 @@
 #include <string.h>
 #include <strings.h>
 #include "base/clock.h"
+#include "envd/api/request.h"
 
 static const struct {
 	const char *name;
@@ -16,11 +17,11 @@ static const struct {
 static void reply_error(struct http_request *req, enum rpc_code code, const struct err *e)
 {
 	if (code == RPC_FROM_ERR) {
-		http_reply_error(req, e); // agent_format_error writes it the protocol's way
+		http_reply_error(req, e); // routes_format_error writes it the protocol's way
 		return;
 	}
 	_cleanup_strbuf_ struct strbuf text = {0};
-	agent_add_error(&text, codes[code].name, e);
+	request_add_error(&text, codes[code].name, e);
 	http_reply_data(req, codes[code].status, "application/json", text.data, text.len);
 }
 
@@ -49,7 +50,7 @@ static int find_user(struct http_request *req, struct rpc_call *c, struct err *e
 	int rc = basic_user(req, &name, e);
 	if (rc == 0)
 		rc = users_load(NULL, NULL, &c->users);
-	return rc < 0 ? rc : agent_find_user(c->agent, &c->users, name, &c->user, e);
+	return rc < 0 ? rc : request_find_user(c->agent, &c->users, name, &c->user, e);
 }
 
 static bool has_type(struct http_request *req, const char *type)
@@ -123,7 +124,7 @@ void rpc_add_end(struct strbuf *out, const struct err *e)
 		return;
 	}
 	strbuf_adds(&text, "{\"error\":");
-	agent_add_error(&text, err_info(e->code)->connect, e);
+	request_add_error(&text, err_info(e->code)->connect, e);
 	strbuf_addc(&text, '}');
 	connect_envelope_add(out, CONNECT_FLAG_END, text.data, text.len);
 }

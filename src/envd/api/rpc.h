@@ -4,6 +4,7 @@
 #include "envd/wake/agent.h"
 #include "http/connect.h"
 #include "http/json.h"
+#include "http/server.h"
 
 // Connect knows more codes than err.h; handlers return one of these.
 enum rpc_code {

@@ -6,7 +6,9 @@
 #include "base/file.h"
 #include "envd/api/entry.h"
 #include "envd/process/path.h"
+#include "envd/api/request.h"
 #include "envd/api/rpc.h"
+#include "envd/api/rpc_filesystem.h"
 
 #define MAX_LISTING (64u << 20) // bytes of one answer
 #define MAX_LEVELS 100u		// of one listing: each path is looked up from the root
@@ -16,7 +18,7 @@ static int read_path(struct rpc_call *c, const char *field, char out[PATH_SIZE],
 	const char *path = "";
 	const struct json_field f[] = {{field, JF_STRING, &path}};
 	int rc = json_read_fields(c->in, f, 1, true, e);
-	return rc < 0 ? rc : agent_resolve_path(c->agent, path, &c->user, out, e);
+	return rc < 0 ? rc : request_resolve_path(c->agent, path, &c->user, out, e);
 }
 
 static enum rpc_code failed(int rc, const char *path, struct err *e)
@@ -162,8 +164,8 @@ static enum rpc_code call_make_dir(struct rpc_call *c, struct err *e)
 		err_set(e, ERR_CONFLICT, "%s: exists already", path);
 		return RPC_ALREADY_EXISTS;
 	}
-	if (agent_make_parents(c->agent, path, &c->user, e) < 0 ||
-		agent_make_dir(c->agent, path, &c->user, e) < 0)
+	if (request_make_parents(c->agent, path, &c->user, e) < 0 ||
+		request_make_dir(c->agent, path, &c->user, e) < 0)
 		return RPC_FROM_ERR;
 	return reply_entry(c, path, e);
 }
@@ -176,7 +178,7 @@ static enum rpc_code call_move(struct rpc_call *c, struct err *e)
 		return RPC_FROM_ERR;
 	if (lstat(from, &st) < 0)
 		return failed(-errno, from, e);
-	if (agent_make_parents(c->agent, to, &c->user, e) < 0)
+	if (request_make_parents(c->agent, to, &c->user, e) < 0)
 		return RPC_FROM_ERR;
 	if (rename(from, to) < 0) {
 		err_errno(e, errno, "cannot move %s to %s", from, to);

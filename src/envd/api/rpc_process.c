@@ -6,7 +6,9 @@
 #include "base/clock.h"
 #include "envd/process/env.h"
 #include "envd/process/path.h"
+#include "envd/api/request.h"
 #include "envd/api/rpc.h"
+#include "envd/api/rpc_process.h"
 
 #define KEEPALIVE_DEFAULT_NS (90 * NSEC_PER_SEC)
 #define MAX_STRING (2u << 20) // the kernel's own limit for all arguments together
@@ -262,7 +264,7 @@ static int start(
 	if (rc == 0)
 		rc = build_argv(r.cmd, r.args, &argv, e);
 	if (rc == 0)
-		rc = agent_resolve_path(a, r.cwd, &c->user, cwd, e);
+		rc = request_resolve_path(a, r.cwd, &c->user, cwd, e);
 	if (rc < 0)
 		return rc;
 	const char *path = getenv("PATH");

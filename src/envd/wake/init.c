@@ -10,6 +10,7 @@
 #include <time.h>
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/lock.h"
 #include "base/log.h"
 #include "envd/wake/agent.h"
 #include "envd/process/env.h"
@@ -295,16 +296,13 @@ static int apply(
 {
 	if (!r->resumed)
 		return apply_settings(a, r, req, e);
-	pthread_mutex_lock(&a->resume_lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&a->resume_lock);
 	int rc = apply_settings(a, r, req, e);
 	if (rc == 0 && a->guest) {
 		resume_end_connections(http_req_socket(req));
 		run_hooks(a);
 	}
-	if (rc == 0)
-		rc = gate_thaw(process_table_gate(a->processes), e);
-	pthread_mutex_unlock(&a->resume_lock);
-	return rc;
+	return rc == 0 ? gate_thaw(process_table_gate(a->processes), e) : rc;
 }
 
 void init_post(struct http_request *req, void *ctx)

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // POST /init: what the host tells the guest after every start and resume.
 #pragma once
-#include <jansson.h>
 #include "base/err.h"
 #include "base/str.h"
+#include "http/server.h"
 
 #define INIT_ENTROPY_MIN 32
-#define INIT_TOKEN_MAX 512
-#define INIT_CLOCK_PPM_MAX 100000
 
 struct init_request {
 	const char *token, *default_user, *default_workdir, *hostname; // NULL: unchanged
@@ -29,3 +27,6 @@ bool init_clock_is_off(uint64_t now_ns, uint64_t host_ns);
 // The text of /etc/hosts with 127.0.1.1 naming hostname and nothing else; false when old has that
 // already. Without it sudo and others would ask a name server for their own name.
 bool init_hosts_text(const char *old, const char *hostname, struct strbuf *ret);
+
+// The call; ctx is the struct agent.
+void init_post(struct http_request *req, void *ctx);

@@ -253,10 +253,8 @@ static void run_hook(const char *path, char *const *env, int cgroup, int null, u
 		log_warn("resume hook does not start file=%s error=%s", path, err_text(&e, 0));
 		return;
 	}
-	uint64_t now = clock_monotonic_ns();
-	uint64_t left = until_ns > now ? until_ns - now : 0;
 	struct pollfd pf = {.fd = pidfd, .events = POLLIN};
-	int n = RETRY_EINTR(poll(&pf, 1, (int)((left + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC)));
+	int n = RETRY_EINTR(poll(&pf, 1, deadline_left_ms(until_ns)));
 	if (n <= 0) {
 		log_warn("resume hook is killed: out of time file=%s", path);
 		kill_hook(cgroup, pid);
@@ -282,7 +280,7 @@ void resume_run_hooks(const char *directory, char *const *env)
 		if (str_format(path, sizeof path, "%s/%s", directory, list[i]->d_name) == 0 &&
 			null >= 0 && stat(path, &st) == 0 && S_ISREG(st.st_mode) &&
 			(st.st_mode & 0111)) {
-			if (clock_monotonic_ns() < until)
+			if (!deadline_over(until))
 				run_hook(path, env, cgroup, null, until);
 			else
 				log_warn("resume hook is left out: no time file=%s", path);

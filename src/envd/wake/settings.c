@@ -6,7 +6,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "envd/process/env.h"
-#include "envd/wake/init.h"
 #include "http/json.h"
 
 #define MAX_FILE (4u << 20)
