@@ -3,6 +3,7 @@
 #include <endian.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -89,10 +90,25 @@ static bool means_no_reflink(int errnum)
 	       errnum == ENOSYS;
 }
 
+// Makes the empty file out what in is: by sharing blocks, or by copying the data extents. size is
+// in's.
+static int fill(int in, int out, off_t size, enum disk_clone_method *ret)
+{
+	*ret = DISK_CLONE_REFLINK;
+	if (fault_hit("disk.reflink", NULL) == 0) {
+		if (ioctl(out, FICLONE, in) == 0)
+			return 0;
+		if (!means_no_reflink(errno))
+			return -errno;
+	}
+	*ret = DISK_CLONE_SPARSE;
+	return copy_sparse(in, out, size);
+}
+
 int disk_clone(int dirfd, const char *src, const char *dst, uint64_t size,
 	enum disk_clone_method *ret, struct err *e)
 {
-	enum disk_clone_method method = DISK_CLONE_REFLINK;
+	enum disk_clone_method method;
 	struct stat st;
 	if (size > INT64_MAX)
 		return err_set(e, ERR_INVALID, "disk of %" PRIu64 " bytes: too large", size);
@@ -104,15 +120,7 @@ int disk_clone(int dirfd, const char *src, const char *dst, uint64_t size,
 	_cleanup_close_ int out = openat(dirfd, dst, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (out < 0)
 		return err_errno(e, errno, "create disk %s", dst);
-	int rc = 0, no_reflink = fault_hit("disk.reflink", NULL);
-	if (!no_reflink && ioctl(out, FICLONE, in) < 0) {
-		no_reflink = means_no_reflink(errno);
-		rc = no_reflink ? 0 : -errno;
-	}
-	if (no_reflink) {
-		method = DISK_CLONE_SPARSE;
-		rc = copy_sparse(in, out, st.st_size);
-	}
+	int rc = fill(in, out, st.st_size, &method);
 	if (rc == 0 && size > (uint64_t)st.st_size && ftruncate(out, (off_t)size) < 0)
 		rc = -errno;
 	if (rc < 0) {
@@ -121,6 +129,61 @@ int disk_clone(int dirfd, const char *src, const char *dst, uint64_t size,
 	}
 	if (ret)
 		*ret = method;
+	return 0;
+}
+
+// Opens the file that a jail left: it is whatever the jail made of that name.
+static int open_foreign(int dirfd, const char *name, uint64_t max, struct stat *ret, struct err *e)
+{
+	_cleanup_close_ int fd = file_open_beneath(
+		dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0);
+	if (fd < 0)
+		return err_errno(e, fd, "%s", name);
+	if (fstat(fd, ret) < 0)
+		return err_errno(e, errno, "%s", name);
+	if (!S_ISREG(ret->st_mode))
+		return err_set(e, ERR_INVALID, "%s: not a regular file", name);
+	if ((uint64_t)ret->st_size > max)
+		return err_set(e, ERR_TOO_LARGE, "%s: %jd bytes; at most %" PRIu64, name,
+			(intmax_t)ret->st_size, max);
+	return TAKE_FD(fd);
+}
+
+// The writer may have made the file longer between fstat and FICLONE.
+static int take_into(int in, const struct stat *st, int out, mode_t mode, uint64_t max)
+{
+	enum disk_clone_method method;
+	struct stat got;
+	int rc = fill(in, out, st->st_size, &method);
+	if (rc < 0)
+		return rc;
+	if (fstat(out, &got) < 0 || fchmod(out, mode) < 0)
+		return -errno;
+	return (uint64_t)got.st_size > max ? -EFBIG : 0;
+}
+
+int disk_take(int from_dir, const char *from, int to_dir, const char *to, mode_t mode, uint64_t max,
+	struct err *e)
+{
+	char tmp[NAME_MAX + 1];
+	struct stat st;
+	if (str_format(tmp, sizeof tmp, "%s.take", to) < 0)
+		return err_set(e, ERR_INVALID, "%s: the name is too long", to);
+	_cleanup_close_ int in = open_foreign(from_dir, from, max, &st, e);
+	if (in < 0)
+		return in;
+	unlinkat(to_dir, tmp, 0); // of an attempt that was killed
+	_cleanup_close_ int out =
+		openat(to_dir, tmp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (out < 0)
+		return err_errno(e, errno, "%s", tmp);
+	int rc = take_into(in, &st, out, mode, max);
+	if (rc == 0 && renameat(to_dir, tmp, to_dir, to) < 0)
+		rc = -errno;
+	if (rc < 0) {
+		unlinkat(to_dir, tmp, 0);
+		return err_errno(e, rc, "take %s", from);
+	}
 	return 0;
 }
 

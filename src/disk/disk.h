@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files that hold disks: the data volume, copy-on-write copies.
 #pragma once
+#include <sys/types.h>
 #include "base/err.h"
 
 enum disk_clone_method {
@@ -12,6 +13,14 @@ enum disk_clone_method {
 // larger (never shrinks). Not yet fsynced. On error dst is removed. Both paths relative to dirfd.
 int disk_clone(int dirfd, const char *src, const char *dst, uint64_t size,
 	enum disk_clone_method *ret, struct err *e);
+// Takes a file out of a directory in which a jail writes: makes <to> a file of the caller's own,
+// with that mode and the bytes that <from> has now. A writer that still holds <from> changes only
+// that; it stays where it is, and no name, owner or mode of it matters. Refused are links, all that
+// is not a regular file (ERR_INVALID), and more than max bytes (ERR_TOO_LARGE). An older <to> is
+// replaced; on error it is untouched. <to> is a name in to_dir, which the jail cannot reach, on the
+// same file system. Not yet fsynced. Shares blocks; without reflink it copies the data extents.
+int disk_take(int from_dir, const char *from, int to_dir, const char *to, mode_t mode, uint64_t max,
+	struct err *e);
 // Does the file system of dirfd support reflink, and holes of 4 KiB? By trying, in an unlinked
 // file.
 int disk_probe(int dirfd, bool *ret_reflink, bool *ret_holes, struct err *e);

@@ -68,8 +68,10 @@ static inline unsigned count_entries(const char *path)
 static inline int fixture_setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof *f);
-	strcpy(f->dir, "/var/tmp/stasis-test.XXXXXX");
-	if (!mkdtemp(f->dir))
+	const char *base = getenv("STASIS_TEST_DIR");
+	if (str_format(f->dir, sizeof f->dir, "%s/stasis-test.XXXXXX", base ? base : "/var/tmp") <
+			0 ||
+		!mkdtemp(f->dir))
 		return -1;
 	f->fd = open(f->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	*state = f;

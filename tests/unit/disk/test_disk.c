@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fixture.h"
+#include <sys/mman.h>
+#include <sys/sysmacros.h>
 #include "base/proc.h"
 #include "disk/disk.h"
 
@@ -121,6 +123,78 @@ static void clone_onto_a_full_disk_leaves_nothing(void **state)
 	assert_return_code(umount(small), errno);
 }
 
+// The writer holds the file and writes on, by write and by a mapping: what was taken stays as it
+// was.
+static void assert_taken_is_apart(const struct fixture *f)
+{
+	struct err e = {0};
+	struct stat st;
+	make_sparse(f, "snap/mem");
+	assert_return_code(fchownat(f->fd, "snap/mem", 1234, 1234, 0), errno);
+	int fd = openat(f->fd, "snap/mem", O_RDWR);
+	char *map = mmap(NULL, 16 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(map, MAP_FAILED);
+	memcpy(map + MIB, "mapped", 6); // dirty in the cache only
+	assert_int_equal(disk_take(f->fd, "snap/mem", f->fd, "mem", 0400, 16 * MIB, &e), 0);
+	assert_same_content(f, "snap/mem", "mem");
+	_cleanup_strbuf_ struct strbuf before = {0}, after = {0};
+	assert_int_equal(file_read(f->fd, "mem", 64 * MIB, &before), 0);
+	write_at(fd, "later", 0);
+	memcpy(map + 8 * MIB, "later", 5);
+	assert_return_code(ftruncate(fd, 17 * MIB), errno);
+	assert_return_code(fchmod(fd, 0666), errno);
+	assert_int_equal(file_read(f->fd, "mem", 64 * MIB, &after), 0);
+	assert_int_equal(after.len, 16 * MIB);
+	assert_memory_equal(before.data, after.data, before.len);
+	assert_int_equal(fstatat(f->fd, "mem", &st, 0), 0);
+	assert_int_equal(st.st_uid, 0);
+	assert_int_equal(st.st_mode & 07777, 0400);
+	assert_int_equal(st.st_nlink, 1);
+	assert_in_range(st.st_blocks, 1, 16 * MIB / 512 / 4); // holes stay
+	munmap(map, 16 * MIB);
+	close(fd);
+}
+
+static void take_is_apart_from_its_writer(void **state)
+{
+	struct fixture *f = *state;
+	struct err e = {0};
+	assert_int_equal(mkdirat(f->fd, "snap", 0777), 0);
+	assert_taken_is_apart(f);
+	// What lies there already is replaced, a half-made one of before too.
+	assert_return_code(unlinkat(f->fd, "snap/mem", 0), errno);
+	close(openat(f->fd, "mem.take", O_WRONLY | O_CREAT, 0600));
+	assert_int_equal(fault_setup("disk.reflink:fail", &e), 0);
+	assert_taken_is_apart(f);
+	assert_false(file_exists(f->fd, "mem.take"));
+}
+
+static void take_refuses_what_is_not_a_plain_file(void **state)
+{
+	struct fixture *f = *state;
+	struct err e = {0};
+	assert_int_equal(mkdirat(f->fd, "snap", 0777), 0);
+	make_sparse(f, "secret");
+	make_sparse(f, "snap/large");
+	assert_int_equal(mkfifoat(f->fd, "snap/fifo", 0666), 0);
+	assert_int_equal(mkdirat(f->fd, "snap/directory", 0777), 0);
+	assert_int_equal(symlinkat("../secret", f->fd, "snap/link"), 0);
+	assert_int_equal(symlinkat("..", f->fd, "snap/up"), 0);
+	assert_return_code(mknodat(f->fd, "snap/device", S_IFCHR | 0666, makedev(1, 5)), errno);
+	assert_int_equal(disk_take(f->fd, "snap/none", f->fd, "x", 0400, 64 * MIB, &e), -ENOENT);
+	assert_int_equal(disk_take(f->fd, "snap/fifo", f->fd, "x", 0400, 64 * MIB, &e), -EINVAL);
+	assert_int_equal(
+		disk_take(f->fd, "snap/directory", f->fd, "x", 0400, 64 * MIB, &e), -EINVAL);
+	assert_int_equal(disk_take(f->fd, "snap/device", f->fd, "x", 0400, 64 * MIB, &e), -EINVAL);
+	assert_int_equal(disk_take(f->fd, "snap/link", f->fd, "x", 0400, 64 * MIB, &e), -ELOOP);
+	assert_int_equal(disk_take(f->fd, "../secret", f->fd, "x", 0400, 64 * MIB, &e), -EXDEV);
+	assert_true(disk_take(f->fd, "snap/large", f->fd, "x", 0400, 16 * MIB - 1, &e) < 0);
+	assert_int_equal(e.code, ERR_TOO_LARGE);
+	assert_false(file_exists(f->fd, "x"));
+	assert_false(file_exists(f->fd, "x.take"));
+	assert_int_equal(disk_take(f->fd, "snap/large", f->fd, "x", 0400, 16 * MIB, &e), 0);
+}
+
 static void probe_tells_what_tmpfs_can(void **state)
 {
 	struct fixture *f = *state;
@@ -186,6 +260,8 @@ int main(void)
 		T(clone_grows_but_never_shrinks),
 		T(clone_refuses_what_is_no_image_or_exists),
 		T(clone_onto_a_full_disk_leaves_nothing),
+		T(take_is_apart_from_its_writer),
+		T(take_refuses_what_is_not_a_plain_file),
 		T(probe_tells_what_tmpfs_can),
 		T(grow_fills_the_file_and_nothing_else),
 		T(grow_refuses_what_is_no_ext4),
