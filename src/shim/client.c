@@ -135,16 +135,30 @@ static int find_by_lock(const char *dir)
 	return -EBUSY;
 }
 
-static int stop_process(int pidfd, int grace_ms, struct err *e)
+// The shim of a directory: a pidfd, or -ESRCH. One that ends has let go of its lock when it still
+// waits for the sandbox's other processes; then its number and start time tell.
+static int find_shim(const char *dir)
 {
-	if (grace_ms > 0 && proc_kill(pidfd, SIGTERM) == 0 && wait_readable(pidfd, grace_ms) == 1)
-		return 0;
-	proc_kill(pidfd, SIGKILL);
-	int rc = wait_readable(pidfd, GONE_MS);
+	struct shim_state st;
+	int pidfd = find_by_lock(dir);
+	if (pidfd == -ESRCH && shim_adopt(dir, &st, &pidfd, NULL) < 0)
+		return -ESRCH;
+	return pidfd;
+}
+
+static int wait_gone(int pidfd, int timeout_ms, struct err *e)
+{
+	int rc = wait_readable(pidfd, timeout_ms);
 	if (rc == 0)
 		return err_errno(e, ETIMEDOUT,
 			"processes of the sandbox do not end (stuck in a disk or network access?)");
 	return rc < 0 ? err_errno(e, rc, "wait for the shim") : 0;
+}
+
+static void end_process(int pidfd)
+{
+	proc_kill(pidfd, SIGKILL);
+	wait_readable(pidfd, GONE_MS);
 }
 
 int shim_poke_pager(int pidfd)
@@ -153,19 +167,42 @@ int shim_poke_pager(int pidfd)
 	return wait_readable(pidfd, 0) != 0 ? -ESRCH : proc_kill(pidfd, SIGUSR1);
 }
 
-int shim_stop(const char *dir, int pidfd, int grace_ms, struct err *e)
+// *found owns what is looked for: pidfd is the caller's.
+static int hold_shim(const char *dir, int pidfd, int *found)
+{
+	*found = pidfd < 0 ? find_shim(dir) : -1;
+	return pidfd < 0 ? *found : pidfd;
+}
+
+int shim_kill(const char *dir, int pidfd)
 {
 	_cleanup_close_ int found = -1;
-	if (pidfd < 0) {
-		found = pidfd = find_by_lock(dir);
-		if (found < 0 && found != -ESRCH)
-			return err_errno(e, found, "find the shim of %s", dir);
-	}
-	int rc = pidfd >= 0 ? stop_process(pidfd, grace_ms, e) : 0;
+	pidfd = hold_shim(dir, pidfd, &found);
+	int rc = pidfd < 0 ? pidfd : proc_kill(pidfd, SIGKILL);
+	return rc == -ESRCH ? 0 : rc;
+}
+
+int shim_wait_gone(const char *dir, int pidfd, int timeout_ms, struct err *e)
+{
+	_cleanup_close_ int found = -1;
+	pidfd = hold_shim(dir, pidfd, &found);
+	if (pidfd < 0 && pidfd != -ESRCH)
+		return err_errno(e, pidfd, "find the shim of %s", dir);
+	int rc = pidfd < 0 ? 0 : wait_gone(pidfd, timeout_ms, e);
 	if (rc < 0)
 		return err_prefix(e, rc, "stop %s", dir);
 	rc = file_rm_rf(AT_FDCWD, dir);
 	return rc < 0 ? err_errno(e, rc, "remove %s", dir) : 0;
+}
+
+int shim_stop(const char *dir, int pidfd, struct err *e)
+{
+	_cleanup_close_ int found = -1;
+	pidfd = hold_shim(dir, pidfd, &found);
+	int rc = pidfd == -ESRCH ? 0 : pidfd < 0 ? pidfd : shim_kill(dir, pidfd);
+	if (rc < 0)
+		return err_errno(e, rc, "stop %s", dir);
+	return shim_wait_gone(dir, pidfd, GONE_MS, e);
 }
 
 // ---- start
@@ -269,7 +306,7 @@ static int run_shim(const char *program, int spec_fd, int timeout_ms, int *ret_p
 	if (rc == 0)
 		*ret_pidfd = TAKE_FD(pidfd);
 	else if (pidfd >= 0)
-		stop_process(pidfd, 0, NULL);
+		end_process(pidfd);
 	return rc;
 }
 
@@ -306,7 +343,7 @@ int shim_start(const char *shim_program, const struct shim_spec *spec, int timeo
 		// Also one that was forked, but whose descriptor did not get here.
 		_cleanup_close_ int lost = pidfd >= 0 ? TAKE_FD(pidfd) : find_by_lock(spec->dir);
 		if (lost >= 0)
-			stop_process(lost, 0, NULL);
+			end_process(lost);
 		empty_directory(spec->dir);
 		return rc;
 	}

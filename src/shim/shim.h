@@ -123,11 +123,16 @@ int shim_read_exit(const char *dir, struct shim_exit *ret,
 // Opens the running shim named by state.json after a server restart: checks boot id and start time.
 // -ESRCH when it is gone.
 int shim_adopt(const char *dir, struct shim_state *ret, int *ret_pidfd, struct err *e);
-// SIGTERM, wait, SIGKILL after grace_ms (0: at once, the quickest), wait until everything in the
-// sandbox is gone; then <dir> is removed (read exit.json before). pidfd -1: found by the lock in
-// dir, so a shim that never wrote state.json is found too. Idempotent: also cleans the directory of
-// a shim that was SIGKILLed. The pidfd stays the caller's.
-int shim_stop(const char *dir, int pidfd, int grace_ms, struct err *e);
+// The end of a sandbox's processes. dir is the shim's directory. pidfd stays the caller's; -1:
+// found by what lies in dir, so a shim that never wrote state.json is found too. All are
+// idempotent, and success where nothing runs. shim_kill sends SIGKILL and does not wait. The kernel
+// ends all that is in the sandbox.
+int shim_kill(const char *dir, int pidfd);
+// Waits until everything in the sandbox is gone, then removes dir (read exit.json before).
+// -ETIMEDOUT: it is not, dir is left as it is, and the sandbox's slot, uid and files are in use.
+int shim_wait_gone(const char *dir, int pidfd, int timeout_ms, struct err *e);
+// Both; waits for 10 s.
+int shim_stop(const char *dir, int pidfd, struct err *e);
 // "guest_panic" when the end of the console shows a kernel panic, "guest_poweroff" for a power-off
 // or reboot, else NULL.
 const char *shim_judge_console(const char *console_path);

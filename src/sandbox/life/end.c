@@ -25,7 +25,7 @@ int sandbox_free_resources(struct host *h, struct sandbox *s, bool keep_log)
 	int first = 0;
 	if (host_run_path(h, s->info.id, dir) < 0 || host_disk_path(h, s->info.id, NULL, disk) < 0)
 		return -ENAMETOOLONG;
-	int rc = file_exists(AT_FDCWD, dir) || s->pidfd >= 0 ? shim_stop(dir, s->pidfd, 0, &e) : 0;
+	int rc = file_exists(AT_FDCWD, dir) || s->pidfd >= 0 ? shim_stop(dir, s->pidfd, &e) : 0;
 	if (rc < 0) {
 		log_error("shim not ended sandbox=%s error=%s", s->info.id, err_text(&e, rc));
 		return rc; // its slot and disk are still in use

@@ -346,7 +346,7 @@ static int sweep(struct host *h, const char *path, bool run, struct err *e)
 		log_info("left over, removed path=%s", full);
 		if (run && shim_adopt(full, &st, &pidfd, &why) < 0)
 			pidfd = -1;
-		int rc = run ? shim_stop(full, pidfd, 0, &why) : file_rm_rf(AT_FDCWD, full);
+		int rc = run ? shim_stop(full, pidfd, &why) : file_rm_rf(AT_FDCWD, full);
 		if (rc < 0)
 			log_warn("could not remove path=%s error=%s", full, err_text(&why, rc));
 	}

@@ -95,7 +95,7 @@ int main(int argc, char **argv)
 			show_memory(&b);
 		clock_sleep_ns(50 * NSEC_PER_MSEC); // past what the shim does after its start
 		uint64_t t2 = clock_monotonic_ns();
-		assert_int_equal(shim_stop(b.dir, b.pidfd, 0, &e), 0);
+		assert_int_equal(shim_stop(b.dir, b.pidfd, &e), 0);
 		start[i] = t1 - t0;
 		stop[i] = clock_monotonic_ns() - t2;
 		box_done(&b);

@@ -110,7 +110,7 @@ static size_t stop_leftovers(const struct world *w)
 		if (de->d_name[0] == '.')
 			continue;
 		_cleanup_free_ char *dir = str_printf("%s/%s", w->run, de->d_name);
-		shim_stop(dir, -1, 0, NULL);
+		shim_stop(dir, -1, NULL);
 		n++;
 	}
 	return n;
@@ -191,7 +191,7 @@ bool box_wait_gone(struct box *b)
 void box_done(struct box *b)
 {
 	struct err e = {0};
-	if (shim_stop(b->dir, b->pidfd, 0, &e) < 0)
+	if (shim_stop(b->dir, b->pidfd, &e) < 0)
 		fail_msg("stop: %s", e.text);
 	assert_false(file_exists(AT_FDCWD, b->dir));
 	assert_int_equal(world_count_processes(b->spec.uid), 0);
