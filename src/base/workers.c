@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <string.h>
 #include "base/clock.h"
+#include "base/lock.h"
 
 struct job {
 	work_fn f;
@@ -36,15 +37,11 @@ static struct job *take(struct workers *w, uint64_t now, bool *ret_urgent)
 
 static void wait_for_job(struct workers *w)
 {
-	uint64_t at = UINT64_MAX;
+	uint64_t at = TIME_NEVER;
 	for (int i = 0; i < 2; i++)
 		if (w->line[i] && (i || w->slow < w->n_threads - w->kept))
 			at = MIN(at, w->line[i]->at_ns);
-	struct timespec until = {(time_t)(at / NSEC_PER_SEC), (long)(at % NSEC_PER_SEC)};
-	if (at == UINT64_MAX)
-		pthread_cond_wait(&w->changed, &w->lock);
-	else
-		pthread_cond_timedwait(&w->changed, &w->lock, &until);
+	cond_wait_until(&w->changed, &w->lock, at);
 }
 
 static void *work(void *arg)
@@ -80,11 +77,7 @@ int workers_new(unsigned threads, unsigned kept, struct workers **ret)
 		free(w);
 		return -ENOMEM;
 	}
-	pthread_condattr_t mono;
-	pthread_condattr_init(&mono);
-	pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
-	pthread_cond_init(&w->changed, &mono);
-	pthread_condattr_destroy(&mono);
+	pthread_cond_init(&w->changed, NULL);
 	pthread_mutex_init(&w->lock, NULL);
 	w->kept = kept;
 	while (w->n_threads < threads) {

@@ -84,6 +84,10 @@ class LifeFaults(unittest.TestCase):
     def state(self):
         return self.s.get()["state"]
 
+    def becomes(self, state):
+        """What the server before left is settled in the background."""
+        lib.wait_until(state, lambda: self.state() == state)
+
     def goes_on(self):
         """All of memory is right, now and after another generation."""
         if self.state() == "paused":
@@ -97,7 +101,7 @@ class LifeFaults(unittest.TestCase):
         self.whole = True
 
     def capture(self, point, action):
-        kind = {"snapshot.before_commit": "snapshot", "fork.before_commit": "fork"}.get(point, "pause")
+        kind = point.split(".")[0] if point.startswith(("snapshot.b", "snapshot.after_j", "fork.")) else "pause"
         if self.state() == "paused":
             self.s.resume()
         self.change()
@@ -106,8 +110,8 @@ class LifeFaults(unittest.TestCase):
         if kind == "snapshot":
             path, body = "/v1/snapshots", {"sandbox_id": self.s.id, "name": "cut"}
         self.cut(point, action, lambda: self.w.api("POST", path, body))
-        finished = point in ("pause.after_publish", "pause.after_free")
-        self.assertEqual(self.state(), "paused" if finished else "running")
+        finished = (point, action) == ("pause.before_commit", "kill")
+        self.becomes("paused" if finished else "running")
         self.assertEqual(self.w.api("GET", "/v1/snapshots").json()["snapshots"], [])
         self.assertNotIn("diff lost", self.w.log_tail(20000))
         self.goes_on()
@@ -117,7 +121,7 @@ class LifeFaults(unittest.TestCase):
             self.change()
             self.s.pause()
         self.cut(point, action, lambda: self.w.api("POST", f"/v1/sandboxes/{self.s.id}/resume", {}))
-        self.assertEqual(self.state(), "paused")
+        self.becomes("paused")
         self.goes_on()
 
     def test_two_at_once(self):
@@ -166,7 +170,7 @@ class LifeFaults(unittest.TestCase):
         shutil.rmtree(w.run)
         lib.wait_until("unmounted", lambda: subprocess.run(["umount", w.data], check=False).returncode == 0)
         w.start()
-        self.assertEqual(running.get()["state"], "stopped")
+        lib.wait_until("stopped", lambda: running.get()["state"] == "stopped")
         self.assertIn(running.get()["cause"], ("host_lost", "shim_lost"))
         self.assertEqual(self.state(), "paused")
         self.goes_on()

@@ -27,6 +27,7 @@
 #include "sandbox/capture/capture.h"
 #include "sandbox/capture/early_write.h"
 #include "sandbox/capture/harvest.h"
+#include "sandbox/capture/snapshots.h"
 #include "sandbox/machine/lineage.h"
 #include "sandbox/machine/reach.h"
 #include "sandbox/machine/vmm_choice.h"
@@ -54,7 +55,7 @@ void capture_done(struct capture *c)
 }
 
 int capture_init(
-	struct capture *c, const char *kind, const char *snapshot, bool full, char journal[160])
+	struct capture *c, const char *kind, const char *snapshot, bool full, char journal[200])
 {
 	*c = (struct capture){.kind = kind, .image_key = ""};
 	if (snapshot)
@@ -63,26 +64,8 @@ int capture_init(
 		id_new_uuid(c->snapshot);
 	id_new_uuid(c->layer);
 	id_new_uuid(c->image);
-	return str_format(journal, 160, "{\"snapshot\":\"%s\",\"layer\":\"%s\",\"full\":%s}",
+	return str_format(journal, 200, "{\"snapshot\":\"%s\",\"layer\":\"%s\",\"full\":%s}",
 		c->snapshot, c->layer, full ? "true" : "false");
-}
-
-int capture_take_file(int dir, const char *from, const char *to, struct err *e)
-{
-	struct stat st;
-	_cleanup_close_ int fd = openat(dir, from, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return err_errno(e, errno, "%s", from);
-	if (!S_ISREG(st.st_mode) || st.st_nlink != 1)
-		return err_set(
-			e, ERR_INTERNAL, "%s: the VMM left something else than a file", from);
-	if (renameat(dir, from, dir, to) < 0)
-		return err_errno(e, errno, "move %s to %s", from, to);
-	struct stat now;
-	if (fstatat(dir, to, &now, AT_SYMLINK_NOFOLLOW) < 0 || now.st_ino != st.st_ino ||
-		fchown(fd, 0, 0) < 0 || fchmod(fd, 0444) < 0)
-		return err_set(e, ERR_INTERNAL, "%s: changed while it was taken over", from);
-	return 0;
 }
 
 // Without a named file there is nothing to remove: success.
@@ -194,9 +177,6 @@ int capture_take(
 	if (rc < 0)
 		return rc;
 	drop_stage(dir);
-	pthread_mutex_lock(&h->lock);
-	memcpy(s->layer, c->layer, sizeof s->layer);
-	pthread_mutex_unlock(&h->lock);
 	if ((rc = sync_disk(dir, e)) < 0)
 		return rc;
 	sandbox_phase(&s->info, "sync", since);
@@ -234,6 +214,15 @@ int capture_let_go(struct host *h, struct sandbox *s, struct capture *c, struct 
 	return 0;
 }
 
+// Out of the jail's directory into that of the sandbox, which is root's.
+static int take(int dir, const char *from, const char *to, uint64_t max, struct err *e)
+{
+	int rc = disk_take(dir, from, dir, to, 0444, max, e);
+	if (rc == 0 && unlinkat(dir, from, 0) < 0)
+		rc = err_errno(e, errno, "%s", from);
+	return rc;
+}
+
 // The layer; may be repeated.
 static int ingest(struct host *h, struct sandbox *s, struct capture *c, int dir, struct err *e)
 {
@@ -243,7 +232,12 @@ static int ingest(struct host *h, struct sandbox *s, struct capture *c, int dir,
 		openat(h->data_fd, "layers", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (layers < 0)
 		return err_errno(e, errno, "layers");
-	int rc = file_exists(dir, SNAP_MEM) ? capture_take_file(dir, SNAP_MEM, STAGE_MEM, e) : 0;
+	// Once it is taken, what the jail still holds of it is of no account.
+	int rc = file_there(dir, SNAP_MEM);
+	if (rc < 0)
+		return err_errno(e, rc, SNAP_MEM);
+	if (rc == 1)
+		rc = take(dir, SNAP_MEM, STAGE_MEM, (uint64_t)s->info.memory_mb << 20, e);
 	if (rc == 0)
 		rc = s->full_next ? header_new_zero(
 					    (uint64_t)s->info.memory_mb << 20, c->image, &parent, e)
@@ -317,7 +311,7 @@ static int ingest_and_describe(struct host *h, struct sandbox *s, struct capture
 	if (str_format(d.path, sizeof d.path, "%s/sandboxes/%s/" STAGE_STATE, h->data_dir,
 		    s->info.id) < 0)
 		return err_set(e, ERR_INTERNAL, "data directory path too long");
-	int rc = capture_take_file(dir, SNAP_STATE, STAGE_STATE, e);
+	int rc = take(dir, SNAP_STATE, STAGE_STATE, SNAPSHOT_MAX_VMSTATE, e);
 	if (rc < 0)
 		return rc;
 	bool beside = pthread_create(&thread, NULL, describe, &d) == 0;
@@ -360,17 +354,33 @@ int capture_publish(
 		e);
 	if (rc < 0)
 		return err_prefix(e, rc, "snapshot");
+	c->published = true;
+	if ((rc = refs_add_snapshot(h->refs, c->snapshot, c->header)) < 0)
+		return err_errno(e, rc, "snapshot");
 	sandbox_phase(&s->info, "publish", since);
 	fill_row(h, s, c);
 	return 0;
 }
 
-static bool layer_is_begun(const struct host *h, const char *layer)
+// Whether the VMM has left a complete diff: under its name, taken, or a layer already. 1, 0, or the
+// -errno that keeps it from being known.
+static int diff_is_there(const struct host *h, int dir, const struct capture *c)
 {
 	char data[sizeof "layers/" + UUID_SIZE], sums[sizeof data + 4];
-	snprintf(data, sizeof data, "layers/%.36s", layer);
+	snprintf(data, sizeof data, "layers/%.36s", c->layer);
 	snprintf(sums, sizeof sums, "%s.sum", data);
-	return file_exists(h->data_fd, data) || file_exists(h->data_fd, sums);
+	const struct {
+		int dir;
+		const char *name;
+	} names[] = {{dir, SNAP_MEM}, {dir, STAGE_MEM}, {h->data_fd, data}, {h->data_fd, sums}};
+	if (c->header)
+		return 1;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		int there = file_there(names[i].dir, names[i].name);
+		if (there != 0)
+			return there;
+	}
+	return 0;
 }
 
 // A server that was killed after the settling, but before its row said so, had done it.
@@ -398,11 +408,10 @@ void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 		drop_stage(dir);
 		return;
 	}
-	// The VMM's answer may have been lost, not what it wrote; or it is a layer already.
-	bool named = file_exists(dir, SNAP_MEM) || file_exists(dir, STAGE_MEM) || c->header ||
-		     layer_is_begun(h, c->layer);
-	bool complete = c->taken || (named && !h->vmm->firecracker);
-	bool untouched = !c->asked || (!named && !h->vmm->firecracker);
+	// The VMM's answer may have been lost, not what it wrote.
+	int there = diff_is_there(h, dir, c);
+	bool complete = c->taken || (there == 1 && !h->vmm->firecracker);
+	bool untouched = !c->asked || (there == 0 && !h->vmm->firecracker);
 	int rc = complete && !c->header ? ingest(h, s, c, dir, &e) : 0;
 	if (rc == 0 && complete)
 		rc = lineage_write(h, s, c->header, &e);

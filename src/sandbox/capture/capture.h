@@ -13,6 +13,7 @@ struct capture {
 	bool asked;	       // the VMM was told to write: its tracking may be reset
 	bool taken;	       // memory and state are complete, in the sandbox's directory
 	struct header *header; // of the image, once its layer is published
+	bool published;	       // the snapshot exists; its row does not yet
 	struct store_snapshot row;
 	uint64_t stopped_ns, went_on_ns; // CLOCK_MONOTONIC
 	struct http_client *agent;	 // the guest's, kept from freeze to thaw
@@ -21,7 +22,7 @@ void capture_done(struct capture *c);
 // Chooses the ids and gives the text that goes into the journal before anything is done.
 // snapshot NULL: a new id. full: the sandbox's full_next.
 int capture_init(
-	struct capture *c, const char *kind, const char *snapshot, bool full, char journal[160]);
+	struct capture *c, const char *kind, const char *snapshot, bool full, char journal[200]);
 // Guest quiesced and stopped, its dirty memory, device state and disk put beside its disk. The
 // guest is left stopped. On error it was let go again.
 int capture_take(
@@ -34,7 +35,3 @@ int capture_publish(
 // After any end that left the sandbox running: the diff becomes part of its lineage (base.hdr), or
 // s->full_next is set. Removes what is left over. The caller commits the row.
 void capture_settle(struct host *h, struct sandbox *s, struct capture *c);
-
-// Takes a file that the jail wrote: a regular one, with no other name, root's from now on. The
-// jail's processes may still hold it open; what they change later does not match its checksums.
-int capture_take_file(int dir, const char *from, const char *to, struct err *e);

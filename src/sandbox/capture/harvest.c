@@ -12,10 +12,10 @@
 #include "disk/disk.h"
 #include "http/json.h"
 #include "sandbox/capture/harvest.h"
-#include "sandbox/capture/capture.h"
 
 #define SNAP_RECORD "snap/working_set"
 #define SNAP_FIGURES "snap/pager.json"
+#define RECORD_MAX (16ull << 20) // bytes
 
 static uint64_t number(const json_t *j)
 {
@@ -99,16 +99,14 @@ static int give_record(struct host *h, const struct sandbox *s, const char *to, 
 void harvest(struct host *h, struct sandbox *s)
 {
 	struct err e = {0};
-	char path[512];
-	_cleanup_close_ int dir = host_disk_path(h, s->info.id, NULL, path) < 0
-					  ? -1
-					  : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_close_ int dir = host_open_disk(h, s->info.id, &e);
 	if (dir < 0)
 		return;
 	add_figures(h, s, dir);
-	if (!file_exists(dir, SNAP_RECORD) ||
-		capture_take_file(dir, SNAP_RECORD, WORKING_SET ".new", &e) < 0)
+	if (file_there(dir, SNAP_RECORD) != 1 ||
+		disk_take(dir, SNAP_RECORD, dir, WORKING_SET ".new", 0444, RECORD_MAX, &e) < 0)
 		return;
+	unlinkat(dir, SNAP_RECORD, 0);
 	// A template's next child will do what this one did.
 	if (s->harvest[0]) {
 		char own[sizeof "snapshots//working_set" + UUID_SIZE];

@@ -5,32 +5,6 @@
 #include <sys/stat.h>
 #include "base/log.h"
 #include "disk/disk.h"
-#include "sandbox/table/bells.h"
-
-int snapshot_drop(struct host *h, const char *op_id, const char *id, const struct store_event *ev,
-	struct err *e)
-{
-	// A create that has read it must have opened its files.
-	pthread_rwlock_wrlock(&h->layers_lock);
-	int rc = snapshot_delete(h->data_fd, id, e);
-	pthread_rwlock_unlock(&h->layers_lock);
-	if (rc == 0)
-		rc = store_drop_snapshot(h, op_id, id, ev, e);
-	upkeep_wake(h);
-	return rc;
-}
-
-void sandbox_drop_pauses(struct host *h, const char *id)
-{
-	_cleanup_free_ struct store_snapshot *list = NULL;
-	size_t n = 0;
-	struct err e = {0};
-	int rc = store_list_snapshots(h, "pause", id, NULL, &list, &n, &e);
-	for (size_t i = 0; rc == 0 && i < n; i++)
-		rc = snapshot_drop(h, NULL, list[i].info.id, NULL, &e);
-	if (rc < 0)
-		log_warn("snapshot of a pause is kept for now sandbox=%s error=%s", id, e.text);
-}
 
 // A copy of a small file beside the others of its snapshot, not synced yet.
 static int copy_file(
@@ -71,7 +45,20 @@ int snapshot_copy(struct host *h, const struct source *src, const char *id, enum
 				.working_set = n == 3 ? part[2] : NULL},
 			e);
 	}
+	if (rc == 0 && (rc = refs_add_snapshot(h->refs, id, src->header)) < 0) {
+		snapshot_delete(h->data_fd, id, NULL);
+		err_errno(e, rc, "snapshot %s", id);
+	}
 	for (size_t i = 0; rc < 0 && i < ARRAY_SIZE(names); i++)
 		unlinkat(h->data_fd, part[i], 0);
 	return rc;
+}
+
+void snapshot_discard(struct host *h, const char *id)
+{
+	struct err e = {0};
+	if (snapshot_delete(h->data_fd, id, &e) < 0)
+		log_warn("unfinished snapshot stays for now snapshot=%s error=%s", id, e.text);
+	else
+		refs_snapshot_gone(h->refs, id);
 }

@@ -1,94 +1,134 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a sandbox ends: destroyed by a call, by its time-out, or by itself.
-#include <fcntl.h>
+// A destroy does not wait for the guest, its VMM, or an operation that has the sandbox: whatever
+// they do it is answered in a few seconds, and then the sandbox is stopped, for good. In this
+// order:
+//
+//  1. the destroy is in the journal; what has the sandbox is told to give up, a start that waits
+//  for
+//     its turn is sent away, the processes are killed: calls to them end
+//  2. the claim is waited for, WAIT_MS at most. Who does not let go in time keeps it, but has no
+//  say
+//     any more: sandbox.removed refuses its commit, and when it ends it frees what is there
+//  3. the row says stopped, its snapshots are dropped
+//  4. what is left is freed, FREE_MS of it awaited (free.h)
+#include "sandbox/life/end.h"
 #include <string.h>
-#include <sys/stat.h>
 #include "base/clock.h"
 #include "base/fault.h"
-#include "base/file.h"
 #include "base/log.h"
-#include "net/sockets.h"
-#include "sandbox/life/end.h"
-#include "sandbox/capture/harvest.h"
-#include "sandbox/capture/snapshots.h"
+#include "sandbox/life/free.h"
 #include "sandbox/table/bells.h"
+#include "sandbox/table/claim.h"
 #include "sandbox/table/state.h"
 #include "sandbox/table/store.h"
 #include "shim/shim.h"
 
-int sandbox_free_resources(struct host *h, struct sandbox *s, bool keep_log)
-{
-	static const char *const parts[] = {"rootfs.img", "base.hdr", "snap", "stage.mem",
-		"stage.vmstate", "stage.disk", "working_set"};
-	char dir[512], disk[512];
-	struct err e = {0};
-	int first = 0;
-	if (host_run_path(h, s->info.id, dir) < 0 || host_disk_path(h, s->info.id, NULL, disk) < 0)
-		return -ENAMETOOLONG;
-	int rc = file_exists(AT_FDCWD, dir) || s->pidfd >= 0 ? shim_stop(dir, s->pidfd, &e) : 0;
-	if (rc < 0) {
-		log_error("shim not ended sandbox=%s error=%s", s->info.id, err_text(&e, rc));
-		return rc; // its slot and disk are still in use
-	}
-	s->pidfd = safe_close(s->pidfd);
-	s->ready_ns = 0;
-	harvest(h, s);
-	if (s->has_slot) {
-		// Requests under way would wait for a guest that is gone.
-		if (s->slot.address[0] && sockets_abort(s->slot.address, NULL, &e) < 0)
-			log_debug("connections not aborted error=%s", e.text);
-		if (h->slots)
-			slot_pool_give(h->slots, &s->slot);
-		s->has_slot = false;
-	}
-	for (size_t i = 0; keep_log && i < ARRAY_SIZE(parts); i++) {
-		char part[sizeof disk + 32];
-		snprintf(part, sizeof part, "%s/%s", disk, parts[i]);
-		if ((rc = file_rm_rf(AT_FDCWD, part)) < 0)
-			first = rc;
-	}
-	if (!keep_log && (rc = file_rm_rf(AT_FDCWD, disk)) < 0)
-		first = rc;
-	if (first < 0)
-		log_error("disk not removed sandbox=%s error=%s", s->info.id, strerror(-first));
-	return first;
-}
+#define WAIT_MS 2000
 
-// The sandbox is claimed by the caller; *s becomes stopped in the table and in the database.
+// *s becomes stopped in the database and in the table.
 static int record_end(struct host *h, struct sandbox *s, const char *op_id, const char *cause,
 	const char *detail, struct err *e)
 {
+	pthread_mutex_lock(&h->lock);
 	struct sandbox done = *s;
+	pthread_mutex_unlock(&h->lock);
+	if (done.info.state != SANDBOX_STOPPING)
+		sandbox_move(&done.info, SANDBOX_STOPPING, cause);
 	sandbox_move(&done.info, SANDBOX_STOPPED, cause);
 	done.info.stopped_ns = clock_realtime_ns();
 	done.info.address[0] = done.info.backend[0] = done.info.snapshot[0] = '\0';
 	done.has_slot = false;
 	snprintf(done.info.cause, sizeof done.info.cause, "%s", cause);
 	snprintf(done.info.detail, sizeof done.info.detail, "%s", detail ? detail : "");
-	struct store_event ev = {.kind = "stopped", .cause = cause};
-	int rc = store_commit(h, op_id, &done, &ev, e);
+	const struct store_event ev = {.kind = "stopped", .cause = cause};
+	const struct store_change c = {
+		.op_id = op_id, .row = &done, .removes = true, .drop_pauses = true, .event = &ev};
+	int rc = store_apply(h, &c, e);
 	if (rc < 0)
 		return rc;
 	pthread_mutex_lock(&h->lock);
 	s->info = done.info;
+	s->due_ns = 0;
 	pthread_mutex_unlock(&h->lock);
-	sandbox_drop_pauses(h, s->info.id);
-	upkeep_wake(h); // layers that nobody needs now
 	return 0;
 }
 
-// Of one that ended by itself only the console and the row are left. The caller has claimed it.
-static int forget_ended(struct host *h, struct sandbox *s, struct err *e)
+// --- destroy
+
+// Of one that ended by itself only the console and the row are left.
+static int forget_ended(struct host *h, struct sandbox *s)
 {
-	int rc = sandbox_free_resources(h, s, false);
-	if (rc < 0)
-		err_errno(e, rc, "sandbox '%s'", s->info.id);
-	else
-		rc = store_forget(h, s->info.id, NULL, e);
-	pthread_mutex_lock(&h->lock);
-	host_release(h, s);
+	sandbox_free(h, s, FREE_ALL, FREE_MS);
+	sandbox_forget(h, s);
+	return 0;
+}
+
+// There, and something of it can still be removed. host.lock held.
+static struct sandbox *find(struct host *h, const char *id)
+{
+	struct sandbox *s = host_find(h, id);
+	bool gone = s && s->info.state == SANDBOX_STOPPED && !s->operation && !s->has_files;
+	return s && (s->removed || gone) ? NULL : s;
+}
+
+// Claims it, or takes the last word from who has it. host.lock held, but not all the time. 0:
+// claimed, 1: taken, -ENOENT: it went meanwhile.
+static int take_over(struct host *h, const char *id, struct sandbox **ret)
+{
+	uint64_t until = deadline_in_ms(WAIT_MS);
+	char dir[512];
+	struct sandbox *s;
+	if (host_run_path(h, id, dir) < 0)
+		return -ENOENT;
+	while ((s = find(h, id)) && s->operation && !deadline_over(until)) {
+		s->ending = true;
+		gate_cancel(&h->gate, &s->ticket);
+		// Again each time: what was about to start processes has them now. They are found
+		// by their directory: the descriptor is whose operation it is.
+		pthread_mutex_unlock(&h->lock);
+		shim_kill(dir, -1);
+		pthread_mutex_lock(&h->lock);
+		if ((s = find(h, id)) && s->operation)
+			cond_wait_until(&h->changed, &h->lock, MIN(until, deadline_in_ms(50)));
+	}
+	if (!s)
+		return -ENOENT;
+	*ret = s;
+	if (s->operation) {
+		s->removed = true;
+		return 1;
+	}
+	s->operation = "destroy";
+	s->ending = false;
+	return 0;
+}
+
+static int finish_destroy(struct host *h, struct sandbox *s, const char *op_id, const char *cause,
+	bool claimed, struct err *e)
+{
+	char dir[512];
+	int rc = fault_hit("destroy.after_journal", e);
+	if (claimed && host_run_path(h, s->info.id, dir) == 0)
+		shim_kill(dir, s->pidfd);
 	if (rc == 0)
-		host_remove(h, s);
+		rc = fault_hit("destroy.before_commit", e);
+	// Told to fail, all the same: the machine is dead.
+	struct err why = {0};
+	int committed = record_end(h, s, op_id, cause, NULL, &why);
+	if (committed < 0 && rc == 0) {
+		rc = committed;
+		if (e)
+			*e = why;
+	}
+	if (claimed && sandbox_free(h, s, FREE_ALL, FREE_MS) < 0)
+		log_warn("destroyed, its processes have not ended yet sandbox=%s", s->info.id);
+	pthread_mutex_lock(&h->lock);
+	if (committed == 0)
+		h->destroys++;
+	else if (claimed)
+		sandbox_move(&s->info, SANDBOX_ERROR, "destroy not recorded");
+	if (claimed)
+		host_release(h, s);
 	pthread_mutex_unlock(&h->lock);
 	return rc;
 }
@@ -100,90 +140,64 @@ int host_destroy(
 	int rc = store_op_find(h, op_id, op_state, op_sandbox, NULL, e);
 	if (rc < 0)
 		return rc;
+	if (op_state[0] && !str_eq(op_sandbox, id))
+		return err_set(
+			e, ERR_CONFLICT, "operation id was used for sandbox '%s'", op_sandbox);
 	if (str_eq(op_state, "done"))
-		return str_eq(op_sandbox, id)
-			       ? 0
-			       : err_set(e, ERR_CONFLICT, "operation id was used for sandbox '%s'",
-					 op_sandbox);
+		return 0;
 	pthread_mutex_lock(&h->lock);
-	struct sandbox *s;
-	// One that is being made or changed is waited for, then ended: the caller wants it gone.
-	// A start that has not begun does not begin any more.
-	while ((s = host_find(h, id)) && s->operation) {
-		gate_cancel(&h->gate, &s->ticket);
-		pthread_cond_wait(&h->changed, &h->lock);
-	}
-	char disk[512];
-	if (!s || (s->info.state == SANDBOX_STOPPED && (host_disk_path(h, id, NULL, disk) < 0 ||
-							       !file_exists(AT_FDCWD, disk)))) {
-		pthread_mutex_unlock(&h->lock);
+	struct sandbox *s = find(h, id);
+	bool ended = s && s->info.state == SANDBOX_STOPPED;
+	pthread_mutex_unlock(&h->lock);
+	if (!s)
 		return err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
-	}
-	s->operation = "destroy";
-	if (s->info.state == SANDBOX_STOPPED) {
-		pthread_mutex_unlock(&h->lock);
-		return forget_ended(h, s, e);
-	}
-	struct host_sandbox before = s->info;
-	sandbox_move(&s->info, SANDBOX_STOPPING, cause);
-	monitor_unwatch(h, s);
-	pthread_mutex_unlock(&h->lock);
-
-	rc = store_op_begin(h, op_id, "destroy", s, NULL, e);
-	if (rc < 0) { // nothing was touched yet
-		pthread_mutex_lock(&h->lock);
-		s->info = before;
-		if (s->pidfd >= 0)
-			monitor_watch(h, s);
-		host_release(h, s);
-		pthread_mutex_unlock(&h->lock);
-		return rc;
-	}
-	rc = fault_hit("destroy.after_journal", e);
-	int freed = sandbox_free_resources(h, s, false);
-	if (rc == 0)
-		rc = freed;
-	if (freed == 0) {
-		int r = fault_hit("destroy.before_commit", e);
-		int committed = record_end(h, s, op_id, cause, NULL, e);
-		rc = rc < 0 ? rc : r < 0 ? r : committed;
-	} else {
-		err_errno(e, freed, "sandbox '%s' could not be freed; see the server's log", id);
-	}
+	if (!ended && (rc = store_op_begin(h, op_id, "destroy", id, NULL, NULL, NULL, e)) < 0)
+		return rc; // nothing was touched yet
 	pthread_mutex_lock(&h->lock);
-	if (s->info.state == SANDBOX_STOPPED)
-		h->destroys++;
-	else
-		sandbox_move(&s->info, SANDBOX_ERROR, "destroy failed");
-	host_release(h, s);
+	rc = take_over(h, id, &s);
+	if (rc == 0 && s->info.state != SANDBOX_STOPPED) {
+		sandbox_move(&s->info, SANDBOX_STOPPING, cause);
+		monitor_unwatch(h, s);
+	}
+	ended = rc >= 0 && s->info.state == SANDBOX_STOPPED;
 	pthread_mutex_unlock(&h->lock);
-	return rc;
+	if (rc < 0) {
+		// What made it has undone it, or it ended: gone is what the caller wants.
+		store_op_end(h, op_id, id, NULL);
+		return 0;
+	}
+	if (ended && rc == 0)
+		return forget_ended(h, s);
+	return finish_destroy(h, s, op_id, cause, rc == 0, e);
+}
+
+// --- an end by itself
+
+static const char *judge(struct host *h, const char *id, struct shim_exit *x)
+{
+	char dir[512], console[512];
+	if (host_run_path(h, id, dir) < 0 || host_disk_path(h, id, "console.log", console) < 0)
+		return "shim_lost";
+	int rc = shim_read_exit(dir, x, NULL);
+	const char *judged = shim_judge_console(console);
+	if (rc < 0)
+		return "shim_lost"; // killed hard: its namespace, and the VMM with it, is gone
+	if (judged)
+		return judged;
+	if (str_eq(x->cause, "vmm_exit"))
+		return "guest_poweroff";
+	return x->cause[0] ? x->cause : "vmm_crash";
 }
 
 void sandbox_ended(struct host *h, struct sandbox *s)
 {
-	char dir[512], console[512];
 	struct shim_exit x = {0};
 	struct err e = {0};
-	const char *cause = "vmm_crash";
-	if (host_run_path(h, s->info.id, dir) < 0 ||
-		host_disk_path(h, s->info.id, "console.log", console) < 0)
-		return;
-	int rc = shim_read_exit(dir, &x, &e);
-	const char *judged = shim_judge_console(console);
-	if (rc < 0)
-		cause = "shim_lost"; // killed hard: its namespace, and the VMM with it, is gone
-	else if (judged)
-		cause = judged;
-	else if (str_eq(x.cause, "vmm_exit"))
-		cause = "guest_poweroff";
-	else if (x.cause[0])
-		cause = x.cause;
+	const char *cause = judge(h, s->info.id, &x);
 	log_info("sandbox ended sandbox=%s cause=%s detail=%s", s->info.id, cause, x.detail);
 	// The console is kept for the hour in which the ended sandbox can still be asked about.
-	rc = sandbox_free_resources(h, s, true);
-	if (rc == 0)
-		rc = record_end(h, s, NULL, cause, x.detail, &e);
+	sandbox_free(h, s, FREE_BUT_CONSOLE, FREE_MS);
+	int rc = record_end(h, s, NULL, cause, x.detail, &e);
 	if (rc < 0)
 		log_error("end not recorded sandbox=%s error=%s", s->info.id, err_text(&e, rc));
 	pthread_mutex_lock(&h->lock);

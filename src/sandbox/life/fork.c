@@ -4,12 +4,10 @@
 // last child is there: each child keeps the layers it needs by its own base.hdr.
 #include <string.h>
 #include "base/clock.h"
-#include "base/fault.h"
 #include "base/log.h"
 #include "http/json.h"
 #include "sandbox/life/create.h"
-#include "sandbox/capture/checkpoint.h"
-#include "sandbox/capture/snapshots.h"
+#include "sandbox/life/checkpoint.h"
 #include "sandbox/table/claim.h"
 #include "sandbox/table/turn.h"
 
@@ -35,7 +33,7 @@ static void make_child(struct fork *f, struct host_fork_child *c)
 	memcpy(req.snapshot, f->snapshot, sizeof req.snapshot);
 	snprintf(req.template, sizeof req.template, "%s", f->template);
 	c->e = (struct err){0};
-	c->rc = create_sandbox(f->h, &req, NULL, c->info, &c->e);
+	c->rc = create_sandbox(f->h, &req, c->info, &c->e);
 }
 
 static void *work(void *arg)
@@ -85,55 +83,100 @@ static int check(const struct host_fork *req, struct err *e)
 	return 0;
 }
 
+struct source_of_fork {
+	struct checkpoint checkpoint; // first: its steps are this operation's
+	const struct host_fork *req;
+};
+
+// Before the guest is stopped: no child of a fork would come up.
+static int check_room(struct host *h, size_t n, struct err *e)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
+	unsigned live = host_live(h);
+	if (live + n <= h->max_sandboxes)
+		return 0;
+	return err_set(e, ERR_LIMIT,
+		"this host runs %u sandboxes and its limit is %u (serve --max-sandboxes): there is "
+		"no room for %zu more",
+		live, h->max_sandboxes, n);
+}
+
+static int prepare(struct operation *o, struct err *e)
+{
+	const struct source_of_fork *f = o->work;
+	int rc = check_room(o->h, f->req->n, e);
+	return rc < 0 ? rc : checkpoint_prepare(o, e);
+}
+
+static int steps(struct operation *o, struct err *e)
+{
+	const struct source_of_fork *f = o->work;
+	int rc = checkpoint_steps(o, e);
+	if (rc < 0)
+		return rc;
+	o->event = "forked";
+	json_object_set_new(o->data, "count", json_integer((json_int_t)f->req->n));
+	return 0;
+}
+
+static const struct operation_kind fork_kind = {.name = "fork",
+	.from = 1u << SANDBOX_RUNNING | 1u << SANDBOX_PAUSED,
+	.during = SANDBOX_STATE_MAX,
+	.failed = "fork_failed",
+	.prepare = prepare,
+	.steps = steps,
+	.undo = checkpoint_undo,
+	.done = checkpoint_done};
+
+// The source of the children, in f->snapshot.
+static int capture_source(struct fork *f, struct operation *o, struct err *e)
+{
+	struct source_of_fork w = {.checkpoint.kind = "checkpoint", .req = f->req};
+	int rc = operation_do(o, &w, e);
+	memcpy(f->snapshot, w.checkpoint.capture.snapshot, sizeof f->snapshot);
+	return rc;
+}
+
 int host_fork(struct host *h, struct host_fork *req, struct err *e)
 {
 	struct err local = {0};
 	struct host_sandbox info;
-	struct sandbox *s = NULL;
+	struct operation o;
 	struct fork f = {.h = h, .req = req, .asked_ns = clock_monotonic_ns()};
 	if (!e)
 		e = &local;
 	int rc = check(req, e);
 	if (rc == 0)
-		rc = sandbox_claim(h, req->op_id, req->id, "fork",
-			1u << SANDBOX_RUNNING | 1u << SANDBOX_PAUSED, &s, &info, e);
+		rc = operation_claim(&o, h, &fork_kind, req->op_id, req->id, &info, e);
 	if (rc < 0)
 		return rc;
 	if (rc == 1)
 		return err_set(e, ERR_CONFLICT,
 			"this fork was done before: its children are in the list of sandboxes");
-	snprintf(f.template, sizeof f.template, "%s", s->info.template);
-	bool running = s->info.state == SANDBOX_RUNNING;
+	snprintf(f.template, sizeof f.template, "%s", o.s->info.template);
+	bool running = o.s->info.state == SANDBOX_RUNNING;
 	if (running) {
-		static const struct checkpoint kind = {
-			"checkpoint", "fork", "fork.before_commit", "forked", "fork_failed"};
-		struct store_snapshot row = {0};
-		rc = checkpoint(h, s, &kind, req->op_id, NULL,
-			json_pack("{s:I}", "count", (json_int_t)req->n), &row, e);
-		memcpy(f.snapshot, row.info.id, sizeof f.snapshot);
+		rc = capture_source(&f, &o, e);
+		operation_release(&o, NULL);
+	} else if ((rc = check_room(h, req->n, e)) < 0) {
+		operation_release(&o, NULL);
 	} else {
-		memcpy(f.snapshot, s->info.snapshot, sizeof f.snapshot);
+		memcpy(f.snapshot, o.s->info.snapshot, sizeof f.snapshot);
 	}
-	pthread_mutex_lock(&h->lock);
-	s->layer[0] = '\0';
-	if (running || rc < 0)
-		host_release(h, s); // a paused one is held until its children have read it
-	pthread_mutex_unlock(&h->lock);
-	if (rc < 0) {
-		log_warn("fork failed sandbox=%s error=%s", req->id, err_text(e, rc));
+	if (rc < 0)
 		return rc;
-	}
 	pthread_mutex_init(&f.lock, NULL);
 	pthread_cond_init(&f.changed, NULL);
 	make_children(&f);
 	pthread_mutex_destroy(&f.lock);
 	pthread_cond_destroy(&f.changed);
 	struct err why = {0};
-	if (running && snapshot_drop(h, NULL, f.snapshot, NULL, &why) < 0)
+	const struct store_change c = {.drop = f.snapshot};
+	if (running && store_apply(h, &c, &why) < 0)
 		log_warn("checkpoint is kept for now snapshot=%s error=%s", f.snapshot, why.text);
+	if (!running) // held until its children have read it
+		operation_release(&o, NULL);
 	pthread_mutex_lock(&h->lock);
-	if (!running)
-		host_release(h, s);
 	h->forks++;
 	pthread_mutex_unlock(&h->lock);
 	return 0;

@@ -2,22 +2,28 @@
 // The frozen machine of a base image: booted once, made ready, captured. From then on a create from
 // that image is a load. It is made anew when the image, the kernel, the VMM or the machine's size
 // changes: all of that is in its key.
+#include "sandbox/life/prewarm.h"
 #include <string.h>
+#include "agentclient/client.h"
 #include "base/clock.h"
-#include "base/fault.h"
 #include "base/hash.h"
 #include "base/log.h"
-#include "disk/image.h"
-#include "agentclient/client.h"
-#include "sandbox/life/prewarm.h"
 #include "sandbox/capture/capture.h"
 #include "sandbox/capture/snapshots.h"
 #include "sandbox/life/create.h"
-#include "sandbox/life/end.h"
+#include "sandbox/life/free.h"
+#include "sandbox/life/origin.h"
+#include "sandbox/machine/machine.h"
 #include "sandbox/machine/reach.h"
-#include "sandbox/machine/source.h"
+#include "sandbox/table/state.h"
 
 #define WARM_MS 60000
+
+struct prewarm {
+	const struct image_info *img;
+	const char *key, *token;
+	struct capture capture;
+};
 
 // What the first commands of every sandbox will need is in the guest's page cache already.
 static int warm_up(const struct sandbox *s, struct err *e)
@@ -36,24 +42,52 @@ static int warm_up(const struct sandbox *s, struct err *e)
 	return rc;
 }
 
-static int capture(struct host *h, struct sandbox *s, struct capture *c, struct err *e)
+static int prepare(struct operation *o, struct err *e)
 {
-	uint64_t t = clock_monotonic_ns();
-	int rc = warm_up(s, e);
-	if (rc == 0)
-		rc = capture_take(h, s, c, &t, e);
-	if (rc == 0)
-		rc = capture_publish(h, s, c, &t, e);
-	if (rc == 0)
-		rc = fault_hit("freeze.before_commit", e);
-	if (rc == 0) {
-		struct store_event ev = {.kind = "frozen"};
-		rc = store_commit_snapshot(h, NULL, s, &c->row, NULL, &ev, e);
-		if (rc < 0)
-			snapshot_delete(h->data_fd, c->snapshot, NULL);
-	}
-	return rc;
+	struct prewarm *p = o->work;
+	int rc = capture_init(&p->capture, "frozen", NULL, false, o->journal);
+	p->capture.image_key = p->key;
+	memcpy(o->layer, p->capture.layer, sizeof o->layer);
+	return rc < 0 ? err_errno(e, rc, "journal entry") : 0;
 }
+
+static int steps(struct operation *o, struct err *e)
+{
+	struct prewarm *p = o->work;
+	const struct machine_plan plan = {.operation = "create", .img = p->img, .token = p->token};
+	int rc = machine_up(o->h, o->s, &plan, &o->at_ns, e);
+	if (rc == 0)
+		rc = warm_up(o->s, e);
+	if (rc == 0)
+		rc = capture_take(o->h, o->s, &p->capture, &o->at_ns, e);
+	if (rc == 0)
+		rc = capture_publish(o->h, o->s, &p->capture, &o->at_ns, e);
+	if (rc < 0)
+		return rc;
+	o->change.add = &p->capture.row;
+	o->event = "frozen";
+	o->next = *o->s;
+	sandbox_move(&o->next.info, SANDBOX_STOPPED, o->id);
+	o->next.info.stopped_ns = clock_realtime_ns();
+	return 0;
+}
+
+static void undo(struct operation *o, const struct err *why)
+{
+	struct prewarm *p = o->work;
+	if (p->capture.header)
+		snapshot_discard(o->h, p->capture.snapshot);
+	o->next = *o->s;
+	sandbox_move(&o->next.info, SANDBOX_STOPPED, "prewarm failed");
+	o->next.info.stopped_ns = clock_realtime_ns();
+}
+
+static const struct operation_kind prewarm_kind = {.name = "prewarm",
+	.during = SANDBOX_STATE_MAX,
+	.failed = "create_failed",
+	.prepare = prepare,
+	.steps = steps,
+	.undo = undo};
 
 static void drop_others(struct host *h, const char *template, const char *key)
 {
@@ -63,55 +97,54 @@ static void drop_others(struct host *h, const char *template, const char *key)
 	int rc = store_list_snapshots(h, "frozen", NULL, NULL, &list, &n, &e);
 	for (size_t i = 0; rc == 0 && i < n; i++)
 		if (str_eq(list[i].info.template, template) && !str_eq(list[i].image_key, key))
-			rc = snapshot_drop(h, NULL, list[i].info.id, NULL, &e);
+			rc = store_apply(h, &(struct store_change){.drop = list[i].info.id}, &e);
 	if (rc < 0)
 		log_warn("old frozen image is kept for now template=%s error=%s", template, e.text);
 }
 
+static int make(struct host *h, const struct image_info *img, const char *key, struct err *e)
+{
+	char token[SHA256_HEX_SIZE];
+	unsigned char raw[32];
+	struct prewarm p = {.img = img, .key = key, .token = token};
+	struct host_create req = {.cold = true, .token = token};
+	struct origin origin = {0};
+	struct host_sandbox info, unused;
+	struct operation o = {0};
+	id_random_bytes(raw, sizeof raw);
+	id_hex(raw, sizeof raw, token);
+	id_new_sandbox(req.id);
+	id_new_uuid(req.op_id);
+	snprintf(req.template, sizeof req.template, "%s", img->name);
+	int rc = origin_find(h, &req, &origin, &info, e);
+	if (rc == 0)
+		rc = create_insert(h, &prewarm_kind, req.op_id, &info, true, &o, &unused, e);
+	if (rc == 0)
+		rc = operation_do(&o, &p, e);
+	if (o.h) {
+		sandbox_free(h, o.s, FREE_ALL, FREE_MS);
+		sandbox_forget(h, o.s);
+	}
+	capture_done(&p.capture);
+	origin_done(&origin);
+	return rc;
+}
+
 int prewarm_image(struct host *h, const struct image_info *img, struct err *e)
 {
-	char key[65], found[UUID_SIZE], token[SHA256_HEX_SIZE], journal[160];
-	_cleanup_(capture_done) struct capture c = {0};
-	unsigned char raw[32];
-	struct host_sandbox info;
+	char key[65], found[UUID_SIZE];
 	int rc = source_find_prewarmed(h, img, found, e);
 	if (rc < 0 || found[0])
 		return rc;
 	source_image_key(h, img, key);
-	id_random_bytes(raw, sizeof raw);
-	id_hex(raw, sizeof raw, token);
-	struct host_create req = {.cold = true, .token = token};
-	id_new_sandbox(req.id);
-	id_new_uuid(req.op_id);
-	snprintf(req.template, sizeof req.template, "%s", img->name);
-	if ((rc = capture_init(&c, "frozen", NULL, false, journal)) < 0)
-		return err_set(e, ERR_INTERNAL, "journal entry too long");
-	c.image_key = key;
 	struct gate_ticket ticket = {0};
 	if (!gate_join(&h->gate, &ticket) && (rc = gate_wait(&h->gate, &ticket, e)) < 0)
 		return err_prefix(e, rc, "freeze template '%s'", img->name);
 	uint64_t began = clock_monotonic_ns();
-	rc = create_sandbox(h, &req, journal, &info, e);
-	if (rc < 0) {
-		gate_leave(&h->gate, &ticket);
-		return err_prefix(e, rc, "freeze template '%s'", img->name);
-	}
-	pthread_mutex_lock(&h->lock);
-	struct sandbox *s = host_find(h, req.id);
-	pthread_mutex_unlock(&h->lock);
-	rc = capture(h, s, &c, e);
-	if (rc < 0)
-		err_prefix(e, rc, "freeze template '%s'", img->name);
-	struct err why = {0};
-	if (sandbox_free_resources(h, s, false) < 0 || store_forget(h, req.id, NULL, &why) < 0)
-		log_error("not freed after freezing sandbox=%s %s", req.id, why.text);
+	rc = make(h, img, key, e);
 	gate_leave(&h->gate, &ticket);
-	pthread_mutex_lock(&h->lock);
-	host_release(h, s);
-	host_remove(h, s);
-	pthread_mutex_unlock(&h->lock);
 	if (rc < 0)
-		return rc;
+		return err_prefix(e, rc, "freeze template '%s'", img->name);
 	log_info("template frozen template=%s ms=%lu", img->name,
 		(unsigned long)((clock_monotonic_ns() - began) / NSEC_PER_MSEC));
 	drop_others(h, img->name, key);

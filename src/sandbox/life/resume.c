@@ -1,242 +1,142 @@
 // SPDX-License-Identifier: Apache-2.0
-// Resume, and its relative the roll-back: a sandbox goes on from a snapshot.
-//
-// A roll-back first makes the chosen snapshot the one that the sandbox is paused at (a copy of its
-// own, in one transaction with the journal entry); from there it is a resume like any other, so
-// that whatever happens the sandbox is paused at either the old or the new one.
+// Resume: a paused sandbox goes on from its snapshot. On any error it is still paused.
 #include <string.h>
 #include "base/clock.h"
-#include "base/fault.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "disk/image.h"
 #include "http/json.h"
-#include "sandbox/capture/snapshots.h"
-#include "sandbox/life/end.h"
+#include "sandbox/life/free.h"
+#include "sandbox/life/operation.h"
+#include "sandbox/life/rollback.h"
 #include "sandbox/machine/machine.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/claim.h"
 #include "sandbox/table/state.h"
 #include "sandbox/table/turn.h"
 
-// The row of the sandbox as it is while it is being resumed.
-static int journal(struct host *h, const struct host_resume *req, struct sandbox *s, struct err *e)
+struct resume {
+	const struct host_resume *req;
+	struct source src;
+	struct image_info img;
+};
+
+// What is wrong with the snapshot is told before anything is begun.
+static int prepare(struct operation *o, struct err *e)
 {
-	pthread_mutex_lock(&h->lock);
-	sandbox_move(&s->info, SANDBOX_RESUMING, req->op_id);
-	pthread_mutex_unlock(&h->lock);
-	int rc = store_op_begin(h, req->op_id, "resume", s, NULL, e);
-	if (rc < 0) {
-		pthread_mutex_lock(&h->lock);
-		sandbox_move(&s->info, SANDBOX_PAUSED, "journal failed");
-		pthread_mutex_unlock(&h->lock);
-	}
+	struct resume *r = o->work;
+	int rc = source_open(o->h, o->s->info.snapshot, r->req->disk_only, &r->src, e);
+	if (rc == 0 && r->req->disk_only)
+		rc = image_load(o->h->data_dir, "base", &r->img, e);
 	return rc;
 }
 
-// Still paused, whatever was made is gone. The reason is in e.
-static void fail_back(struct host *h, struct sandbox *s, const char *op_id, const struct err *why)
+static int steps(struct operation *o, struct err *e)
 {
-	struct err e = {0};
-	if (sandbox_free_resources(h, s, true) < 0)
-		log_error("not freed after a failed resume sandbox=%s", s->info.id);
-	struct sandbox done = *s;
-	sandbox_move(&done.info, SANDBOX_PAUSED, "resume failed");
-	done.info.address[0] = done.info.backend[0] = '\0';
-	_cleanup_json_ json_t *data =
-		json_pack("{s:s%}", "error", why->text, MIN(strlen(why->text), (size_t)400));
-	struct store_event ev = {
-		.kind = "resume_failed", .cause = "resume_failed", .data = data, .failed = why};
-	if (store_commit(h, op_id, &done, &ev, &e) < 0)
-		log_error("failed resume not recorded sandbox=%s error=%s", s->info.id, e.text);
-	pthread_mutex_lock(&h->lock);
-	s->info = done.info;
-	pthread_mutex_unlock(&h->lock);
-}
-
-static int commit(struct host *h, const struct host_resume *req, struct sandbox *s, uint64_t asked,
-	uint64_t started, uint64_t *since, struct err *e)
-{
-	char used[UUID_SIZE];
-	struct sandbox done = *s;
-	memcpy(used, s->info.snapshot, sizeof used);
-	sandbox_move(&done.info, SANDBOX_RUNNING, req->op_id);
-	done.info.snapshot[0] = '\0';
-	done.info.started_ns = clock_realtime_ns();
-	done.info.ends_at_ns = turn_ends_at(req->ends_at_ns, asked);
-	_cleanup_json_ json_t *data = json_pack("{s:I, s:s, s:I, s:o}", "duration_us",
-		(json_int_t)((clock_monotonic_ns() - started) / 1000), "backend", done.info.backend,
-		"generation", (json_int_t)done.info.generation, "phases",
-		sandbox_phases_json(&done.info));
-	struct store_event ev = {.kind = "resumed",
-		.cause = req->from[0]	  ? "rolled_back"
-			 : req->disk_only ? "disk_only"
-					  : NULL,
-		.data = data};
-	int rc = fault_hit("resume.before_commit", e);
-	if (rc == 0)
-		rc = store_commit(h, req->op_id, &done, &ev, e);
+	struct resume *r = o->work;
+	const struct host_resume *req = r->req;
+	const struct machine_plan plan = {.operation = "resume",
+		.img = req->disk_only ? &r->img : NULL,
+		.src = &r->src,
+		.token = req->token};
+	int rc = machine_up(o->h, o->s, &plan, &o->at_ns, e);
 	if (rc < 0)
-		return err_prefix(e, rc, "commit");
-	sandbox_phase(&done.info, "commit", since);
-	pthread_mutex_lock(&h->lock);
-	s->info = done.info;
-	s->retry_at_ns = 0;
-	h->resumes++;
-	monitor_watch(h, s);
-	pthread_mutex_unlock(&h->lock);
+		return rc;
+	o->next = *o->s;
+	struct host_sandbox *i = &o->next.info;
+	sandbox_move(i, SANDBOX_RUNNING, o->id);
+	i->snapshot[0] = '\0';
+	i->started_ns = clock_realtime_ns();
+	i->ends_at_ns = turn_ends_at(req->ends_at_ns, o->asked_ns);
+	o->change.sets_time = true;
+	o->change.drop = r->src.row.info.id;
+	o->event = "resumed";
+	o->cause = req->from[0] ? "rolled_back" : req->disk_only ? "disk_only" : NULL;
+	o->data = json_pack(
+		"{s:s, s:I}", "backend", i->backend, "generation", (json_int_t)i->generation);
 	return 0;
 }
 
-static int resume_steps(struct host *h, const struct host_resume *req, struct sandbox *s,
-	uint64_t asked, struct err *e)
+static void undo(struct operation *o, const struct err *why)
 {
-	uint64_t t = clock_monotonic_ns(), started = t;
-	struct image_info img;
-	struct source src = {0};
-	// What is wrong with the snapshot is told before anything is begun.
-	int rc = source_open(h, s->info.snapshot, req->disk_only, &src, e);
-	if (rc == 0 && req->disk_only)
-		rc = image_load(h->data_dir, "base", &img, e);
-	if (rc == 0)
-		rc = journal(h, req, s, e);
-	if (rc < 0) {
-		source_done(&src);
-		return rc;
-	}
-	sandbox_phase(&s->info, "journal", &t);
-	const struct machine_plan plan = {.operation = "resume",
-		.img = req->disk_only ? &img : NULL,
-		.src = &src,
-		.token = req->token};
-	rc = fault_hit("resume.after_journal", e);
-	if (rc == 0)
-		rc = machine_up(h, s, &plan, &t, e);
-	if (rc == 0)
-		rc = commit(h, req, s, asked, started, &t, e);
-	if (rc < 0)
-		fail_back(h, s, req->op_id, e);
-	source_done(&src);
-	return rc;
+	sandbox_free(o->h, o->s, FREE_BUT_CONSOLE, FREE_MS);
+	o->next = *o->s;
+	sandbox_move(&o->next.info, SANDBOX_PAUSED, "resume failed");
+	o->next.info.address[0] = o->next.info.backend[0] = '\0';
+	o->next.has_slot = false;
 }
 
-// The machine of a running sandbox is given up; it is paused at the snapshot afterwards.
-static int roll_back(
-	struct host *h, const struct host_resume *req, struct sandbox *s, struct err *e)
+static void finish(struct operation *o)
 {
-	struct source src;
-	char old[UUID_SIZE], copy[UUID_SIZE], text[160];
-	bool running = s->info.state == SANDBOX_RUNNING;
-	int rc = source_open(h, req->from, req->disk_only, &src, e);
-	if (rc < 0)
-		return rc;
-	struct store_snapshot row = src.row;
-	if (!str_eq(row.info.sandbox, s->info.id))
-		rc = err_set(e, ERR_INVALID,
-			"snapshot %s is of sandbox '%s': a sandbox goes back only to its own",
-			req->from, row.info.sandbox);
-	id_new_uuid(copy);
-	memcpy(old, s->info.snapshot, sizeof old);
-	snprintf(text, sizeof text, "{\"snapshot\":\"%s\"}", copy);
-	char op[UUID_SIZE];
-	id_new_uuid(op);
-	if (rc == 0)
-		rc = store_op_begin(h, op, "roll_back", s, text, e);
-	if (rc < 0) {
-		source_done(&src);
-		return rc;
-	}
-	rc = snapshot_copy(h, &src, copy, SNAPSHOT_PAUSE, e);
-	source_done(&src);
-	if (rc < 0) {
-		struct err why = {0};
-		if (store_commit(h, op, s, NULL, &why) < 0)
-			log_error("journal not closed sandbox=%s error=%s", s->info.id, why.text);
-		return rc;
-	}
-	snprintf(row.info.id, sizeof row.info.id, "%s", copy);
-	snprintf(row.info.kind, sizeof row.info.kind, "pause");
-	row.info.created_ns = clock_realtime_ns();
-	struct sandbox done = *s;
-	if (running)
-		sandbox_move(&done.info, SANDBOX_PAUSING, "roll-back");
-	sandbox_move(&done.info, SANDBOX_PAUSED, "roll-back");
-	snprintf(done.info.snapshot, sizeof done.info.snapshot, "%s", copy);
-	done.info.vcpus = row.info.vcpus;
-	done.info.memory_mb = row.info.memory_mb;
-	done.info.disk_mb = row.info.disk_mb;
-	done.info.address[0] = '\0';
-	done.info.ends_at_ns = 0;
-	done.full_next = false;
-	struct store_event ev = {.kind = "rolled_back"};
-	rc = store_commit_snapshot(h, op, &done, &row, NULL, &ev, e);
-	if (rc < 0) {
-		snapshot_delete(h->data_fd, copy, NULL);
-		return rc;
-	}
-	// Paused at the new one from here on; what still runs is of no account.
-	if (running && (rc = sandbox_free_resources(h, s, true)) < 0)
-		err_errno(e, rc, "sandbox '%s' could not be stopped", s->info.id);
-	done.slot = s->slot;
-	done.has_slot = s->has_slot;
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&o->h->lock);
+	o->h->resumes++;
+}
+
+static void done(struct operation *o)
+{
+	struct resume *r = o->work;
+	source_done(&r->src);
+}
+
+static const struct operation_kind resume_kind = {.name = "resume",
+	.from = 1u << SANDBOX_PAUSED | 1u << SANDBOX_RUNNING,
+	.during = SANDBOX_RESUMING,
+	.failed = "resume_failed",
+	.prepare = prepare,
+	.steps = steps,
+	.undo = undo,
+	.finish = finish,
+	.done = done};
+
+// One that is rolled back runs on while it waits.
+static int wait_for_turn(struct operation *o, bool rolls_back, struct err *e)
+{
+	struct host *h = o->h;
+	struct sandbox *s = o->s;
+	int rc = 0;
+	bool turn = true;
 	pthread_mutex_lock(&h->lock);
-	s->info = done.info;
-	s->full_next = false;
+	if (!rolls_back && s->info.state != SANDBOX_PAUSED)
+		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", s->info.id,
+			sandbox_state_name(s->info.state));
+	else if (s->info.state == SANDBOX_PAUSED &&
+		 sandbox_wait_free(h, s, deadline_in_ms(FREE_MS)) < 0)
+		rc = err_set(e, ERR_UNAVAILABLE,
+			"sandbox '%s' is paused, but its processes have not ended yet: try again",
+			s->info.id);
+	else if (s->info.state == SANDBOX_PAUSED && host_live(h) >= h->max_sandboxes)
+		rc = err_set(e, ERR_LIMIT,
+			"this host runs %u sandboxes, its limit (serve --max-sandboxes)",
+			h->max_sandboxes);
+	if (rc == 0) {
+		s->starts = true;
+		turn = turn_join(h, s);
+	}
 	pthread_mutex_unlock(&h->lock);
-	struct err why = {0};
-	if (old[0] && snapshot_drop(h, NULL, old, NULL, &why) < 0)
-		log_warn("old snapshot is kept for now snapshot=%s error=%s", old, why.text);
-	return rc;
+	return turn ? rc : turn_wait(h, s, e);
 }
 
 int host_resume(
 	struct host *h, const struct host_resume *req, struct host_sandbox *ret, struct err *e)
 {
+	struct resume r = {.req = req};
+	struct operation o;
 	struct err local = {0};
-	struct sandbox *s = NULL;
-	uint64_t asked = clock_monotonic_ns();
-	bool turn = true;
 	if (!e)
 		e = &local;
 	if (req->from[0] && !id_is_uuid(req->from))
 		return err_set(e, ERR_INVALID, "bad snapshot id");
-	unsigned states = 1u << SANDBOX_PAUSED | (req->from[0] ? 1u << SANDBOX_RUNNING : 0);
-	int rc = sandbox_claim(h, req->op_id, req->id, "resume", states, &s, ret, e);
+	int rc = operation_claim(&o, h, &resume_kind, req->op_id, req->id, ret, e);
 	if (rc != 0)
-		return rc < 0 ? rc : 0;
-	pthread_mutex_lock(&h->lock);
-	if (s->info.state == SANDBOX_PAUSED && host_live(h) >= h->max_sandboxes)
-		rc = err_set(e, ERR_LIMIT,
-			"this host runs %u sandboxes, its limit (serve --max-sandboxes)",
-			h->max_sandboxes);
-	s->starts = rc == 0;
-	if (rc == 0)
-		turn = turn_join(h, s);
-	monitor_unwatch(h, s);
-	pthread_mutex_unlock(&h->lock);
-	// One that is rolled back runs on while it waits.
-	if (!turn)
-		rc = turn_wait(h, s, e);
+		return MIN(rc, 0);
+	rc = wait_for_turn(&o, req->from[0], e);
 	if (rc == 0 && req->from[0])
-		rc = roll_back(h, req, s, e);
-	if (rc == 0) {
-		pthread_rwlock_rdlock(&h->layers_lock);
-		rc = resume_steps(h, req, s, asked, e);
-		pthread_rwlock_unlock(&h->layers_lock);
-	}
-	gate_leave(&h->gate, &s->ticket);
-	if (rc < 0)
-		log_warn("resume failed sandbox=%s error=%s", req->id, err_text(e, rc));
-	else
-		log_info("resumed sandbox=%s backend=%s", req->id, s->info.backend);
+		rc = roll_back(h, req, o.s, e);
+	if (rc == 0)
+		rc = operation_do(&o, &r, e);
+	gate_leave(&h->gate, &o.s->ticket);
 	pthread_mutex_lock(&h->lock);
-	s->starts = false;
-	if (s->pidfd >= 0)
-		monitor_watch(h, s);
-	*ret = s->info;
-	host_release(h, s);
+	o.s->starts = false;
 	pthread_mutex_unlock(&h->lock);
-	monitor_wake(h);
-	upkeep_wake(h); // the snapshot is not needed any more; it goes there
+	operation_release(&o, ret);
 	return rc;
 }

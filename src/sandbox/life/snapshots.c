@@ -1,63 +1,92 @@
 // SPDX-License-Identifier: Apache-2.0
 // Snapshot templates: from a running sandbox, which goes on, or from a paused one.
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 #include "base/clock.h"
-#include "base/fault.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "http/json.h"
-#include "disk/disk.h"
-#include "sandbox/capture/checkpoint.h"
 #include "sandbox/capture/snapshots.h"
+#include "sandbox/life/checkpoint.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/claim.h"
 
-static int from_running(struct host *h, const struct host_snapshot_create *req, struct sandbox *s,
-	struct store_snapshot *ret, struct err *e)
-{
-	static const struct checkpoint kind = {"template", "snapshot", "snapshot.before_commit",
-		"snapshot_created", "snapshot_failed"};
-	return checkpoint(h, s, &kind, req->op_id, req->snapshot,
-		json_pack("{s:s}", "snapshot", req->snapshot), ret, e);
-}
+// --- of a running one
 
-static int from_paused(struct host *h, const struct host_snapshot_create *req, struct sandbox *s,
-	struct store_snapshot *ret, struct err *e)
+static int from_running(struct operation *o, struct err *e)
 {
-	struct source src;
-	char journal[160];
-	snprintf(journal, sizeof journal, "{\"snapshot\":\"%s\"}", req->snapshot);
-	int rc = source_open(h, s->info.snapshot, true, &src, e);
+	const struct checkpoint *k = o->work;
+	int rc = checkpoint_steps(o, e);
 	if (rc < 0)
 		return rc;
-	rc = store_op_begin(h, req->op_id, "snapshot", s, journal, e);
-	if (rc == 0)
-		rc = snapshot_copy(h, &src, req->snapshot, SNAPSHOT_TEMPLATE, e);
-	struct store_snapshot row = src.row;
-	source_done(&src);
-	snprintf(row.info.id, sizeof row.info.id, "%s", req->snapshot);
-	snprintf(row.info.kind, sizeof row.info.kind, "template");
-	snprintf(row.info.parent, sizeof row.info.parent, "%s", s->info.snapshot);
-	row.info.created_ns = clock_realtime_ns();
-	if (rc == 0)
-		rc = fault_hit("snapshot.before_commit", e);
-	_cleanup_json_ json_t *data = json_pack("{s:s}", "snapshot", req->snapshot);
-	struct store_event ev = {.kind = rc == 0 ? "snapshot_created" : "snapshot_failed",
-		.failed = rc == 0 ? NULL : e,
-		.data = data};
-	struct err why = {0};
-	int committed =
-		store_commit_snapshot(h, req->op_id, s, rc == 0 ? &row : NULL, NULL, &ev, &why);
-	if (committed < 0 && rc == 0) {
-		snapshot_delete(h->data_fd, req->snapshot, NULL);
-		*e = why;
-		rc = committed;
-	}
-	*ret = row;
-	return rc;
+	o->event = "snapshot_created";
+	json_object_set_new(o->data, "snapshot", json_string(k->capture.snapshot));
+	return 0;
 }
+
+static const struct operation_kind running_kind = {.name = "snapshot",
+	.from = 1u << SANDBOX_RUNNING | 1u << SANDBOX_PAUSED,
+	.during = SANDBOX_STATE_MAX,
+	.failed = "snapshot_failed",
+	.prepare = checkpoint_prepare,
+	.steps = from_running,
+	.undo = checkpoint_undo,
+	.done = checkpoint_done};
+
+// --- of a paused one
+
+struct copy {
+	const char *id;
+	struct source src;
+	struct store_snapshot row;
+	bool made;
+};
+
+static int copy_prepare(struct operation *o, struct err *e)
+{
+	struct copy *c = o->work;
+	snprintf(o->journal, sizeof o->journal, "{\"snapshot\":\"%s\"}", c->id);
+	return source_open(o->h, o->s->info.snapshot, true, &c->src, e);
+}
+
+static int copy_steps(struct operation *o, struct err *e)
+{
+	struct copy *c = o->work;
+	int rc = snapshot_copy(o->h, &c->src, c->id, SNAPSHOT_TEMPLATE, e);
+	if (rc < 0)
+		return rc;
+	c->made = true;
+	c->row = c->src.row;
+	snprintf(c->row.info.id, sizeof c->row.info.id, "%s", c->id);
+	snprintf(c->row.info.kind, sizeof c->row.info.kind, "template");
+	snprintf(c->row.info.parent, sizeof c->row.info.parent, "%s", o->s->info.snapshot);
+	c->row.info.created_ns = clock_realtime_ns();
+	o->next = *o->s;
+	o->change.add = &c->row;
+	o->event = "snapshot_created";
+	o->data = json_pack("{s:s}", "snapshot", c->id);
+	return 0;
+}
+
+static void copy_undo(struct operation *o, const struct err *why)
+{
+	struct copy *c = o->work;
+	if (c->made)
+		snapshot_discard(o->h, c->id);
+}
+
+static void copy_done(struct operation *o)
+{
+	struct copy *c = o->work;
+	source_done(&c->src);
+}
+
+static const struct operation_kind paused_kind = {.name = "snapshot",
+	.from = 1u << SANDBOX_PAUSED,
+	.during = SANDBOX_STATE_MAX,
+	.failed = "snapshot_failed",
+	.prepare = copy_prepare,
+	.steps = copy_steps,
+	.undo = copy_undo,
+	.done = copy_done};
 
 int host_snapshot_create(struct host *h, const struct host_snapshot_create *req,
 	struct host_snapshot *ret, struct err *e)
@@ -65,36 +94,33 @@ int host_snapshot_create(struct host *h, const struct host_snapshot_create *req,
 	struct err local = {0};
 	struct store_snapshot row = {0};
 	struct host_sandbox info;
-	struct sandbox *s = NULL;
+	struct operation o;
 	if (!e)
 		e = &local;
 	if (!id_is_uuid(req->snapshot))
 		return err_set(e, ERR_INVALID, "bad snapshot id");
-	int rc = sandbox_claim(h, req->op_id, req->id, "snapshot",
-		1u << SANDBOX_RUNNING | 1u << SANDBOX_PAUSED, &s, &info, e);
-	if (rc == 1) { // asked again
-		rc = store_get_snapshot(h, req->snapshot, &row, e);
-		if (rc == 0)
-			*ret = row.info;
-		return rc;
+	int rc = operation_claim(&o, h, &running_kind, req->op_id, req->id, &info, e);
+	if (rc == 1 && (rc = store_get_snapshot(h, req->snapshot, &row, e)) == 0) {
+		*ret = row.info; // asked again
+		return 0;
 	}
 	if (rc < 0)
 		return rc;
-	rc = store_get_snapshot(h, req->snapshot, &row, NULL);
-	if (rc == 0)
+	if (store_get_snapshot(h, req->snapshot, &row, NULL) == 0) {
 		rc = err_set(e, ERR_CONFLICT, "snapshot id was used before");
-	else
-		rc = s->info.state == SANDBOX_RUNNING ? from_running(h, req, s, &row, e)
-						      : from_paused(h, req, s, &row, e);
-	if (rc < 0)
-		log_warn("snapshot failed sandbox=%s error=%s", req->id, err_text(e, rc));
-	else
+	} else if (o.s->info.state == SANDBOX_RUNNING) {
+		struct checkpoint k = {.kind = "template", .snapshot = req->snapshot};
+		rc = operation_do(&o, &k, e);
+		row = k.capture.row;
+	} else {
+		struct copy c = {.id = req->snapshot};
+		o.kind = &paused_kind;
+		rc = operation_do(&o, &c, e);
+		row = c.row;
+	}
+	operation_release(&o, NULL);
+	if (rc == 0)
 		*ret = row.info;
-	pthread_mutex_lock(&h->lock);
-	s->layer[0] = '\0';
-	host_release(h, s);
-	pthread_mutex_unlock(&h->lock);
-	upkeep_wake(h); // to merge it into one layer
 	return rc;
 }
 
@@ -116,8 +142,9 @@ int host_snapshot_delete(struct host *h, const char *op_id, const char *snapshot
 		return err_set(e, ERR_CONFLICT, "snapshot %s is in use: it is a %s of sandbox '%s'",
 			snapshot, row.info.kind, row.info.sandbox);
 	_cleanup_json_ json_t *data = json_pack("{s:s}", "snapshot", snapshot);
-	struct store_event ev = {.kind = "snapshot_deleted", .data = data};
-	rc = snapshot_drop(h, op_id, snapshot, &ev, e);
+	const struct store_event ev = {.kind = "snapshot_deleted", .data = data};
+	const struct store_change c = {.op_id = op_id, .drop = snapshot, .event = &ev};
+	rc = store_apply(h, &c, e);
 	if (rc == 0)
 		log_info("snapshot deleted snapshot=%s", snapshot);
 	return rc;

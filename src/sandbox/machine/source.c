@@ -8,6 +8,9 @@
 void source_done(struct source *src)
 {
 	src->header = header_free(src->header);
+	if (src->host)
+		refs_unuse_snapshot(src->host->refs, src->row.info.id, &src->held);
+	src->host = NULL;
 }
 
 static int check_vmm(const struct host *h, const struct snapshot_info *i, struct err *e)
@@ -26,6 +29,12 @@ int source_open(struct host *h, const char *id, bool disk_only, struct source *r
 	char path[sizeof "snapshots//working_set" + UUID_SIZE];
 	struct source src = {0};
 	int rc = store_get_snapshot(h, id, &src.row, e);
+	if (rc == 0 && (rc = refs_use_snapshot(h->refs, id, &src.held)) < 0)
+		rc = rc == -ENOENT
+			     ? err_set(e, ERR_NOT_FOUND, "no snapshot '%.36s' on this host", id)
+			     : err_errno(e, rc, "snapshot %.36s", id);
+	else if (rc == 0)
+		src.host = h;
 	if (rc == 0)
 		rc = snapshot_read(h->data_fd, id, &src.info, &src.header, e);
 	if (rc == 0 && !disk_only)

@@ -9,9 +9,11 @@ struct source {
 	struct store_snapshot row;
 	struct snapshot_info info;
 	struct header *header;
-	bool working_set; // one was recorded
+	bool working_set;  // one was recorded
+	struct host *host; // it is in use (refs.h) until source_done
+	struct layer_set held;
 };
-void source_done(struct source *src);
+void source_done(struct source *src); // all zeros: nothing to do
 // Reads and checks everything; ERR_UNAVAILABLE when this host's VMM cannot load it.
 // disk_only: only the disk is wanted.
 int source_open(struct host *h, const char *id, bool disk_only, struct source *ret, struct err *e);

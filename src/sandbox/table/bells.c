@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sandbox/table/bells.h"
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+
+struct noted {
+	char id[UUID_SIZE];
+	struct noted *next;
+};
 
 void monitor_watch(struct host *h, struct sandbox *s)
 {
@@ -28,4 +34,30 @@ void upkeep_wake(struct host *h)
 	h->upkeep_due = true;
 	pthread_cond_signal(&h->upkeep_wake);
 	pthread_mutex_unlock(&h->upkeep_lock);
+}
+
+void upkeep_note(struct host *h, const char *snapshot)
+{
+	struct noted *n = malloc(sizeof *n);
+	if (!n)
+		return; // it is merged later, or not at all
+	snprintf(n->id, sizeof n->id, "%s", snapshot);
+	pthread_mutex_lock(&h->upkeep_lock);
+	n->next = h->noted;
+	h->noted = n;
+	pthread_mutex_unlock(&h->upkeep_lock);
+	upkeep_wake(h);
+}
+
+bool upkeep_take(struct host *h, char ret_snapshot[UUID_SIZE])
+{
+	pthread_mutex_lock(&h->upkeep_lock);
+	struct noted *n = h->noted;
+	if (n)
+		h->noted = n->next;
+	pthread_mutex_unlock(&h->upkeep_lock);
+	if (n)
+		memcpy(ret_snapshot, n->id, UUID_SIZE);
+	free(n);
+	return n != NULL;
 }

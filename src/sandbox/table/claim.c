@@ -28,28 +28,28 @@ int operation_told(struct host *h, const char *op_id, const char *id, struct err
 int sandbox_claim(struct host *h, const char *op_id, const char *id, const char *operation,
 	unsigned states, struct sandbox **ret_s, struct host_sandbox *ret, struct err *e)
 {
-	int told = operation_told(h, op_id, id, e), rc = 0;
+	int told = operation_told(h, op_id, id, e);
 	if (told < 0)
 		return told;
-	pthread_mutex_lock(&h->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
 	struct sandbox *s = host_find(h, id);
 	if (!s || s->hidden)
-		rc = err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
-	else if (told) {
+		return err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
+	if (told) {
 		*ret = s->info;
-		rc = 1;
-	} else if (s->operation)
-		rc = err_set(
-			e, ERR_CONFLICT, "sandbox '%s' is busy: %s is under way", id, s->operation);
-	else if (!(states & 1u << s->info.state))
-		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", id,
-			sandbox_state_name(s->info.state));
-	else {
-		s->operation = operation;
-		snprintf(s->op_id, sizeof s->op_id, "%s", op_id);
-		s->info.n_phases = 0;
-		*ret_s = s;
+		return 1;
 	}
-	pthread_mutex_unlock(&h->lock);
-	return rc;
+	if (s->ending || s->removed)
+		return err_set(e, ERR_CONFLICT, "sandbox '%s' is being removed", id);
+	if (s->operation)
+		return err_set(
+			e, ERR_CONFLICT, "sandbox '%s' is busy: %s is under way", id, s->operation);
+	if (!(states & 1u << s->info.state))
+		return err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", id,
+			sandbox_state_name(s->info.state));
+	s->operation = operation;
+	snprintf(s->op_id, sizeof s->op_id, "%s", op_id);
+	s->info.n_phases = 0;
+	*ret_s = s;
+	return 0;
 }

@@ -21,7 +21,7 @@ static const struct {
 		TO(RUNNING) | TO(PAUSED) | TO(STOPPING) | TO(STOPPED) | TO(ERROR)},
 	[SANDBOX_STOPPING] = {"stopping", TO(STOPPED) | TO(ERROR)},
 	[SANDBOX_STOPPED] = {"stopped", 0},
-	[SANDBOX_ERROR] = {"error", TO(STOPPING) | TO(STOPPED)},
+	[SANDBOX_ERROR] = {"error", TO(RUNNING) | TO(PAUSED) | TO(STOPPING) | TO(STOPPED)},
 };
 
 const char *sandbox_state_name(enum sandbox_state s)

@@ -3,11 +3,11 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "http/json.h"
+#include "sandbox/table/bells.h"
+#include "sandbox/table/state.h"
 #include "sandbox/table/store.h"
 
 extern const struct embed host_migrations[]; // sql/host, by tools/embed.py
-
-#define DAY_NS (86400ull * NSEC_PER_SEC)
 
 static int read_u64(void *ctx, sqlite3_stmt *row)
 {
@@ -17,7 +17,9 @@ static int read_u64(void *ctx, sqlite3_stmt *row)
 
 static int read_journal_id(void *ctx, sqlite3_stmt *row)
 {
-	snprintf(ctx, sizeof((struct host *)0)->journal_id, "%s", db_text(row, 0));
+	struct host *h = ctx;
+	snprintf(h->journal_id, sizeof h->journal_id, "%s", db_text(row, 0));
+	h->epoch = (uint64_t)sqlite3_column_int64(row, 1);
 	return 0;
 }
 
@@ -34,8 +36,7 @@ int store_open(struct host *h, struct err *e)
 	rc = db_query(h->db, e, read_u64, &h->last_event,
 		"SELECT seq FROM sqlite_sequence WHERE name = 'events'", "");
 	if (rc == 0)
-		rc = db_query(
-			h->db, e, read_journal_id, h->journal_id, "SELECT id FROM journal", "");
+		rc = db_query(h->db, e, read_journal_id, h, "SELECT id, epoch FROM journal", "");
 	db_unlock(h->db);
 	return rc;
 }
@@ -77,27 +78,57 @@ static int add_event(struct host *h, const char *id, const struct store_event *e
 		data);
 }
 
-static int put_sandbox(struct host *h, const struct sandbox *s, struct err *e)
+// The settings of its end are the newest ones, unless the change sets them itself: they change
+// while an operation is under way.
+struct time_settings {
+	uint64_t ends_at_ns;
+	enum on_timeout on_timeout;
+};
+
+static struct time_settings newest_time(struct host *h, const struct sandbox *s, bool sets_time)
+{
+	struct time_settings t = {s->info.ends_at_ns, s->info.on_timeout};
+	pthread_mutex_lock(&h->lock);
+	const struct sandbox *now = sets_time ? NULL : host_find(h, s->info.id);
+	if (now)
+		t = (struct time_settings){now->info.ends_at_ns, now->info.on_timeout};
+	pthread_mutex_unlock(&h->lock);
+	return t;
+}
+
+static int put_sandbox(
+	struct host *h, const struct sandbox *s, const struct time_settings *t, struct err *e)
 {
 	const struct host_sandbox *i = &s->info;
 	_cleanup_free_ char *phases = phases_text(i);
 	if (!phases)
 		return err_errno(e, ENOMEM, "sandbox row");
 	return db_exec(h->db, e,
-		"INSERT OR REPLACE INTO sandboxes VALUES "
+		"INSERT OR REPLACE INTO sandboxes (id, template, state, vcpus, memory_mb, disk_mb, "
+		"created_ns, started_ns, stopped_ns, ends_at_ns, on_timeout, slot, token, cause, "
+		"detail, phases, snapshot, backend, generation, lineage, kernel_id, parent) VALUES "
 		"(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
 		"sssiiiiiiiiissssssiiss", i->id, i->template, sandbox_state_name(i->state),
 		(int64_t)i->vcpus, (int64_t)i->memory_mb, (int64_t)i->disk_mb,
 		(int64_t)i->created_ns, (int64_t)i->started_ns, (int64_t)i->stopped_ns,
-		(int64_t)i->ends_at_ns, (int64_t)i->on_timeout,
+		(int64_t)t->ends_at_ns, (int64_t)t->on_timeout,
 		s->has_slot ? (int64_t)s->slot.index : (int64_t)-1, s->token, i->cause, i->detail,
 		phases, i->snapshot, i->backend, (int64_t)i->generation, (int64_t)s->full_next,
 		s->kernel_id, s->parent);
 }
 
+static void tell_event(struct host *h, uint64_t last)
+{
+	pthread_mutex_lock(&h->event_lock);
+	h->last_event = MAX(h->last_event, last);
+	pthread_cond_broadcast(&h->event_added);
+	pthread_mutex_unlock(&h->event_lock);
+}
+
 // Ends a transaction begun by db_begin with the lock held: commits when rc is 0, and tells the
 // waiters. An event is always the last row put in.
-static int finish(struct host *h, int rc, const struct store_event *ev, struct err *e)
+static int finish(
+	struct host *h, int rc, const struct store_event *ev, uint64_t epoch, struct err *e)
 {
 	uint64_t last = 0;
 	if (rc == 0) {
@@ -107,27 +138,52 @@ static int finish(struct host *h, int rc, const struct store_event *ev, struct e
 	}
 	if (rc < 0)
 		db_rollback(h->db);
+	else if (epoch)
+		h->epoch = epoch;
 	db_unlock(h->db);
-	if (rc == 0) {
-		pthread_mutex_lock(&h->event_lock);
-		h->last_event = MAX(h->last_event, last);
-		pthread_cond_broadcast(&h->event_added);
-		pthread_mutex_unlock(&h->event_lock);
-	}
+	if (rc == 0)
+		tell_event(h, last);
 	return rc;
 }
 
-int store_op_begin(struct host *h, const char *op_id, const char *kind, const struct sandbox *s,
-	const char *data, struct err *e)
+// One that was removed while an operation had it gets no other last word.
+static int check_not_removed(struct host *h, const char *id, struct err *e)
+{
+	pthread_mutex_lock(&h->lock);
+	const struct sandbox *now = host_find(h, id);
+	bool removed = now && now->removed;
+	pthread_mutex_unlock(&h->lock);
+	return removed ? err_set(e, ERR_CONFLICT, "sandbox '%s' was removed", id) : 0;
+}
+
+static int add_layer(struct host *h, const char *id, struct err *e)
+{
+	return db_exec(h->db, e, "INSERT OR IGNORE INTO layers (id) VALUES (?)", "s", id);
+}
+
+int store_op_begin(struct host *h, const char *op_id, const char *kind, const char *id,
+	const struct sandbox *row, const char *data, const char *layer, struct err *e)
 {
 	db_lock(h->db);
-	int rc = db_begin(h->db, e);
+	int rc = row ? check_not_removed(h, id, e) : 0;
 	if (rc == 0)
-		rc = db_exec(h->db, e, "INSERT INTO operations VALUES (?, ?, ?, 'open', ?, 0, ?)",
-			"sssis", op_id, kind, s->info.id, (int64_t)clock_realtime_ns(),
-			data ? data : "{}");
+		rc = db_begin(h->db, e);
 	if (rc == 0)
-		rc = put_sandbox(h, s, e);
+		rc = db_exec(h->db, e,
+			"INSERT INTO operations (op_id, kind, sandbox, state, started_ns, "
+			"ended_ns, "
+			"data) VALUES (?, ?, ?, 'open', ?, 0, ?) ON CONFLICT (op_id) DO UPDATE SET "
+			"data = excluded.data WHERE state = 'open' AND kind = excluded.kind AND "
+			"sandbox = excluded.sandbox",
+			"sssis", op_id, kind, id, (int64_t)clock_realtime_ns(), data ? data : "{}");
+	if (rc == 0 && sqlite3_changes(db_handle(h->db)) == 0)
+		rc = err_set(e, ERR_CONFLICT, "operation id was used before");
+	if (rc == 0 && row) {
+		struct time_settings t = newest_time(h, row, false);
+		rc = put_sandbox(h, row, &t, e);
+	}
+	if (rc == 0 && layer && layer[0])
+		rc = add_layer(h, layer, e);
 	if (rc == 0)
 		rc = db_commit(h->db, e);
 	else
@@ -140,7 +196,9 @@ static int put_snapshot(struct host *h, const struct store_snapshot *s, struct e
 {
 	const struct host_snapshot *i = &s->info;
 	return db_exec(h->db, e,
-		"INSERT INTO snapshots VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		"INSERT INTO snapshots (id, kind, sandbox, template, parent, image_key, token, "
+		"vcpus, memory_mb, disk_mb, memory_bytes, disk_bytes, created_ns) VALUES "
+		"(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 		"sssssssiiiiii", i->id, i->kind, i->sandbox, i->template, i->parent, s->image_key,
 		s->token, (int64_t)i->vcpus, (int64_t)i->memory_mb, (int64_t)i->disk_mb,
 		(int64_t)i->memory_bytes, (int64_t)i->disk_bytes, (int64_t)i->created_ns);
@@ -157,54 +215,150 @@ static int end_operation(struct host *h, const char *op_id, const char *sandbox,
 	if (!data)
 		return err_errno(e, ENOMEM, "operation");
 	return db_exec(h->db, e,
-		"INSERT INTO operations VALUES (?1, '', ?2, 'done', ?3, ?3, ?4) ON CONFLICT "
-		"(op_id) "
+		"INSERT INTO operations (op_id, kind, sandbox, state, started_ns, ended_ns, data) "
+		"VALUES (?1, '', ?2, 'done', ?3, ?3, ?4) ON CONFLICT (op_id) "
 		"DO UPDATE SET state = 'done', ended_ns = ?3, data = ?4",
 		"ssis", op_id, sandbox, (int64_t)clock_realtime_ns(), data);
+}
+
+// The snapshots that a change drops: their refs go when it is durable.
+struct dropped {
+	char (*ids)[UUID_SIZE];
+	size_t n;
+};
+
+static int read_dropped(void *ctx, sqlite3_stmt *row)
+{
+	struct dropped *d = ctx;
+	char(*ids)[UUID_SIZE] = reallocarray(d->ids, d->n + 1, sizeof *ids);
+	if (!ids)
+		return -ENOMEM;
+	d->ids = ids;
+	snprintf(ids[d->n++], UUID_SIZE, "%s", db_text(row, 0));
+	return 0;
+}
+
+static int drop_snapshots(
+	struct host *h, const struct store_change *c, struct dropped *d, struct err *e)
+{
+	int rc = 0;
+	if (c->drop && c->drop[0])
+		rc = db_query(h->db, e, read_dropped, d,
+			"UPDATE snapshots SET dropped = 1 WHERE id = ? AND dropped = 0 RETURNING "
+			"id",
+			"s", c->drop);
+	if (rc == 0 && c->drop_pauses)
+		rc = db_query(h->db, e, read_dropped, d,
+			"UPDATE snapshots SET dropped = 1 WHERE sandbox = ? AND kind = 'pause' AND "
+			"dropped = 0 RETURNING id",
+			"s", c->row->info.id);
+	return rc;
+}
+
+static int raise_epoch(struct host *h, uint64_t *ret, struct err *e)
+{
+	return db_query(h->db, e, read_u64, ret,
+		"UPDATE journal SET epoch = max(epoch, ?) + 1 RETURNING epoch", "i",
+		(int64_t)h->epoch);
+}
+
+static int write_change(
+	struct host *h, const struct store_change *c, struct dropped *d, struct err *e)
+{
+	const char *id = c->row ? c->row->info.id : "";
+	int rc = c->row && !c->removes ? check_not_removed(h, id, e) : 0;
+	if (rc == 0 && c->row) {
+		struct time_settings t = newest_time(h, c->row, c->sets_time);
+		rc = put_sandbox(h, c->row, &t, e);
+	}
+	if (rc == 0 && c->add)
+		rc = put_snapshot(h, c->add, e);
+	if (rc == 0)
+		rc = drop_snapshots(h, c, d, e);
+	if (rc == 0 && c->op_id)
+		rc = end_operation(
+			h, c->op_id, c->row ? id : c->drop, c->event ? c->event->failed : NULL, e);
+	// What had it has no say any more.
+	if (rc == 0 && c->removes)
+		rc = db_exec(h->db, e,
+			"UPDATE operations SET state = 'done', ended_ns = ?, data = json_object("
+			"'code', 'conflict', 'error', 'the sandbox was removed') WHERE sandbox = ? "
+			"AND state = 'open'",
+			"is", (int64_t)clock_realtime_ns(), id);
+	return rc == 0 ? add_event(h, id, c->event, e) : rc;
+}
+
+int store_apply(struct host *h, const struct store_change *c, struct err *e)
+{
+	struct dropped d = {0};
+	uint64_t epoch = 0;
+	db_lock(h->db);
+	int rc = db_begin(h->db, e);
+	if (rc == 0)
+		rc = write_change(h, c, &d, e);
+	if (rc == 0 && c->add)
+		rc = raise_epoch(h, &epoch, e);
+	rc = finish(h, rc, c->event, epoch, e);
+	for (size_t i = 0; rc == 0 && i < d.n; i++)
+		if (refs_drop_snapshot(h->refs, d.ids[i]) < 0)
+			log_warn("snapshot stays until the next start snapshot=%s", d.ids[i]);
+	if (rc == 0 && c->add)
+		upkeep_note(h, c->add->info.id);
+	else if (rc == 0 && d.n)
+		upkeep_wake(h);
+	free(d.ids);
+	return rc;
 }
 
 int store_commit(struct host *h, const char *op_id, const struct sandbox *s,
 	const struct store_event *ev, struct err *e)
 {
-	return store_commit_snapshot(h, op_id, s, NULL, NULL, ev, e);
+	return store_apply(h, &(struct store_change){.op_id = op_id, .row = s, .event = ev}, e);
 }
 
-int store_commit_snapshot(struct host *h, const char *op_id, const struct sandbox *s,
-	const struct store_snapshot *add, const char *drop, const struct store_event *ev,
-	struct err *e)
+int store_op_end(struct host *h, const char *op_id, const char *id, const struct err *failed)
+{
+	struct err e = {0};
+	int rc = DB_LOCKED(h->db, end_operation(h, op_id, id, failed, &e));
+	if (rc < 0)
+		log_error("operation not ended operation=%s error=%s", op_id, e.text);
+	return rc;
+}
+
+int store_set_time(struct host *h, const char *op_id, const char *id, const uint64_t *ends_at_ns,
+	const enum on_timeout *on_timeout, const struct store_event *ev, struct err *e)
 {
 	db_lock(h->db);
 	int rc = db_begin(h->db, e);
+	if (rc == 0 && ends_at_ns)
+		rc = db_exec(h->db, e, "UPDATE sandboxes SET ends_at_ns = ? WHERE id = ?", "is",
+			(int64_t)*ends_at_ns, id);
+	if (rc == 0 && on_timeout)
+		rc = db_exec(h->db, e, "UPDATE sandboxes SET on_timeout = ? WHERE id = ?", "is",
+			(int64_t)*on_timeout, id);
 	if (rc == 0)
-		rc = put_sandbox(h, s, e);
-	if (rc == 0 && add)
-		rc = put_snapshot(h, add, e);
-	if (rc == 0 && drop)
-		rc = db_exec(h->db, e, "DELETE FROM snapshots WHERE id = ?", "s", drop);
-	if (rc == 0 && op_id)
-		rc = end_operation(h, op_id, s->info.id, ev ? ev->failed : NULL, e);
+		rc = end_operation(h, op_id, id, NULL, e);
 	if (rc == 0)
-		rc = add_event(h, s->info.id, ev, e);
-	return finish(h, rc, ev, e);
-}
-
-int store_drop_snapshot(struct host *h, const char *op_id, const char *id,
-	const struct store_event *ev, struct err *e)
-{
-	db_lock(h->db);
-	int rc = db_begin(h->db, e);
+		rc = add_event(h, id, ev, e);
+	uint64_t last = (uint64_t)sqlite3_last_insert_rowid(db_handle(h->db));
 	if (rc == 0)
-		rc = db_exec(h->db, e, "DELETE FROM snapshots WHERE id = ?", "s", id);
-	if (rc == 0 && op_id)
-		rc = db_exec(h->db, e,
-			"INSERT OR IGNORE INTO operations VALUES (?, 'snapshot_delete', ?, 'done', "
-			"?, "
-			"?, '{}')",
-			"ssii", op_id, id, (int64_t)clock_realtime_ns(),
-			(int64_t)clock_realtime_ns());
+		rc = db_commit(h->db, e);
+	else
+		db_rollback(h->db);
+	// In memory before the database is let go: a commit of the whole row reads it from there.
+	if (rc == 0) {
+		pthread_mutex_lock(&h->lock);
+		struct sandbox *s = host_find(h, id);
+		if (s && ends_at_ns)
+			sandbox_set_end(s, *ends_at_ns);
+		if (s && on_timeout)
+			s->info.on_timeout = *on_timeout;
+		pthread_mutex_unlock(&h->lock);
+	}
+	db_unlock(h->db);
 	if (rc == 0)
-		rc = add_event(h, "", ev, e);
-	return finish(h, rc, ev, e);
+		tell_event(h, last);
+	return rc;
 }
 
 int store_forget(struct host *h, const char *id, const struct store_event *ev, struct err *e)
@@ -217,7 +371,7 @@ int store_forget(struct host *h, const char *id, const struct store_event *ev, s
 		rc = db_exec(h->db, e, "DELETE FROM operations WHERE sandbox = ?", "s", id);
 	if (rc == 0)
 		rc = add_event(h, id, ev, e);
-	return finish(h, rc, ev, e);
+	return finish(h, rc, ev, 0, e);
 }
 
 struct op_row {
@@ -297,110 +451,13 @@ int store_load(struct host *h, store_row_fn f, struct err *e)
 	struct load l = {h, f};
 	db_lock(h->db);
 	int rc = db_query(h->db, e, read_sandbox, &l,
-		"SELECT s.*, o.kind, o.op_id, o.data FROM sandboxes s LEFT JOIN operations o "
-		"ON o.sandbox = s.id AND o.state = 'open'",
+		"SELECT s.id, template, s.state, vcpus, memory_mb, disk_mb, created_ns, "
+		"s.started_ns, stopped_ns, ends_at_ns, on_timeout, slot, token, cause, detail, "
+		"phases, snapshot, backend, generation, lineage, kernel_id, parent, o.kind, "
+		"o.op_id, "
+		"o.data FROM sandboxes s LEFT JOIN operations o ON o.sandbox = s.id AND o.state = "
+		"'open' ORDER BY s.id, o.kind = 'destroy' DESC, o.started_ns",
 		"");
-	db_unlock(h->db);
-	return rc;
-}
-
-struct events {
-	struct host_event *list;
-	size_t n, max;
-};
-
-static int read_event(void *ctx, sqlite3_stmt *row)
-{
-	struct events *l = ctx;
-	if (l->n == l->max)
-		return 1;
-	struct host_event *ev = &l->list[l->n++];
-	ev->seq = (uint64_t)sqlite3_column_int64(row, 0);
-	ev->at_ns = (uint64_t)sqlite3_column_int64(row, 1);
-	snprintf(ev->sandbox, sizeof ev->sandbox, "%s", db_text(row, 2));
-	snprintf(ev->kind, sizeof ev->kind, "%s", db_text(row, 3));
-	snprintf(ev->cause, sizeof ev->cause, "%s", db_text(row, 4));
-	ev->data = json_loads(db_text(row, 5), 0, NULL);
-	return 0;
-}
-
-int store_events(struct host *h, uint64_t after, size_t max, struct host_event **ret, size_t *ret_n,
-	struct err *e)
-{
-	struct events l = {.list = calloc(max, sizeof *l.list), .max = max};
-	if (!l.list)
-		return err_errno(e, ENOMEM, "events");
-	db_lock(h->db);
-	int rc = db_query(h->db, e, read_event, &l,
-		"SELECT seq, at_ns, sandbox, kind, cause, data FROM events WHERE seq > ? "
-		"ORDER BY seq LIMIT ?",
-		"ii", (int64_t)after, (int64_t)max);
-	db_unlock(h->db);
-	if (rc < 0) {
-		for (size_t i = 0; i < l.n; i++)
-			host_event_done(&l.list[i]);
-		free(l.list);
-		return rc;
-	}
-	*ret = l.list;
-	*ret_n = l.n;
-	return 0;
-}
-
-int store_ack(struct host *h, uint64_t upto, struct err *e)
-{
-	return DB_LOCKED(
-		h->db, db_exec(h->db, e, "DELETE FROM events WHERE seq <= ?", "i", (int64_t)upto));
-}
-
-// With the lock held, in a transaction. Whoever reads on finds the gap told of in its place.
-static int bound_events(struct host *h, struct err *e)
-{
-	uint64_t n = 0, first = 0, last = 0;
-	int rc = db_query(h->db, e, read_u64, &n, "SELECT count(*) FROM events", "");
-	if (rc < 0 || n <= STORE_MAX_EVENTS)
-		return rc;
-	rc = db_query(h->db, e, read_u64, &first,
-		"SELECT CASE kind WHEN 'events_lost' THEN json_extract(data, '$.first') ELSE seq "
-		"END FROM events ORDER BY seq LIMIT 1",
-		"");
-	if (rc == 0)
-		rc = db_query(h->db, e, read_u64, &last,
-			"SELECT seq FROM events ORDER BY seq LIMIT 1 OFFSET ?", "i",
-			(int64_t)(n - STORE_MAX_EVENTS));
-	if (rc == 0)
-		rc = db_exec(h->db, e, "DELETE FROM events WHERE seq < ?", "i", (int64_t)last);
-	if (rc == 0)
-		rc = db_exec(h->db, e,
-			"UPDATE events SET sandbox = '', kind = 'events_lost', cause = "
-			"'journal_full', data = json_object('first', ?, 'last', ?) WHERE seq = ?",
-			"iii", (int64_t)first, (int64_t)last, (int64_t)last);
-	if (rc == 0)
-		log_error(
-			"events nobody acknowledged are lost first=%lu last=%lu: no control plane "
-			"reads them",
-			first, last);
-	return rc;
-}
-
-int store_purge(struct host *h, uint64_t ended_before_ns, struct err *e)
-{
-	db_lock(h->db);
-	int rc = db_begin(h->db, e);
-	if (rc == 0)
-		rc = db_exec(h->db, e,
-			"DELETE FROM sandboxes WHERE state = 'stopped' AND stopped_ns < ?", "i",
-			(int64_t)ended_before_ns);
-	if (rc == 0)
-		rc = db_exec(h->db, e,
-			"DELETE FROM operations WHERE state = 'done' AND ended_ns < ?", "i",
-			(int64_t)(clock_realtime_ns() - DAY_NS));
-	if (rc == 0)
-		rc = bound_events(h, e);
-	if (rc == 0)
-		rc = db_commit(h->db, e);
-	else
-		db_rollback(h->db);
 	db_unlock(h->db);
 	return rc;
 }

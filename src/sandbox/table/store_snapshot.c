@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows of snapshots. They are added together with the sandbox that changes by it
-// (store_commit_snapshot).
+// (store_apply).
 #include "base/clock.h"
 #include "sandbox/table/store.h"
+
+#define COLUMNS                                                                                    \
+	"SELECT id, kind, sandbox, template, parent, image_key, token, vcpus, memory_mb, "         \
+	"disk_mb, "                                                                                \
+	"memory_bytes, disk_bytes, created_ns FROM snapshots "
 
 struct rows {
 	struct store_snapshot *list;
@@ -45,7 +50,8 @@ int store_list_snapshots(struct host *h, const char *kind, const char *sandbox,
 	struct rows r = {0};
 	int rc = DB_LOCKED(h->db,
 		db_query(h->db, e, read_row, &r,
-			"SELECT * FROM snapshots WHERE kind = ifnull(?1, kind) AND "
+			COLUMNS
+			"WHERE dropped = 0 AND kind = ifnull(?1, kind) AND "
 			"sandbox = ifnull(?2, sandbox) AND image_key = ifnull(?3, image_key) "
 			"ORDER BY created_ns DESC, id",
 			"sss", kind, sandbox, image_key));
@@ -62,11 +68,82 @@ int store_get_snapshot(struct host *h, const char *id, struct store_snapshot *re
 {
 	struct rows r = {0};
 	int rc = DB_LOCKED(h->db,
-		db_query(h->db, e, read_row, &r, "SELECT * FROM snapshots WHERE id = ?", "s", id));
+		db_query(h->db, e, read_row, &r, COLUMNS "WHERE dropped = 0 AND id = ?", "s", id));
 	if (rc == 0 && r.n == 0)
 		rc = err_set(e, ERR_NOT_FOUND, "no snapshot '%.36s' on this host", id);
 	if (rc == 0)
 		*ret = r.list[0];
 	free(r.list);
 	return rc;
+}
+
+int store_snapshot_gone(struct host *h, const char *id, struct err *e)
+{
+	return DB_LOCKED(h->db,
+		db_exec(h->db, e, "DELETE FROM snapshots WHERE id = ? AND dropped = 1", "s", id));
+}
+
+int store_layer_add(struct host *h, const char *id, struct err *e)
+{
+	return DB_LOCKED(
+		h->db, db_exec(h->db, e, "INSERT OR IGNORE INTO layers (id) VALUES (?)", "s", id));
+}
+
+int store_layers_gone(struct host *h, const char (*ids)[UUID_SIZE], size_t n, struct err *e)
+{
+	db_lock(h->db);
+	int rc = db_begin(h->db, e);
+	for (size_t i = 0; rc == 0 && i < n; i++)
+		rc = db_exec(h->db, e, "DELETE FROM layers WHERE id = ?", "s", ids[i]);
+	if (rc == 0)
+		rc = db_commit(h->db, e);
+	else
+		db_rollback(h->db);
+	db_unlock(h->db);
+	return rc;
+}
+
+static int read_one(void *ctx, sqlite3_stmt *row)
+{
+	*(bool *)ctx = true;
+	return 0;
+}
+
+int store_layer_is_known(struct host *h, const char *id, bool *ret, struct err *e)
+{
+	*ret = false;
+	return DB_LOCKED(h->db,
+		db_query(h->db, e, read_one, ret, "SELECT 1 FROM layers WHERE id = ?", "s", id));
+}
+
+struct each {
+	struct host *h;
+	void (*f)(struct host *h, const char *id);
+};
+
+static int read_id(void *ctx, sqlite3_stmt *row)
+{
+	struct each *c = ctx;
+	c->f(c->h, db_text(row, 0));
+	return 0;
+}
+
+int store_dropped(struct host *h, void (*f)(struct host *h, const char *id), struct err *e)
+{
+	return DB_LOCKED(h->db, db_query(h->db, e, read_id, &(struct each){h, f},
+					"SELECT id FROM snapshots WHERE dropped = 1", ""));
+}
+
+static int read_epoch(void *ctx, sqlite3_stmt *row)
+{
+	((struct host *)ctx)->epoch = (uint64_t)sqlite3_column_int64(row, 0);
+	return 0;
+}
+
+int store_raise_epoch(struct host *h, struct err *e)
+{
+	return DB_LOCKED(
+		h->db, db_query(h->db, e, read_epoch, h,
+			       "UPDATE journal SET epoch = max(epoch, ?) + 1 RETURNING epoch", "i",
+			       (int64_t)h->epoch));
 }

@@ -2,7 +2,9 @@
 #include "sandbox/table/table.h"
 #include <fcntl.h>
 #include <string.h>
+#include "base/clock.h"
 #include "base/str.h"
+#include "sandbox/table/bells.h"
 
 static size_t bucket_of(const char *id)
 {
@@ -39,12 +41,18 @@ void host_remove(struct host *h, struct sandbox *s)
 	*p = s->next;
 	h->n_sandboxes--;
 	safe_close(s->pidfd);
+	refs_release_layers(h->refs, &s->base);
+	layer_set_done(&s->base);
+	free(s->unsettled);
 	free(s);
 }
 
 void host_release(struct host *h, struct sandbox *s)
 {
 	s->operation = NULL;
+	bool lives = s->info.state == SANDBOX_RUNNING || s->info.state == SANDBOX_ERROR;
+	if (lives && s->pidfd >= 0 && !s->freeing && !s->hidden)
+		monitor_watch(h, s);
 	pthread_cond_broadcast(&h->changed);
 }
 
@@ -63,7 +71,7 @@ unsigned host_live(const struct host *h)
 {
 	unsigned n = 0;
 	for (const struct sandbox *s = NULL; (s = host_next(h, s));)
-		n += s->starts ||
+		n += s->starts || s->freeing ||
 		     (s->info.state != SANDBOX_STOPPED && s->info.state != SANDBOX_PAUSED);
 	return n;
 }
@@ -85,4 +93,12 @@ int host_open_disk(const struct host *h, const char *id, struct err *e)
 		return err_set(e, ERR_INTERNAL, "data directory path too long");
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	return fd < 0 ? err_errno(e, errno, "%s", path) : fd;
+}
+
+void sandbox_set_end(struct sandbox *s, uint64_t ends_at_ns)
+{
+	uint64_t now = clock_realtime_ns();
+	s->info.ends_at_ns = ends_at_ns;
+	s->due_ns =
+		ends_at_ns ? clock_monotonic_ns() + (ends_at_ns > now ? ends_at_ns - now : 0) : 0;
 }

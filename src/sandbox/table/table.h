@@ -12,6 +12,10 @@
 #include "sandbox/host.h"
 #include "sandbox/table/figures.h"
 #include "sandbox/table/gate.h"
+#include "sandbox/table/refs.h"
+#include "base/workers.h"
+#include "base/lock.h"
+#include <stdatomic.h>
 
 struct sandbox {
 	struct host_sandbox info;
@@ -19,21 +23,30 @@ struct sandbox {
 	char agent[20];	       // envd's instance that was greeted last, "": not known
 	char op_id[UUID_SIZE]; // of the operation that has it, or had it last
 	const char *operation; // "create", "destroy", ...: claimed; NULL: free
+	// A destroy waits for it: what has it gives up as soon as it can, and undoes nothing.
+	bool ending;
+	// A destroy did not wait any longer. The row says stopped, for good; what has it frees the
+	// rest.
+	bool removed;
+	bool freeing;	// its processes or files are not gone yet (life/free.h)
+	bool forget;	// its row goes with them
+	bool free_all;	// nothing is to be kept of it
+	bool has_files; // in its directory, be it the console alone
 	struct gate_ticket ticket;
 	bool starts;	  // a resume: it counts as one that runs
 	struct slot slot; // valid while has_slot
 	bool has_slot;
-	int pidfd;	       // of the shim, -1: none
-	bool watched;	       // pidfd is in the monitor's epoll set
-	struct sandbox *next;  // in its bucket
-	char layer[UUID_SIZE]; // of a capture under way: the collection leaves it alone
-	bool full_next;	       // lineage uncertain: the next snapshot must be a full one
-	bool hidden;	       // boots only to be prewarmed: nobody asked for it
+	int pidfd;	      // of the shim, -1: none
+	bool watched;	      // pidfd is in the monitor's epoll set
+	struct sandbox *next; // in its bucket
+	bool full_next;	      // lineage uncertain: the next snapshot must be a full one
+	bool hidden;	      // boots only to be prewarmed: nobody asked for it
 	char kernel_id[72];
-	char parent[UUID_SIZE];	 // snapshot it was loaded from, "" when it was booted
-	char harvest[UUID_SIZE]; // template snapshot that gets the working set now recorded
-	uint64_t retry_at_ns;	 // of a time-out whose pause failed; CLOCK_REALTIME
-	struct open_op *recover; // at start only (recover.c)
+	char parent[UUID_SIZE];	     // snapshot it was loaded from, "" when it was booted
+	char harvest[UUID_SIZE];     // template snapshot that gets the working set now recorded
+	uint64_t due_ns;	     // CLOCK_MONOTONIC of its end by time-out; 0: never
+	struct layer_set base;	     // of base.hdr: held (refs.h)
+	struct unsettled *unsettled; // what recovery has still to do (watch/recover.c)
 	uint64_t ready_ns; // CLOCK_MONOTONIC of the load whose record is not taken yet; 0: none
 	struct pager_figures pager_told; // by its pager, and in host.pager
 };
@@ -46,6 +59,8 @@ static inline uint32_t slot_uid(const struct slot *s)
 {
 	return HOST_UID_BASE + s->index;
 }
+
+enum { UNKNOWN_SANDBOXES, UNKNOWN_SHIMS, UNKNOWN_SNAPSHOTS, UNKNOWN_LAYERS, UNKNOWN_KINDS };
 
 struct vmm_choice;
 
@@ -76,15 +91,19 @@ struct host {
 	bool monitor_started;
 	int epoll_fd, wake_fd;
 
-	// Held shared from the reading of a header to the opening of its layers, exclusively by the
-	// collection.
-	pthread_rwlock_t layers_lock;
+	struct refs *refs;	 // who needs which layer and snapshot
+	struct workers *workers; // ends and the freeing are urgent; pauses and recovery are not
+	_Atomic uint64_t epoch;	 // of host.db; the volume's marker follows
+	// Snapshots whose headers cannot be read: which layers they need is not known, so none is
+	// removed.
+	_Atomic unsigned damaged;
+	unsigned unknown[UNKNOWN_KINDS]; // in no row, at the start (watch/unknown.h)
 	pthread_t upkeep;
 	bool upkeep_started;
 	pthread_mutex_t upkeep_lock;
 	pthread_cond_t upkeep_wake;
 	bool upkeep_stop, upkeep_due;
-	unsigned workers; // detached threads of pauses by time-out, under host.lock
+	struct noted *noted; // snapshots to look at
 	uint64_t pauses, resumes, forks;
 	struct pager_figures pager; // of all pagers so far
 };
@@ -94,8 +113,11 @@ unsigned host_live(
 	const struct host *h); // sandboxes that have, or are getting, something to run on
 struct sandbox *host_find(struct host *h, const char *id);
 int host_insert(struct host *h, struct sandbox *s);
-void host_remove(struct host *h, struct sandbox *s);  // unlinks and frees
-void host_release(struct host *h, struct sandbox *s); // ends the claim
+void host_remove(struct host *h, struct sandbox *s);  // unlinks and frees; not one being freed
+void host_release(struct host *h, struct sandbox *s); // ends the claim; what runs is watched
+// When it ends by itself (CLOCK_REALTIME, 0: never); counted by the monotonic clock from now on, so
+// that a clock that is set ends nothing. host.lock held.
+void sandbox_set_end(struct sandbox *s, uint64_t ends_at_ns);
 // One after the other, NULL at the end: s = host_next(h, NULL). The next one is known before this
 // one may be removed.
 struct sandbox *host_next(const struct host *h, const struct sandbox *s);

@@ -6,7 +6,7 @@
 // Of a claimed sandbox that nothing was made for yet; host.lock held. Does not block. True: it may
 // begin; false: turn_wait must be called.
 bool turn_join(struct host *h, struct sandbox *s);
-// Blocks until it may begin; layers_lock must not be held. The wait is the phase "queue", the first
+// Blocks until it may begin. The wait is the phase "queue", the first
 // one of the operation.
 int turn_wait(struct host *h, struct sandbox *s, struct err *e);
 // The end of a sandbox that runs from now on. It was asked for when CLOCK_MONOTONIC was asked_ns,

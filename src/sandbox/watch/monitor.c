@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One thread waits for the ends of all shims (their pidfds in one epoll set) and for the nearest
-// time-out. It sleeps until one of the two; nothing is polled.
+// time-out. It sleeps until one of the two, and only detects: what follows is a job of the pool.
 #include <fcntl.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -9,180 +9,178 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "sandbox/life/end.h"
+#include "sandbox/life/free.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/state.h"
 #include "sandbox/table/store.h"
 #include "sandbox/watch/monitor.h"
 
 #define HOUR_NS (3600ull * NSEC_PER_SEC)
+#define PURGE_NS (HOUR_NS / 6)
 #define RETRY_NS (30 * NSEC_PER_SEC) // of an end by time-out that failed
 
-// The sandbox of an ended shim, claimed; NULL when an operation has it (which then sees the end
-// itself).
-static struct sandbox *claim_ended(struct host *h, int pidfd)
-{
-	struct sandbox *found = NULL;
-	pthread_mutex_lock(&h->lock);
-	for (size_t b = 0; b < HOST_BUCKETS && !found; b++)
-		for (struct sandbox *s = h->buckets[b]; s && !found; s = s->next)
-			if (s->watched && s->pidfd == pidfd)
-				found = s;
-	if (found && found->operation) {
-		// What holds a watched sandbox does not end it: look again then.
-		while (found->operation)
-			pthread_cond_wait(&h->changed, &h->lock);
-		if (!found->watched)
-			found = NULL;
-	}
-	if (found) {
-		monitor_unwatch(h, found);
-		found->operation = "end";
-		sandbox_move(&found->info, SANDBOX_STOPPING, "shim ended");
-	}
-	pthread_mutex_unlock(&h->lock);
-	return found;
-}
-
-// Copies the id of one whose time is up; otherwise *ret_next is when the next one's is.
-static bool find_due(struct host *h, char id[64], bool *ret_pause, uint64_t *ret_next)
-{
-	uint64_t now = clock_realtime_ns();
-	bool found = false;
-	*ret_next = UINT64_MAX;
-	pthread_mutex_lock(&h->lock);
-	for (size_t b = 0; b < HOST_BUCKETS && !found; b++)
-		for (struct sandbox *s = h->buckets[b]; s && !found; s = s->next) {
-			uint64_t at = s->info.ends_at_ns;
-			if (s->info.state != SANDBOX_RUNNING || s->operation || !at)
-				continue;
-			at = MAX(at, s->retry_at_ns);
-			if (at <= now) {
-				memcpy(id, s->info.id, 64);
-				*ret_pause = s->info.on_timeout == ON_TIMEOUT_PAUSE;
-				// One that cannot be paused must not keep the others waiting.
-				s->retry_at_ns = now + RETRY_NS;
-				found = true;
-			}
-			*ret_next = MIN(*ret_next, at);
-		}
-	pthread_mutex_unlock(&h->lock);
-	return found;
-}
-
-// Rows and consoles of sandboxes that ended over an hour ago.
-static void purge(struct host *h)
-{
-	uint64_t before = clock_realtime_ns() - HOUR_NS;
-	struct err e = {0};
-	pthread_mutex_lock(&h->lock);
-	for (size_t b = 0; b < HOST_BUCKETS; b++)
-		for (struct sandbox *s = h->buckets[b], *next; s; s = next) {
-			char path[512];
-			next = s->next;
-			if (s->info.state != SANDBOX_STOPPED || s->operation ||
-				s->info.stopped_ns >= before)
-				continue;
-			if (host_disk_path(h, s->info.id, NULL, path) == 0)
-				file_rm_rf(AT_FDCWD, path);
-			host_remove(h, s);
-		}
-	pthread_mutex_unlock(&h->lock);
-	if (store_purge(h, before, &e) < 0)
-		log_warn("purge failed error=%s", e.text);
-}
-
-// A pause takes its time, and other ends are waiting to be seen: it has a thread of its own.
-struct pause_job {
+struct job {
 	struct host *h;
 	char id[64];
+	bool pause;
 };
 
-static void *pause_one(void *arg)
+static int add_job(struct host *h, bool urgent, work_fn f, const char *id, bool pause)
 {
-	struct pause_job *j = arg;
+	struct job *j = calloc(1, sizeof *j);
+	if (!j)
+		return -ENOMEM;
+	j->h = h;
+	j->pause = pause;
+	snprintf(j->id, sizeof j->id, "%s", id);
+	int rc = workers_add(h->workers, urgent, 0, f, j);
+	if (rc < 0)
+		free(j);
+	return rc;
+}
+
+// --- ends by themselves
+
+static void end_one(void *ctx)
+{
+	struct job *j = ctx;
 	struct host *h = j->h;
+	pthread_mutex_lock(&h->lock);
+	struct sandbox *s = host_find(h, j->id);
+	pthread_mutex_unlock(&h->lock);
+	sandbox_ended(h, s); // claimed for this
+	free(j);
+}
+
+// An operation that has a watched sandbox sees the end itself, and has it watched again when it
+// lets go: its descriptor tells again then.
+static void note_end(struct host *h, int pidfd)
+{
+	pthread_mutex_lock(&h->lock);
+	struct sandbox *s = NULL;
+	while ((s = host_next(h, s)) && !(s->watched && s->pidfd == pidfd))
+		;
+	if (s)
+		monitor_unwatch(h, s);
+	bool ours = s && !s->operation;
+	char id[64] = "";
+	if (ours) {
+		s->operation = "end";
+		sandbox_move(&s->info, SANDBOX_STOPPING, "shim ended");
+		memcpy(id, s->info.id, sizeof id);
+	}
+	pthread_mutex_unlock(&h->lock);
+	if (ours && add_job(h, true, end_one, id, false) < 0)
+		log_error("end not taken up sandbox=%s", id);
+}
+
+// --- time-outs
+
+static void time_out(void *ctx)
+{
+	struct job *j = ctx;
 	struct host_sandbox info;
 	struct err e = {0};
 	char op[UUID_SIZE];
 	id_new_uuid(op);
-	log_info("time-out, pausing sandbox=%s", j->id);
-	if (host_pause(h, op, j->id, &info, &e) < 0)
-		log_error("pause at time-out failed sandbox=%s error=%s", j->id, e.text);
+	log_info("time-out%s sandbox=%s", j->pause ? ", pausing" : "", j->id);
+	int rc = j->pause ? host_pause(j->h, op, j->id, &info, &e)
+			  : host_destroy(j->h, op, j->id, "timeout", &e);
+	if (rc < 0)
+		log_error("time-out failed sandbox=%s error=%s", j->id, err_text(&e, rc));
 	free(j);
-	pthread_mutex_lock(&h->lock);
-	h->workers--;
-	pthread_cond_broadcast(&h->changed);
-	pthread_mutex_unlock(&h->lock);
-	return NULL;
 }
 
-static int start_pause(struct host *h, const char *id)
+// Copies the id of one whose time is up; otherwise *ret_next is when the next one's is. One that
+// stands still cannot be paused, only ended.
+static bool find_due(struct host *h, char id[64], bool *ret_pause, uint64_t *ret_next)
 {
-	pthread_t t;
-	pthread_attr_t detached;
-	struct pause_job *j = calloc(1, sizeof *j);
-	if (!j)
-		return -ENOMEM;
-	j->h = h;
-	memcpy(j->id, id, sizeof j->id);
-	pthread_mutex_lock(&h->lock);
-	h->workers++;
-	pthread_mutex_unlock(&h->lock);
-	pthread_attr_init(&detached);
-	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-	int rc = pthread_create(&t, &detached, pause_one, j);
-	pthread_attr_destroy(&detached);
-	if (rc) {
-		free(j);
-		pthread_mutex_lock(&h->lock);
-		h->workers--;
-		pthread_mutex_unlock(&h->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
+	uint64_t now = clock_monotonic_ns();
+	*ret_next = TIME_NEVER;
+	for (struct sandbox *s = NULL; (s = host_next(h, s));) {
+		bool pause = s->info.on_timeout == ON_TIMEOUT_PAUSE;
+		bool counts = s->info.state == SANDBOX_RUNNING ||
+			      (s->info.state == SANDBOX_ERROR && !pause);
+		// What pauses it anyway needs no second one; an end need not wait for anything.
+		if (!counts || !s->due_ns || s->removed || (s->operation && pause))
+			continue;
+		if (s->due_ns > now) {
+			*ret_next = MIN(*ret_next, s->due_ns);
+			continue;
+		}
+		memcpy(id, s->info.id, 64);
+		*ret_pause = pause;
+		// One that cannot be ended or paused must not keep the others waiting.
+		s->due_ns = now + RETRY_NS;
+		return true;
 	}
-	return -rc;
+	return false;
+}
+
+// --- what ended long ago
+
+// Rows and consoles of sandboxes that ended over an hour ago.
+static void purge(void *ctx)
+{
+	struct job *j = ctx;
+	struct host *h = j->h;
+	uint64_t before = clock_realtime_ns() - HOUR_NS;
+	struct err e = {0};
+	for (bool found = true; found;) {
+		char id[64];
+		pthread_mutex_lock(&h->lock);
+		struct sandbox *s = NULL;
+		while ((s = host_next(h, s)) && (s->info.state != SANDBOX_STOPPED || s->operation ||
+							s->freeing || s->info.stopped_ns >= before))
+			;
+		found = s;
+		if (s) {
+			s->operation = "purge";
+			memcpy(id, s->info.id, sizeof id);
+		}
+		pthread_mutex_unlock(&h->lock);
+		if (s) {
+			sandbox_free(h, s, FREE_ALL, FREE_MS);
+			sandbox_forget(h, s);
+		}
+	}
+	if (store_purge(h, before, &e) < 0)
+		log_warn("purge failed error=%s", e.text);
+	free(j);
+}
+
+static bool is_closing(struct host *h)
+{
+	eventfd_t v;
+	eventfd_read(h->wake_fd, &v);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->event_lock);
+	return h->closing;
 }
 
 static void *loop(void *arg)
 {
 	struct host *h = arg;
-	uint64_t purge_at = clock_realtime_ns() + HOUR_NS / 6;
+	uint64_t purge_at = clock_monotonic_ns() + PURGE_NS;
 	for (;;) {
 		char id[64];
 		uint64_t next;
 		bool pause = false;
-		while (find_due(h, id, &pause, &next)) {
-			char op[UUID_SIZE];
-			if (pause && start_pause(h, id) == 0)
-				continue;
-			struct err e = {0};
-			id_new_uuid(op);
-			log_info("time-out sandbox=%s", id);
-			if (host_destroy(h, op, id, "timeout", &e) < 0)
-				log_error("time-out failed sandbox=%s error=%s", id, e.text);
+		while (find_due(h, id, &pause, &next))
+			if (add_job(h, !pause, time_out, id, pause) < 0)
+				log_error("time-out not taken up sandbox=%s", id);
+		if (deadline_over(purge_at)) {
+			add_job(h, false, purge, "", false);
+			purge_at = clock_monotonic_ns() + PURGE_NS;
 		}
-		uint64_t now = clock_realtime_ns();
-		if (now >= purge_at) {
-			purge(h);
-			purge_at = now + HOUR_NS / 6;
-		}
-		next = MIN(next, purge_at);
-		// At most a minute: the wall clock may be set while we sleep.
-		uint64_t ms = next <= now ? 0 : MIN((next - now) / NSEC_PER_MSEC + 1, 60000ull);
 		struct epoll_event ev[16];
-		int n = epoll_wait(h->epoll_fd, ev, ARRAY_SIZE(ev), (int)ms);
+		int n = epoll_wait(
+			h->epoll_fd, ev, ARRAY_SIZE(ev), deadline_left_ms(MIN(next, purge_at)));
 		for (int i = 0; i < n; i++) {
-			if (ev[i].data.fd == h->wake_fd) {
-				eventfd_t v;
-				eventfd_read(h->wake_fd, &v);
-				pthread_mutex_lock(&h->event_lock);
-				bool closing = h->closing;
-				pthread_mutex_unlock(&h->event_lock);
-				if (closing)
-					return NULL;
-				continue;
-			}
-			struct sandbox *s = claim_ended(h, ev[i].data.fd);
-			if (s)
-				sandbox_ended(h, s);
+			if (ev[i].data.fd != h->wake_fd)
+				note_end(h, ev[i].data.fd);
+			else if (is_closing(h))
+				return NULL;
 		}
 	}
 }

@@ -2,7 +2,6 @@
 #pragma once
 #include "sandbox/table/table.h"
 
+// Loads what an earlier server left. When it returns the host can be used: what is whole is as it
+// was, the rest is claimed and settled in the background (settle.h).
 int host_recover(struct host *h, const struct host_config *cfg, struct err *e);
-// Of a host_recover that failed before it settled anything: the rows stay as they are, and nobody
-// waits for their operations.
-void host_recover_abandon(struct host *h);

@@ -1,216 +1,107 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is done behind the users' backs, by one thread, one thing after the other:
 //
-//	snapshots that nothing needs any more are deleted (a resumed sandbox's, a lost checkpoint's)
-//	layers that no header names are collected
-//	chains of layers are merged: a template's into one, so that its sandboxes can map it and
-//	share it; a sandbox's when it grows long
+//	files of snapshots and layers that nobody needs any more are removed
+//	chains of layers are merged (merge.h)
 //	records of pagers are taken
-//	base images are frozen
+//	base images are prewarmed
+//	the volume's marker follows the epoch of host.db
 //
-// Merging and collecting are done by this one thread, so a layer that is being merged needs no
-// protection; layers of captures under way are named by their sandboxes.
+// A pass costs what has changed since the one before: all of it is known from memory (refs.h, notes
+// of new snapshots), and where nothing has changed no file is opened.
+#include "sandbox/watch/upkeep.h"
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "base/clock.h"
 #include "base/fault.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "disk/disk.h"
 #include "disk/image.h"
 #include "sandbox/capture/harvest.h"
-#include "sandbox/capture/snapshots.h"
 #include "sandbox/life/prewarm.h"
-#include "sandbox/machine/lineage.h"
+#include "sandbox/table/bells.h"
 #include "sandbox/table/store.h"
-#include "sandbox/watch/upkeep.h"
+#include "sandbox/watch/merge.h"
 #include "shim/shim.h"
-#include "snapshot/collect.h"
 #include "snapshot/layer.h"
+#include "snapshot/store.h"
 
-#define CHAIN_MAX 8u // layers; above that it is merged
 #define IDLE_NS (10 * NSEC_PER_SEC)
 #define RECORD_NS NSEC_PER_SEC // after it was ready: what it did first is recorded by then
-#define FREEZE_RETRY_NS (300 * NSEC_PER_SEC)
+#define RETRY_NS (300 * NSEC_PER_SEC)
+#define GONE_MAX 64u // layers forgotten in one transaction
 
 struct upkeep {
 	struct host *h;
+	uint64_t images_seen;	  // what image_stamp was when all of them had their machine
 	uint64_t freeze_after_ns; // not before, after a failure
+	uint64_t marker_epoch;
 };
 
-// --- snapshots that have had their time
+// --- what nobody needs
 
-// A pause's that its sandbox does not point to, a checkpoint without its fork. Those of operations
-// under way have no row yet, or a claimed sandbox.
-static bool is_spent(struct host *h, const struct host_snapshot *i)
-{
-	bool pause = str_eq(i->kind, "pause"), spent = false;
-	if (!pause)
-		return false;
-	pthread_mutex_lock(&h->lock);
-	struct sandbox *s = host_find(h, i->sandbox);
-	spent = !s || (!s->operation && !str_eq(s->info.snapshot, i->id));
-	pthread_mutex_unlock(&h->lock);
-	return spent;
-}
-
-static void drop_spent(struct host *h)
-{
-	_cleanup_free_ struct store_snapshot *list = NULL;
-	size_t n = 0;
-	struct err e = {0};
-	int rc = store_list_snapshots(h, "pause", NULL, NULL, &list, &n, &e);
-	for (size_t i = 0; rc == 0 && i < n; i++)
-		if (is_spent(h, &list[i].info))
-			rc = snapshot_drop(h, NULL, list[i].info.id, NULL, &e);
-	if (rc < 0)
-		log_warn("spent snapshots are kept for now error=%s", e.text);
-}
-
-// --- collection
-
-static int add_headers(void *ctx, char ***ret_paths, size_t *ret_n, struct err *e)
-{
-	struct host *h = ctx;
-	size_t n = 0;
-	pthread_mutex_lock(&h->lock);
-	char **paths = calloc(h->n_sandboxes + 1u, sizeof *paths);
-	bool failed = !paths;
-	for (size_t b = 0; b < HOST_BUCKETS && !failed; b++)
-		for (struct sandbox *s = h->buckets[b]; s && !failed; s = s->next) {
-			char *p = str_printf("sandboxes/%s/base.hdr", s->info.id);
-			if (p && !file_exists(h->data_fd, p))
-				free(p);
-			else if (p)
-				paths[n++] = p;
-			failed = !p;
-		}
-	pthread_mutex_unlock(&h->lock);
-	*ret_paths = paths;
-	*ret_n = n;
-	return failed ? err_errno(e, ENOMEM, "headers") : 0;
-}
-
-static bool is_named(void *ctx, const char *id)
-{
-	struct host *h = ctx;
-	bool named = false;
-	pthread_mutex_lock(&h->lock);
-	for (size_t b = 0; b < HOST_BUCKETS && !named; b++)
-		for (struct sandbox *s = h->buckets[b]; s && !named; s = s->next)
-			named = str_eq(s->layer, id);
-	pthread_mutex_unlock(&h->lock);
-	return named;
-}
-
-static void collect(struct host *h)
-{
-	struct collect_roots roots = {.headers = add_headers, .named = is_named, .ctx = h};
-	struct collect_stats stats;
-	struct err e = {0};
-	pthread_rwlock_wrlock(&h->layers_lock);
-	int rc = collect_layers(h->data_fd, &roots, &stats, &e);
-	pthread_rwlock_unlock(&h->layers_lock);
-	if (rc < 0)
-		log_warn("collection failed error=%s", e.text);
-	else if (stats.removed)
-		log_info("layers collected removed=%lu bytes=%lu kept=%lu", stats.removed,
-			stats.removed_bytes, stats.kept);
-}
-
-// --- merging
-
-static int merge(struct host *h, const struct header *from, struct header **ret, struct err *e)
+static void remove_snapshots(struct host *h)
 {
 	char id[UUID_SIZE];
-	_cleanup_close_ int layers =
-		openat(h->data_fd, "layers", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (layers < 0)
-		return err_errno(e, errno, "layers");
-	id_new_uuid(id);
-	return layer_merge(from, layers, id, ret, e);
-}
-
-static void log_merge(
-	const char *what, const char *id, const struct header *from, const struct header *to)
-{
-	log_info("layers merged %s=%s layers=%u layer=%s bytes=%lu", what, id, from->n_layers,
-		to->n_layers ? to->layers[0] : "none", header_data_bytes(to));
-}
-
-// The header of a snapshot is replaced while nobody reads it; who read it before has its layers
-// open or waits for the collection's lock.
-static int merge_snapshot(struct host *h, const char *id, uint32_t max, struct err *e)
-{
-	_cleanup_(header_freep) struct header *from = NULL, *to = NULL;
-	struct snapshot_info info;
-	int rc = snapshot_read(h->data_fd, id, &info, &from, e);
-	if (rc < 0 || from->n_layers <= max)
-		return rc;
-	rc = merge(h, from, &to, e);
-	if (rc == 0)
-		rc = fault_hit("upkeep.after_merge", e);
-	if (rc == 0)
-		rc = snapshot_replace_header(h->data_fd, id, to, e);
-	if (rc == 0)
-		log_merge("snapshot", id, from, to);
-	return rc;
-}
-
-static void merge_snapshots(struct host *h)
-{
-	_cleanup_free_ struct store_snapshot *list = NULL;
-	size_t n = 0;
-	struct err e = {0};
-	int rc = store_list_snapshots(h, NULL, NULL, NULL, &list, &n, &e);
-	for (size_t i = 0; rc == 0 && i < n; i++) {
-		struct err why = {0};
-		const char *kind = list[i].info.kind;
-		uint32_t max = str_eq(kind, "pause")	    ? CHAIN_MAX
-			       : str_eq(kind, "checkpoint") ? UINT32_MAX
-							    : 1;
-		if (max == UINT32_MAX || merge_snapshot(h, list[i].info.id, max, &why) >= 0)
+	while (refs_next_snapshot(h->refs, id)) {
+		struct err e = {0};
+		int rc = snapshot_delete(h->data_fd, id, &e);
+		if (rc == 0)
+			rc = store_snapshot_gone(h, id, &e);
+		if (rc == 0) {
+			refs_snapshot_gone(h->refs, id);
 			continue;
-		// It may have been deleted since it was listed.
-		if (why.errnum != ENOENT)
-			log_warn("not merged snapshot=%s error=%s", list[i].info.id, why.text);
+		}
+		log_warn("spent snapshot is kept for now snapshot=%s error=%s", id,
+			err_text(&e, rc));
+		refs_snapshot_stays(h->refs, id);
+		return;
 	}
-	if (rc < 0)
-		log_warn("snapshots not looked at error=%s", e.text);
 }
 
-// base.hdr of a running sandbox: replaced only while no operation has it and only if it is still
-// what was merged.
-static void merge_base(struct host *h, const char *id)
+static void remove_layers(struct host *h)
 {
-	_cleanup_(header_freep) struct header *from = NULL, *to = NULL, *now = NULL;
-	char path[sizeof "sandboxes//base.hdr" + 64];
+	char ids[GONE_MAX][UUID_SIZE];
+	size_t n = 0, removed = 0;
 	struct err e = {0};
-	snprintf(path, sizeof path, "sandboxes/%.63s/base.hdr", id);
-	if (header_read(h->data_fd, path, &from, &e) < 0 || from->n_layers <= CHAIN_MAX)
-		return;
-	int rc = merge(h, from, &to, &e);
-	if (rc < 0) {
-		log_warn("not merged sandbox=%s error=%s", id, e.text);
-		return;
+	int rc = 0;
+	if (h->damaged)
+		return; // which layers are needed is not known
+	_cleanup_close_ int layers = -1;
+	while (rc == 0 && refs_next_layer(h->refs, ids[n])) {
+		if (layers < 0)
+			layers = openat(h->data_fd, "layers", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		rc = fault_hit("collect.before_remove", &e);
+		if (rc == 0 && (rc = layer_remove(layers, ids[n])) < 0)
+			err_errno(&e, rc, "layers/%s", ids[n]);
+		if (rc < 0) { // on the list again
+			refs_hold_layer(h->refs, ids[n]);
+			refs_release_layer(h->refs, ids[n]);
+		} else if (removed++, ++n == GONE_MAX) {
+			rc = store_layers_gone(h, ids, n, &e);
+			n = 0;
+		}
 	}
-	pthread_mutex_lock(&h->lock);
-	struct sandbox *s = host_find(h, id);
-	bool ours = s && !s->operation && s->info.state == SANDBOX_RUNNING;
-	if (ours)
-		s->operation = "merge";
-	pthread_mutex_unlock(&h->lock);
-	if (!ours)
-		return;
-	if (header_read(h->data_fd, path, &now, &e) == 0 && str_eq(now->image, from->image))
-		rc = lineage_write(h, s, to, &e);
-	if (rc == 0)
-		log_merge("sandbox", id, from, to);
+	if (n && rc == 0)
+		rc = store_layers_gone(h, ids, n, &e);
 	if (rc < 0)
-		log_warn("not merged sandbox=%s error=%s", id, e.text);
-	pthread_mutex_lock(&h->lock);
-	host_release(h, s);
-	pthread_mutex_unlock(&h->lock);
+		log_warn("layers stay for now error=%s", err_text(&e, rc));
+	if (removed)
+		log_info("layers removed n=%zu", removed);
+}
+
+// --- chains
+
+static void merge_noted(struct host *h)
+{
+	char id[UUID_SIZE];
+	while (upkeep_take(h, id)) {
+		struct err e = {0};
+		int rc = merge_snapshot(h, id, &e);
+		if (rc < 0 && e.errnum != ENOENT) // it is looked at again when it changes
+			log_warn("not merged snapshot=%s error=%s", id, err_text(&e, rc));
+	}
 }
 
 // --- running sandboxes: records of pagers, long chains
@@ -222,7 +113,8 @@ static size_t list_running(struct host *h, char (**ret)[64])
 	*ret = calloc(h->n_sandboxes + 1u, sizeof **ret);
 	for (size_t b = 0; b < HOST_BUCKETS && *ret; b++)
 		for (struct sandbox *s = h->buckets[b]; s; s = s->next)
-			if (s->info.state == SANDBOX_RUNNING && !s->operation && !s->hidden)
+			if (s->info.state == SANDBOX_RUNNING && !s->operation && !s->hidden &&
+				(s->ready_ns || s->base.n > 1))
 				memcpy((*ret)[n++], s->info.id, 64);
 	pthread_mutex_unlock(&h->lock);
 	return n;
@@ -266,32 +158,47 @@ static uint64_t take_record(struct host *h, const char *id)
 
 // --- base images
 
-static void freeze_images(struct upkeep *u)
+// Changes with each image that is built: from directories alone, no file is opened.
+static uint64_t image_stamp(const struct host *h)
+{
+	struct stat st;
+	uint64_t sum = 0;
+	static const char *const dirs[] = {"templates", "templates/base"};
+	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++)
+		if (fstatat(h->data_fd, dirs[i], &st, 0) == 0)
+			sum = sum * 31 + (uint64_t)st.st_mtim.tv_sec * NSEC_PER_SEC +
+			      (uint64_t)st.st_mtim.tv_nsec;
+	return sum;
+}
+
+static void prewarm_images(struct upkeep *u)
 {
 	_cleanup_free_ struct image_info *images = NULL;
 	size_t n = 0, damaged = 0;
 	struct err e = {0};
-	if (clock_monotonic_ns() < u->freeze_after_ns)
+	uint64_t stamp = image_stamp(u->h);
+	if (stamp == u->images_seen || !deadline_over(u->freeze_after_ns))
 		return;
 	int rc = image_list(u->h->data_dir, &images, &n, &damaged, &e);
 	for (size_t i = 0; rc == 0 && i < n; i++)
 		rc = prewarm_image(u->h, &images[i], &e);
-	if (rc < 0) {
+	if (rc == 0) {
+		u->images_seen = stamp;
+	} else {
 		log_warn("base image not frozen, its sandboxes boot error=%s", e.text);
-		u->freeze_after_ns = clock_monotonic_ns() + FREEZE_RETRY_NS;
+		u->freeze_after_ns = clock_monotonic_ns() + RETRY_NS;
 	}
 }
+
+// ---
 
 static uint64_t pass(struct upkeep *u)
 {
 	struct host *h = u->h;
-	struct volume_info volume;
 	uint64_t next = clock_monotonic_ns() + IDLE_NS;
-	if (volume_open(h->data_dir, &volume, NULL) < 0)
-		return next; // nothing is judged without it
-	freeze_images(u);
-	drop_spent(h); // before any of them is merged
-	merge_snapshots(h);
+	prewarm_images(u);
+	remove_snapshots(h);
+	merge_noted(h);
 	_cleanup_free_ char(*ids)[64] = NULL;
 	size_t n = list_running(h, &ids);
 	for (size_t i = 0; i < n; i++) {
@@ -299,7 +206,7 @@ static uint64_t pass(struct upkeep *u)
 		next = MIN(next, again);
 		merge_base(h, ids[i]);
 	}
-	collect(h);
+	remove_layers(h);
 	return next;
 }
 
@@ -313,11 +220,8 @@ static void *loop(void *arg)
 		pthread_mutex_unlock(&h->upkeep_lock);
 		uint64_t next = pass(&u);
 		pthread_mutex_lock(&h->upkeep_lock);
-		struct timespec until = {
-			(time_t)(next / NSEC_PER_SEC), (long)(next % NSEC_PER_SEC)};
 		while (!h->upkeep_stop && !h->upkeep_due)
-			if (pthread_cond_timedwait(&h->upkeep_wake, &h->upkeep_lock, &until) ==
-				ETIMEDOUT)
+			if (cond_wait_until(&h->upkeep_wake, &h->upkeep_lock, next) < 0)
 				break;
 	}
 	pthread_mutex_unlock(&h->upkeep_lock);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include "base/file.h"
+#include "sandbox/table/bells.h"
 #include "sandbox/table/store.h"
 #include "sandbox/table/state.h"
 
@@ -19,6 +20,9 @@ static struct host *open_host(void)
 	pthread_mutex_init(&h->event_lock, NULL);
 	pthread_cond_init(&h->event_added, NULL);
 	h->data_dir = strdup(dir);
+	h->refs = refs_new();
+	pthread_mutex_init(&h->upkeep_lock, NULL);
+	pthread_cond_init(&h->upkeep_wake, NULL);
 	assert_int_equal(store_open(h, &e), 0);
 	return h;
 }
@@ -28,6 +32,10 @@ static void close_host(struct host *h)
 	for (size_t b = 0; b < HOST_BUCKETS; b++)
 		while (h->buckets[b])
 			host_remove(h, h->buckets[b]);
+	char id[UUID_SIZE];
+	while (upkeep_take(h, id))
+		;
+	refs_free(h->refs);
 	db_close(h->db);
 	free(h->data_dir);
 	free(h);
@@ -81,7 +89,7 @@ static void an_open_operation_is_found_by_the_next_server(void **state)
 	struct host *h = *state;
 	struct err e = {0};
 	struct sandbox s = sample("iabc");
-	assert_int_equal(store_op_begin(h, op1, "create", &s, NULL, &e), 0);
+	assert_int_equal(store_op_begin(h, op1, "create", s.info.id, &s, NULL, NULL, &e), 0);
 	close_host(h);
 	*state = h = open_host();
 	assert_int_equal(store_load(h, keep, &e), 0);
@@ -105,7 +113,7 @@ static void a_committed_operation_is_no_longer_open(void **state)
 	char op_state[8], id[64];
 	struct sandbox s = sample("iabc");
 	struct store_event ev = {.kind = "running"};
-	assert_int_equal(store_op_begin(h, op1, "create", &s, NULL, &e), 0);
+	assert_int_equal(store_op_begin(h, op1, "create", s.info.id, &s, NULL, NULL, &e), 0);
 	s.info.state = SANDBOX_RUNNING;
 	assert_int_equal(store_commit(h, op1, &s, &ev, &e), 0);
 	assert_int_equal(store_op_find(h, op1, op_state, id, NULL, &e), 0);
@@ -121,8 +129,8 @@ static void an_operation_id_serves_once(void **state)
 	struct host *h = *state;
 	struct err e = {0};
 	struct sandbox s = sample("iabc"), other = sample("idef");
-	assert_int_equal(store_op_begin(h, op1, "create", &s, NULL, &e), 0);
-	assert_true(store_op_begin(h, op1, "create", &other, NULL, &e) < 0);
+	assert_int_equal(store_op_begin(h, op1, "create", s.info.id, &s, NULL, NULL, &e), 0);
+	assert_true(store_op_begin(h, op1, "create", other.info.id, &other, NULL, NULL, &e) < 0);
 	assert_int_equal(e.code, ERR_CONFLICT);
 	assert_int_equal(store_load(h, keep, &e), 0);
 	assert_null(host_find(h, "idef")); // nothing of the refused one stays
@@ -135,7 +143,7 @@ static void a_forgotten_sandbox_leaves_an_event_and_no_row(void **state)
 	char op_state[8], id[64];
 	struct sandbox s = sample("iabc");
 	struct store_event ev = {.kind = "create_failed", .cause = "create_failed"};
-	assert_int_equal(store_op_begin(h, op1, "create", &s, NULL, &e), 0);
+	assert_int_equal(store_op_begin(h, op1, "create", s.info.id, &s, NULL, NULL, &e), 0);
 	assert_int_equal(store_forget(h, "iabc", &ev, &e), 0);
 	assert_int_equal(store_load(h, keep, &e), 0);
 	assert_null(host_find(h, "iabc"));
@@ -298,7 +306,8 @@ static void a_failed_operation_says_so_again(void **state)
 	struct sandbox s = sample("iabc");
 	err_set(&why, ERR_NO_SPACE, "no room");
 	struct store_event ev = {.kind = "pause_failed", .failed = &why};
-	assert_int_equal(store_op_begin(h, op1, "pause", &s, "{\"layer\":\"x\"}", &e), 0);
+	assert_int_equal(
+		store_op_begin(h, op1, "pause", s.info.id, &s, "{\"layer\":\"x\"}", NULL, &e), 0);
 	assert_int_equal(store_commit(h, op1, &s, &ev, &e), 0);
 	assert_int_equal(store_op_find(h, op1, op_state, id, &told, &e), 0);
 	assert_string_equal(op_state, "done");
@@ -321,12 +330,14 @@ static void a_snapshot_comes_and_goes_with_its_sandbox(void **state)
 	snprintf(row.info.sandbox, sizeof row.info.sandbox, "iabc");
 	struct store_snapshot got, *list;
 	size_t n;
-	assert_int_equal(store_op_begin(h, op1, "pause", &s, NULL, &e), 0);
+	assert_int_equal(store_op_begin(h, op1, "pause", s.info.id, &s, NULL, NULL, &e), 0);
 	s.info.state = SANDBOX_PAUSED;
 	s.full_next = true;
 	s.info.generation = 9;
 	snprintf(s.info.snapshot, sizeof s.info.snapshot, "%s", op1);
-	assert_int_equal(store_commit_snapshot(h, op1, &s, &row, NULL, NULL, &e), 0);
+	assert_int_equal(
+		store_apply(h, &(struct store_change){.op_id = op1, .row = &s, .add = &row}, &e),
+		0);
 	assert_int_equal(store_get_snapshot(h, op1, &got, &e), 0);
 	assert_memory_equal(&got, &row, sizeof got);
 	assert_int_equal(store_list_snapshots(h, "pause", "iabc", NULL, &list, &n, &e), 0);
@@ -341,7 +352,7 @@ static void a_snapshot_comes_and_goes_with_its_sandbox(void **state)
 	assert_string_equal(r->info.snapshot, op1);
 	assert_true(r->full_next);
 	assert_int_equal(r->info.generation, 9);
-	assert_int_equal(store_commit_snapshot(h, NULL, &s, NULL, op1, NULL, &e), 0);
+	assert_int_equal(store_apply(h, &(struct store_change){.row = &s, .drop = op1}, &e), 0);
 	assert_true(store_get_snapshot(h, op1, &got, &e) < 0);
 	assert_int_equal(e.code, ERR_NOT_FOUND);
 }

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a sandbox has on this machine is given back: processes, slot, uid, files.
+//
+// Processes can be slow to die (a stuck disk, much memory to give back), and nobody waits for them
+// without end. What is not gone in time stays with its sandbox in the state *freeing*: slot, uid
+// and files are in use and given to no one else, and the host tries on until they are free, over
+// restarts too.
+#pragma once
+#include "sandbox/table/table.h"
+
+#define FREE_MS 2500 // what an operation waits
+
+enum free_what {
+	FREE_ALL,	  // the directory too
+	FREE_BUT_CONSOLE, // for a while, or until it is resumed
+};
+// Kills what runs, waits up to wait_ms until all of it is free. The caller has claimed the sandbox
+// and may let it go then. -EINPROGRESS: the rest is done in the background.
+int sandbox_free(struct host *h, struct sandbox *s, enum free_what what, int wait_ms);
+// host.lock held: until it is free, or the deadline. -ETIMEDOUT.
+int sandbox_wait_free(struct host *h, struct sandbox *s, uint64_t deadline_ns);
+// Ends the claim; row and table lose the sandbox, as soon as it is free.
+void sandbox_forget(struct host *h, struct sandbox *s);

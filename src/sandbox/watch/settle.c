@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sandbox/watch/settle.h"
+#include <fcntl.h>
+#include <string.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "http/json.h"
+#include "sandbox/capture/capture.h"
+#include "sandbox/capture/snapshots.h"
+#include "sandbox/life/end.h"
+#include "sandbox/life/free.h"
+#include "sandbox/machine/reach.h"
+#include "sandbox/table/bells.h"
+#include "sandbox/table/state.h"
+#include "sandbox/table/store.h"
+
+#define AGAIN_MAX_MS 10000
+
+void unsettled_read(const char *kind, const char *id, const char *data, struct unsettled *ret)
+{
+	_cleanup_json_ json_t *j = json_loads(data && *data ? data : "{}", 0, NULL);
+	const char *snapshot = json_string_value(json_object_get(j, "snapshot"));
+	const char *layer = json_string_value(json_object_get(j, "layer"));
+	*ret = (struct unsettled){.full = json_is_true(json_object_get(j, "full"))};
+	snprintf(ret->kind, sizeof ret->kind, "%s", kind);
+	snprintf(ret->id, sizeof ret->id, "%s", id);
+	snprintf(ret->snapshot, sizeof ret->snapshot, "%s", snapshot ? snapshot : "");
+	snprintf(ret->layer, sizeof ret->layer, "%s", layer ? layer : "");
+}
+
+static int snapshot_is_there(const struct host *h, const char *id)
+{
+	char path[sizeof "snapshots//snapshot.json" + UUID_SIZE];
+	snprintf(path, sizeof path, "snapshots/%.36s/snapshot.json", id);
+	return id[0] ? file_there(h->data_fd, path) : 0;
+}
+
+// The remains of a snapshot that was not finished, or whose row was not written.
+static void drop_unfinished(struct host *h, const char *id)
+{
+	struct err e = {0};
+	char path[64];
+	struct store_snapshot row;
+	static const char *const parts[] = {"vmstate", "disk.img", "working_set"};
+	if (!id[0] || store_get_snapshot(h, id, &row, &e) == 0 || e.code != ERR_NOT_FOUND)
+		return;
+	snapshot_discard(h, id);
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		snprintf(path, sizeof path, "snapshots/%.36s.%s", id, parts[i]);
+		unlinkat(h->data_fd, path, 0);
+	}
+}
+
+// The row of a snapshot whose files are all there: the server died between the two.
+static int remember_snapshot(struct host *h, const struct sandbox *s, const struct unsettled *op,
+	struct store_snapshot *ret, struct err *e)
+{
+	struct snapshot_info info;
+	_cleanup_(header_freep) struct header *hd = NULL;
+	int rc = snapshot_read(h->data_fd, op->snapshot, &info, &hd, e);
+	if (rc < 0)
+		return rc;
+	struct store_snapshot row = {.info.vcpus = info.vcpus,
+		.info.memory_mb = (unsigned)(info.memory_bytes >> 20),
+		.info.disk_mb = s->info.disk_mb,
+		.info.memory_bytes = header_data_bytes(hd),
+		.info.created_ns = info.created_ns};
+	snprintf(row.info.id, sizeof row.info.id, "%s", op->snapshot);
+	snprintf(row.info.kind, sizeof row.info.kind, "pause");
+	snprintf(row.info.sandbox, sizeof row.info.sandbox, "%s", s->info.id);
+	snprintf(row.info.template, sizeof row.info.template, "%s", s->info.template);
+	snprintf(row.info.parent, sizeof row.info.parent, "%s", s->parent);
+	snprintf(row.token, sizeof row.token, "%s", s->token);
+	if ((rc = refs_add_snapshot(h->refs, op->snapshot, hd)) < 0)
+		return err_errno(e, rc, "snapshot %s", op->snapshot);
+	*ret = row;
+	return 0;
+}
+
+// next becomes row and sandbox; the operation has failed.
+static int commit(struct host *h, struct sandbox *s, struct sandbox *next,
+	const struct store_change *change, struct err *e)
+{
+	struct store_change c = *change;
+	c.row = next;
+	if (s->unsettled->id[0])
+		c.op_id = s->unsettled->id;
+	int rc = store_apply(h, &c, e);
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&h->lock);
+	s->info = next->info;
+	s->full_next = next->full_next;
+	if (c.sets_time)
+		sandbox_set_end(s, next->info.ends_at_ns);
+	pthread_mutex_unlock(&h->lock);
+	return 0;
+}
+
+static int cut_off(
+	struct host *h, struct sandbox *s, enum sandbox_state now, const char *text, struct err *e)
+{
+	const struct unsettled *u = s->unsettled;
+	struct sandbox next = *s;
+	struct err why = {0};
+	sandbox_move(&next.info, now, "server restarted");
+	next.info.detail[0] = '\0';
+	_cleanup_free_ char *kind = str_printf("%s_failed", u->kind[0] ? u->kind : "operation");
+	err_set(&why, ERR_INTERNAL, "the server was restarted during the %s; %s",
+		u->kind[0] ? u->kind : "operation", text);
+	const struct store_event ev = {
+		.kind = kind ? kind : "failed", .cause = "server_restarted", .failed = &why};
+	return commit(h, s, &next, &(struct store_change){.event = &ev}, e);
+}
+
+// The pause got as far as its snapshot: the row is written now, the machine freed.
+static int finish_pause(struct host *h, struct sandbox *s, struct err *e)
+{
+	struct store_snapshot row;
+	int rc = remember_snapshot(h, s, s->unsettled, &row, e);
+	if (rc < 0)
+		return rc;
+	struct sandbox next = *s;
+	sandbox_move(&next.info, SANDBOX_PAUSED, "server restarted");
+	next.info.address[0] = next.info.backend[0] = next.info.detail[0] = '\0';
+	next.info.ends_at_ns = 0;
+	next.full_next = next.has_slot = false;
+	snprintf(next.info.snapshot, sizeof next.info.snapshot, "%s", s->unsettled->snapshot);
+	const struct store_event ev = {.kind = "paused", .cause = "server_restarted"};
+	rc = commit(h, s, &next,
+		&(struct store_change){.sets_time = true, .add = &row, .event = &ev}, e);
+	if (rc < 0)
+		return rc;
+	sandbox_free(h, s, FREE_BUT_CONSOLE, 0);
+	log_info("pause finished sandbox=%s", s->info.id);
+	return 0;
+}
+
+// A capture was under way, or a guest stood still: the machine goes on from wherever it stands.
+static int take_back(struct host *h, struct sandbox *s, struct err *e)
+{
+	const struct unsettled *u = s->unsettled;
+	_cleanup_(capture_done) struct capture c = {.asked = true};
+	_cleanup_(vmm_freep) struct vmm *v = NULL;
+	enum vmm_state state;
+	// Its answer comes when it is done with what it was told before.
+	int rc = machine_vmm(h, s, &v, e);
+	if (rc == 0)
+		rc = vmm_get_state(v, &state, e);
+	if (rc < 0)
+		return rc;
+	if (u->layer[0]) {
+		snprintf(c.snapshot, sizeof c.snapshot, "%s", u->snapshot);
+		snprintf(c.layer, sizeof c.layer, "%s", u->layer);
+		id_new_uuid(c.image);
+		drop_unfinished(h, u->snapshot);
+		s->full_next = u->full; // the row's stood for "uncertain"
+		capture_settle(h, s, &c);
+	}
+	if ((rc = capture_let_go(h, s, &c, e)) < 0)
+		return rc;
+	s->info.snapshot[0] = '\0';
+	rc = cut_off(h, s, SANDBOX_RUNNING, "the sandbox runs on", e);
+	if (rc == 0)
+		log_info("unfinished %s taken back sandbox=%s", u->kind, s->info.id);
+	return rc;
+}
+
+static int settle_running(struct host *h, struct sandbox *s, struct err *e)
+{
+	const struct unsettled *u = s->unsettled;
+	int there = str_eq(u->kind, "pause") ? snapshot_is_there(h, u->snapshot) : 0;
+	if (there < 0)
+		return err_errno(e, there, "snapshot %s", u->snapshot);
+	if (s->info.state == SANDBOX_PAUSING && there)
+		return finish_pause(h, s, e);
+	if (s->pidfd >= 0 && machine_is_gone(s))
+		s->pidfd = safe_close(s->pidfd);
+	if (s->pidfd < 0) {
+		drop_unfinished(h, u->snapshot);
+		if (s->info.state != SANDBOX_STOPPING)
+			sandbox_move(&s->info, SANDBOX_STOPPING, "shim ended");
+		sandbox_ended(h, s); // the claim ends
+		return 1;
+	}
+	if (u->layer[0] || s->info.state == SANDBOX_PAUSING || s->info.state == SANDBOX_ERROR)
+		return take_back(h, s, e);
+	drop_unfinished(h, u->snapshot); // a roll-back before its commit
+	return cut_off(h, s, SANDBOX_RUNNING, "the sandbox runs on", e);
+}
+
+// Of a paused one nothing runs; what a resume had made goes.
+static int settle_paused(struct host *h, struct sandbox *s, struct err *e)
+{
+	const struct unsettled *u = s->unsettled;
+	sandbox_free(h, s, FREE_BUT_CONSOLE, 0);
+	if (!str_eq(u->snapshot, s->info.snapshot))
+		drop_unfinished(h, u->snapshot);
+	s->info.address[0] = s->info.backend[0] = '\0';
+	if (!u->id[0] && s->info.state == SANDBOX_PAUSED)
+		return 0;
+	return cut_off(h, s, SANDBOX_PAUSED, "it is still paused", e);
+}
+
+static int settle_pending(struct host *h, struct sandbox *s, struct err *e)
+{
+	const struct store_event ev = {.kind = "create_failed", .cause = "server_lost"};
+	struct sandbox next = *s;
+	drop_unfinished(h, s->unsettled->snapshot);
+	sandbox_move(&next.info, SANDBOX_STOPPED, "server restarted");
+	next.info.stopped_ns = clock_realtime_ns();
+	int rc = commit(h, s, &next, &(struct store_change){.event = &ev}, e);
+	if (rc < 0)
+		return rc;
+	sandbox_free(h, s, FREE_ALL, 0);
+	sandbox_forget(h, s); // the claim ends
+	log_info("unfinished create undone");
+	return 1;
+}
+
+// Its destroy is in the journal.
+static int settle_stopping(struct host *h, struct sandbox *s, struct err *e)
+{
+	struct sandbox next = *s;
+	const struct store_event ev = {.kind = "stopped", .cause = "killed"};
+	sandbox_move(&next.info, SANDBOX_STOPPED, "server restarted");
+	next.info.stopped_ns = clock_realtime_ns();
+	next.info.address[0] = next.info.snapshot[0] = '\0';
+	next.has_slot = false;
+	if (!next.info.cause[0])
+		snprintf(next.info.cause, sizeof next.info.cause, "killed");
+	int rc = commit(h, s, &next,
+		&(struct store_change){.removes = true, .drop_pauses = true, .event = &ev}, e);
+	if (rc == 0)
+		sandbox_free(h, s, FREE_ALL, 0);
+	return rc;
+}
+
+// 0: settled, the claim is the caller's to end; 1: settled, it has ended.
+static int settle(struct host *h, struct sandbox *s, struct err *e)
+{
+	switch (s->info.state) {
+	case SANDBOX_STOPPED:
+		sandbox_free(h, s, FREE_BUT_CONSOLE, 0);
+		return 0;
+	case SANDBOX_PAUSED:
+	case SANDBOX_RESUMING:
+		return settle_paused(h, s, e);
+	case SANDBOX_PENDING:
+		return settle_pending(h, s, e);
+	case SANDBOX_STOPPING:
+		return settle_stopping(h, s, e);
+	default:
+		return settle_running(h, s, e);
+	}
+}
+
+struct job {
+	struct host *h;
+	struct sandbox *s;
+};
+
+static void end_job(struct job *j, bool claimed)
+{
+	if (claimed) {
+		pthread_mutex_lock(&j->h->lock);
+		struct sandbox *s = j->s;
+		if (s->unsettled->layer[0])
+			refs_release_layer(j->h->refs, s->unsettled->layer);
+		free(s->unsettled);
+		s->unsettled = NULL;
+		host_release(j->h, s);
+		pthread_mutex_unlock(&j->h->lock);
+		monitor_wake(j->h);
+		upkeep_wake(j->h);
+	}
+	free(j);
+}
+
+static void work(void *ctx)
+{
+	struct job *j = ctx;
+	struct host *h = j->h;
+	struct sandbox *s = j->s;
+	struct err e = {0};
+	pthread_mutex_lock(&h->lock);
+	bool removed = s->removed;
+	pthread_mutex_unlock(&h->lock);
+	if (removed) { // a destroy did not wait
+		sandbox_free(h, s, FREE_ALL, 0);
+		end_job(j, true);
+		return;
+	}
+	char id[64], layer[UUID_SIZE];
+	memcpy(id, s->info.id, sizeof id);
+	memcpy(layer, s->unsettled->layer, sizeof layer);
+	int rc = settle(h, s, &e);
+	if (rc == 1 && layer[0])
+		refs_release_layer(h->refs, layer);
+	if (rc >= 0) {
+		end_job(j, rc == 0);
+		return;
+	}
+	log_error("not settled, tried again sandbox=%s error=%s", id, err_text(&e, rc));
+	pthread_mutex_lock(&h->lock);
+	snprintf(s->info.detail, sizeof s->info.detail,
+		"not settled since the server's start: %.150s; it is tried again", e.text);
+	unsigned tries = s->unsettled->tries++;
+	pthread_mutex_unlock(&h->lock);
+	int64_t ms = MIN((int64_t)500 << MIN(tries, 8u), AGAIN_MAX_MS);
+	if (workers_add(h->workers, false, deadline_in_ms(ms), work, j) < 0)
+		free(j);
+}
+
+int settle_later(struct host *h, struct sandbox *s)
+{
+	struct job *j = malloc(sizeof *j);
+	if (!j)
+		return -ENOMEM;
+	*j = (struct job){h, s};
+	int rc = workers_add(h->workers, false, 0, work, j);
+	if (rc < 0)
+		free(j);
+	return rc;
+}
