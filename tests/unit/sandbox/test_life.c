@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+// Each operation of the life cycle in the played world, without a fault: states, events, files,
+// slots, bytes of memory and disk; nothing is left over.
+#include <string.h>
+#include "base/clock.h"
+#include "base/str.h"
+#include "played/play.h"
+
+#define OK(call)                                                                                   \
+	do {                                                                                       \
+		struct err e = {0};                                                                \
+		check((call) == 0, "%s: %s", #call, e.text);                                       \
+	} while (0)
+
+// Events since the last look, as "kind kind ...", of one box.
+static uint64_t seen;
+static void check_events(struct host *h, const struct play *p, unsigned box, const char *want)
+{
+	_cleanup_strbuf_ struct strbuf is = {0};
+	struct host_event *list = NULL;
+	size_t n = 0;
+	struct err e = {0};
+	check(host_events(h, seen, 1000, 0, &list, &n, &e) == 0, "events: %s", e.text);
+	for (size_t i = 0; i < n; i++) {
+		seen = MAX(seen, list[i].seq);
+		if (str_eq(list[i].sandbox, p->box[box].id))
+			strbuf_addf(&is, "%s%s", is.len ? " " : "", list[i].kind);
+		host_event_done(&list[i]);
+	}
+	free(list);
+	check(str_eq(is.data ? is.data : "", want), "events are '%s', should be '%s'",
+		is.data ? is.data : "", want);
+}
+
+static void creates(const void *arg)
+{
+	struct play *p = play_new();
+	struct host *h = play_open();
+	play_check(h, p, "at first");
+	OK(play_create(h, p, 0, -1, true, NULL, &e));
+	then_created(p, 0, -1);
+	play_check(h, p, "after a boot");
+	check_events(h, p, 0, "running");
+	OK(play_create(h, p, 1, -1, false, NULL, &e));
+	then_created(p, 1, -1);
+	play_check(h, p, "after a load");
+	check_events(h, p, 1, "running");
+	play_mark(p, 0);
+	play_mark(p, 1);
+	play_check(h, p, "after writing");
+	OK(play_destroy(h, p, 0, NULL, &e));
+	then_destroyed(p, 0);
+	play_check(h, p, "after a destroy");
+	check_events(h, p, 0, "stopped");
+	play_close(h);
+	h = play_open();
+	play_check(h, p, "after a restart");
+	play_close(h);
+}
+
+static void pauses(const void *arg)
+{
+	const bool *cold = arg;
+	struct play *p = play_new();
+	struct host *h = play_open();
+	OK(play_create(h, p, 0, -1, *cold, NULL, &e));
+	then_created(p, 0, -1);
+	for (int i = 0; i < 12; i++) { // long enough for a merge
+		play_mark(p, 0);
+		OK(play_pause(h, p, 0, NULL, &e));
+		then_paused(p, 0);
+		play_check(h, p, "after a pause");
+		if (i % 4 == 3) {
+			play_close(h);
+			h = play_open();
+			play_check(h, p, "after a restart");
+		}
+		OK(play_resume(h, p, 0, -1, false, NULL, &e));
+		then_resumed(p, 0, -1, false);
+		play_check(h, p, "after a resume");
+	}
+	play_mark(p, 0);
+	OK(play_pause(h, p, 0, NULL, &e));
+	OK(play_resume(h, p, 0, -1, true, NULL, &e));
+	then_resumed(p, 0, -1, true);
+	play_check(h, p, "after a resume from the disk alone");
+	play_mark(p, 0);
+	OK(play_pause(h, p, 0, NULL, &e));
+	then_paused(p, 0);
+	play_check(h, p, "after a pause");
+	OK(play_destroy(h, p, 0, NULL, &e));
+	then_destroyed(p, 0);
+	play_check(h, p, "after a destroy");
+	play_close(h);
+}
+
+static void snapshots(const void *arg)
+{
+	struct play *p = play_new();
+	struct host *h = play_open();
+	OK(play_create(h, p, 0, -1, false, NULL, &e));
+	then_created(p, 0, -1);
+	play_mark(p, 0);
+	OK(play_snapshot(h, p, 0, 0, NULL, &e));
+	then_snapshot(p, 0, 0);
+	play_check(h, p, "after a snapshot");
+	play_mark(p, 0);
+	OK(play_pause(h, p, 0, NULL, &e));
+	then_paused(p, 0);
+	OK(play_snapshot(h, p, 0, 1, NULL, &e));
+	then_snapshot(p, 0, 1);
+	play_check(h, p, "after a snapshot of a paused one");
+	OK(play_create(h, p, 1, 0, false, NULL, &e));
+	then_created(p, 1, 0);
+	OK(play_create(h, p, 2, 1, false, NULL, &e));
+	then_created(p, 2, 1);
+	play_check(h, p, "after creates from snapshots");
+	play_mark(p, 1);
+	OK(play_resume(h, p, 0, 0, false, NULL, &e));
+	then_resumed(p, 0, 0, false);
+	play_check(h, p, "after a roll-back of a paused one");
+	play_mark(p, 0);
+	play_mark(p, 0);
+	OK(play_resume(h, p, 0, 1, false, NULL, &e));
+	then_resumed(p, 0, 1, false);
+	play_check(h, p, "after a roll-back of a running one");
+	OK(play_delete(h, p, 0, NULL, &e));
+	then_deleted(p, 0);
+	play_check(h, p, "after a deletion");
+	play_mark(p, 1);
+	OK(play_pause(h, p, 1, NULL, &e));
+	then_paused(p, 1);
+	OK(play_destroy(h, p, 0, NULL, &e));
+	then_destroyed(p, 0);
+	OK(play_delete(h, p, 1, NULL, &e));
+	then_deleted(p, 1);
+	play_check(h, p, "at the end");
+	play_close(h);
+}
+
+static void forks(const void *arg)
+{
+	struct play *p = play_new();
+	struct host *h = play_open();
+	OK(play_create(h, p, 0, -1, false, NULL, &e));
+	then_created(p, 0, -1);
+	play_mark(p, 0);
+	then_forked(p, 0, 2);
+	OK(play_fork(h, p, 0, 2, NULL, &e));
+	play_check(h, p, "after a fork");
+	play_mark(p, 0);
+	play_mark(p, 2);
+	play_mark(p, 3);
+	OK(play_pause(h, p, 0, NULL, &e));
+	then_paused(p, 0);
+	then_forked(p, 0, 4);
+	OK(play_fork(h, p, 0, 4, NULL, &e));
+	play_check(h, p, "after a fork of a paused one");
+	play_mark(p, 4);
+	OK(play_destroy(h, p, 0, NULL, &e));
+	then_destroyed(p, 0);
+	OK(play_pause(h, p, 2, NULL, &e));
+	then_paused(p, 2);
+	play_check(h, p, "without their source");
+	play_close(h);
+}
+
+static void time_outs(const void *arg)
+{
+	struct play *p = play_new();
+	struct host *h = play_open();
+	char op[UUID_SIZE];
+	for (unsigned i = 0; i < 3; i++) {
+		OK(play_create(h, p, i, -1, false, NULL, &e));
+		then_created(p, i, -1);
+		play_mark(p, i);
+	}
+	id_new_uuid(op);
+	OK(host_set_on_timeout(h, op, p->box[1].id, ON_TIMEOUT_PAUSE, &e));
+	for (unsigned i = 0; i < 2; i++) {
+		id_new_uuid(op);
+		OK(host_set_timeout(h, op, p->box[i].id, clock_realtime_ns(), &e));
+	}
+	then_destroyed(p, 0);
+	then_paused(p, 1);
+	play_check(h, p, "after their time");
+	check_events(h, p, 0, "running timeout_set stopped");
+	play_close(h);
+}
+
+static void ends(const void *arg)
+{
+	static const struct {
+		const char *says, *cause;
+	} how[] = {{"vmm_exit", "guest_poweroff"}, {"vmm_crash", "vmm_crash"}, {NULL, "shim_lost"}};
+	struct play *p = play_new();
+	struct host *h = play_open();
+	for (unsigned i = 0; i < ARRAY_SIZE(how); i++) {
+		struct host_sandbox s = {0};
+		OK(play_create(h, p, i, -1, false, NULL, &e));
+		guest_crash(p->box[i].id, how[i].says);
+		play_check(h, p, "after its end");
+		OK(host_get(h, p->box[i].id, &s, &e));
+		check(str_eq(s.cause, how[i].cause), "cause is %s", s.cause);
+	}
+	// And one that ends while there is no server.
+	OK(play_create(h, p, 5, -1, false, NULL, &e));
+	play_close(h);
+	guest_crash(p->box[5].id, "vmm_crash");
+	h = play_open();
+	play_check(h, p, "after an end without a server");
+	play_close(h);
+}
+
+static void kill_all(const void *arg)
+{
+	struct play *p = play_new();
+	struct host *h = play_open();
+	for (unsigned i = 0; i < 3; i++) {
+		OK(play_create(h, p, i, -1, i == 1, NULL, &e));
+		then_created(p, i, -1);
+		play_mark(p, i);
+	}
+	OK(play_pause(h, p, 0, NULL, &e));
+	then_paused(p, 0);
+	host_close(h, true);
+	then_destroyed(p, 1);
+	then_destroyed(p, 2);
+	h = play_open();
+	play_check(h, p, "after a stop that ends all");
+	play_close(h);
+}
+
+static void all_of(const void *arg)
+{
+	world.firecracker = true;
+	((void (*)(const void *))arg)(NULL);
+}
+
+static const bool yes = true, no = false;
+static void fc_pauses(const void *arg)
+{
+	world.firecracker = true;
+	pauses(arg);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct played_case cases[] = {
+		{"create", creates},
+		{"pause/booted", pauses, &yes},
+		{"pause/loaded", pauses, &no},
+		{"snapshot", snapshots},
+		{"fork", forks},
+		{"timeout", time_outs},
+		{"end", ends},
+		{"kill-all", kill_all},
+		{"firecracker/create", all_of, (const void *)creates},
+		{"firecracker/pause", fc_pauses, &yes},
+		{"firecracker/snapshot", all_of, (const void *)snapshots},
+		{"firecracker/fork", all_of, (const void *)forks},
+	};
+	static const struct known_fault known[] = {{"", ""}};
+	return cases_run(argc, argv, cases, ARRAY_SIZE(cases), known, ARRAY_SIZE(known));
+}

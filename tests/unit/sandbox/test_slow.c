@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shims, VMMs and agents that fail, are slow, or fall silent; and users who do not wait.
+//
+//	OPERATION/CALL/fails	a call to a player fails, nothing was done
+//	OPERATION/CALL/lost	it is done, but the answer comes after the time-out
+//	OPERATION/CALL/silent	nothing is done, nothing is answered
+//	late/...		processes that need longer to die than they are waited for
+//	adopt/CALL/...		the server was killed with the machine stopped; the next one meets a
+//				VMM or an agent in trouble
+//	twice/OPERATION		asked again, with the same id, while it is at work
+//	rm/OPERATION		destroyed while it is at work
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include "base/clock.h"
+#include "base/str.h"
+#include "played/judge.h"
+#include "played/points.h"
+
+static const char *call;
+
+static void trouble(enum trouble t)
+{
+	run = act_prepare(act);
+	struct host *h = play_open();
+	act_prepare_in(h, act, run);
+	stage_trouble(call, NULL, t, true);
+	act_run(h, act, run);
+	bool failed = run->rc < 0;
+	if (failed)
+		check(run->e.text[0], "the error says nothing");
+	judge_one_of(
+		h, !failed || act->gone_is_fine, failed || act->gone_is_fine, "after the trouble");
+	stage_calm();
+	judge_again(h);
+	judge_use(h);
+	play_close(h);
+	h = play_open();
+	play_check(h, &run->after, "after a restart");
+	play_close(h);
+}
+
+static void fails(const void *arg)
+{
+	trouble(TROUBLE_FAILS);
+}
+
+static void lost(const void *arg)
+{
+	trouble(TROUBLE_LOST);
+}
+
+static void silent(const void *arg)
+{
+	trouble(TROUBLE_SILENT);
+}
+
+// ---- processes that die late
+
+static const struct act *find_act(const char *name)
+{
+	for (size_t i = 0; i < n_acts; i++)
+		if (str_eq(acts[i].name, name))
+			return &acts[i];
+	check(false, "no operation %s", name);
+}
+
+// The operation that arg names ends while the processes do not; later they do. It is what it was
+// told to be, or (where an error was told) what it was before.
+static void late(const void *arg)
+{
+	act = find_act(arg);
+	run = act_prepare(act);
+	struct host *h = play_open();
+	act_prepare_in(h, act, run);
+	atomic_store(&world.stage->stuck, 1);
+	act_run(h, act, run);
+	atomic_store(&world.stage->stuck, 0);
+	judge_one_of(h, true, run->rc < 0, "when its processes have ended");
+	judge_again(h);
+	judge_use(h);
+	play_close(h);
+}
+
+static void serve_stuck(void *arg)
+{
+	struct host *h = play_open();
+	act_prepare_in(h, act, run);
+	atomic_store(&world.stage->stuck, 1);
+	act_run(h, act, run);
+	kill(getpid(), SIGKILL);
+}
+
+static void serve_while_stuck(void *arg)
+{
+	struct host *h = world_open();
+	atomic_store(&world.stage->stuck, 0);
+	judge_one_of(h, true, run->rc < 0, "when its processes have ended");
+	judge_again(h);
+	judge_use(h);
+	play_close(h);
+}
+
+static void late_and_restart(const void *arg)
+{
+	act = find_act(arg);
+	run = act_prepare(act);
+	check(!served(serve_stuck, NULL), "it lives");
+	check(served(serve_while_stuck, NULL), "killed");
+}
+
+// ---- a server that adopts a stopped machine
+
+static void serve_and_stop_it(void *arg)
+{
+	struct host *h = play_open();
+	act_prepare_in(h, act, run);
+	stage_fault("capture.after_stop", FAULT_KILL);
+	act_run(h, act, run);
+}
+
+static void serve_in_trouble(void *arg)
+{
+	play_close(world_open());
+}
+
+static void serve_and_judge(void *arg)
+{
+	struct host *h = play_open();
+	judge_one_of(h, false, true, "after the next start");
+	judge_again(h);
+	judge_use(h);
+	play_close(h);
+}
+
+static void adopt(enum trouble t)
+{
+	act = find_act("pause");
+	run = act_prepare(act);
+	check(!served(serve_and_stop_it, NULL), "it lives");
+	stage_calm();
+	stage_trouble(call, NULL, t, true);
+	check(served(serve_in_trouble, NULL), "killed");
+	stage_calm();
+	check(served(serve_and_judge, NULL), "killed");
+}
+
+static void adopt_fails(const void *arg)
+{
+	call = arg;
+	adopt(TROUBLE_FAILS);
+}
+
+static void adopt_silent(const void *arg)
+{
+	call = arg;
+	adopt(TROUBLE_SILENT);
+}
+
+// ---- users who do not wait
+
+static int second_rc;
+static struct err second_e;
+
+static void *first(void *h)
+{
+	act_run(h, act, run);
+	return NULL;
+}
+
+static void *ask_too(void *h)
+{
+	second_rc = act->run(h, run, run->op, false, &second_e);
+	return NULL;
+}
+
+static void *destroy_it(void *h)
+{
+	second_rc = play_destroy(h, &run->after, SUBJECT, NULL, &second_e);
+	return NULL;
+}
+
+// Holds the operation at the first of its calls.
+static struct host *meet(pthread_t threads[2], void *(*second)(void *))
+{
+	run = act_prepare(act);
+	struct host *h = play_open();
+	act_prepare_in(h, act, run);
+	stage_fault("*", FAULT_HOLD);
+	check(pthread_create(&threads[0], NULL, first, h) == 0, "thread");
+	stage_wait_holding();
+	check(pthread_create(&threads[1], NULL, second, h) == 0, "thread");
+	clock_sleep_ns(5 * NSEC_PER_MSEC); // likely it is there; either order must do
+	stage_calm();
+	pthread_join(threads[0], NULL);
+	pthread_join(threads[1], NULL);
+	return h;
+}
+
+static void twice(const void *arg)
+{
+	pthread_t threads[2];
+	act = arg;
+	struct host *h = meet(threads, ask_too);
+	check(run->rc == 0, "the first: %s", run->e.text);
+	if (!str_starts(act->name, "fork") ||
+		second_e.code != ERR_CONFLICT) // it says where to look
+		check(second_rc == 0, "asked again: %s", second_e.text);
+	play_check(h, &run->after, "after both");
+	judge_use(h);
+	play_close(h);
+}
+
+static void rm(const void *arg)
+{
+	pthread_t threads[2];
+	act = arg;
+	struct host *h = meet(threads, destroy_it);
+	check(second_rc == 0, "destroy: %s", second_e.text);
+	if (run->rc < 0)
+		run->after = run->before;
+	then_destroyed(&run->after, SUBJECT);
+	play_check(h, &run->after, "after both");
+	play_close(h);
+}
+
+// ---- the table of cases
+
+static void discover(const void *arg)
+{
+	run = act_prepare(act);
+	struct host *h = play_open();
+	act_prepare_in(h, act, run);
+	act_run(h, act, run);
+	check(run->rc == 0, "%s: %s", act->name, run->e.text);
+	points_take_calls(world.stage);
+	play_close(h);
+}
+
+struct slow_case {
+	const struct act *act;
+	char call[48], name[128];
+	void (*way)(const void *);
+};
+
+static void run_case(const void *arg)
+{
+	const struct slow_case *c = arg;
+	act = c->act;
+	call = c->call;
+	c->way(NULL);
+}
+
+#define MAX_CASES 2000
+static struct played_case cases[MAX_CASES];
+static struct slow_case slow[MAX_CASES];
+static size_t n_cases;
+
+static void add(const struct act *a, const char *name, const char *what, void (*f)(const void *))
+{
+	struct slow_case *c = &slow[n_cases];
+	*c = (struct slow_case){.act = a, .way = f};
+	snprintf(c->call, sizeof c->call, "%s", name);
+	snprintf(c->name, sizeof c->name, "%s/%s/%s", a->name, name, what);
+	cases[n_cases++] = (struct played_case){c->name, run_case, c};
+}
+
+static void add_named(const char *first_half, const struct act *a, void (*f)(const void *))
+{
+	struct slow_case *c = &slow[n_cases];
+	snprintf(c->name, sizeof c->name, "%s/%s", first_half, a->name);
+	cases[n_cases++] = (struct played_case){c->name, f, a};
+}
+
+int main(int argc, char **argv)
+{
+	static const struct played_case others[] = {
+		{"late/pause", late, "pause"},
+		{"late/rollback-running", late, "rollback-running"},
+		{"late/destroy-running", late, "destroy-running"},
+		{"late/due-kill", late, "due-kill"},
+		{"late/due-pause", late, "due-pause"},
+		{"late/restart/pause", late_and_restart, "pause"},
+		{"late/restart/destroy-running", late_and_restart, "destroy-running"},
+		{"adopt/vmm_wait_idle/silent", adopt_silent, "vmm_wait_idle"},
+		{"adopt/vmm_resume/silent", adopt_silent, "vmm_resume"},
+		{"adopt/vmm_resume/fails", adopt_fails, "vmm_resume"},
+		{"adopt/envd_call_thaw/silent", adopt_silent, "envd_call_thaw"},
+		{"adopt/envd_call_thaw/fails", adopt_fails, "envd_call_thaw"},
+	};
+	for (size_t a = 0; a < n_acts; a++) {
+		act = &acts[a];
+		const struct played_case one = {act->name, discover, NULL};
+		points_begin(act->name);
+		if (cases_run(1, (char *[]){"discover", NULL}, &one, 1, NULL, 0) != 0)
+			return 1;
+		for (size_t i = 0; i < points_of_act() && n_cases < MAX_CASES - 100; i++) {
+			add(act, point_of_act(i), "fails", fails);
+			if (str_starts(point_of_act(i), "vmm_put_"))
+				continue;
+			add(act, point_of_act(i), "lost", lost);
+			add(act, point_of_act(i), "silent", silent);
+		}
+		if (act->timed)
+			continue;
+		add_named("twice", act, twice);
+		if (!str_starts(act->name, "destroy"))
+			add_named("rm", act, rm);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
+		cases[n_cases++] = others[i];
+	static const struct known_fault known[] = {
+		// A fork of a paused one is not in the journal: asked again it is done again.
+		{"fork-paused/slot_pool_take/*", "P2"},
+		{"fork-paused/shim_start/*", "P2"},
+		{"fork-paused/vmm_snapshot_load/*", "P2"},
+		{"fork-paused/envd_call_health/*", "P2"},
+		{"fork-paused/envd_call_init/*", "P2"},
+		{"twice/fork-paused", "P2"},
+	};
+	return cases_run(argc, argv, cases, n_cases, known, ARRAY_SIZE(known));
+}
