@@ -1211,7 +1211,8 @@ class Program(unittest.TestCase):
                 t.join()
             self.assertEqual(failures, [])
             wait(lambda: a.threads() == 2, "all threads end")
-            wait(lambda: a.descriptors() == before, "all descriptors are closed")
+            # Fewer: the first connection was counted, whose thread ends before its socket does.
+            wait(lambda: a.descriptors() <= before, "all descriptors are closed")
         finally:
             a.stop()
 
