@@ -3,7 +3,6 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <string.h>
-#include <time.h>
 #include "envd/process/path.h"
 
 void entry_mode_text(mode_t mode, char out[ENTRY_MODE_SIZE])
@@ -62,6 +61,22 @@ void entry_add_json_string(struct strbuf *out, const char *s)
 	strbuf_addc(out, '"');
 }
 
+// Years that RFC 3339 has: clients take nothing else, and leave the whole directory for one file.
+#define FIRST_SECOND (-62135596800ll) // of the year 1
+#define LAST_SECOND 253402300799ll    // of the year 9999
+
+void entry_time_text(struct timespec t, char out[ENTRY_TIME_SIZE])
+{
+	struct tm tm = {0};
+	if (t.tv_sec < FIRST_SECOND)
+		t = (struct timespec){FIRST_SECOND, 0};
+	else if (t.tv_sec > LAST_SECOND)
+		t = (struct timespec){LAST_SECOND, 999999999};
+	gmtime_r(&t.tv_sec, &tm);
+	snprintf(out, ENTRY_TIME_SIZE, "%04d-%02d-%02dT%02d:%02d:%02d.%09ldZ", tm.tm_year + 1900,
+		tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, t.tv_nsec);
+}
+
 static const char *type_name(mode_t mode)
 {
 	return S_ISREG(mode)   ? "FILE_TYPE_FILE"
@@ -72,8 +87,7 @@ static const char *type_name(mode_t mode)
 int entry_add_json(struct strbuf *out, const char *path, struct users *users, mode_t *ret_mode)
 {
 	struct stat st, target;
-	char permissions[ENTRY_MODE_SIZE], when[32];
-	struct tm tm;
+	char permissions[ENTRY_MODE_SIZE], when[ENTRY_TIME_SIZE];
 	if (lstat(path, &st) < 0)
 		return -errno;
 	bool link = S_ISLNK(st.st_mode);
@@ -82,8 +96,7 @@ int entry_add_json(struct strbuf *out, const char *path, struct users *users, mo
 	else if (stat(path, &target) < 0)
 		target.st_mode = 0;
 	entry_mode_text(st.st_mode, permissions);
-	gmtime_r(&st.st_mtime, &tm);
-	strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &tm);
+	entry_time_text(st.st_mtim, when);
 	strbuf_adds(out, "{\"name\":");
 	entry_add_json_string(out, path_base(path));
 	strbuf_addf(out, ",\"type\":\"%s\",\"path\":", type_name(target.st_mode));
@@ -93,7 +106,7 @@ int entry_add_json(struct strbuf *out, const char *path, struct users *users, mo
 	entry_add_json_string(out, users_name(users, st.st_uid));
 	strbuf_adds(out, ",\"group\":");
 	entry_add_json_string(out, users_group_name(users, st.st_gid));
-	strbuf_addf(out, ",\"modifiedTime\":\"%s.%09ldZ\"", when, st.st_mtim.tv_nsec);
+	strbuf_addf(out, ",\"modifiedTime\":\"%s\"", when);
 	if (link) {
 		_cleanup_free_ char *real = realpath(path, NULL);
 		strbuf_adds(out, ",\"symlinkTarget\":");

@@ -800,6 +800,22 @@ class Filesystem(Case):
         self.assertEqual(self.entry("/")["name"], "/")
         self.refused("not_found", 404, "Stat", path="/no/such")
 
+    def test_times_no_clock_has(self):
+        """A time that is no RFC 3339 breaks a typed client for the whole directory."""
+        d = tempfile.mkdtemp(dir="/dev/shm")  # which keeps any time
+        try:
+            for when, year in ((67768036191676900, "9999-12-31"), (2**63 - 1, "9999-12-31"), (-2**63, "0001-01-01"),
+                               (-62135596801, "0001-01-01"), (-1, "1969-12-31"), (253402300800, "9999-12-31")):
+                p = os.path.join(d, "x")
+                save(p, "")
+                subprocess.run(["touch", "-d", f"@{when}", p], check=True)
+                self.assertEqual(os.stat(p).st_mtime_ns // 10**9, when)
+                listed = self.fs("ListDir", path=d)[1]["entries"]
+                for e in [self.entry(p), *listed]:
+                    self.assertRegex(e["modifiedTime"], "^" + year + r"T\d\d:\d\d:\d\d\.\d{9}Z$")
+        finally:
+            shutil.rmtree(d)
+
     def test_stat_of_links(self):
         os.makedirs(self.path("real"))
         os.symlink("real", self.path("good"))

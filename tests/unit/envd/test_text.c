@@ -236,6 +236,31 @@ static void test_modes_read_as_go_writes_them(void **state)
 	}
 }
 
+static void test_times_have_years_that_clients_know(void **state)
+{
+	static const struct {
+		int64_t sec;
+		long nsec;
+		const char *text;
+	} t[] = {
+		{1234567890, 123456789, "2009-02-13T23:31:30.123456789Z"},
+		{0, 0, "1970-01-01T00:00:00.000000000Z"},
+		{-1, 999999999, "1969-12-31T23:59:59.999999999Z"},
+		{-62135596800, 5, "0001-01-01T00:00:00.000000005Z"},
+		{-62135596801, 999999999, "0001-01-01T00:00:00.000000000Z"},
+		{INT64_MIN, 0, "0001-01-01T00:00:00.000000000Z"},
+		{253402300799, 7, "9999-12-31T23:59:59.000000007Z"},
+		{253402300800, 0, "9999-12-31T23:59:59.999999999Z"},
+		{67768036191676900, 0, "9999-12-31T23:59:59.999999999Z"},
+		{INT64_MAX, 999999999, "9999-12-31T23:59:59.999999999Z"},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		char text[ENTRY_TIME_SIZE];
+		entry_time_text((struct timespec){t[i].sec, t[i].nsec}, text);
+		assert_string_equal(text, t[i].text);
+	}
+}
+
 static void test_json_strings_take_any_bytes(void **state)
 {
 	static const char *const t[] = {
@@ -433,6 +458,7 @@ int main(void)
 		cmocka_unit_test(test_later_variables_win),
 		cmocka_unit_test(test_bad_variables_are_refused),
 		cmocka_unit_test(test_modes_read_as_go_writes_them),
+		cmocka_unit_test(test_times_have_years_that_clients_know),
 		cmocka_unit_test(test_json_strings_take_any_bytes),
 		cmocka_unit_test(test_ends_have_the_texts_clients_look_for),
 		cmocka_unit_test(test_init_is_read),
