@@ -6,8 +6,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include "base/clock.h"
+#include "base/json.h"
 #include "http/connect.h"
-#include "http/json.h"
 
 // --- readiness
 // ------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 #include <fcntl.h>
 #include <string.h>
 #include "base/file.h"
+#include "base/json.h"
 #include "cli/output.h"
-#include "http/json.h"
 
 static int find_key(struct cli *c, struct err *e)
 {

@@ -9,11 +9,11 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/id.h"
+#include "base/json.h"
 #include "base/str.h"
 #include "cli/api.h"
 #include "cli/output.h"
 #include "cli/term.h"
-#include "http/json.h"
 
 #define LIFE_SEC 1800
 #define CLEAN_UP_NS (120 * NSEC_PER_SEC)

@@ -7,10 +7,10 @@
 // all.
 #include <string.h>
 #include "base/embed.h"
+#include "base/json.h"
 #include "base/str.h"
 #include "cli/api.h"
 #include "cli/output.h"
-#include "http/json.h"
 
 #define SERVER_LIMIT_MS 1000
 #define MAX_ROWS 40

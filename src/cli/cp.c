@@ -9,11 +9,11 @@
 #include <sys/stat.h>
 #include "base/file.h"
 #include "base/id.h"
+#include "base/json.h"
 #include "base/str.h"
 #include "cli/api.h"
 #include "cli/output.h"
 #include "cli/term.h"
-#include "http/json.h"
 
 #define MAX_DEPTH 64
 #define CHMOD_BATCH 100

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/create.h"
+#include "base/json.h"
 #include "cli/api.h"
 #include "cli/output.h"
-#include "http/json.h"
 
 json_t *create_body(const struct create_options *o, struct err *e)
 {

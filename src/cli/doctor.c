@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include "base/file.h"
+#include "base/json.h"
 #include "base/missing.h"
 #include "base/paths.h"
 #include "base/proc.h"
@@ -22,7 +23,6 @@
 #include "cli/output.h"
 #include "disk/disk.h"
 #include "disk/image.h"
-#include "http/json.h"
 
 #define PROBE_TIMEOUT_MS 60000
 

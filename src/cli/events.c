@@ -2,10 +2,10 @@
 // events: once, or for as long as the server tells them.
 #include <string.h>
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/str.h"
 #include "cli/api.h"
 #include "cli/list.h"
-#include "http/json.h"
 
 static const char *const columns[] = {"at", "sandbox", "kind", "cause"};
 

@@ -13,11 +13,11 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/str.h"
 #include "cli/api.h"
 #include "cli/output.h"
 #include "cli/term.h"
-#include "http/json.h"
 
 #define INPUT_CHUNK 32768
 #define CONTROL_TIMEOUT_MS 5000

@@ -2,6 +2,7 @@
 // image build, image ls.
 #include <signal.h>
 #include <string.h>
+#include "base/json.h"
 #include "base/paths.h"
 #include "base/str.h"
 #include "cli/api.h"
@@ -9,7 +10,6 @@
 #include "cli/local.h"
 #include "disk/image.h"
 #include "hostagent/hostagent.h"
-#include "http/json.h"
 
 static volatile sig_atomic_t cancel;
 

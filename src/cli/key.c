@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // key create, key ls, key rm.
 #include "base/str.h"
+#include "base/json.h"
 #include "cli/api.h"
 #include "cli/list.h"
-#include "http/json.h"
 
 int cmd_key_create(struct cli *c, struct err *e)
 {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // pause, resume, fork.
 #include <string.h>
+#include "base/json.h"
 #include "base/str.h"
 #include "cli/api.h"
 #include "cli/output.h"
-#include "http/json.h"
 
 #define MAX_TIMEOUT_SEC 2592000
 #define MAX_LINE (1u << 20)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // reconcile, operations.
 #include "base/str.h"
+#include "base/json.h"
 #include "cli/api.h"
 #include "cli/list.h"
-#include "http/json.h"
 
 static const char *text(const json_t *j, const char *key)
 {

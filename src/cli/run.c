@@ -8,13 +8,13 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/id.h"
+#include "base/json.h"
 #include "base/str.h"
 #include "cli/api.h"
 #include "cli/create.h"
 #include "cli/exec.h"
 #include "cli/output.h"
 #include "cli/term.h"
-#include "http/json.h"
 
 #define AGAIN_FOR_NS (10 * NSEC_PER_SEC)
 #define AGAIN_EVERY_NS (100 * NSEC_PER_MSEC)

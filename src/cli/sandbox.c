@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // ls, get, rm, timeout, port.
 #include <string.h>
+#include "base/json.h"
 #include "base/str.h"
 #include "cli/api.h"
 #include "cli/list.h"
-#include "http/json.h"
 
 static const char *text_of(const json_t *object, const char *name)
 {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // set: name, labels and what happens at the time-out.
 #include "base/str.h"
+#include "base/json.h"
 #include "cli/api.h"
 #include "cli/output.h"
-#include "http/json.h"
 
 int cmd_set(struct cli *c, struct err *e)
 {

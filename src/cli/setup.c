@@ -3,12 +3,12 @@
 #include <fcntl.h>
 #include <string.h>
 #include "base/file.h"
+#include "base/json.h"
 #include "base/paths.h"
 #include "base/str.h"
 #include "cli/local.h"
 #include "cli/output.h"
 #include "disk/disk.h"
-#include "http/json.h"
 #include "net/slot.h"
 
 #define DATA_DIR_OPTION(var)                                                                       \

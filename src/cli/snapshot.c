@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // snapshot create, ls, get, rm.
 #include "base/str.h"
+#include "base/json.h"
 #include "cli/api.h"
 #include "cli/list.h"
-#include "http/json.h"
 
 static const char *text_of(const json_t *object, const char *name)
 {

@@ -2,10 +2,10 @@
 // logs, wait, health: reading what the server says, once or when there is something to say.
 #include <string.h>
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/str.h"
 #include "cli/api.h"
 #include "cli/output.h"
-#include "http/json.h"
 
 static int collect(void *ctx, const char *data, size_t len)
 {

@@ -8,10 +8,10 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/id.h"
+#include "base/json.h"
 #include "base/str.h"
 #include "disk/disk.h"
 #include "disk/image_private.h"
-#include "http/json.h"
 
 #define MAX_JSON 65536
 #define MAX_VCPUS 32

@@ -13,13 +13,13 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/id.h"
+#include "base/json.h"
 #include "base/paths.h"
 #include "base/proc.h"
 #include "base/str.h"
 #include "disk/disk.h"
 #include "disk/image.h"
 #include "disk/image_private.h"
-#include "http/json.h"
 
 #define TMP_PREFIX ".tmp-"
 #define PIECES_KEPT 3 // of each kind; older ones are removed

@@ -19,10 +19,10 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/id.h"
+#include "base/json.h"
 #include "base/proc.h"
 #include "base/str.h"
 #include "disk/disk.h"
-#include "http/json.h"
 
 #define MIN_SIZE (1ull << 30)
 #define FALLOCATE_STEP (1ull << 30)

@@ -8,11 +8,11 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include "base/json.h"
 #include "hostagent/hostagent.h"
 #include "hostagent/messages.h"
 #include "http/client.h"
 #include "http/connect.h"
-#include "http/json.h"
 
 #define MAX_IDLE 16
 #define READ_TIMEOUT_MS 10000

@@ -3,9 +3,9 @@
 // all resource_exhausted), so each error carries ours in a detail: ErrorInfo as protobuf in base64,
 // as the protocol wants it, and again as readable JSON.
 #include <string.h>
+#include "base/json.h"
 #include "hostagent/messages.h"
 #include "http/connect.h"
-#include "http/json.h"
 
 #define TAG_CODE 0x0a // field 1, length-delimited
 

@@ -11,13 +11,13 @@
 #include <strings.h>
 #include <sys/stat.h>
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/lock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "hostagent/hostagent.h"
 #include "hostagent/messages.h"
 #include "http/connect.h"
-#include "http/json.h"
 #include "http/server.h"
 
 #define SIGN_OF_LIFE_NS (15 * NSEC_PER_SEC)

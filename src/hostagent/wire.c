@@ -3,7 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include "base/id.h"
-#include "http/json.h"
+#include "base/json.h"
 
 #define MAX_LIST 100000u
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "http/connect.h"
 #include <string.h>
-#include "http/json.h"
+#include "base/json.h"
 
 #define HEADER_SIZE 5
 

@@ -22,9 +22,9 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/lock.h"
 #include "base/log.h"
-#include "http/json.h"
 
 #define MAX_SEGMENTS 32
 #define MAX_PARAMS 8

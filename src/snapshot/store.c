@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include "base/fault.h"
 #include "base/file.h"
-#include "http/json.h"
+#include "base/json.h"
 #include "snapshot/format.h"
 #include "snapshot/layer.h"
 

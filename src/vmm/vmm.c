@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/vmm.h"
 #include <string.h>
+#include "base/json.h"
 #include "http/client.h"
-#include "http/json.h"
 
 // Time-outs by kind of call, milliseconds. Emulated guests and busy hosts are slow; a snapshot of a
 // large guest has been seen to take half a minute on a slow disk, so create has minutes.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The body of POST /init, and a file of hosts made of it.
 #include <string.h>
+#include "base/json.h"
 #include "envd/wake/init.h"
-#include "http/json.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

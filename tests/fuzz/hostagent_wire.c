@@ -3,8 +3,8 @@
 // accepted must come back the same when written and read again.
 #include <assert.h>
 #include <string.h>
+#include "base/json.h"
 #include "hostagent/messages.h"
-#include "http/json.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

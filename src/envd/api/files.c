@@ -5,11 +5,11 @@
 #include <strings.h>
 #include <sys/stat.h>
 #include "base/file.h"
+#include "base/json.h"
 #include "envd/api/files.h"
 #include "envd/api/request.h"
 #include "envd/api/multipart.h"
 #include "envd/process/path.h"
-#include "http/json.h"
 
 static int query_user(struct http_request *req, struct agent *a, struct user *ret, struct err *e)
 {

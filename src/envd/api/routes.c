@@ -6,6 +6,7 @@
 #include <sys/statvfs.h>
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/lock.h"
 #include "envd/api/entry.h"
 #include "envd/api/files.h"
@@ -14,7 +15,6 @@
 #include "envd/api/rpc_process.h"
 #include "envd/wake/freeze.h"
 #include "envd/wake/init.h"
-#include "http/json.h"
 
 #define ROUTE_PUBLIC 1u // no token needed
 #define ROUTE_OWN 2u	// the handler checks the token: /init, which sets it

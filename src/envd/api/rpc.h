@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The Connect protocol with the JSON codec, on the server's side.
 #pragma once
+#include "base/json.h"
 #include "envd/wake/agent.h"
 #include "http/connect.h"
-#include "http/json.h"
 #include "http/server.h"
 
 // Connect knows more codes than err.h; handlers return one of these.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "envd/process/env.h"
 #include <string.h>
-#include "http/json.h"
+#include "base/json.h"
 
 int env_check(json_t *map, struct err *e)
 {

@@ -10,6 +10,7 @@
 #include <time.h>
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/lock.h"
 #include "base/log.h"
 #include "envd/wake/agent.h"
@@ -17,7 +18,6 @@
 #include "envd/process/path.h"
 #include "envd/wake/resume.h"
 #include "envd/wake/settings.h"
-#include "http/json.h"
 
 #ifndef EXT4_IOC_RESIZE_FS // fs/ext4/ext4.h of the kernel, not among its uapi headers
 #define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)

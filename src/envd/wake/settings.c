@@ -4,9 +4,9 @@
 #include <string.h>
 #include <sys/stat.h>
 #include "base/file.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "envd/process/env.h"
-#include "http/json.h"
 
 #define MAX_FILE (4u << 20)
 

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/proc.h"
 #include "envd/api/entry.h"
 #include "envd/process/env.h"
@@ -17,7 +18,6 @@
 #include "envd/process/path.h"
 #include "envd/wake/resume.h"
 #include "envd/process/users.h"
-#include "http/json.h"
 
 // --- users
 

@@ -11,12 +11,12 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/id.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "fake.h"
 #include "hostagent/messages.h"
 #include "http/client.h"
 #include "http/connect.h"
-#include "http/json.h"
 #include "http/server.h"
 
 #define OP "11111111-1111-4111-8111-111111111111"

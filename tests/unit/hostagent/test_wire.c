@@ -6,8 +6,8 @@
 #include <fcntl.h>
 #include <string.h>
 #include "base/file.h"
+#include "base/json.h"
 #include "hostagent/messages.h"
-#include "http/json.h"
 
 static const char *proto_path;
 

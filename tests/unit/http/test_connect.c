@@ -5,8 +5,8 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #include <string.h>
+#include "base/json.h"
 #include "http/connect.h"
-#include "http/json.h"
 
 static void test_envelopes_survive_any_split(void **state)
 {
@@ -74,60 +74,12 @@ static void test_errors_round_trip(void **state)
 	assert_int_equal(f.code, ERR_INTERNAL);
 }
 
-static void test_fields(void **state)
-{
-	const char *name = NULL;
-	uint64_t n = 7;
-	bool flag = false, present = false;
-	json_t *map = NULL;
-	const struct json_field fields[] = {
-		{.name = "name", .type = JF_STRING, .out = &name, .max = 5, .required = true},
-		{.name = "n", .type = JF_U64, .out = &n, .min = 1, .max = 32, .present = &present},
-		{.name = "flag", .type = JF_BOOL, .out = &flag},
-		{.name = "map", .type = JF_STRING_MAP, .out = &map},
-	};
-	static const struct {
-		const char *text, *want; // NULL: good
-	} cases[] = {
-		{"{\"name\":\"abc\",\"n\":32,\"flag\":true,\"map\":{\"a\":\"b\"}}", NULL},
-		{"{\"name\":\"abc\",\"n\":null}", NULL},
-		{"{}", "name: is missing"},
-		{"{\"name\":5}", "name: must be a string"},
-		{"{\"name\":\"123456\"}", "name: longer than 5 bytes"},
-		{"{\"name\":\"a\",\"n\":0}", "n: must be an integer from 1 to 32"},
-		{"{\"name\":\"a\",\"n\":33}", "n: must be an integer from 1 to 32"},
-		{"{\"name\":\"a\",\"n\":-1}", "n: must be an integer from 1 to 32"},
-		{"{\"name\":\"a\",\"n\":1.5}", "n: must be an integer from 1 to 32"},
-		{"{\"name\":\"a\",\"flag\":1}", "flag: must be true or false"},
-		{"{\"name\":\"a\",\"map\":{\"k\":1}}", "map: the value of 'k' must be a string"},
-		{"{\"name\":\"a\",\"map\":[]}", "map: must be an object of strings"},
-		{"{\"name\":\"a\",\"oops\":1}", "unknown field 'oops'"},
-	};
-	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		_cleanup_json_ json_t *j = NULL;
-		struct err e = {0};
-		assert_int_equal(
-			json_parse_object(cases[i].text, strlen(cases[i].text), &j, &e), 0);
-		int r = json_read_fields(j, fields, ARRAY_SIZE(fields), false, &e);
-		if (!cases[i].want) {
-			assert_int_equal(r, 0);
-			continue;
-		}
-		assert_int_equal(r, -EINVAL);
-		assert_string_equal(e.text, cases[i].want);
-	}
-	assert_int_equal(n, 32);
-	assert_true(flag);
-	assert_false(present);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_envelopes_survive_any_split),
 		cmocka_unit_test(test_broken_envelopes),
 		cmocka_unit_test(test_errors_round_trip),
-		cmocka_unit_test(test_fields),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

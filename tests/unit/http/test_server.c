@@ -16,7 +16,7 @@
 #include <sys/un.h>
 #include "base/clock.h"
 #include "base/file.h"
-#include "http/json.h"
+#include "base/json.h"
 #include "http/server.h"
 
 struct fixture {

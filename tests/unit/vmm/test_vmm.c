@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 #include <string.h>
-#include "http/json.h"
+#include "base/json.h"
 #include "http/server.h"
 #include "vmm/vmm.h"
 

@@ -2,7 +2,7 @@
 // Request bodies: parsing and the table of fields.
 #include <assert.h>
 #include <string.h>
-#include "http/json.h"
+#include "base/json.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "http/json.h"
+#include "base/json.h"
 #include <inttypes.h>
 #include <string.h>
 #include "base/str.h"
