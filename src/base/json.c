@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/json.h"
 #include <inttypes.h>
+#include <limits.h>
 #include <string.h>
 #include "base/str.h"
 
@@ -41,6 +42,15 @@ static int read_field(json_t *value, const struct json_field *f, struct err *e)
 				f->min, max);
 		}
 		*(uint64_t *)f->out = (uint64_t)v;
+		return 0;
+	}
+	case JF_INT: {
+		json_int_t v = json_integer_value(value),
+			   max = f->max ? (json_int_t)f->max : INT_MAX;
+		if (!json_is_integer(value) || v < -max || v > max)
+			return err_set(e, ERR_INVALID, "%s: must be an integer from -%lld to %lld",
+				f->name, (long long)max, (long long)max);
+		*(int *)f->out = (int)v;
 		return 0;
 	}
 	case JF_OBJECT:

@@ -10,6 +10,7 @@ enum json_field_type {
 	JF_STRING,     // const char * into the object
 	JF_BOOL,       // bool
 	JF_U64,	       // uint64_t, min..max
+	JF_INT,	       // int, -max..max
 	JF_OBJECT,     // json_t *, borrowed
 	JF_ARRAY,      // json_t *, borrowed
 	JF_STRING_MAP, // json_t *, borrowed; all values are strings
@@ -21,7 +22,7 @@ struct json_field {
 	enum json_field_type type;
 	void *out; // written only when present (null counts as absent unless JF_ANY)
 	bool required;
-	uint64_t min, max; // JF_U64: range (max 0: none). JF_STRING: max bytes (0: 4096)
+	uint64_t min, max; // JF_U64, JF_INT: range (max 0: none). JF_STRING: max bytes (0: 4096)
 	bool *present;	   // may be NULL
 };
 

@@ -41,7 +41,6 @@ static bool is_hostname(const char *s)
 int init_read(json_t *body, struct init_request *ret, struct err *e)
 {
 	const char *timestamp = NULL, *entropy = NULL;
-	json_t *ppm = NULL;
 	struct init_request r = {0};
 	const struct json_field f[] = {
 		{"accessToken", JF_STRING, &r.token, .max = INIT_TOKEN_MAX},
@@ -53,7 +52,8 @@ int init_read(json_t *body, struct init_request *ret, struct err *e)
 		{"entropy", JF_STRING, &entropy},
 		{"growRoot", JF_BOOL, &r.grow_root},
 		{"resumed", JF_BOOL, &r.resumed},
-		{"clockPpm", JF_ANY, &ppm},
+		{"clockPpm", JF_INT, &r.clock_ppm, .max = INIT_CLOCK_PPM_MAX,
+			.present = &r.has_clock_ppm},
 	};
 	int rc = json_read_fields(body, f, ARRAY_SIZE(f), true, e);
 	if (rc == 0 && r.env)
@@ -72,14 +72,6 @@ int init_read(json_t *body, struct init_request *ret, struct err *e)
 			r.entropy.len > MAX_ENTROPY))
 		rc = err_set(
 			e, ERR_INVALID, "entropy: must be base64 of at most %d bytes", MAX_ENTROPY);
-	if (rc == 0 && ppm && !json_is_null(ppm)) {
-		json_int_t n = json_integer_value(ppm);
-		if (!json_is_integer(ppm) || n < -INIT_CLOCK_PPM_MAX || n > INIT_CLOCK_PPM_MAX)
-			rc = err_set(e, ERR_INVALID, "clockPpm: must be an integer from %d to %d",
-				-INIT_CLOCK_PPM_MAX, INIT_CLOCK_PPM_MAX);
-		r.has_clock_ppm = true;
-		r.clock_ppm = (int)n;
-	}
 	if (rc == 0 && r.resumed && (!r.timestamp_ns || r.entropy.len < INIT_ENTROPY_MIN))
 		rc = err_set(e, ERR_INVALID,
 			"resumed: needs 'timestamp' and 'entropy' of at least %d bytes",

@@ -56,7 +56,8 @@ int settings_parse(struct agent *a, const char *text, size_t len, struct err *e)
 {
 	_cleanup_json_ json_t *j = NULL;
 	const char *token = NULL, *user = NULL, *workdir = NULL;
-	json_t *env = NULL, *ppm = NULL;
+	json_t *env = NULL;
+	int rate = 0;
 	uint64_t last = 0;
 	const struct json_field f[] = {
 		{"accessToken", JF_STRING, &token, .max = INIT_TOKEN_MAX},
@@ -64,7 +65,7 @@ int settings_parse(struct agent *a, const char *text, size_t len, struct err *e)
 		{"defaultUser", JF_STRING, &user, .max = 255},
 		{"defaultWorkdir", JF_STRING, &workdir},
 		{"lastInitNs", JF_U64, &last, .max = INT64_MAX},
-		{"clockPpm", JF_ANY, &ppm},
+		{"clockPpm", JF_INT, &rate, .max = INIT_CLOCK_PPM_MAX},
 	};
 	int rc = json_parse_object(text, len, &j, e);
 	if (rc == 0)
@@ -73,9 +74,6 @@ int settings_parse(struct agent *a, const char *text, size_t len, struct err *e)
 		rc = env_check(env, e);
 	if (rc == 0 && (!token || !*token))
 		rc = err_set(e, ERR_INVALID, "accessToken: is missing");
-	json_int_t rate = json_integer_value(ppm);
-	if (rc == 0 && (rate < -INIT_CLOCK_PPM_MAX || rate > INIT_CLOCK_PPM_MAX))
-		rc = err_set(e, ERR_INVALID, "clockPpm: is out of range");
 	if (rc < 0)
 		return rc;
 	_cleanup_free_ char *t = strdup(token), *u = user ? strdup(user) : NULL,
@@ -90,7 +88,7 @@ int settings_parse(struct agent *a, const char *text, size_t len, struct err *e)
 		a->env = json_incref(env);
 	}
 	a->last_init_ns = last;
-	a->clock_ppm = (int)rate;
+	a->clock_ppm = rate;
 	return 0;
 }
 
