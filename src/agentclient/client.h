@@ -66,8 +66,6 @@ struct envd_exit {
 	char status[64]; // "exit status 1", "signal: killed"
 };
 
-// One TCP connection attempt with GET /health, for readiness loops. 0 when it answered 204.
-int envd_probe(const char *ip, uint16_t port, int timeout_ms);
 // GET /health on the client's connection, which stays open for the next call.
 int envd_call_health(
 	struct http_client *c, const struct envd_target *t, int timeout_ms, struct err *e);

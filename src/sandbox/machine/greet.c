@@ -3,6 +3,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "agentclient/client.h"
+#include "agentclient/probe.h"
 #include "sandbox/machine/reach.h"
 #include "sandbox/machine/vmm_choice.h"
 

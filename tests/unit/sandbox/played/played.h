@@ -33,6 +33,7 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 #include "agentclient/client.h"
+#include "agentclient/probe.h"
 #include "sandbox/host.h"
 #include "shim/shim.h"
 #include "vmm/vmm.h"
