@@ -33,6 +33,7 @@
 #include "base/proc.h"
 #include "envd/process/gate.h"
 #include "envd/process/spawn.h"
+#include "envd/process/stdio.h"
 
 #define PIPE_CHUNK (32u << 10)
 #define PTY_CHUNK (16u << 10)
@@ -508,70 +509,6 @@ static void *pump_main(void *arg)
 
 // --- start
 
-struct stdio {
-	int child[3]; // for the program; given up after the start
-	int out[2];   // for the pump
-	int stdin_fd; // for process_write
-};
-
-static void stdio_done(struct stdio *io)
-{
-	for (int i = 0; i < 3; i++)
-		safe_close(io->child[i]);
-	safe_close(io->out[0]);
-	safe_close(io->out[1]);
-	safe_close(io->stdin_fd);
-}
-
-static int make_pipe(int *rd, int *wr)
-{
-	int p[2];
-	if (pipe2(p, O_CLOEXEC) < 0)
-		return -errno;
-	*rd = p[0];
-	*wr = p[1];
-	return 0;
-}
-
-static int open_pipes(bool stdin_open, int null_fd, struct stdio *io)
-{
-	int rc;
-	if (stdin_open) {
-		rc = make_pipe(&io->child[0], &io->stdin_fd);
-		if (rc == 0 && fcntl(io->stdin_fd, F_SETFL, O_NONBLOCK) < 0)
-			rc = -errno;
-	} else {
-		io->child[0] = fcntl(null_fd, F_DUPFD_CLOEXEC, 3);
-		rc = io->child[0] < 0 ? -errno : 0;
-	}
-	if (rc == 0)
-		rc = make_pipe(&io->out[0], &io->child[1]);
-	if (rc == 0)
-		rc = make_pipe(&io->out[1], &io->child[2]);
-	return rc;
-}
-
-static int open_pty(const struct process_start *s, struct stdio *io)
-{
-	int unlock = 0;
-	struct winsize size = {.ws_col = s->cols, .ws_row = s->rows};
-	io->out[0] = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
-	if (io->out[0] < 0 || ioctl(io->out[0], TIOCSPTLCK, &unlock) < 0 ||
-		ioctl(io->out[0], TIOCSWINSZ, &size) < 0)
-		return -errno;
-	io->child[0] = ioctl(io->out[0], TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
-	if (io->child[0] < 0)
-		return -errno;
-	// Programs open their terminal again by its name.
-	if (s->user && fchown(io->child[0], s->user->uid, (gid_t)-1) < 0)
-		return -errno;
-	for (int i = 1; i < 3; i++)
-		if ((io->child[i] = fcntl(io->child[0], F_DUPFD_CLOEXEC, 3)) < 0)
-			return -errno;
-	io->stdin_fd = fcntl(io->out[0], F_DUPFD_CLOEXEC, 3);
-	return io->stdin_fd < 0 ? -errno : 0;
-}
-
 static int start_pump(struct process *p)
 {
 	pthread_t thread;
@@ -629,11 +566,12 @@ static struct process_sub *add(struct process_table *t, struct process *p)
 int process_start(struct process_table *t, const struct process_start *s, struct process_sub **ret,
 	struct err *e)
 {
-	_cleanup_(stdio_done) struct stdio io = {{-1, -1, -1}, {-1, -1}, -1};
+	_cleanup_(stdio_done) struct stdio io = STDIO_NONE;
 	struct process *p = process_new(t, s);
 	if (!p)
 		return err_errno(e, ENOMEM, "cannot start %s", s->cmd);
-	int rc = s->pty ? open_pty(s, &io) : open_pipes(s->stdin_open, t->null_fd, &io);
+	int rc = s->pty ? stdio_open_pty(s->cols, s->rows, s->user, &io)
+			: stdio_open_pipes(s->stdin_open, t->null_fd, &io);
 	if (rc < 0) {
 		err_errno(e, rc, "cannot make the %s of %s", s->pty ? "terminal" : "pipes", s->cmd);
 		unref(p);
