@@ -26,9 +26,6 @@
 #include "base/lock.h"
 #include "base/log.h"
 
-#define MAX_SEGMENTS 32
-#define MAX_PARAMS 8
-#define MAX_QUERY 32
 #define DRAIN_MAX (64u << 20)
 #define CONNECTION_MEMORY (64u << 10)
 #define STREAM_BLOCK (32u << 10)
@@ -44,12 +41,6 @@ struct http_server {
 	unsigned handlers; // of those, inside one of our callbacks
 };
 
-struct pair {
-	const char *name;
-	size_t name_len;
-	const char *value;
-};
-
 struct reply_header {
 	struct reply_header *next;
 	const char *value; // behind the name
@@ -59,18 +50,15 @@ struct reply_header {
 struct http_request {
 	struct http_server *server;
 	struct MHD_Connection *conn;
-	const struct http_route *route;
 	const char *method;
-	char *uri;    // as sent, cut at the '?'
-	char *query;  // decoded in place
-	char *params; // decoded copy of the path that the parameters point into
-	struct pair param[MAX_PARAMS], arg[MAX_QUERY];
-	unsigned n_params, n_args;
+	char *uri; // as sent, cut at the '?'; what is behind it is decoded in place
+	struct route_match match;
+	struct route_query query;
 	uint64_t started_ns;
 	struct strbuf body;
 	size_t body_limit;
 	uint64_t received;
-	bool seen, malformed, head;
+	bool seen, malformed;
 	struct reply_header *headers;
 	struct MHD_Response *response;
 	int status; // 0: not replied yet
@@ -97,129 +85,6 @@ static void leave(struct http_server *s)
 
 // --- what was asked
 
-// Decodes in place; false for a bad escape or a NUL byte.
-static bool decode(char *s, bool plus_is_space)
-{
-	ssize_t n = str_percent_decode(s, plus_is_space);
-	return n >= 0 && strlen(s) == (size_t)n;
-}
-
-static bool parse_query(struct http_request *r)
-{
-	char *next = r->query;
-	while (next && *next) {
-		char *name = next;
-		next = strchr(name, '&');
-		if (next)
-			*next++ = '\0';
-		if (!*name)
-			continue;
-		if (r->n_args == MAX_QUERY)
-			return false;
-		char *value = strchr(name, '=');
-		if (value)
-			*value++ = '\0';
-		else
-			value = name + strlen(name);
-		if (!decode(name, true) || (*value && !decode(value, true)))
-			return false;
-		r->arg[r->n_args++] = (struct pair){name, strlen(name), value};
-	}
-	return true;
-}
-
-// Matches the decoded segments with a pattern and notes the parameters. rest[i] is the raw path
-// from segment i on.
-static bool match(
-	const char *pattern, char **segment, size_t n, char **rest, struct http_request *r)
-{
-	size_t i = 0;
-	unsigned n_params = 0;
-	const char *p = pattern;
-	while (*p == '/') {
-		p++;
-		size_t len = strcspn(p, "/");
-		bool param = len >= 2 && p[0] == '{' && p[len - 1] == '}';
-		bool is_rest = param && len > 5 && strncmp(p + len - 4, "...}", 4) == 0;
-		if (is_rest) {
-			if (n_params == MAX_PARAMS)
-				return false;
-			r->param[n_params++] = (struct pair){p + 1, len - 5, i < n ? rest[i] : ""};
-			r->n_params = n_params;
-			return true;
-		}
-		if (i == n)
-			return false;
-		if (param) {
-			if (!segment[i][0] || n_params == MAX_PARAMS)
-				return false;
-			r->param[n_params++] = (struct pair){p + 1, len - 2, segment[i]};
-		} else if (strlen(segment[i]) != len || strncmp(segment[i], p, len) != 0) {
-			return false;
-		}
-		p += len;
-		i++;
-	}
-	r->n_params = n_params;
-	return i == n;
-}
-
-static bool method_fits(const struct http_route *route, const char *method, bool head)
-{
-	return strcmp(route->method, "*") == 0 || strcmp(route->method, method) == 0 ||
-	       (head && strcmp(route->method, "GET") == 0);
-}
-
-// Sets r->route. 0, or the HTTP status of the refusal; then *ret_allow may name the methods.
-static int find_route(struct http_request *r, struct strbuf *ret_allow)
-{
-	// One buffer with the path twice: cut into segments, and whole for a {rest...}.
-	size_t len = strlen(r->uri);
-	r->params = malloc(2 * (len + 1));
-	if (!r->params)
-		return 500;
-	char *copy = r->params, *whole = r->params + len + 1;
-	memcpy(copy, r->uri, len + 1);
-	memcpy(whole, r->uri, len + 1);
-	if (copy[0] != '/')
-		return 400;
-
-	char *segment[MAX_SEGMENTS], *rest[MAX_SEGMENTS];
-	size_t n = 0;
-	for (char *p = copy; p; n++) {
-		*p++ = '\0';
-		if (n == MAX_SEGMENTS)
-			return 404;
-		segment[n] = p;
-		rest[n] = whole + (p - copy);
-		p = strchr(p, '/');
-	}
-	for (size_t i = 0; i < n; i++)
-		if (!decode(segment[i], false))
-			return 400;
-
-	const struct http_server_config *cfg = &r->server->cfg;
-	for (size_t i = 0; i < cfg->n_routes; i++) {
-		const struct http_route *route = &cfg->routes[i];
-		if (!match(route->pattern, segment, n, rest, r))
-			continue;
-		if (method_fits(route, r->method, r->head)) {
-			r->route = route;
-			break;
-		}
-		strbuf_addf(ret_allow, "%s%s", ret_allow->len ? ", " : "", route->method);
-	}
-	if (!r->route)
-		return ret_allow->len ? 405 : 404;
-	// A rest is still raw; only the last parameter can be one.
-	if (r->n_params > 0) {
-		char *last = (char *)r->param[r->n_params - 1].value;
-		if (last >= whole && last <= whole + len && !decode(last, false))
-			return 400;
-	}
-	return 0;
-}
-
 const char *http_req_method(const struct http_request *r)
 {
 	return r->method;
@@ -232,7 +97,7 @@ const char *http_req_path(const struct http_request *r)
 
 const struct http_route *http_req_route(const struct http_request *r)
 {
-	return r->route;
+	return r->match.route;
 }
 
 const char *http_req_header(const struct http_request *r, const char *name)
@@ -240,28 +105,19 @@ const char *http_req_header(const struct http_request *r, const char *name)
 	return MHD_lookup_connection_value(r->conn, MHD_HEADER_KIND, name);
 }
 
-static const char *pair_find(const struct pair *p, unsigned n, const char *name)
-{
-	size_t len = strlen(name);
-	for (unsigned i = 0; i < n; i++)
-		if (p[i].name_len == len && memcmp(p[i].name, name, len) == 0)
-			return p[i].value;
-	return NULL;
-}
-
 const char *http_req_query(const struct http_request *r, const char *name)
 {
-	return pair_find(r->arg, r->n_args, name);
+	return route_pair_find(r->query.arg, r->query.n, name);
 }
 
 const char *http_req_query_name(const struct http_request *r, unsigned i)
 {
-	return i < r->n_args ? r->arg[i].name : NULL;
+	return i < r->query.n ? r->query.arg[i].name : NULL;
 }
 
 const char *http_req_param(const struct http_request *r, const char *name)
 {
-	return pair_find(r->param, r->n_params, name);
+	return route_pair_find(r->match.param, r->match.n, name);
 }
 
 const void *http_req_body(const struct http_request *r, size_t *ret_len)
@@ -497,12 +353,10 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
 	r->conn = conn;
 	r->uri = copy;
 	r->started_ns = clock_monotonic_ns();
-	char *q = strchr(copy, '?');
-	if (q) {
-		*q = '\0';
-		r->query = q + 1;
-	}
-	r->malformed = !parse_query(r);
+	char *query = strchr(copy, '?');
+	if (query)
+		*query++ = '\0';
+	r->malformed = !route_parse_query(query, &r->query);
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&s->lock);
 	s->requests++;
 	return r;
@@ -528,7 +382,7 @@ static void on_completed(
 		r->headers = next;
 	}
 	strbuf_done(&r->body);
-	free(r->params);
+	route_match_done(&r->match);
 	free(r->uri);
 	free(r);
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&s->lock);
@@ -581,7 +435,8 @@ static void refuse_route(struct http_request *r, int status, const struct strbuf
 static void begin(struct http_request *r, uint64_t announced)
 {
 	_cleanup_strbuf_ struct strbuf allow = {0};
-	int status = find_route(r, &allow);
+	int status = route_find(r->server->cfg.routes, r->server->cfg.n_routes, r->method, r->uri,
+		&r->match, &allow);
 	if (status) {
 		refuse_route(r, status, &allow);
 		return;
@@ -591,20 +446,21 @@ static void begin(struct http_request *r, uint64_t announced)
 		return;
 	}
 	const struct http_server_config *cfg = &r->server->cfg;
-	if (cfg->before && cfg->before(r, r->route, cfg->ctx)) {
+	if (cfg->before && cfg->before(r, r->match.route, cfg->ctx)) {
 		if (!r->status)
 			refuse(r, 500, ERR_INTERNAL, "the request was ended without a reply");
 		return;
 	}
-	r->body_limit = r->route->body_limit ? r->route->body_limit : cfg->default_body_limit;
+	r->body_limit =
+		r->match.route->body_limit ? r->match.route->body_limit : cfg->default_body_limit;
 	if (announced > r->body_limit) {
 		struct err e = {0};
 		err_set(&e, ERR_TOO_LARGE, "the body is larger than %zu bytes", r->body_limit);
 		http_reply_error(r, &e);
 		return;
 	}
-	if (r->route->body)
-		r->route->handler(r, cfg->ctx);
+	if (r->match.route->body)
+		r->match.route->handler(r, cfg->ctx);
 }
 
 static void take_body(struct http_request *r, const void *data, size_t len)
@@ -613,8 +469,8 @@ static void take_body(struct http_request *r, const void *data, size_t len)
 		struct err e = {0};
 		err_set(&e, ERR_TOO_LARGE, "the body is larger than %zu bytes", r->body_limit);
 		http_reply_error(r, &e);
-	} else if (r->route->body) {
-		int rc = r->route->body(r, r->server->cfg.ctx, data, len);
+	} else if (r->match.route->body) {
+		int rc = r->match.route->body(r, r->server->cfg.ctx, data, len);
 		if (rc < 0 && !r->status) {
 			struct err e = {0};
 			err_errno(&e, rc, "the body could not be taken");
@@ -629,15 +485,15 @@ static void take_body(struct http_request *r, const void *data, size_t len)
 
 static void finish(struct http_request *r)
 {
-	if (r->route->body) {
-		int rc = r->route->body(r, r->server->cfg.ctx, NULL, 0);
+	if (r->match.route->body) {
+		int rc = r->match.route->body(r, r->server->cfg.ctx, NULL, 0);
 		if (rc < 0 && !r->status) {
 			struct err e = {0};
 			err_errno(&e, rc, "the body could not be taken");
 			http_reply_error(r, &e);
 		}
 	} else {
-		r->route->handler(r, r->server->cfg.ctx);
+		r->match.route->handler(r, r->server->cfg.ctx);
 	}
 	if (!r->status)
 		refuse(r, 500, ERR_INTERNAL, "the request was left without a reply");
@@ -647,7 +503,6 @@ static enum MHD_Result first_call(struct http_request *r, const char *method)
 {
 	r->seen = true;
 	r->method = method;
-	r->head = strcmp(method, "HEAD") == 0;
 	uint64_t announced = 0;
 	const char *length = http_req_header(r, MHD_HTTP_HEADER_CONTENT_LENGTH);
 	bool chunked = http_req_header(r, MHD_HTTP_HEADER_TRANSFER_ENCODING) != NULL;

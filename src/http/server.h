@@ -10,27 +10,9 @@
 #include <jansson.h>
 #include "base/err.h"
 #include "base/str.h"
+#include "http/route.h"
 
 struct http_server;
-struct http_request;
-
-typedef void (*http_handler_fn)(struct http_request *req, void *ctx);
-// Streaming upload. Called with each piece, then once with len 0 at the end. Return 0, or a
-// negative errno after replying with an error (http_reply_*): the rest of the body is then read and
-// dropped.
-typedef int (*http_body_fn)(struct http_request *req, void *ctx, const void *data, size_t len);
-
-struct http_route {
-	const char *method;  // "GET"; "*" for all
-	const char *pattern; // "/v1/sandboxes/{id}/exec"; "{x}" is one segment, a last "{x...}" the
-			     // rest
-	http_handler_fn handler; // buffered routes: called with the whole body; streaming: called
-				 // first, before the body, to prepare (may already reply to refuse)
-	http_body_fn body;	 // not NULL: streaming route; the reply comes from body(len 0)
-	size_t body_limit;	 // bytes; 0: the server's default. Streaming: SIZE_MAX for none
-	unsigned flags;		 // free for the before hook (for example ROUTE_PUBLIC)
-	const char *query;	 // as flags: the names that a query may have, joined by blanks
-};
 
 struct http_server_config {
 	const struct http_route *routes;
