@@ -60,7 +60,6 @@ KNOWN_CIRCLES = {
     "control": 13,
     "disk": 2,
     "net": 2,
-    "sandbox": 7,
 }
 # Pointers to functions in headers of rooms with wings.
 UPWARD = {

@@ -51,7 +51,7 @@ void checkpoint_undo(struct operation *o, const struct err *why)
 	settle(o, k);
 	o->next = *o->s;
 	if (c->stopped_ns && !c->went_on)
-		still_note(o, why);
+		still_note(&o->next.info, why);
 }
 
 void checkpoint_done(struct operation *o)

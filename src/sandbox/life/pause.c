@@ -76,7 +76,7 @@ static void undo(struct operation *o, const struct err *why)
 	o->next = *o->s;
 	o->next.info.snapshot[0] = '\0';
 	if (still)
-		still_note(o, &e);
+		still_note(&o->next.info, &e);
 	else
 		sandbox_move(&o->next.info, SANDBOX_RUNNING, "pause failed");
 }

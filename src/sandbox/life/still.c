@@ -6,6 +6,7 @@
 #include "sandbox/capture/capture.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/state.h"
+#include "sandbox/table/store.h"
 
 #define AGAIN_MS 2000
 #define AGAIN_MAX_MS 60000
@@ -16,13 +17,12 @@ struct still {
 	int64_t again_ms;
 };
 
-void still_note(struct operation *o, const struct err *why)
+void still_note(struct host_sandbox *next, const struct err *why)
 {
-	sandbox_move(&o->next.info, SANDBOX_ERROR, "stands still");
-	snprintf(o->next.info.detail, sizeof o->next.info.detail,
+	sandbox_move(next, SANDBOX_ERROR, "stands still");
+	snprintf(next->detail, sizeof next->detail,
 		"the guest stands still: %.200s; it is tried again", why->text);
-	log_error("guest stands still, it is tried again sandbox=%s error=%s", o->s->info.id,
-		why->text);
+	log_error("guest stands still, it is tried again sandbox=%s error=%s", next->id, why->text);
 }
 
 // 0: it runs, or is nobody's to let go any more.

@@ -3,9 +3,9 @@
 // or snapshot. The sandbox is in the state error, which says why, and is let go again until it
 // runs.
 #pragma once
-#include "sandbox/life/operation.h"
+#include "sandbox/table/table.h"
 
-// By undo, when what is to become of the sandbox (next) is known: it could not be let go on.
-void still_note(struct operation *o, const struct err *why);
+// What becomes of a sandbox that could not be let go on.
+void still_note(struct host_sandbox *next, const struct err *why);
 // At the end of the claim, host.lock held: tries on in the background.
 void still_retry(struct host *h, const struct sandbox *s);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The first calls to the agent of a guest that was booted or loaded.
 #pragma once
-#include "sandbox/machine/machine.h"
+#include "sandbox/machine/plan.h"
 
 // Until the agent answers; the end of the VMM is noticed at once.
 int greet_wait_ready(struct host *h, struct sandbox *s, struct err *e);

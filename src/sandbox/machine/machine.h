@@ -1,17 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a machine comes up.
 #pragma once
-#include "sandbox/machine/source.h"
+#include "sandbox/machine/plan.h"
 
-struct machine_plan {
-	const char *operation;	      // "create", "resume": prefix of the fault points
-	const struct image_info *img; // to boot; NULL: load src
-	const struct source *src;     // NULL: the disk is the image's
-	const char *token;
-	json_t *env; // may be NULL
-};
 // Everything from the slot to the ready guest, in order; phases are noted in s->info. The caller
-// has claimed s and is its only writer. On error what was made is left for sandbox_free_resources.
+// has claimed s and is its only writer. On error what was made is left for sandbox_free
+// (life/free.h).
 int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, uint64_t *since,
 	struct err *e);
 // Checks a request for a new machine against what this host has.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Wake the loops of src/sandbox/watch from below.
 #pragma once
-#include "sandbox/table/table.h"
+#include "sandbox/table/host.h"
 
 void monitor_watch(struct host *h, struct sandbox *s);	 // host.lock held
 void monitor_unwatch(struct host *h, struct sandbox *s); // host.lock held

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a machine is made of.
+#pragma once
+#include "sandbox/machine/source.h"
+
+struct machine_plan {
+	const char *operation;	      // "create", "resume": prefix of the fault points
+	const struct image_info *img; // to boot; NULL: load src
+	const struct source *src;     // NULL: the disk is the image's
+	const char *token;
+	json_t *env; // may be NULL
+};

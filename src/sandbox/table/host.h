@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the host and each of its sandboxes consist of.
+//
+// Locking: host.lock guards the table and every field of a sandbox. It is never held over a slow
+// step (disk, process, database). An operation first claims its sandbox (sandbox.operation), works
+// without the lock as its only writer, and lets go at the end; host.changed tells the waiters. The
+// database has its own lock (store.h), which is never taken while host.lock is held.
+#pragma once
+#include <pthread.h>
+#include "base/db.h"
+#include "net/slot.h"
+#include "sandbox/host.h"
+#include "sandbox/table/figures.h"
+#include "sandbox/table/gate.h"
+#include "sandbox/table/refs.h"
+#include "base/workers.h"
+#include "base/lock.h"
+#include <stdatomic.h>
+
+struct sandbox {
+	struct host_sandbox info;
+	char token[96];	       // envd's; kept for later resumes
+	char agent[20];	       // envd's instance that was greeted last, "": not known
+	char op_id[UUID_SIZE]; // of the operation that has it, or had it last
+	const char *operation; // "create", "destroy", ...: claimed; NULL: free
+	// A destroy waits for it: what has it gives up as soon as it can, and undoes nothing.
+	bool ending;
+	// A destroy did not wait any longer. The row says stopped, for good; what has it frees the
+	// rest.
+	bool removed;
+	bool freeing;	// its processes or files are not gone yet (life/free.h)
+	bool forget;	// its row goes with them
+	bool free_all;	// nothing is to be kept of it
+	bool has_files; // in its directory, be it the console alone
+	struct gate_ticket ticket;
+	bool starts;	  // a resume: it counts as one that runs
+	struct slot slot; // valid while has_slot
+	bool has_slot;
+	int pidfd;	      // of the shim, -1: none
+	bool watched;	      // pidfd is in the monitor's epoll set
+	struct sandbox *next; // in its bucket
+	bool full_next;	      // lineage uncertain: the next snapshot must be a full one
+	bool hidden;	      // boots only to be prewarmed: nobody asked for it
+	char kernel_id[72];
+	char parent[UUID_SIZE];	     // snapshot it was loaded from, "" when it was booted
+	char harvest[UUID_SIZE];     // template snapshot that gets the working set now recorded
+	uint64_t due_ns;	     // CLOCK_MONOTONIC of its end by time-out; 0: never
+	struct layer_set base;	     // of base.hdr: held (refs.h)
+	struct unsettled *unsettled; // what recovery has still to do (watch/recover.c)
+	uint64_t ready_ns; // CLOCK_MONOTONIC of the load whose record is not taken yet; 0: none
+	struct pager_figures pager_told; // by its pager, and in host.pager
+};
+
+#define HOST_BUCKETS 256u
+
+// Each slot has a uid of its own; it owns the tap, the disk and all processes in the jail.
+#define HOST_UID_BASE 310000u
+static inline uint32_t slot_uid(const struct slot *s)
+{
+	return HOST_UID_BASE + s->index;
+}
+
+enum { UNKNOWN_SANDBOXES, UNKNOWN_SHIMS, UNKNOWN_SNAPSHOTS, UNKNOWN_LAYERS, UNKNOWN_KINDS };
+
+struct vmm_choice;
+
+struct host {
+	char *data_dir, *run_dir;
+	int data_fd; // O_DIRECTORY
+	int lock_fd, run_lock_fd;
+	struct db *db;
+	struct slot_pool *slots;
+	struct vmm_choice *vmm;
+	char *runtime_dir, *shim_program;
+	unsigned max_sandboxes;
+
+	struct gate gate; // of all starts; its lock may be taken under the next one
+	pthread_mutex_t lock;
+	pthread_cond_t changed; // an operation ended, or stands in line
+	struct sandbox *buckets[HOST_BUCKETS];
+	unsigned n_sandboxes;
+	uint64_t creates, create_failures, destroys, guest_ends;
+
+	pthread_mutex_t event_lock;
+	pthread_cond_t event_added;
+	uint64_t last_event;
+	char journal_id[40]; // of host.db
+	bool closing;
+
+	pthread_t monitor;
+	bool monitor_started;
+	int epoll_fd, wake_fd;
+
+	struct refs *refs;	 // who needs which layer and snapshot
+	struct workers *workers; // ends and the freeing are urgent; pauses and recovery are not
+	_Atomic uint64_t epoch;	 // of host.db; the volume's marker follows
+	// Snapshots whose headers cannot be read: which layers they need is not known, so none is
+	// removed.
+	_Atomic unsigned damaged;
+	unsigned unknown[UNKNOWN_KINDS]; // in no row, at the start (watch/unknown.h)
+	pthread_t upkeep;
+	bool upkeep_started;
+	pthread_mutex_t upkeep_lock;
+	pthread_cond_t upkeep_wake;
+	bool upkeep_stop, upkeep_due;
+	struct noted *noted; // snapshots to look at
+	uint64_t pauses, resumes, forks;
+	struct pager_figures pager; // of all pagers so far
+};
