@@ -17,6 +17,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "snapshot/layer.h"
+#include "snapshot/merge.h"
+#include "snapshot/verify.h"
 
 #define ROUNDS 7
 #define BLOCK SNAPSHOT_BLOCK

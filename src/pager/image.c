@@ -60,7 +60,8 @@ int image_run(const struct image *img, uint64_t offset, uint64_t max, uint64_t *
 	if (len > SNAPSHOT_BLOCK)
 		madvise((void *)(l->data + offset), len, MADV_POPULATE_READ);
 	for (uint64_t at = offset; at < offset + len; at += SNAPSHOT_BLOCK)
-		if (le32toh(l->sums[at / SNAPSHOT_BLOCK]) != layer_sum(l->data + at))
+		if (!layer_sum_fits(l, layer_entry(l, l->sums, at / SNAPSHOT_BLOCK),
+			    layer_sum(l->data + at)))
 			return err_set(e, ERR_INTERNAL,
 				"layers/%s: block at offset %" PRIu64
 				" does not match its checksum",

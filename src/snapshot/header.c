@@ -250,6 +250,15 @@ static int check_map(const struct header *h, size_t i, uint64_t expected, struct
 	return 0;
 }
 
+int header_digest(const struct header *h, uint64_t *ret)
+{
+	_cleanup_strbuf_ struct strbuf b = {0};
+	int r = header_encode(h, &b);
+	if (r == 0)
+		*ret = get_le64((const uint8_t *)b.data + b.len - 8);
+	return r;
+}
+
 int header_decode(const void *data, size_t len, struct header **ret, struct err *e)
 {
 	const uint8_t *d = data;

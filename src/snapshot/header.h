@@ -11,7 +11,6 @@
 #define SNAPSHOT_BLOCK 4096u
 #define HEADER_MAX_SIZE (1ull << 40) // logical size, bytes
 #define HEADER_MAX_LAYERS 4096u	     // a chain is merged long before
-#define HEADER_MERGE_LAYERS 8u	     // above it: see header_wants_merge
 #define HEADER_MAX_MAPS (1u << 24)
 #define HEADER_ZERO UINT32_MAX
 
@@ -51,13 +50,6 @@ DEFINE_CLEANUP(struct header *, header_free)
 const struct header_map *header_find(const struct header *h, uint64_t offset);
 // Bytes held by layers (the rest is zero).
 uint64_t header_data_bytes(const struct header *h);
-// Is the chain long enough for a merge in the background (layer_merge)? Faults cost the same
-// however long it is; what grows is the start of each resume: two files opened and bound into the
-// jail per layer, and blocks kept alive by a few that are still used.
-static inline bool header_wants_merge(const struct header *h)
-{
-	return h->n_layers > HEADER_MERGE_LAYERS;
-}
 static inline uint64_t header_map_end(const struct header_map *m)
 {
 	return m->offset + (uint64_t)m->blocks * SNAPSHOT_BLOCK;
@@ -65,6 +57,8 @@ static inline uint64_t header_map_end(const struct header_map *m)
 
 // Appends the file's bytes. 0 or -ENOMEM.
 int header_encode(const struct header *h, struct strbuf *out);
+// The checksum at the end of the file. 0 or -ENOMEM.
+int header_digest(const struct header *h, uint64_t *ret);
 // Strict: whatever header_encode would not write is refused with the reason.
 int header_decode(const void *data, size_t len, struct header **ret, struct err *e);
 // Errors begin with the file's name. header_write is durable (file_write_atomic).

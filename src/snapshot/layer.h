@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Layers: what one snapshot added to its parent. layers/<uuid> is a sparse file as long as the
 // memory, each block at its own offset; layers/<uuid>.sum says which blocks are the layer's and
-// keeps 32 bits of XXH3 of each. Neither is changed once layers/<uuid> exists under that name.
+// keeps the XXH3 of each. Neither is changed once layers/<uuid> exists under that name.
 //
 // A hole of a layer means nothing by itself: headers say which ranges come from which layer.
 #pragma once
+#include <endian.h>
+#include <string.h>
 #include "snapshot/header.h"
 
 // Entries of a .sum file.
-#define LAYER_SUM_ABSENT 0u // the block is not the layer's
-#define LAYER_SUM_ZERO 1u   // the snapshot found the block written, and all zeros
+#define LAYER_SUM_ABSENT 0u   // the block is not the layer's
+#define LAYER_SUMS_HEAD 4096u // bytes before them
+#define LAYER_SUM_ZERO 1u     // the snapshot found the block written, and all zeros
 
 struct layer {
 	char id[UUID_SIZE];
@@ -18,7 +21,9 @@ struct layer {
 	uint64_t zero_blocks;
 	int data_fd, sums_fd; // -1 once mapped
 	const uint8_t *data;  // NULL until mapped
-	const uint32_t *sums; // little-endian, one per block; NULL until mapped
+	const void *sums;     // entries, one per block; NULL until mapped
+	unsigned entry;	      // bytes of one: 8; 4 in version 1 of the file
+	uint64_t digest;      // of all entries; 0 in version 1
 };
 
 struct layer_stats {
@@ -26,7 +31,21 @@ struct layer_stats {
 };
 
 // Never LAYER_SUM_ABSENT or LAYER_SUM_ZERO.
-uint32_t layer_sum(const void *block);
+uint64_t layer_sum(const void *block);
+// Is that the sum of the block whose entry in the file is stored?
+bool layer_sum_fits(const struct layer *l, uint64_t stored, uint64_t sum);
+// The i-th of entries as they are in the file.
+static inline uint64_t layer_entry(const struct layer *l, const void *entries, uint64_t i)
+{
+	uint64_t wide;
+	uint32_t narrow;
+	if (l->entry == sizeof wide) {
+		memcpy(&wide, (const uint8_t *)entries + i * sizeof wide, sizeof wide);
+		return le64toh(wide);
+	}
+	memcpy(&narrow, (const uint8_t *)entries + i * sizeof narrow, sizeof narrow);
+	return le32toh(narrow);
+}
 bool layer_block_is_zero(const void *block);
 
 // Makes a layer of the diff that a VMM wrote: a sparse file as long as the memory in which data
@@ -45,17 +64,6 @@ int layer_ingest(int dirfd, const char *diff, int layers_fd, const char *id,
 	const struct header *parent, const char *image, struct header **ret,
 	struct layer_stats *ret_stats, struct err *e);
 
-// Merges the layers of an image into the new layer id and gives the header of the same image (same
-// ids, same generation) with that one layer, or none if all is zero. Every block is checked on the
-// way; its sum is taken along. Shares blocks (FICLONERANGE) where the file system can. The old
-// layers stay. May be repeated with the same id after a crash.
-int layer_merge(
-	const struct header *h, int layers_fd, const char *id, struct header **ret, struct err *e);
-
-// Writes the whole image into an empty file, sparse; every block is checked on the way. Not
-// fsynced.
-int layer_materialise(const struct header *h, int layers_fd, int out_fd, struct err *e);
-
 // Can the image be mapped as it lies in its single layer (holes and all)? True for a layer made
 // from a booted guest or by a merge. *ret_layer is the index in h->layers.
 int layer_is_flat(const struct header *h, int layers_fd, bool *ret, struct err *e);
@@ -65,16 +73,9 @@ int layer_open(int layers_fd, const char *id, uint64_t size, struct layer *ret, 
 void layer_close(struct layer *l); // unmaps too; a zeroed or closed layer is fine
 // Maps data and sums read-only and closes the descriptors: a later truncation is SIGBUS.
 int layer_map(struct layer *l, struct err *e);
-// Reads len bytes at offset (both multiples of SNAPSHOT_BLOCK) into buf and checks each block: one
-// that is not the layer's, or does not match its sum, is an error that names layer and offset.
-int layer_read(const struct layer *l, uint64_t offset, uint64_t len, void *buf, struct err *e);
-// Reads all data, compares all sums; blocks without data must read as zeros.
-int layer_verify(const struct layer *l, struct err *e);
-// layer_verify of a layer that is about to be mapped by a VMM (which checks nothing), at most once
-// in the boot of the host: record_dir (made if absent; below the run directory) remembers it, until
-// one of the two files changes. What cannot be recorded is verified again next time. Costs a few
-// system calls when it is known; callers at the same time may both verify.
-int layer_verify_once(
-	int layers_fd, const char *id, uint64_t size, const char *record_dir, struct err *e);
+// One digest over the sums of all layers of an image: their ids and the checksums of their entries,
+// in the header's order. 0: not known, where a layer has sums of version 1, or there is none. Opens
+// each layer, as layer_open does.
+int layers_digest(const struct header *h, int layers_fd, uint64_t *ret, struct err *e);
 // Removes both files; missing ones are fine. data first: what is left after a crash is collected.
 int layer_remove(int layers_fd, const char *id);

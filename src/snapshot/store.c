@@ -6,214 +6,10 @@
 #include <sys/stat.h>
 #include "base/fault.h"
 #include "base/file.h"
-#include "base/json.h"
 #include "snapshot/format.h"
 #include "snapshot/layer.h"
 
 #define MAX_JSON 65536u
-
-static const char *const kind_names[SNAPSHOT_KIND_MAX] = {"pause", "checkpoint", "template"};
-
-const char *snapshot_kind_name(enum snapshot_kind k)
-{
-	return (unsigned)k < SNAPSHOT_KIND_MAX ? kind_names[k] : "unknown";
-}
-
-// --- snapshot.json
-
-// Sorted keys, no blanks: one text for one content, so that it can carry its own checksum.
-static char *canonical(json_t *j)
-{
-	return json_dumps(j, JSON_COMPACT | JSON_SORT_KEYS);
-}
-
-static json_t *xxh3_json(uint64_t v)
-{
-	char text[17];
-	snprintf(text, sizeof text, "%016" PRIx64, v);
-	return json_string(text);
-}
-
-static int seal(json_t *j, struct strbuf *out)
-{
-	_cleanup_free_ char *text = canonical(j);
-	if (!text ||
-		json_object_set_new(j, "checksum", xxh3_json(format_xxh3(text, strlen(text)))) < 0)
-		return -ENOMEM;
-	_cleanup_free_ char *sealed = canonical(j);
-	if (!sealed)
-		return -ENOMEM;
-	strbuf_adds(out, sealed);
-	strbuf_addc(out, '\n');
-	return strbuf_check(out);
-}
-
-int snapshot_encode(const struct snapshot_info *s, struct strbuf *out)
-{
-	_cleanup_json_ json_t *j = json_pack("{s:i, s:s, s:s, s:s, s:{s:s, s:s, s:s, s:s}, s:s, "
-					     "s:i, s:I, s:{s:I, s:I}, s:{s:I, s:o}, s:s, s:{s:I}}",
-		"format_version", (int)SNAPSHOT_FORMAT_VERSION, "id", s->id, "parent", s->parent,
-		"kind", snapshot_kind_name(s->kind), "vmm", "name", s->vmm_name, "version",
-		s->vmm_version, "sha256", s->vmm_sha256, "state_format", s->vmm_state, "kernel_id",
-		s->kernel_id, "vcpus", (int)s->vcpus, "memory_bytes", (json_int_t)s->memory_bytes,
-		"clock", "tsc_khz", (json_int_t)s->tsc_khz, "created_ns", (json_int_t)s->created_ns,
-		"vmstate", "size", (json_int_t)s->vmstate_size, "xxh3", xxh3_json(s->vmstate_xxh3),
-		"image", s->image, "disk", "size", (json_int_t)s->disk_size);
-	return j ? seal(j, out) : -EINVAL;
-}
-
-static int copy_text(char *out, size_t size, const char *text, const char *name, struct err *e)
-{
-	if (str_format(out, size, "%s", text) < 0)
-		return err_set(e, ERR_INTERNAL, "%s is too long", name);
-	return 0;
-}
-
-static int parse_xxh3(const char *text, uint64_t *ret, struct err *e)
-{
-	if (strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16)
-		return err_set(e, ERR_INTERNAL, "bad checksum '%.32s'", text);
-	*ret = strtoull(text, NULL, 16);
-	return 0;
-}
-
-// The file must be exactly what this program would write, and its checksum right.
-static int check_seal(json_t *j, const char *text, size_t len, struct err *e)
-{
-	_cleanup_strbuf_ struct strbuf again = {0};
-	_cleanup_json_ json_t *plain = json_copy(j);
-	if (!plain || json_object_del(plain, "checksum") < 0)
-		return err_set(e, ERR_INTERNAL, "has no checksum");
-	if (seal(plain, &again) < 0)
-		return err_errno(e, ENOMEM, "snapshot");
-	if (again.len != len || memcmp(again.data, text, len) != 0)
-		return err_set(e, ERR_INTERNAL, "checksum does not match");
-	return 0;
-}
-
-static int check_texts(const struct snapshot_info *s, struct err *e)
-{
-	if (!id_is_uuid(s->id) || !id_is_uuid(s->image) || (*s->parent && !id_is_uuid(s->parent)))
-		return err_set(e, ERR_INTERNAL, "id, image and parent must be UUIDs");
-	if (strlen(s->vmm_sha256) != 64 || strspn(s->vmm_sha256, "0123456789abcdef") != 64)
-		return err_set(e, ERR_INTERNAL, "vmm.sha256 must be 64 hexadecimal digits");
-	if (s->memory_bytes % SNAPSHOT_BLOCK)
-		return err_set(
-			e, ERR_INTERNAL, "memory_bytes is not a multiple of %u", SNAPSHOT_BLOCK);
-	return 0;
-}
-
-static int read_object(json_t *j, struct snapshot_info *s, struct err *e)
-{
-	uint64_t version = 0, vcpus = 0;
-	const char *id = "", *parent = "", *kind = "", *kernel = "", *image = "", *checksum = "";
-	json_t *vmm = NULL, *clock = NULL, *vmstate = NULL, *disk = NULL;
-	const struct json_field fields[] = {
-		{"format_version", JF_U64, &version, true, 1, UINT32_MAX},
-		{"id", JF_STRING, &id, true},
-		{"parent", JF_STRING, &parent, true},
-		{"kind", JF_STRING, &kind, true},
-		{"vmm", JF_OBJECT, &vmm, true},
-		{"kernel_id", JF_STRING, &kernel, true},
-		{"vcpus", JF_U64, &vcpus, true, 1, 256},
-		{"memory_bytes", JF_U64, &s->memory_bytes, true, SNAPSHOT_BLOCK, HEADER_MAX_SIZE},
-		{"clock", JF_OBJECT, &clock, true},
-		{"vmstate", JF_OBJECT, &vmstate, true},
-		{"image", JF_STRING, &image, true},
-		{"disk", JF_OBJECT, &disk, true},
-		{"checksum", JF_STRING, &checksum, true},
-	};
-	// First the version alone, so that a newer file is called newer and not damaged.
-	int r = json_read_fields(j, fields, 1, true, e);
-	if (r == 0 && version != SNAPSHOT_FORMAT_VERSION)
-		r = err_set(e, ERR_INTERNAL,
-			"format version %" PRIu64 "; this program knows version %u", version,
-			SNAPSHOT_FORMAT_VERSION);
-	if (r == 0)
-		r = json_read_fields(j, fields, ARRAY_SIZE(fields), false, e);
-	if (r < 0)
-		return r;
-	s->vcpus = (uint32_t)vcpus;
-	s->kind = SNAPSHOT_KIND_MAX;
-	for (int i = 0; i < SNAPSHOT_KIND_MAX; i++)
-		if (str_eq(kind, kind_names[i]))
-			s->kind = (enum snapshot_kind)i;
-	if (s->kind == SNAPSHOT_KIND_MAX)
-		return err_set(e, ERR_INTERNAL, "unknown kind '%.32s'", kind);
-
-	const char *name = "", *vmm_version = "", *sha256 = "", *state = "";
-	const char *vmstate_sum = "";
-	const struct json_field vmm_fields[] = {
-		{"name", JF_STRING, &name, true},
-		{"version", JF_STRING, &vmm_version, true},
-		{"sha256", JF_STRING, &sha256, true},
-		{"state_format", JF_STRING, &state, true},
-	};
-	const struct json_field clock_fields[] = {
-		{"tsc_khz", JF_U64, &s->tsc_khz, true, 0, 1000000000},
-		{"created_ns", JF_U64, &s->created_ns, true},
-	};
-	const struct json_field vmstate_fields[] = {
-		{"size", JF_U64, &s->vmstate_size, true, 0, SNAPSHOT_MAX_VMSTATE},
-		{"xxh3", JF_STRING, &vmstate_sum, true},
-	};
-	const struct json_field disk_fields[] = {{"size", JF_U64, &s->disk_size, true}};
-	const struct {
-		json_t *object;
-		const struct json_field *fields;
-		size_t n;
-		const char *name;
-	} parts[] = {
-		{vmm, vmm_fields, ARRAY_SIZE(vmm_fields), "vmm"},
-		{clock, clock_fields, ARRAY_SIZE(clock_fields), "clock"},
-		{vmstate, vmstate_fields, ARRAY_SIZE(vmstate_fields), "vmstate"},
-		{disk, disk_fields, ARRAY_SIZE(disk_fields), "disk"},
-	};
-	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
-		r = json_read_fields(parts[i].object, parts[i].fields, parts[i].n, false, e);
-		if (r < 0)
-			return err_prefix(e, r, "%s", parts[i].name);
-	}
-	const struct {
-		char *out;
-		size_t size;
-		const char *text, *name;
-	} texts[] = {
-		{s->id, sizeof s->id, id, "id"},
-		{s->parent, sizeof s->parent, parent, "parent"},
-		{s->image, sizeof s->image, image, "image"},
-		{s->kernel_id, sizeof s->kernel_id, kernel, "kernel_id"},
-		{s->vmm_name, sizeof s->vmm_name, name, "vmm.name"},
-		{s->vmm_version, sizeof s->vmm_version, vmm_version, "vmm.version"},
-		{s->vmm_sha256, sizeof s->vmm_sha256, sha256, "vmm.sha256"},
-		{s->vmm_state, sizeof s->vmm_state, state, "vmm.state_format"},
-	};
-	for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
-		if ((r = copy_text(texts[i].out, texts[i].size, texts[i].text, texts[i].name, e)) <
-			0)
-			return r;
-	r = parse_xxh3(vmstate_sum, &s->vmstate_xxh3, e);
-	return r == 0 ? check_texts(s, e) : r;
-}
-
-int snapshot_decode(const char *text, size_t len, struct snapshot_info *ret, struct err *e)
-{
-	_cleanup_json_ json_t *j = NULL;
-	struct snapshot_info s = {0};
-	int r = json_parse_object(text, len, &j, e);
-	if (r == 0)
-		r = read_object(j, &s, e);
-	if (r == 0)
-		r = check_seal(j, text, len, e);
-	if (r < 0) {
-		// Not the caller's request but a damaged file.
-		if (e)
-			e->code = ERR_INTERNAL;
-		return -EIO;
-	}
-	*ret = s;
-	return 0;
-}
 
 // --- paths
 
@@ -269,6 +65,27 @@ static int settle(int dirfd, const char *path, bool shown, uint64_t *ret_size, u
 	return 0;
 }
 
+static int write_json(int data_fd, const struct snapshot_info *info, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf json = {0};
+	struct path path = path_of(info->id, "snapshot.json");
+	int r = snapshot_encode(info, &json);
+	if (r == 0)
+		r = file_write_atomic(data_fd, path.text, json.data, json.len, 0644);
+	return r < 0 ? err_errno(e, r, "%s", path.text) : 0;
+}
+
+// Of the header, and of the sums of its layers.
+static int fill_digests(
+	int data_fd, struct snapshot_info *info, const struct header *h, struct err *e)
+{
+	_cleanup_close_ int layers_fd = open_layers(data_fd, e);
+	if (layers_fd < 0)
+		return layers_fd;
+	int r = layers_digest(h, layers_fd, &info->sums_xxh3, e);
+	return r == 0 ? header_digest(h, &info->header_xxh3) : r;
+}
+
 struct move {
 	const char *from; // NULL: nothing to move
 	struct path to;
@@ -278,7 +95,6 @@ struct move {
 static int write_files(int data_fd, struct snapshot_info *info, const struct header *h, int dirfd,
 	struct move *moves, size_t n, struct err *e)
 {
-	_cleanup_strbuf_ struct strbuf json = {0};
 	for (size_t i = 0; i < n; i++) {
 		if (!moves[i].from)
 			continue;
@@ -296,11 +112,7 @@ static int write_files(int data_fd, struct snapshot_info *info, const struct hea
 		r = fault_hit("snapshot.after_header", e);
 	if (r < 0)
 		return r;
-	struct path json_path = path_of(info->id, "snapshot.json");
-	r = snapshot_encode(info, &json);
-	if (r == 0)
-		r = file_write_atomic(data_fd, json_path.text, json.data, json.len, 0644);
-	return r < 0 ? err_errno(e, r, "%s", json_path.text) : 0;
+	return write_json(data_fd, info, e);
 }
 
 int snapshot_write(int data_fd, struct snapshot_info *info, const struct header *h,
@@ -311,7 +123,10 @@ int snapshot_write(int data_fd, struct snapshot_info *info, const struct header 
 			"snapshot of %" PRIu64 " bytes with a header of %" PRIu64,
 			info->memory_bytes, h->size);
 	memcpy(info->image, h->image, UUID_SIZE);
-	int r = check_texts(info, e);
+	info->format = SNAPSHOT_FORMAT_VERSION;
+	int r = snapshot_check(info, e);
+	if (r == 0)
+		r = fill_digests(data_fd, info, h, e);
 	if (r < 0)
 		return r;
 	uint64_t ignored;
@@ -347,15 +162,6 @@ int snapshot_write(int data_fd, struct snapshot_info *info, const struct header 
 
 // --- reading
 
-static int check_layer(int layers_fd, const char *id, uint64_t size, struct err *e)
-{
-	struct layer l;
-	int r = layer_open(layers_fd, id, size, &l, e);
-	if (r == 0)
-		layer_close(&l);
-	return r;
-}
-
 static int check_files(int data_fd, const struct snapshot_info *s, struct err *e)
 {
 	struct path vmstate = path_of(s->id, "vmstate"), disk = path_of(s->id, "disk.img");
@@ -381,38 +187,69 @@ static int check_files(int data_fd, const struct snapshot_info *s, struct err *e
 	return 0;
 }
 
-int snapshot_read(int data_fd, const char *id, struct snapshot_info *ret,
-	struct header **ret_header, struct err *e)
+static int read_json(int data_fd, const char *id, struct snapshot_info *ret, struct err *e)
 {
-	if (!id_is_uuid(id))
-		return err_set(e, ERR_INVALID, "snapshot id is not a UUID");
-	struct path json = path_of(id, "snapshot.json"), header = path_of(id, "memory.hdr");
+	struct path json = path_of(id, "snapshot.json");
 	_cleanup_strbuf_ struct strbuf b = {0};
-	_cleanup_(header_freep) struct header *h = NULL;
-	struct snapshot_info s;
 	int r = file_read(data_fd, json.text, MAX_JSON, &b);
 	if (r < 0)
 		return err_errno(e, r, "%s", json.text);
-	r = snapshot_decode(b.data, b.len, &s, e);
+	r = snapshot_decode(b.data, b.len, ret, e);
 	if (r < 0)
 		return err_prefix(e, r, "%s", json.text);
-	if (!str_eq(s.id, id))
-		return err_set(e, ERR_INTERNAL, "%s: belongs to snapshot %s", json.text, s.id);
-	r = header_read(data_fd, header.text, &h, e);
-	if (r < 0)
-		return r;
-	if (!str_eq(h->image, s.image) || h->size != s.memory_bytes)
-		return err_set(e, ERR_INTERNAL, "%s: belongs to another snapshot (image %s)",
-			header.text, h->image);
-	r = check_files(data_fd, &s, e);
+	if (!str_eq(ret->id, id))
+		return err_set(e, ERR_INTERNAL, "%s: belongs to snapshot %s", json.text, ret->id);
+	return 0;
+}
+
+static bool header_fits(const struct snapshot_info *s, const struct header *h)
+{
+	uint64_t digest = 0;
+	return str_eq(h->image, s->image) && h->size == s->memory_bytes &&
+	       (!s->header_xxh3 || (header_digest(h, &digest) == 0 && digest == s->header_xxh3));
+}
+
+// snapshot.json and the header of the same time: another thread may replace both between the two.
+static int read_both(int data_fd, const char *id, struct snapshot_info *ret, struct header **ret_h,
+	struct err *e)
+{
+	struct path path = path_of(id, "memory.hdr");
+	for (int tries = 0; tries < 5; tries++) {
+		_cleanup_(header_freep) struct header *h = NULL;
+		int r = read_json(data_fd, id, ret, e);
+		if (r == 0)
+			r = header_read(data_fd, path.text, &h, e);
+		if (r < 0)
+			return r;
+		if (header_fits(ret, h)) {
+			*ret_h = TAKE_PTR(h);
+			return 0;
+		}
+	}
+	return err_set(e, ERR_INTERNAL, "%s: belongs to another snapshot", path.text);
+}
+
+int snapshot_read(int data_fd, const char *id, struct snapshot_info *ret,
+	struct header **ret_header, struct err *e)
+{
+	_cleanup_(header_freep) struct header *h = NULL;
+	struct snapshot_info s;
+	uint64_t sums = 0;
+	if (!id_is_uuid(id))
+		return err_set(e, ERR_INVALID, "snapshot id is not a UUID");
+	int r = read_both(data_fd, id, &s, &h, e);
+	if (r == 0)
+		r = check_files(data_fd, &s, e);
 	if (r < 0)
 		return r;
 	_cleanup_close_ int layers_fd = open_layers(data_fd, e);
 	if (layers_fd < 0)
 		return layers_fd;
-	for (uint32_t i = 0; i < h->n_layers; i++)
-		if ((r = check_layer(layers_fd, h->layers[i], h->size, e)) < 0)
-			return err_prefix(e, r, "snapshot %s", id);
+	r = layers_digest(h, layers_fd, &sums, e);
+	if (r < 0)
+		return err_prefix(e, r, "snapshot %s", id);
+	if (s.sums_xxh3 && sums != s.sums_xxh3)
+		return err_set(e, ERR_INTERNAL, "snapshot %s: its layers have other sums", id);
 	*ret = s;
 	if (ret_header)
 		*ret_header = TAKE_PTR(h);
@@ -421,6 +258,8 @@ int snapshot_read(int data_fd, const char *id, struct snapshot_info *ret,
 
 // --- changing
 
+// Cut short at any point it leaves a snapshot that can be read: while the header is replaced, the
+// digests say nothing.
 int snapshot_replace_header(int data_fd, const char *id, const struct header *h, struct err *e)
 {
 	struct snapshot_info s;
@@ -429,20 +268,14 @@ int snapshot_replace_header(int data_fd, const char *id, const struct header *h,
 		return r;
 	if (s.memory_bytes != h->size || !str_eq(s.image, h->image))
 		return err_set(e, ERR_INVALID, "snapshot %s: header of another image", id);
-	return header_write(data_fd, path_of(id, "memory.hdr").text, h, e);
-}
-
-int snapshot_set_working_set(
-	int data_fd, const char *id, int dirfd, const char *path, struct err *e)
-{
-	uint64_t size;
-	struct path to = path_of(id, "working_set");
-	int r = settle(dirfd, path, true, &size, NULL, e);
-	if (r < 0)
-		return r;
-	if (renameat(dirfd, path, data_fd, to.text) < 0)
-		return err_errno(e, errno, "moving %s to %s", path, to.text);
-	return 0;
+	bool digests = s.format > 1;
+	s.header_xxh3 = s.sums_xxh3 = 0;
+	r = digests ? write_json(data_fd, &s, e) : 0;
+	if (r == 0)
+		r = header_write(data_fd, path_of(id, "memory.hdr").text, h, e);
+	if (r == 0 && digests)
+		r = fill_digests(data_fd, &s, h, e);
+	return r == 0 && digests ? write_json(data_fd, &s, e) : r;
 }
 
 int snapshot_list(int data_fd, snapshot_list_fn f, void *ctx, struct err *e)

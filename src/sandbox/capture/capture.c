@@ -251,12 +251,17 @@ static int ingest(struct host *h, struct sandbox *s, struct capture *c, int dir,
 static void fill_info(const struct host *h, const struct sandbox *s, const struct capture *c,
 	struct snapshot_info *i)
 {
-	*i = (struct snapshot_info){.kind = str_eq(c->kind, "pause")	    ? SNAPSHOT_PAUSE
-					    : str_eq(c->kind, "checkpoint") ? SNAPSHOT_CHECKPOINT
-									    : SNAPSHOT_TEMPLATE,
+	const char *runtime = strrchr(h->runtime_dir, '/');
+	*i = (struct snapshot_info){.kind = snapshot_kind_from_name(c->kind),
 		.vcpus = s->info.vcpus,
 		.memory_bytes = (uint64_t)s->info.memory_mb << 20,
+		.quiesced = true,
 		.created_ns = clock_realtime_ns()};
+	cpu_describe(&i->cpu);
+	if (h->vmm->tsc_khz)
+		i->cpu.tsc_khz = h->vmm->tsc_khz;
+	snprintf(i->accel, sizeof i->accel, "%s", h->vmm->kvm ? "kvm" : "tcg");
+	snprintf(i->runtime, sizeof i->runtime, "%s", runtime ? runtime + 1 : h->runtime_dir);
 	snprintf(i->id, sizeof i->id, "%s", c->snapshot);
 	snprintf(i->parent, sizeof i->parent, "%s", s->parent);
 	snprintf(i->vmm_name, sizeof i->vmm_name, "%s", h->vmm->name);
@@ -266,10 +271,9 @@ static void fill_info(const struct host *h, const struct sandbox *s, const struc
 	snprintf(i->kernel_id, sizeof i->kernel_id, "%s", s->kernel_id);
 }
 
-static void fill_row(const struct host *h, const struct sandbox *s, struct capture *c)
+static void fill_row(const struct sandbox *s, struct capture *c)
 {
 	struct host_snapshot *r = &c->row.info;
-	char disk[sizeof "snapshots//disk.img" + UUID_SIZE];
 	snprintf(r->id, sizeof r->id, "%s", c->snapshot);
 	snprintf(r->kind, sizeof r->kind, "%s", c->kind);
 	snprintf(r->sandbox, sizeof r->sandbox, "%s", s->info.id);
@@ -281,9 +285,6 @@ static void fill_row(const struct host *h, const struct sandbox *s, struct captu
 	r->memory_mb = s->info.memory_mb;
 	r->disk_mb = s->info.disk_mb;
 	r->memory_bytes = header_data_bytes(c->header);
-	snprintf(disk, sizeof disk, "snapshots/%s/disk.img", c->snapshot);
-	if (disk_usage(h->data_fd, disk, &r->disk_bytes) < 0)
-		r->disk_bytes = 0;
 	r->created_ns = clock_realtime_ns();
 }
 
@@ -344,6 +345,9 @@ int capture_publish(
 		return rc;
 	fill_info(h, s, c, &info);
 	info.tsc_khz = tsc_khz;
+	fill_row(s, c);
+	if ((rc = snapshot_put_row(h, &c->row, &info, e)) < 0)
+		return rc;
 	// What the last resume touched first is the best guess at what the next one will.
 	bool pause = info.kind == SNAPSHOT_PAUSE && file_exists(dir, WORKING_SET);
 	rc = snapshot_write(h->data_fd, &info, c->header,
@@ -358,7 +362,10 @@ int capture_publish(
 	if ((rc = refs_add_snapshot(h->refs, c->snapshot, c->header)) < 0)
 		return err_errno(e, rc, "snapshot");
 	sandbox_phase(&s->info, "publish", since);
-	fill_row(h, s, c);
+	char disk[sizeof "snapshots//disk.img" + UUID_SIZE];
+	snprintf(disk, sizeof disk, "snapshots/%s/disk.img", c->snapshot);
+	if (disk_usage(h->data_fd, disk, &c->row.info.disk_bytes) < 0)
+		c->row.info.disk_bytes = 0;
 	return 0;
 }
 

@@ -20,6 +20,18 @@ static int copy_file(
 	return rc;
 }
 
+int snapshot_put_row(const struct host *h, const struct store_snapshot *row,
+	struct snapshot_info *info, struct err *e)
+{
+	struct seal seal;
+	snprintf(info->sandbox, sizeof info->sandbox, "%s", row->info.sandbox);
+	snprintf(info->template, sizeof info->template, "%s", row->info.template);
+	snprintf(info->image_key, sizeof info->image_key, "%s", row->image_key);
+	info->disk_bytes = (uint64_t)row->info.disk_mb << 20;
+	int rc = seal_open(h->data_fd, &seal, e);
+	return rc < 0 ? rc : seal_token(&seal, info->id, row->token, &info->token, e);
+}
+
 int snapshot_copy(struct host *h, const struct source *src, const char *id, enum snapshot_kind kind,
 	struct err *e)
 {
@@ -38,6 +50,9 @@ int snapshot_copy(struct host *h, const struct source *src, const char *id, enum
 		snprintf(info.id, sizeof info.id, "%s", id);
 		snprintf(info.parent, sizeof info.parent, "%s", src->info.id);
 		info.kind = kind;
+		rc = snapshot_put_row(h, &src->row, &info, e);
+	}
+	if (rc == 0) {
 		rc = snapshot_write(h->data_fd, &info, src->header,
 			&(struct snapshot_files){.dirfd = h->data_fd,
 				.vmstate = part[0],

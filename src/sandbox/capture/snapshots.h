@@ -3,6 +3,9 @@
 #pragma once
 #include "sandbox/machine/source.h"
 
+// Puts into a snapshot's file what its row has; info->id is set. The token is sealed.
+int snapshot_put_row(const struct host *h, const struct store_snapshot *row,
+	struct snapshot_info *info, struct err *e);
 // A copy of a snapshot under a new id and kind; shares all blocks. Durable.
 int snapshot_copy(struct host *h, const struct source *src, const char *id, enum snapshot_kind kind,
 	struct err *e);

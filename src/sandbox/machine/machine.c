@@ -21,6 +21,7 @@
 #include "sandbox/table/state.h"
 #include "shim/shim.h"
 #include "snapshot/layer.h"
+#include "snapshot/verify.h"
 
 // Layers that a jail can be given; a chain is merged long before it is this long.
 #define LAYERS_MAX 100u

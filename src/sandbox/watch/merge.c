@@ -7,6 +7,7 @@
 #include "sandbox/machine/lineage.h"
 #include "sandbox/table/store.h"
 #include "snapshot/layer.h"
+#include "snapshot/merge.h"
 #include "snapshot/store.h"
 
 #define CHAIN_MAX 8u // layers; above that it is merged

@@ -370,12 +370,29 @@ static void test_what_is_not_restored(void **state)
 	db_close(db);
 }
 
+// As 24c09c7 left it, with a pause under way: the row that an orphan is made of.
+static void test_a_journal_of_an_older_server_is_read(void **state)
+{
+	_cleanup_strbuf_ struct strbuf file = {0};
+	_cleanup_free_ char *path = str_printf("%s/control.db", (char *)*state);
+	struct db *db = NULL;
+	assert_int_equal(file_read(AT_FDCWD, FIXTURES "/24c09c7/control.db", 1 << 20, &file), 0);
+	assert_int_equal(file_write_atomic(AT_FDCWD, path, file.data, file.len, 0600), 0);
+	open_at(path, control_migrations, count(control_migrations), &db);
+	is(db, "SELECT id, kind, sandbox, state FROM operations",
+		"aaaaaaaa-0000-4000-8000-000000000002|pause|ipausing|open|\n");
+	is(db, "SELECT id, state, generation FROM sandboxes ORDER BY id",
+		"ipaused|paused|2|\nipausing|running|1|\n");
+	db_close(db);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_control_from_every_version),
 		T(test_host_from_every_version),
+		T(test_a_journal_of_an_older_server_is_read),
 		T(test_constraints_hold),
 		T(test_check_backup_restore),
 		T(test_what_is_not_restored),

@@ -35,12 +35,6 @@ struct bench {
 	int pidfd; // of the pager
 };
 
-static void run_ok(int r, const struct err *e)
-{
-	if (r < 0)
-		fail_msg("%s", err_text(e, r));
-}
-
 // Three generations, with zeroed and never written blocks.
 static void make_image(struct bench *b)
 {

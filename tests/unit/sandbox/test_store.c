@@ -73,12 +73,17 @@ static struct sandbox sample(const char *id)
 	return s;
 }
 
-static char seen_op[16], seen_id[64];
+static char seen_op[16], seen_id[64]; // of the last row
+static char open_op[16], open_id[64]; // of the last row with an open operation
 static int keep(
 	struct host *h, struct sandbox *s, const char *op, const char *op_id, const char *data)
 {
 	snprintf(seen_op, sizeof seen_op, "%s", op);
 	snprintf(seen_id, sizeof seen_id, "%s", op_id);
+	if (op[0]) {
+		snprintf(open_op, sizeof open_op, "%s", op);
+		snprintf(open_id, sizeof open_id, "%s", op_id);
+	}
 	return host_insert(h, s);
 }
 
@@ -104,6 +109,31 @@ static void an_open_operation_is_found_by_the_next_server(void **state)
 	assert_int_equal(r->info.ends_at_ns, 1ull << 62);
 	assert_int_equal(r->info.n_phases, 1);
 	assert_int_equal(r->info.phases[0].us, 120);
+}
+
+// As 24c09c7 left it: killed in the middle of a pause.
+static void a_journal_of_an_older_server_is_read(void **state)
+{
+	_cleanup_strbuf_ struct strbuf db = {0};
+	_cleanup_free_ struct store_snapshot *list = NULL;
+	size_t n = 0;
+	struct err e = {0};
+	close_host(*state);
+	assert_int_equal(file_read(AT_FDCWD, FIXTURES "/24c09c7/host.db", 1 << 20, &db), 0);
+	_cleanup_free_ char *path = str_printf("%s/host.db", dir);
+	assert_int_equal(file_write_atomic(AT_FDCWD, path, db.data, db.len, 0600), 0);
+	struct host *h = *state = open_host();
+	assert_int_equal(store_load(h, keep, &e), 0);
+	assert_string_equal(host_find(h, "ipausing")->token, "secret");
+	assert_int_equal(host_find(h, "ipausing")->info.state, SANDBOX_PAUSING);
+	assert_true(host_find(h, "ipausing")->full_next);
+	assert_int_equal(host_find(h, "ipaused")->info.state, SANDBOX_PAUSED);
+	assert_string_equal(open_op, "pause");
+	assert_string_equal(open_id, "aaaaaaaa-0000-4000-8000-000000000002");
+	assert_int_equal(store_list_snapshots(h, "pause", "ipaused", NULL, &list, &n, &e), 0);
+	assert_int_equal(n, 1);
+	assert_string_equal(list[0].info.id, "99999999-9999-4999-8999-999999999999");
+	assert_string_equal(list[0].token, "secret");
 }
 
 static void a_committed_operation_is_no_longer_open(void **state)
@@ -362,6 +392,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(an_open_operation_is_found_by_the_next_server),
+		T(a_journal_of_an_older_server_is_read),
 		T(a_committed_operation_is_no_longer_open),
 		T(an_operation_id_serves_once),
 		T(a_forgotten_sandbox_leaves_an_event_and_no_row),

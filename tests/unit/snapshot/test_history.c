@@ -13,6 +13,8 @@
 #include "base/file.h"
 #include "snapshot/collect.h"
 #include "snapshot/layer.h"
+#include "snapshot/merge.h"
+#include "snapshot/verify.h"
 #include "snapshot/store.h"
 #include "world.h"
 #include "check.h"

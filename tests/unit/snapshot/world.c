@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include "base/file.h"
 #include "snapshot/layer.h"
+#include "snapshot/merge.h"
 #include "check.h"
 
 static int make_dir(const char *base, const char *name)
@@ -88,4 +89,17 @@ uint64_t world_random(uint64_t *state)
 	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
 	z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
 	return z ^ (z >> 31);
+}
+
+void run_ok(int r, const struct err *e)
+{
+	if (r < 0)
+		fail_msg("%s", err_text(e, r));
+}
+
+void expect_reason(int r, const struct err *e, const char *what, const char *reason)
+{
+	assert_true(r < 0);
+	if (!strstr(e->text, what) || !strstr(e->text, reason))
+		fail_msg("expected '%s' and '%s' in: %s", what, reason, e->text);
 }

@@ -25,3 +25,8 @@ int world_count_files(int dirfd, const char *path);
 
 // A small generator whose seed the test prints.
 uint64_t world_random(uint64_t *state);
+
+// Fails the test with the error's text.
+void run_ok(int r, const struct err *e);
+// Fails it unless there is an error whose text has both.
+void expect_reason(int r, const struct err *e, const char *what, const char *reason);

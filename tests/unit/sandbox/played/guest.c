@@ -10,6 +10,7 @@
 #include "base/str.h"
 #include "played/played.h"
 #include "snapshot/layer.h"
+#include "snapshot/merge.h"
 #include "snapshot/store.h"
 
 const struct content content_booted = {

@@ -12,6 +12,7 @@
 #include "base/str.h"
 #include "played/played.h"
 #include "snapshot/layer.h"
+#include "snapshot/merge.h"
 
 enum { T_QUERY = 5000, T_CONFIG = 10000, T_START = 60000, T_STATE = 30000, T_SNAPSHOT = 600000 };
 
