@@ -19,7 +19,9 @@
 #include <sys/sysmacros.h>
 #include "base/str.h"
 
-#define ROOT_OPTIONS "mode=0755,size=16m,nr_inodes=1024" // /tmp lives there too
+// /tmp lives there too. Each bind has a file, and at most one directory, that it is put onto.
+#define ROOT_OPTIONS "mode=0755,size=16m,nr_inodes=%zu"
+#define ROOT_INODES 1024u
 #define MAX_FILES 4096
 #define MAX_TASKS 512 // of the sandbox's uid: 32 vCPUs, 64 I/O threads of QEMU, the adapter
 #define DEFAULT_FSIZE (1ull << 40)
@@ -172,17 +174,19 @@ static int mount_all(const struct shim_spec *s, struct err *e)
 
 int jail_enter(const struct shim_spec *s, struct err *e)
 {
+	char options[64];
 	_cleanup_free_ char *root = str_printf("%s/root", s->dir);
 	if (!root)
 		return err_errno(e, ENOMEM, "jail");
 	umask(022);
+	snprintf(options, sizeof options, ROOT_OPTIONS, ROOT_INODES + 2 * s->n_binds);
 	if (unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS) < 0)
 		return err_errno(e, errno, "new namespaces");
 	if (sethostname(s->id, strlen(s->id)) < 0)
 		return err_errno(e, errno, "set the host name");
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return err_errno(e, errno, "make mounts private");
-	if (mount("jail", root, "tmpfs", MS_NOSUID | MS_NOEXEC, ROOT_OPTIONS) < 0)
+	if (mount("jail", root, "tmpfs", MS_NOSUID | MS_NOEXEC, options) < 0)
 		return err_errno(e, errno, "mount %s", root);
 	if (chdir(root) < 0)
 		return err_errno(e, errno, "%s", root);

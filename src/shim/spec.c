@@ -6,7 +6,6 @@
 #include "base/str.h"
 
 #define MAX_ARGS 256
-#define MAX_BINDS 256
 #define MIN_CONSOLE 4096
 
 struct spec {
@@ -117,8 +116,6 @@ static int read_argv(const char *name, json_t *a, const char ***ret, struct err 
 static int read_binds(json_t *a, struct shim_bind **ret, size_t *ret_n, struct err *e)
 {
 	size_t n = json_array_size(a);
-	if (n > MAX_BINDS)
-		return err_set(e, ERR_INVALID, "binds: more than %d", MAX_BINDS);
 	_cleanup_free_ struct shim_bind *b = calloc(n + 1, sizeof *b);
 	if (!b)
 		return err_errno(e, ENOMEM, "binds");
@@ -251,8 +248,6 @@ int shim_spec_check(const struct shim_spec *s, struct err *e)
 	if (s->snap_dir && !path_is_plain(s->snap_dir))
 		return err_set(e, ERR_INVALID,
 			"snap_dir: must be an absolute path without '.', '..' or '//'");
-	if (s->n_binds > MAX_BINDS)
-		return err_set(e, ERR_INVALID, "binds: more than %d", MAX_BINDS);
 	for (size_t i = 0; i < s->n_binds; i++) {
 		const struct shim_bind *b = &s->binds[i];
 		if (!path_is_plain(b->source))

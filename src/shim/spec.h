@@ -9,7 +9,9 @@
 #define SHIM_EXIT_FILE "exit.json"
 #define SHIM_LOCK_FILE "shim.lock"
 #define SHIM_LOG_FILE "shim.log"
-#define SHIM_FILE_MAX 262144 // largest of them that is read
+// The largest of them that is read: a specification has two binds for each layer of the image, of
+// which a header has at most 4096.
+#define SHIM_FILE_MAX (4u << 20)
 
 // A parsed shim_spec and what it points into.
 struct spec;

@@ -22,11 +22,12 @@
 #define MEMORY (8u << 20)
 #define BASE_BLOCKS 64u
 #define LAYERS 40u // one on top of the other; each later one has one block
+#define MANY 500u  // of a longer chain that goes on from there
 
 static struct world world;
 static struct image {
-	_Alignas(16) char layer[LAYERS][UUID_SIZE];
-	char *dir, *header, *working_set;
+	_Alignas(16) char layer[MANY][UUID_SIZE];
+	char *dir, *header, *long_header, *working_set;
 	int layers_fd;
 } image;
 
@@ -35,6 +36,11 @@ static struct image {
 static uint8_t byte_of(uint32_t block)
 {
 	return block < LAYERS && block > 0 ? (uint8_t)(block + 70) : block < BASE_BLOCKS ? 1 : 0;
+}
+
+static uint8_t byte_of_many(uint32_t block)
+{
+	return block >= LAYERS && block < MANY ? (uint8_t)(block % 120 + 1) : byte_of(block);
 }
 
 static void write_diff(const char *path, uint32_t from, uint32_t blocks, uint8_t byte)
@@ -58,6 +64,7 @@ static int image_init(void)
 	_cleanup_(header_freep) struct header *h = NULL;
 	image.dir = str_printf("%s/layers", world.dir);
 	image.header = str_printf("%s/memory.hdr", world.dir);
+	image.long_header = str_printf("%s/long.hdr", world.dir);
 	image.working_set = str_printf("%s/working_set", world.dir);
 	_cleanup_free_ char *diff = str_printf("%s/diff", world.dir);
 	if (mkdir(image.dir, 0700) < 0)
@@ -66,18 +73,20 @@ static int image_init(void)
 	id_new_uuid(id);
 	assert_int_equal(header_new_zero(MEMORY, id, &h, &e), 0);
 	mode_t mask = umask(077); // whatever the server's
-	for (uint32_t i = 0; i < LAYERS; i++) {
+	for (uint32_t i = 0; i < MANY; i++) {
 		struct header *child = NULL;
+		if (i == LAYERS)
+			assert_int_equal(header_write(AT_FDCWD, image.header, h, &e), 0);
 		id_new_uuid(image.layer[i]);
 		id_new_uuid(id);
-		write_diff(diff, i, i ? 1 : BASE_BLOCKS, i ? byte_of(i) : 1);
+		write_diff(diff, i, i ? 1 : BASE_BLOCKS, i ? byte_of_many(i) : 1);
 		if (layer_ingest(AT_FDCWD, diff, image.layers_fd, image.layer[i], h, id, &child,
 			    NULL, &e) < 0)
 			fail_msg("%s", e.text);
 		header_free(h);
 		h = child;
 	}
-	assert_int_equal(header_write(AT_FDCWD, image.header, h, &e), 0);
+	assert_int_equal(header_write(AT_FDCWD, image.long_header, h, &e), 0);
 	umask(mask);
 	struct working_set w;
 	_cleanup_strbuf_ struct strbuf text = {0};
@@ -97,8 +106,8 @@ static const char *const pager[] = {JAIL_BIN "/stasis-pager", "--socket", JAIL_P
 
 struct lazy {
 	struct box b;
-	struct shim_bind binds[4 + 2 * LAYERS];
-	char *snap, *texts[4 * LAYERS];
+	struct shim_bind binds[4 + 2 * MANY];
+	char *snap, *texts[4 * MANY];
 	size_t n_texts;
 };
 
@@ -108,7 +117,7 @@ static const char *keep(struct lazy *z, char *text)
 	return z->texts[z->n_texts++] = text;
 }
 
-static void lazy_init(struct lazy *z)
+static void lazy_init_layers(struct lazy *z, const char *header, uint32_t layers)
 {
 	static const char *const suffix[] = {"", ".sum"};
 	*z = (struct lazy){0};
@@ -118,9 +127,9 @@ static void lazy_init(struct lazy *z)
 	size_t n = 0;
 	z->binds[n++] = z->b.binds[0];
 	z->binds[n++] = z->b.binds[1];
-	z->binds[n++] = (struct shim_bind){image.header, JAIL_HEADER, false};
+	z->binds[n++] = (struct shim_bind){header, JAIL_HEADER, false};
 	z->binds[n++] = (struct shim_bind){image.working_set, JAIL_WORKING_SET, false};
-	for (uint32_t i = 0; i < LAYERS; i++)
+	for (uint32_t i = 0; i < layers; i++)
 		for (int s = 0; s < 2; s++)
 			z->binds[n++] = (struct shim_bind){
 				keep(z, str_printf(
@@ -131,6 +140,11 @@ static void lazy_init(struct lazy *z)
 	z->b.spec.n_binds = n;
 	z->b.spec.pager_argv = pager;
 	z->b.spec.snap_dir = z->snap;
+}
+
+static void lazy_init(struct lazy *z)
+{
+	lazy_init_layers(z, image.header, LAYERS);
 }
 
 static void lazy_start(struct lazy *z)
@@ -157,12 +171,17 @@ static void ask(struct lazy *z, const char *command, const char *answer)
 		fail_msg("%s: expected '%s', got '%s'", command, answer, r ? r : "(nothing)");
 }
 
-static void touch(struct lazy *z, uint32_t block)
+static void expect_byte(struct lazy *z, uint32_t block, uint8_t byte)
 {
 	char command[32], answer[32];
 	snprintf(command, sizeof command, "touch %u", block * SNAPSHOT_BLOCK + 100);
-	snprintf(answer, sizeof answer, "byte %d\n", byte_of(block));
+	snprintf(answer, sizeof answer, "byte %d\n", byte);
 	ask(z, command, answer);
+}
+
+static void touch(struct lazy *z, uint32_t block)
+{
+	expect_byte(z, block, byte_of(block));
 }
 
 static void load(struct lazy *z)
@@ -208,6 +227,20 @@ static void memory_comes_from_the_layers_as_an_unprivileged_user(void **state)
 	for (uint32_t block = 0; block < BASE_BLOCKS + 8; block++)
 		touch(&z, block);
 	touch(&z, MEMORY / SNAPSHOT_BLOCK - 1);
+	lazy_done(&z);
+}
+
+static void chain_of_hundreds_of_layers_is_served(void **state)
+{
+	struct lazy z;
+	struct err e = {0};
+	lazy_init_layers(&z, image.long_header, MANY);
+	z.b.spec.pager_argv = pager;
+	if (box_start(&z.b, &world, 60000, &e) < 0)
+		fail_msg("start: %s", e.text);
+	load(&z);
+	for (uint32_t block = 0; block < MANY + 8; block++)
+		expect_byte(&z, block, byte_of_many(block));
 	lazy_done(&z);
 }
 
@@ -444,6 +477,7 @@ static int teardown(void **state)
 	safe_close(image.layers_fd);
 	free(image.dir);
 	free(image.header);
+	free(image.long_header);
 	free(image.working_set);
 	return world_done(&world);
 }
@@ -457,6 +491,7 @@ int main(void)
 	}
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(memory_comes_from_the_layers_as_an_unprivileged_user),
+		cmocka_unit_test(chain_of_hundreds_of_layers_is_served),
 		cmocka_unit_test(snap_directory_is_the_sandboxs_and_holds_no_programs),
 		cmocka_unit_test(snap_directory_must_be_a_directory),
 		cmocka_unit_test(poked_pager_leaves_record_and_figures),
