@@ -28,9 +28,9 @@
 #include "base/proc.h"
 #include "fcqemu/probe.h"
 #include "fcqemu/state.h"
+#include "vmm/limits.h"
 
 #define START_TIMEOUT_MS 30000 // a busy machine; an idle one needs 40
-#define STATE_TIMEOUT_MS 10000
 #define SLOT_DRIVE 23
 #define SLOT_NIC 9
 #define SLOT_ENTROPY 1
@@ -553,16 +553,16 @@ int qemu_save_devices(struct qemu *q, int fd, struct err *e)
 {
 	_cleanup_(json_decrefp) json_t *set = NULL;
 	char path[48];
-	int rc = qmp_call(&q->qmp, "add-fd", NULL, fd, STATE_TIMEOUT_MS, &set, e);
+	int rc = qmp_call(&q->qmp, "add-fd", NULL, fd, q->state_timeout_ms, &set, e);
 	if (rc < 0)
 		return rc;
 	json_int_t id = json_integer_value(json_object_get(set, "fdset-id"));
 	snprintf(path, sizeof path, "/dev/fdset/%lld", (long long)id);
 	rc = qmp_call(&q->qmp, "xen-save-devices-state",
-		json_pack("{s:s, s:b}", "filename", path, "live", 0), -1, STATE_TIMEOUT_MS, NULL,
+		json_pack("{s:s, s:b}", "filename", path, "live", 0), -1, q->state_timeout_ms, NULL,
 		e);
 	int rc_remove = qmp_call(&q->qmp, "remove-fd", json_pack("{s:I}", "fdset-id", id), -1,
-		STATE_TIMEOUT_MS, NULL, rc < 0 ? NULL : e);
+		q->state_timeout_ms, NULL, rc < 0 ? NULL : e);
 	return rc < 0 ? rc : rc_remove;
 }
 
@@ -570,8 +570,11 @@ int qemu_save_devices(struct qemu *q, int fd, struct err *e)
 
 void qemu_init(struct qemu *q)
 {
-	*q = (struct qemu){
-		.pidfd = -1, .stderr_fd = -1, .hook_fd = -1, .qmp = {.fd = -1, .watch = -1}};
+	*q = (struct qemu){.pidfd = -1,
+		.stderr_fd = -1,
+		.hook_fd = -1,
+		.state_timeout_ms = VMM_STATE_MS,
+		.qmp = {.fd = -1, .watch = -1}};
 }
 
 static void qemu_stop(struct qemu *q)
@@ -635,12 +638,12 @@ void qemu_read_stderr(struct qemu *q)
 
 int qemu_pause(struct qemu *q, struct err *e)
 {
-	return qmp_call(&q->qmp, "stop", NULL, -1, STATE_TIMEOUT_MS, NULL, e);
+	return qmp_call(&q->qmp, "stop", NULL, -1, q->state_timeout_ms, NULL, e);
 }
 
 int qemu_resume(struct qemu *q, struct err *e)
 {
-	return qmp_call(&q->qmp, "cont", NULL, -1, STATE_TIMEOUT_MS, NULL, e);
+	return qmp_call(&q->qmp, "cont", NULL, -1, q->state_timeout_ms, NULL, e);
 }
 
 static int file_size(const char *path, uint64_t *ret, struct err *e)
@@ -667,7 +670,7 @@ static int check_new_size(const struct drive *d, const char *path, uint64_t *ret
 
 static int node_call(struct qemu *q, const char *command, json_t *args, struct err *e)
 {
-	return qmp_call(&q->qmp, command, args, -1, STATE_TIMEOUT_MS, NULL, e);
+	return qmp_call(&q->qmp, command, args, -1, q->state_timeout_ms, NULL, e);
 }
 
 // The new file is opened first, so a failure leaves the drive as it was.

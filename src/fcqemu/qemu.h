@@ -41,6 +41,7 @@ struct qemu {
 	size_t line_len;
 	bool line_done; // the line is complete: the next byte begins a new one
 	struct qmp qmp;
+	int state_timeout_ms; // for QEMU to stop, go on, write its devices, change a drive
 	enum accel accel;
 	enum memory memory;
 	uint64_t ram_base, ram_size; // of guest memory, in QEMU's address space

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "base/json.h"
 #include "http/client.h"
+#include "vmm/limits.h"
 
 // Time-outs by kind of call, milliseconds. Emulated guests and busy hosts are slow; a snapshot of a
 // large guest has been seen to take half a minute on a slow disk, so create has minutes.
@@ -10,7 +11,7 @@ enum {
 	T_QUERY = 5000,
 	T_CONFIG = 10000,
 	T_START = 60000,
-	T_STATE = 30000,
+	T_STATE = VMM_STATE_CALL_MS,
 	T_SNAPSHOT = 600000,
 	T_LOAD = 60000,
 };
@@ -165,7 +166,7 @@ int vmm_patch_drive(struct vmm *v, const char *id, const char *path_on_host, str
 	if (str_format(path, sizeof path, "/drives/%s", id) < 0)
 		return err_set(e, ERR_INVALID, "drive id too long");
 	return call(v, "PATCH", path,
-		json_pack("{s:s, s:s}", "drive_id", id, "path_on_host", path_on_host), T_CONFIG,
+		json_pack("{s:s, s:s}", "drive_id", id, "path_on_host", path_on_host), T_STATE,
 		NULL, e);
 }
 

@@ -40,7 +40,7 @@ BELOW = {
     "net": "base http",
     "pager": "base snapshot",
     "shim": "base",
-    "fcqemu": "base http",
+    "fcqemu": "base http vmm",
     "envd": "base http agentclient",
     "guestinit": "base envd",
     "sandbox": "base http agentclient vmm snapshot disk net pager shim",

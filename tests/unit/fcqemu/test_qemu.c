@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The pieces of the QEMU side that need no guest: command line, control protocol against a peer
 // played here, start of something that is no QEMU.
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "fcqemu/qemu.h"
+#include "vmm/limits.h"
 
 static void command_line_gets_what_the_machine_needs(void **state)
 {
@@ -121,6 +123,58 @@ static void events_and_late_answers_are_passed_over(void **state)
 	json_decref(ret);
 }
 
+// A QEMU that answers each command after that time, as one on a busy machine does.
+struct slow {
+	int fd;
+	int after_ms;
+};
+
+static void *answer_slowly(void *arg)
+{
+	struct slow *s = arg;
+	char line[512];
+	for (int id = 1; read(s->fd, line, sizeof line) > 0; id++) {
+		char answer[64];
+		clock_sleep_ns((uint64_t)s->after_ms * NSEC_PER_MSEC);
+		snprintf(answer, sizeof answer, "{\"return\": {}, \"id\": %d}\n", id);
+		if (send(s->fd, answer, strlen(answer), MSG_NOSIGNAL) < 0)
+			break; // given up meanwhile
+	}
+	return NULL;
+}
+
+static int pause_slow_qemu(int after_ms, int limit_ms, struct err *e)
+{
+	struct qemu q;
+	int sv[2];
+	pthread_t thread;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
+	struct slow s = {sv[1], after_ms};
+	assert_int_equal(pthread_create(&thread, NULL, answer_slowly, &s), 0);
+	qemu_init(&q);
+	q.qmp.fd = sv[0];
+	if (limit_ms)
+		q.state_timeout_ms = limit_ms;
+	int rc = qemu_pause(&q, e);
+	qemu_done(&q);
+	pthread_join(thread, NULL);
+	close(sv[1]);
+	return rc;
+}
+
+// The limit of the program is what its client believes; here both sides of a small one.
+static void a_slow_qemu_has_the_time_that_the_client_believes(void **state)
+{
+	struct err e = {0};
+	struct qemu q;
+	qemu_init(&q);
+	assert_int_equal(q.state_timeout_ms, VMM_STATE_MS);
+	assert_true(VMM_STATE_CALL_MS > VMM_STATE_MS);
+	assert_int_equal(pause_slow_qemu(300, 20, &e), -ETIMEDOUT);
+	assert_string_equal(e.text, "QEMU did not answer stop in time");
+	assert_int_equal(pause_slow_qemu(100, 0, &e), 0);
+}
+
 static void refusals_carry_the_reason(void **state)
 {
 	struct peer *p = *state;
@@ -174,6 +228,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(greeting_tells_the_version, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			events_and_late_answers_are_passed_over, setup, teardown),
+		cmocka_unit_test(a_slow_qemu_has_the_time_that_the_client_believes),
 		cmocka_unit_test_setup_teardown(refusals_carry_the_reason, setup, teardown),
 		cmocka_unit_test_setup_teardown(an_ended_peer_is_told_at_once, setup, teardown),
 		cmocka_unit_test(a_start_that_fails_leaves_nothing),
