@@ -134,7 +134,6 @@ static int scan(const struct dirty_source *s, bool written, struct dirty_list *l
 	_cleanup_close_ int fd = open_pagemap(s, e);
 	if (fd < 0)
 		return fd;
-	l->exact = s->tracking && written;
 	if (!scan_forbidden() && (s->tracking || !written)) {
 		int rc = walk(fd, scan_arg(s, written), s->base, l, e);
 		if (rc != -ENOTTY && rc != -EINVAL)
@@ -168,7 +167,7 @@ static int add_removed(
 // Between the ranges that hold data. What was removed and written again is data.
 static int merge_removed(const struct dirty_source *s, struct dirty_list *l)
 {
-	struct dirty_list all = {.exact = l->exact};
+	struct dirty_list all = {0};
 	uint64_t at = 0;
 	int rc = 0;
 	for (size_t i = 0; rc == 0 && i < l->n; i++) {

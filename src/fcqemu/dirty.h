@@ -24,7 +24,6 @@ struct dirty_list {
 	struct dirty_range *v; // sorted, apart
 	size_t n, cap;
 	uint64_t bytes;
-	bool exact; // false: pages of former generations may be among them
 };
 
 void dirty_list_done(struct dirty_list *l);

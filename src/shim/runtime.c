@@ -337,7 +337,10 @@ int shim_runtime_build(const char *base_dir, const char *const *programs,
 	_cleanup_close_ int fd = open(runtimes, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return err_errno(e, errno, "%s", runtimes);
-	if (!file_exists(fd, hash)) {
+	int there = file_there(fd, hash);
+	if (there < 0)
+		return err_errno(e, there, "%s", dir);
+	if (!there) {
 		rc = build_tree(fd, hash, &l, e);
 		if (rc < 0)
 			return err_prefix(e, rc, "%s", runtimes);

@@ -99,15 +99,18 @@ static int keep_snapshot(void *ctx, const char *id, bool complete)
 	struct collection *c = ctx;
 	char path[sizeof "snapshots//snapshot.json" + UUID_SIZE];
 	snprintf(path, sizeof path, "snapshots/%.36s/memory.hdr", id);
-	if (!complete && !file_exists(c->data_fd, path))
-		return 0;
 	int r = keep_header(c, path);
 	if (r != -ENOENT)
 		return r;
+	if (!complete)
+		return 0;
 	// Deleted since it was listed: its layers are nobody's. Deletion begins with snapshot.json,
 	// so a missing header beside it is damage.
 	snprintf(path, sizeof path, "snapshots/%.36s/snapshot.json", id);
-	return file_exists(c->data_fd, path) ? r : 0;
+	int there = file_there(c->data_fd, path);
+	if (there < 0)
+		return err_errno(c->e, there, "%s", path);
+	return there ? r : 0;
 }
 
 static int keep_headers(struct collection *c, const struct collect_roots *roots)

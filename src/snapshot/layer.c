@@ -153,15 +153,18 @@ int layer_ingest(int dirfd, const char *diff, int layers_fd, const char *id,
 	struct layer_name name = layer_names(id);
 	_cleanup_(layer_close) struct layer l = {.data_fd = -1, .sums_fd = -1};
 	_cleanup_(content_done) struct content c = {0};
-	bool published = file_exists(layers_fd, name.data);
 	_cleanup_close_ int fd = -1;
-	int r;
+	int r, published = file_there(layers_fd, name.data);
+	// Once the zeros of a diff are punched out, its extents must not be read again.
+	int begun = published == 0 ? file_there(layers_fd, name.sums) : published;
+	if (begun < 0)
+		return err_errno(e, begun, "layers/%s", id);
 	if (!published) {
 		fd = open_diff(dirfd, diff, layers_fd, parent->size, e);
 		if (fd < 0)
 			return fd;
 	}
-	if (published || file_exists(layers_fd, name.sums)) {
+	if (begun) {
 		r = sums_open(layers_fd, id, parent->size, &l, e);
 		if (r == 0)
 			r = recall_content(&l, &c, e);

@@ -296,7 +296,9 @@ int snapshot_list(int data_fd, snapshot_list_fn f, void *ctx, struct err *e)
 		if (!id_is_uuid(de->d_name))
 			continue;
 		struct path json = path_of(de->d_name, "snapshot.json");
-		int r = f(ctx, de->d_name, file_exists(data_fd, json.text));
+		int there = file_there(data_fd, json.text);
+		int r = there < 0 ? err_errno(e, there, "%s", json.text)
+				  : f(ctx, de->d_name, there);
 		if (r != 0)
 			return r;
 	}

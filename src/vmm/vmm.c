@@ -229,12 +229,6 @@ int vmm_snapshot_load(struct vmm *v, const struct vmm_load *l, struct err *e)
 		return err_set(e, ERR_UNIMPLEMENTED,
 			"Firecracker %s cannot load a snapshot lazily: 1.12 or newer is needed",
 			ver.text);
-	if (l->net_id && !at_least(&ver, 1, 12))
-		return err_set(e, ERR_UNIMPLEMENTED,
-			"Firecracker %s cannot change the network device of a snapshot: 1.12 or "
-			"newer is "
-			"needed",
-			ver.text);
 	json_t *j = json_pack("{s:s, s:{s:s, s:s}, s:b}", "snapshot_path", l->state_path,
 		"mem_backend", "backend_type", l->backend == VMM_BACKEND_UFFD ? "Uffd" : "File",
 		"backend_path", l->backend_path, "resume_vm", (int)l->resume);
@@ -242,8 +236,5 @@ int vmm_snapshot_load(struct vmm *v, const struct vmm_load *l, struct err *e)
 		json_object_set_new(j,
 			at_least(&ver, 1, 13) ? "track_dirty_pages" : "enable_diff_snapshots",
 			json_true());
-	if (j && l->net_id)
-		json_object_set_new(j, "network_overrides",
-			json_pack("[{s:s, s:s}]", "iface_id", l->net_id, "host_dev_name", l->tap));
 	return put(v, "/snapshot/load", j, T_LOAD, e);
 }

@@ -40,7 +40,6 @@ struct vmm_load {
 	enum vmm_backend backend;
 	const char *backend_path; // memory file, or the pager's socket
 	bool track_dirty, resume;
-	const char *net_id, *tap; // network_overrides, versions that know it; NULL: none
 };
 
 enum vmm_state { VMM_NOT_STARTED, VMM_RUNNING, VMM_PAUSED };

@@ -802,6 +802,29 @@ static void test_an_unreadable_root_stops_the_collection(void **state)
 	world_done(&w);
 }
 
+// Whether a snapshot is there cannot be known: that is not "it is not there".
+static void test_a_snapshot_that_cannot_be_looked_at_stops_the_collection(void **state)
+{
+	struct world w;
+	struct err e = {0};
+	struct collect_stats stats;
+	struct collect_roots roots = {0};
+	char path[64];
+	world_init(&w);
+	_cleanup_(header_freep) struct header *h = ingest_first(&w, NULL);
+	struct snapshot_info s = write_snapshot(&w, h);
+	snprintf(path, sizeof path, "snapshots/%s", s.id);
+	assert_int_equal(renameat(w.data_fd, path, w.work_fd, "away"), 0);
+	assert_int_equal(symlinkat(s.id, w.data_fd, path), 0); // ELOOP
+	assert_int_equal(collect_layers(w.data_fd, &roots, &stats, &e), -ELOOP);
+	assert_true(file_exists(w.layers_fd, layer_1));
+	assert_int_equal(unlinkat(w.data_fd, path, 0), 0);
+	assert_int_equal(renameat(w.work_fd, "away", w.data_fd, path), 0);
+	run_ok(collect_layers(w.data_fd, &roots, &stats, &e), &e);
+	assert_int_equal(stats.kept, 1);
+	world_done(&w);
+}
+
 static void test_a_collection_killed_half_way_is_finished_by_the_next(void **state)
 {
 	struct world w;
@@ -855,6 +878,7 @@ int main(void)
 		cmocka_unit_test(test_damaged_snapshots_are_refused_by_file),
 		cmocka_unit_test(test_collection_keeps_what_the_journal_names),
 		cmocka_unit_test(test_an_unreadable_root_stops_the_collection),
+		cmocka_unit_test(test_a_snapshot_that_cannot_be_looked_at_stops_the_collection),
 		cmocka_unit_test(test_a_collection_killed_half_way_is_finished_by_the_next),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
