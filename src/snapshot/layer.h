@@ -5,48 +5,12 @@
 //
 // A hole of a layer means nothing by itself: headers say which ranges come from which layer.
 #pragma once
-#include <endian.h>
-#include <string.h>
+#include "snapshot/block.h"
 #include "snapshot/header.h"
-
-// Entries of a .sum file.
-#define LAYER_SUM_ABSENT 0u   // the block is not the layer's
-#define LAYER_SUMS_HEAD 4096u // bytes before them
-#define LAYER_SUM_ZERO 1u     // the snapshot found the block written, and all zeros
-
-struct layer {
-	char id[UUID_SIZE];
-	uint64_t size;	      // of the memory
-	uint64_t data_blocks; // blocks with data; zero_blocks: of LAYER_SUM_ZERO
-	uint64_t zero_blocks;
-	int data_fd, sums_fd; // -1 once mapped
-	const uint8_t *data;  // NULL until mapped
-	const void *sums;     // entries, one per block; NULL until mapped
-	unsigned entry;	      // bytes of one: 8; 4 in version 1 of the file
-	uint64_t digest;      // of all entries; 0 in version 1
-};
 
 struct layer_stats {
 	uint64_t data_bytes, zero_bytes;
 };
-
-// Never LAYER_SUM_ABSENT or LAYER_SUM_ZERO.
-uint64_t layer_sum(const void *block);
-// Is that the sum of the block whose entry in the file is stored?
-bool layer_sum_fits(const struct layer *l, uint64_t stored, uint64_t sum);
-// The i-th of entries as they are in the file.
-static inline uint64_t layer_entry(const struct layer *l, const void *entries, uint64_t i)
-{
-	uint64_t wide;
-	uint32_t narrow;
-	if (l->entry == sizeof wide) {
-		memcpy(&wide, (const uint8_t *)entries + i * sizeof wide, sizeof wide);
-		return le64toh(wide);
-	}
-	memcpy(&narrow, (const uint8_t *)entries + i * sizeof narrow, sizeof narrow);
-	return le32toh(narrow);
-}
-bool layer_block_is_zero(const void *block);
 
 // Makes a layer of the diff that a VMM wrote: a sparse file as long as the memory in which data
 // extents are dirty, zeros included. The file is not trusted: it must be a regular file with one

@@ -3,7 +3,7 @@
 // bits, is written; version 1, with 32, is read. Beside it what a layer holds while it is made. Of
 // the files of this room that make, copy or verify layers; others see layer.h.
 #pragma once
-#include "snapshot/layer.h"
+#include "snapshot/block.h"
 
 struct layer_name {
 	char data[UUID_SIZE + 4], data_tmp[UUID_SIZE + 4];
