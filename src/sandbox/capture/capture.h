@@ -2,12 +2,14 @@
 // How a running sandbox becomes a snapshot.
 #pragma once
 #include "http/client.h"
+#include "sandbox/capture/stage.h"
 #include "sandbox/table/store.h"
 #include "snapshot/store.h"
 
 struct capture {
 	char snapshot[UUID_SIZE], layer[UUID_SIZE], image[UUID_SIZE];
 	const char *kind; // of the snapshot's row
+	struct stage stage;
 	const char *image_key;
 	bool went_on;	       // the guest runs again
 	bool asked;	       // the VMM was told to write: its tracking may be reset
@@ -18,7 +20,8 @@ struct capture {
 	uint64_t stopped_ns, went_on_ns; // CLOCK_MONOTONIC
 	struct http_client *agent;	 // the guest's, kept from freeze to thaw
 };
-void capture_done(struct capture *c);
+// committed: its snapshot has a row. Else it is discarded, and what was not published with it.
+void capture_done(struct host *h, struct capture *c, bool committed);
 // Chooses the ids and gives the text that goes into the journal before anything is done.
 // snapshot NULL: a new id. full: the sandbox's full_next.
 int capture_init(
@@ -29,9 +32,3 @@ int capture_take(
 	struct host *h, struct sandbox *s, struct capture *c, uint64_t *since, struct err *e);
 // The guest goes on: stopped VMM resumed, processes thawed. On its own clock.
 int capture_let_go(struct host *h, struct sandbox *s, struct capture *c, struct err *e);
-// Layer and snapshot made durable, c->row filled in. On error the snapshot does not exist.
-int capture_publish(
-	struct host *h, struct sandbox *s, struct capture *c, uint64_t *since, struct err *e);
-// After any end that left the sandbox running: the diff becomes part of its lineage (base.hdr), or
-// s->full_next is set. Removes what is left over. The caller commits the row.
-void capture_settle(struct host *h, struct sandbox *s, struct capture *c);

@@ -15,7 +15,6 @@
 
 #define SNAP_RECORD "snap/working_set"
 #define SNAP_FIGURES "snap/pager.json"
-#define RECORD_MAX (16ull << 20) // bytes
 
 static uint64_t number(const json_t *j)
 {
@@ -104,7 +103,7 @@ void harvest(struct host *h, struct sandbox *s)
 		return;
 	add_figures(h, s, dir);
 	if (file_there(dir, SNAP_RECORD) != 1 ||
-		disk_take(dir, SNAP_RECORD, dir, WORKING_SET ".new", 0444, RECORD_MAX, &e) < 0)
+		disk_take(dir, SNAP_RECORD, dir, WORKING_SET ".new", 0444, WORKING_SET_MAX, &e) < 0)
 		return;
 	unlinkat(dir, SNAP_RECORD, 0);
 	// A template's next child will do what this one did.

@@ -4,6 +4,7 @@
 
 // In a sandbox's directory: what its pager is to load ahead.
 #define WORKING_SET "working_set"
+#define WORKING_SET_MAX (16ull << 20) // bytes
 
 // Takes the record that the pager left, for later resumes, and adds its figures to the host's. The
 // sandbox is claimed.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "sandbox/capture/publish.h"
+#include "sandbox/capture/settle.h"
 #include "sandbox/life/checkpoint.h"
 #include <string.h>
 #include "base/log.h"
-#include "sandbox/capture/snapshots.h"
 #include "sandbox/life/still.h"
 #include "sandbox/table/state.h"
 
@@ -46,8 +47,6 @@ void checkpoint_undo(struct operation *o, const struct err *why)
 {
 	struct checkpoint *k = o->work;
 	struct capture *c = &k->capture;
-	if (c->published)
-		snapshot_discard(o->h, c->snapshot);
 	settle(o, k);
 	o->next = *o->s;
 	if (c->stopped_ns && !c->went_on)
@@ -57,5 +56,5 @@ void checkpoint_undo(struct operation *o, const struct err *why)
 void checkpoint_done(struct operation *o)
 {
 	struct checkpoint *k = o->work;
-	capture_done(&k->capture);
+	capture_done(o->h, &k->capture, o->succeeded);
 }

@@ -158,7 +158,8 @@ int host_fork(struct host *h, struct host_fork *req, struct err *e)
 	if (running) {
 		rc = capture_source(&f, &o, e);
 		operation_release(&o, NULL);
-	} else if ((rc = check_room(h, req->n, e)) < 0) {
+	} else if ((rc = check_room(h, req->n, e)) < 0 ||
+		   (rc = store_op_begin(h, o.id, "fork", req->id, NULL, NULL, NULL, e)) < 0) {
 		operation_release(&o, NULL);
 	} else {
 		memcpy(f.snapshot, o.s->info.snapshot, sizeof f.snapshot);
@@ -174,8 +175,10 @@ int host_fork(struct host *h, struct host_fork *req, struct err *e)
 	const struct store_change c = {.drop = f.snapshot};
 	if (running && store_apply(h, &c, &why) < 0)
 		log_warn("checkpoint is kept for now snapshot=%s error=%s", f.snapshot, why.text);
-	if (!running) // held until its children have read it
+	if (!running) { // held until its children have read it
+		store_op_end(h, o.id, req->id, NULL);
 		operation_release(&o, NULL);
+	}
 	pthread_mutex_lock(&h->lock);
 	h->forks++;
 	pthread_mutex_unlock(&h->lock);

@@ -113,7 +113,7 @@ static int commit(struct operation *o, const struct err *failed, struct err *e)
 		s->info.on_timeout = on_timeout;
 	}
 	pthread_mutex_unlock(&o->h->lock);
-	o->committed = true;
+	o->succeeded = !failed;
 	return 0;
 }
 
@@ -128,7 +128,8 @@ static void fail(struct operation *o, struct err *why)
 	}
 	o->change = (struct store_change){0};
 	o->next = *o->s;
-	o->kind->undo(o, why);
+	if (o->kind->undo)
+		o->kind->undo(o, why);
 	if (commit(o, why, &e) == 0)
 		return;
 	log_error("failure not recorded operation=%s sandbox=%s error=%s", o->kind->name,

@@ -29,7 +29,7 @@ struct operation_kind {
 	unsigned from;		   // bits 1 << state that it may begin in
 	enum sandbox_state during; // SANDBOX_STATE_MAX: the state stays
 	const char *failed;	   // kind of the event of a failure
-	// prepare, finish and done may be NULL.
+	// All but steps may be NULL.
 	int (*prepare)(struct operation *o, struct err *e);
 	int (*steps)(struct operation *o, struct err *e);
 	void (*undo)(struct operation *o, const struct err *why);
@@ -53,7 +53,7 @@ struct operation {
 	struct store_change change; // row, op_id and event are the runner's
 	const char *event, *cause;  // kind of the event of success
 	json_t *data;		    // of the event; owned
-	bool committed;
+	bool succeeded;		    // the steps are committed
 };
 
 // Claims. 1 with *ret filled: done before. The runner's caller releases.

@@ -10,9 +10,10 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "sandbox/capture/publish.h"
+#include "sandbox/capture/settle.h"
 #include "sandbox/capture/capture.h"
 #include "sandbox/capture/harvest.h"
-#include "sandbox/capture/snapshots.h"
 #include "sandbox/life/free.h"
 #include "sandbox/life/operation.h"
 #include "sandbox/life/still.h"
@@ -69,8 +70,6 @@ static void undo(struct operation *o, const struct err *why)
 {
 	struct capture *c = o->work;
 	struct err e = {0};
-	if (c->published)
-		snapshot_discard(o->h, c->snapshot);
 	bool still = !c->went_on && c->stopped_ns && capture_let_go(o->h, o->s, c, &e) < 0;
 	capture_settle(o->h, o->s, c);
 	o->next = *o->s;
@@ -94,7 +93,7 @@ static void finish(struct operation *o)
 
 static void done(struct operation *o)
 {
-	capture_done(o->work);
+	capture_done(o->h, o->work, o->succeeded);
 }
 
 static const struct operation_kind pause_kind = {.name = "pause",

@@ -2,6 +2,7 @@
 // The frozen machine of a base image: booted once, made ready, captured. From then on a create from
 // that image is a load. It is made anew when the image, the kernel, the VMM or the machine's size
 // changes: all of that is in its key.
+#include "sandbox/capture/publish.h"
 #include "sandbox/life/prewarm.h"
 #include <string.h>
 #include "agentclient/client.h"
@@ -9,7 +10,6 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "sandbox/capture/capture.h"
-#include "sandbox/capture/snapshots.h"
 #include "sandbox/life/create.h"
 #include "sandbox/life/free.h"
 #include "sandbox/life/origin.h"
@@ -74,12 +74,15 @@ static int steps(struct operation *o, struct err *e)
 
 static void undo(struct operation *o, const struct err *why)
 {
-	struct prewarm *p = o->work;
-	if (p->capture.header)
-		snapshot_discard(o->h, p->capture.snapshot);
 	o->next = *o->s;
 	sandbox_move(&o->next.info, SANDBOX_STOPPED, "prewarm failed");
 	o->next.info.stopped_ns = clock_realtime_ns();
+}
+
+static void done(struct operation *o)
+{
+	struct prewarm *p = o->work;
+	capture_done(o->h, &p->capture, o->succeeded);
 }
 
 static const struct operation_kind prewarm_kind = {.name = "prewarm",
@@ -87,7 +90,8 @@ static const struct operation_kind prewarm_kind = {.name = "prewarm",
 	.failed = "create_failed",
 	.prepare = prepare,
 	.steps = steps,
-	.undo = undo};
+	.undo = undo,
+	.done = done};
 
 static void drop_others(struct host *h, const char *template, const char *key)
 {
@@ -125,7 +129,6 @@ static int make(struct host *h, const struct image_info *img, const char *key, s
 		sandbox_free(h, o.s, FREE_ALL, FREE_MS);
 		sandbox_forget(h, o.s);
 	}
-	capture_done(&p.capture);
 	origin_done(&origin);
 	return rc;
 }

@@ -69,16 +69,11 @@ static int steps(struct operation *o, struct err *e)
 	return 0;
 }
 
-static void undo(struct operation *o, const struct err *why)
-{
-	struct rollback *r = o->work;
-	if (r->made)
-		snapshot_discard(o->h, r->copy);
-}
-
 static void done(struct operation *o)
 {
 	struct rollback *r = o->work;
+	if (r->made && !o->succeeded)
+		snapshot_discard(o->h, r->copy);
 	source_done(&r->src);
 }
 
@@ -87,7 +82,6 @@ static const struct operation_kind rollback_kind = {.name = "roll_back",
 	.failed = "rollback_failed",
 	.prepare = prepare,
 	.steps = steps,
-	.undo = undo,
 	.done = done};
 
 int roll_back(struct host *h, const struct host_resume *req, struct sandbox *s, struct err *e)

@@ -66,16 +66,11 @@ static int copy_steps(struct operation *o, struct err *e)
 	return 0;
 }
 
-static void copy_undo(struct operation *o, const struct err *why)
-{
-	struct copy *c = o->work;
-	if (c->made)
-		snapshot_discard(o->h, c->id);
-}
-
 static void copy_done(struct operation *o)
 {
 	struct copy *c = o->work;
+	if (c->made && !o->succeeded)
+		snapshot_discard(o->h, c->id);
 	source_done(&c->src);
 }
 
@@ -85,7 +80,6 @@ static const struct operation_kind paused_kind = {.name = "snapshot",
 	.failed = "snapshot_failed",
 	.prepare = copy_prepare,
 	.steps = copy_steps,
-	.undo = copy_undo,
 	.done = copy_done};
 
 int host_snapshot_create(struct host *h, const struct host_snapshot_create *req,

@@ -28,8 +28,9 @@ void still_note(struct host_sandbox *next, const struct err *why)
 // 0: it runs, or is nobody's to let go any more.
 static int let_go(struct still *w, struct sandbox *s, struct err *e)
 {
-	_cleanup_(capture_done) struct capture c = {0};
+	struct capture c = {0};
 	int rc = capture_let_go(w->h, s, &c, e);
+	capture_done(w->h, &c, false);
 	if (rc < 0)
 		return rc;
 	struct sandbox next = *s;

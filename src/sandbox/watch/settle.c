@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "sandbox/capture/settle.h"
 #include "sandbox/watch/settle.h"
 #include <fcntl.h>
 #include <string.h>
@@ -36,20 +37,20 @@ static int snapshot_is_there(const struct host *h, const char *id)
 	return id[0] ? file_there(h->data_fd, path) : 0;
 }
 
-// The remains of a snapshot that was not finished, or whose row was not written.
-static void drop_unfinished(struct host *h, const char *id)
+// The remains of a snapshot that was not finished, or whose row was not written. What a capture has
+// staged of it is the settling's, where the machine runs on.
+static void drop_unfinished(struct host *h, const struct unsettled *u, bool staged)
 {
 	struct err e = {0};
-	char path[64];
 	struct store_snapshot row;
-	static const char *const parts[] = {"vmstate", "disk.img", "working_set"};
-	if (!id[0] || store_get_snapshot(h, id, &row, &e) == 0 || e.code != ERR_NOT_FOUND)
+	struct stage g;
+	if (!u->snapshot[0] || store_get_snapshot(h, u->snapshot, &row, &e) == 0 ||
+		e.code != ERR_NOT_FOUND)
 		return;
-	snapshot_discard(h, id);
-	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
-		snprintf(path, sizeof path, "snapshots/%.36s.%s", id, parts[i]);
-		unlinkat(h->data_fd, path, 0);
-	}
+	snapshot_discard(h, u->snapshot);
+	stage_names(u->snapshot, u->layer, &g);
+	if (staged)
+		stage_drop(h, -1, &g);
 }
 
 // The row of a snapshot whose files are all there: the server died between the two.
@@ -141,7 +142,7 @@ static int finish_pause(struct host *h, struct sandbox *s, struct err *e)
 static int take_back(struct host *h, struct sandbox *s, struct err *e)
 {
 	const struct unsettled *u = s->unsettled;
-	_cleanup_(capture_done) struct capture c = {.asked = true};
+	struct capture c = {.asked = true};
 	_cleanup_(vmm_freep) struct vmm *v = NULL;
 	enum vmm_state state;
 	// Its answer comes when it is done with what it was told before.
@@ -153,12 +154,16 @@ static int take_back(struct host *h, struct sandbox *s, struct err *e)
 	if (u->layer[0]) {
 		snprintf(c.snapshot, sizeof c.snapshot, "%s", u->snapshot);
 		snprintf(c.layer, sizeof c.layer, "%s", u->layer);
+		stage_names(c.snapshot, c.layer, &c.stage);
 		id_new_uuid(c.image);
-		drop_unfinished(h, u->snapshot);
+		drop_unfinished(h, u, false);
 		s->full_next = u->full; // the row's stood for "uncertain"
 		capture_settle(h, s, &c);
 	}
-	if ((rc = capture_let_go(h, s, &c, e)) < 0)
+	rc = capture_let_go(h, s, &c, e);
+	c.header = header_free(c.header);
+	c.agent = http_client_free(c.agent);
+	if (rc < 0)
 		return rc;
 	s->info.snapshot[0] = '\0';
 	rc = cut_off(h, s, SANDBOX_RUNNING, "the sandbox runs on", e);
@@ -178,7 +183,7 @@ static int settle_running(struct host *h, struct sandbox *s, struct err *e)
 	if (s->pidfd >= 0 && machine_is_gone(s))
 		s->pidfd = safe_close(s->pidfd);
 	if (s->pidfd < 0) {
-		drop_unfinished(h, u->snapshot);
+		drop_unfinished(h, u, true);
 		if (s->info.state != SANDBOX_STOPPING)
 			sandbox_move(&s->info, SANDBOX_STOPPING, "shim ended");
 		sandbox_ended(h, s); // the claim ends
@@ -186,7 +191,7 @@ static int settle_running(struct host *h, struct sandbox *s, struct err *e)
 	}
 	if (u->layer[0] || s->info.state == SANDBOX_PAUSING || s->info.state == SANDBOX_ERROR)
 		return take_back(h, s, e);
-	drop_unfinished(h, u->snapshot); // a roll-back before its commit
+	drop_unfinished(h, u, true); // a roll-back before its commit
 	return cut_off(h, s, SANDBOX_RUNNING, "the sandbox runs on", e);
 }
 
@@ -196,7 +201,7 @@ static int settle_paused(struct host *h, struct sandbox *s, struct err *e)
 	const struct unsettled *u = s->unsettled;
 	sandbox_free(h, s, FREE_BUT_CONSOLE, 0);
 	if (!str_eq(u->snapshot, s->info.snapshot))
-		drop_unfinished(h, u->snapshot);
+		drop_unfinished(h, u, true);
 	s->info.address[0] = s->info.backend[0] = '\0';
 	if (!u->id[0] && s->info.state == SANDBOX_PAUSED)
 		return 0;
@@ -207,7 +212,7 @@ static int settle_pending(struct host *h, struct sandbox *s, struct err *e)
 {
 	const struct store_event ev = {.kind = "create_failed", .cause = "server_lost"};
 	struct sandbox next = *s;
-	drop_unfinished(h, s->unsettled->snapshot);
+	drop_unfinished(h, s->unsettled, true);
 	sandbox_move(&next.info, SANDBOX_STOPPED, "server restarted");
 	next.info.stopped_ns = clock_realtime_ns();
 	int rc = commit(h, s, &next, &(struct store_change){.event = &ev}, e);

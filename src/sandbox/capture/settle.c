@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sandbox/capture/settle.h"
+#include <fcntl.h>
+#include <string.h>
+#include "base/file.h"
+#include "base/log.h"
+#include "sandbox/capture/publish.h"
+#include "sandbox/machine/lineage.h"
+#include "sandbox/machine/vmm_choice.h"
+
+// Whether the VMM has left a complete diff: under its name, taken, or a layer already. 1, 0, or the
+// -errno that keeps it from being known.
+static int diff_is_there(const struct host *h, int dir, const struct capture *c)
+{
+	char data[sizeof "layers/" + UUID_SIZE], sums[sizeof data + 4];
+	snprintf(data, sizeof data, "layers/%.36s", c->layer);
+	snprintf(sums, sizeof sums, "%s.sum", data);
+	const struct {
+		int dir;
+		const char *name;
+	} names[] = {{dir, SNAP_MEM}, {h->data_fd, c->stage.mem}, {h->data_fd, data},
+		{h->data_fd, sums}};
+	if (c->header)
+		return 1;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		int there = file_there(names[i].dir, names[i].name);
+		if (there != 0)
+			return there;
+	}
+	return 0;
+}
+
+// A server that was killed after the settling, but before its row said so, had done it.
+static bool is_settled(int dir, const char *layer)
+{
+	_cleanup_(header_freep) struct header *base = NULL;
+	if (header_read(dir, LINEAGE_FILE, &base, NULL) < 0)
+		return false;
+	for (uint32_t i = 0; i < base->n_layers; i++)
+		if (str_eq(base->layers[i], layer))
+			return true;
+	return false;
+}
+
+void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
+{
+	struct err e = {0};
+	_cleanup_close_ int dir = host_open_disk(h, s->info.id, &e);
+	if (dir < 0) {
+		s->full_next = c->asked;
+		return;
+	}
+	if (is_settled(dir, c->layer)) {
+		s->full_next = false;
+		stage_drop(h, dir, &c->stage);
+		return;
+	}
+	// The VMM's answer may have been lost, not what it wrote.
+	int there = diff_is_there(h, dir, c);
+	bool complete = c->taken || (there == 1 && !h->vmm->firecracker);
+	bool untouched = !c->asked || (there == 0 && !h->vmm->firecracker);
+	int rc = complete && !c->header ? capture_ingest(h, s, c, dir, &e) : 0;
+	if (rc == 0 && complete)
+		rc = lineage_write(h, s, c->header, &e);
+	if (rc < 0)
+		log_warn("diff lost, the next snapshot will be a full one sandbox=%s error=%s",
+			s->info.id, e.text);
+	// What was uncertain before stays so unless a full one was taken just now.
+	s->full_next = complete ? rc < 0 : untouched ? s->full_next : true;
+	stage_drop(h, dir, &c->stage);
+}
