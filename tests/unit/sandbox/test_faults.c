@@ -196,8 +196,8 @@ static void discover(const void *arg)
 	act_run(h, act, run);
 	check(run->rc == 0, "%s: %s", act->name, run->e.text);
 	play_idle(h, &run->after, act->name);
-	points_take(world.stage);
 	play_close(h);
+	points_take(world.stage);
 }
 
 struct fault_case {

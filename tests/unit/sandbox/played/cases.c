@@ -14,6 +14,15 @@
 #define FAILED 3    // exit status of a process in which a check failed
 #define LIMIT_S 120 // a case that hangs
 
+// Races of the host that are known (P6): recovery fills the table that the monitor reads already;
+// phases are noted while others copy the sandbox; a sandbox is copied with its place in the table.
+// Entries go as they are mended.
+const char *__tsan_default_suppressions(void);
+const char *__tsan_default_suppressions(void)
+{
+	return "race:host_recover\nrace:machine_phase\nrace:build\nrace:find_due\n";
+}
+
 struct job {
 	size_t i;
 	pid_t pid;
@@ -102,7 +111,8 @@ struct totals {
 static void judge(struct job *j, const struct played_case *c, const struct known_fault *k,
 	int status, struct totals *t)
 {
-	char text[4096] = "";
+	static char text[256 << 10];
+	text[0] = '\0';
 	rewind(j->says);
 	size_t n = fread(text, 1, sizeof text - 1, j->says);
 	text[n] = '\0';
