@@ -25,7 +25,7 @@ static void fail(const void *arg)
 {
 	run = act_prepare(act);
 	struct host *h = play_open();
-	act_prepare_in(h, act, run);
+	act_prepare_in(h, act, run, false);
 	stage_fault(point, FAULT_FAIL);
 	act_run(h, act, run);
 	bool failed = run->rc < 0;
@@ -50,7 +50,7 @@ static void fail(const void *arg)
 static void serve_prepare(void *arg)
 {
 	struct host *h = play_open();
-	act_prepare_in(h, act, run);
+	act_prepare_in(h, act, run, false);
 	play_close(h);
 }
 
@@ -167,7 +167,7 @@ static void slow(const void *arg)
 	pthread_t operation, users;
 	run = act_prepare(act);
 	struct host *h = play_open();
-	act_prepare_in(h, act, run);
+	act_prepare_in(h, act, run, true);
 	stage_fault(point, FAULT_HOLD);
 	doing = "nothing";
 	check(pthread_create(&operation, NULL, operate, h) == 0, "thread");
@@ -192,7 +192,7 @@ static void discover(const void *arg)
 {
 	run = act_prepare(act);
 	struct host *h = play_open();
-	act_prepare_in(h, act, run);
+	act_prepare_in(h, act, run, false);
 	act_run(h, act, run);
 	check(run->rc == 0, "%s: %s", act->name, run->e.text);
 	play_idle(h, &run->after, act->name);

@@ -31,7 +31,8 @@ struct trouble_set {
 	bool stuck;    // processes do not end for longer than they are waited for
 	bool still;    // a guest is not let go on, or the answer of its freeze is lost
 	bool commit;   // a step fails between whole files and the row
-	bool database; // host.db is lost or an older one
+	bool database; // host.db is lost
+	bool older;    // host.db is one of some time ago
 };
 
 static struct sim {
@@ -362,8 +363,10 @@ static void open_and_judge(void *arg)
 
 static void lose_database(void)
 {
-	trace("the database is lost");
+	trace("the database is %s", sim->with.older ? "an older one" : "lost");
 	move_database("data/", "kept.", false);
+	if (sim->with.older)
+		move_database("older.", "data/", true);
 	check(served(open_and_judge, NULL), "killed");
 	move_database("kept.", "data/", false);
 }
@@ -429,7 +432,10 @@ static void live(uint64_t seed, unsigned sessions, enum wrong wrong, struct trou
 	for (sim->session = 0; sim->session < sessions; sim->session++) {
 		served(session, NULL);
 		stage_calm();
-		if (sim->with.database && pick(3) == 0 && !sim->under_way)
+		if (sim->session == 1)
+			move_database("data/", "older.", true);
+		if ((sim->with.database || (sim->with.older && sim->session > 1)) &&
+			!sim->under_way && pick(3) == 0)
 			lose_database();
 		go_wrong();
 	}
@@ -466,8 +472,8 @@ int main(int argc, char **argv)
 	static uint64_t seeds[N_SEEDS];
 	static char names[N_SEEDS][16];
 	static const enum wrong wrongs[] = {WRONG_DATABASE, WRONG_LAYERS, WRONG_END};
-	static const struct trouble_set sets[] = {
-		{.stuck = true}, {.still = true}, {.commit = true}, {.database = true}};
+	static const struct trouble_set sets[] = {{.stuck = true}, {.still = true},
+		{.commit = true}, {.database = true}, {.older = true}};
 	size_t n = 0;
 	for (; n < N_SEEDS; n++) {
 		seeds[n] = n;
@@ -481,8 +487,10 @@ int main(int argc, char **argv)
 	cases[n++] = (struct played_case){"more/still", more, &sets[1]};
 	cases[n++] = (struct played_case){"more/commit", more, &sets[2]};
 	cases[n++] = (struct played_case){"more/database", more, &sets[3]};
+	cases[n++] = (struct played_case){"more/older", more, &sets[4]};
 	static const struct known_fault known[] = {
 		{"more/database", "A8b"},
+		{"more/older", "A8b"},
 	};
 	return cases_run(argc, argv, cases, n, known, ARRAY_SIZE(known));
 }

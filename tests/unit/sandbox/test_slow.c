@@ -23,7 +23,7 @@ static void trouble(enum trouble t)
 {
 	run = act_prepare(act);
 	struct host *h = play_open();
-	act_prepare_in(h, act, run);
+	act_prepare_in(h, act, run, false);
 	stage_trouble(call, NULL, t, true);
 	act_run(h, act, run);
 	bool failed = run->rc < 0;
@@ -72,7 +72,7 @@ static void late(const void *arg)
 	act = find_act(arg);
 	run = act_prepare(act);
 	struct host *h = play_open();
-	act_prepare_in(h, act, run);
+	act_prepare_in(h, act, run, false);
 	atomic_store(&world.stage->stuck, 1);
 	act_run(h, act, run);
 	atomic_store(&world.stage->stuck, 0);
@@ -85,7 +85,7 @@ static void late(const void *arg)
 static void serve_stuck(void *arg)
 {
 	struct host *h = play_open();
-	act_prepare_in(h, act, run);
+	act_prepare_in(h, act, run, false);
 	atomic_store(&world.stage->stuck, 1);
 	act_run(h, act, run);
 	kill(getpid(), SIGKILL);
@@ -114,7 +114,7 @@ static void late_and_restart(const void *arg)
 static void serve_and_stop_it(void *arg)
 {
 	struct host *h = play_open();
-	act_prepare_in(h, act, run);
+	act_prepare_in(h, act, run, false);
 	stage_fault("capture.after_stop", FAULT_KILL);
 	act_run(h, act, run);
 }
@@ -185,7 +185,7 @@ static struct host *meet(pthread_t threads[2], void *(*second)(void *))
 {
 	run = act_prepare(act);
 	struct host *h = play_open();
-	act_prepare_in(h, act, run);
+	act_prepare_in(h, act, run, false);
 	stage_fault("*", FAULT_HOLD);
 	check(pthread_create(&threads[0], NULL, first, h) == 0, "thread");
 	stage_wait_holding();
@@ -230,7 +230,7 @@ static void discover(const void *arg)
 {
 	run = act_prepare(act);
 	struct host *h = play_open();
-	act_prepare_in(h, act, run);
+	act_prepare_in(h, act, run, false);
 	act_run(h, act, run);
 	check(run->rc == 0, "%s: %s", act->name, run->e.text);
 	play_close(h);

@@ -230,11 +230,11 @@ const struct act acts[] = {
 };
 const size_t n_acts = ARRAY_SIZE(acts);
 
-void act_prepare_in(struct host *h, const struct act *a, struct run *r)
+void act_prepare_in(struct host *h, const struct act *a, struct run *r, bool others)
 {
 	struct play *p = &r->before;
 	static const unsigned boxes[] = {SUBJECT, OTHER, DUE, PAUSED, ENDS};
-	for (size_t i = 0; i < ARRAY_SIZE(boxes); i++) {
+	for (size_t i = 0; i < (others ? ARRAY_SIZE(boxes) : 2); i++) {
 		DO(play_create(h, p, boxes[i], -1, false, NULL, &e));
 		then_created(p, boxes[i], -1);
 		play_mark(p, boxes[i]);
@@ -242,8 +242,10 @@ void act_prepare_in(struct host *h, const struct act *a, struct run *r)
 	DO(play_snapshot(h, p, SUBJECT, 0, NULL, &e));
 	then_snapshot(p, SUBJECT, 0);
 	play_mark(p, SUBJECT);
-	DO(play_pause(h, p, PAUSED, NULL, &e));
-	then_paused(p, PAUSED);
+	if (others) {
+		DO(play_pause(h, p, PAUSED, NULL, &e));
+		then_paused(p, PAUSED);
+	}
 	if (a->prepare)
 		a->prepare(h, p);
 	play_idle(h, p, "before");

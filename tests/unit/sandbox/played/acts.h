@@ -27,8 +27,9 @@ struct act {
 extern const struct act acts[];
 extern const size_t n_acts;
 
-// The sandboxes and the snapshot that every case has, and what the act needs. The host is idle.
 struct run *act_prepare(const struct act *a);
-void act_prepare_in(struct host *h, const struct act *a, struct run *r);
+// The sandboxes and the snapshot that every case has, and what the act needs; others: those too
+// that users do something to meanwhile. The host is idle.
+void act_prepare_in(struct host *h, const struct act *a, struct run *r, bool others);
 // Runs it and keeps what became of it in r.
 void act_run(struct host *h, const struct act *a, struct run *r);
