@@ -24,11 +24,13 @@ struct answer {
 };
 
 // Ends by SIGTERM, but not while the stage says that processes are stuck.
-_noreturn_ static void vm(void)
+_noreturn_ static void vm(pid_t helper_pid)
 {
 	sigset_t set;
 	siginfo_t info;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != helper_pid)
+		_exit(0); // it was gone before
 	prctl(PR_SET_NAME, "played-vm");
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
@@ -53,6 +55,7 @@ _noreturn_ static void helper(int fd)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &set, NULL);
+	pid_t self = getpid();
 	int ended = signalfd(-1, &set, SFD_CLOEXEC);
 	for (;;) {
 		struct request r;
@@ -70,7 +73,7 @@ _noreturn_ static void helper(int fd)
 			_exit(0); // its VMs end with it
 		pid_t pid = fork();
 		if (pid == 0)
-			vm();
+			vm(self);
 		atomic_fetch_add(&world.stage->vms, 1);
 		// Before the answer: who asked may be gone.
 		char path[300], text[16];
