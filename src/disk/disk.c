@@ -167,7 +167,7 @@ int disk_take(int from_dir, const char *from, int to_dir, const char *to, mode_t
 {
 	char tmp[NAME_MAX + 1];
 	struct stat st;
-	if (str_format(tmp, sizeof tmp, "%s.take", to) < 0)
+	if (str_format(tmp, sizeof tmp, "%s" DISK_TAKE_SUFFIX, to) < 0)
 		return err_set(e, ERR_INVALID, "%s: the name is too long", to);
 	_cleanup_close_ int in = open_foreign(from_dir, from, max, &st, e);
 	if (in < 0)

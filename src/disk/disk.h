@@ -19,6 +19,7 @@ int disk_clone(int dirfd, const char *src, const char *dst, uint64_t size,
 // is not a regular file (ERR_INVALID), and more than max bytes (ERR_TOO_LARGE). An older <to> is
 // replaced; on error it is untouched. <to> is a name in to_dir, which the jail cannot reach, on the
 // same file system. Not yet fsynced. Shares blocks; without reflink it copies the data extents.
+#define DISK_TAKE_SUFFIX ".take" // of <to>, while it is made
 int disk_take(int from_dir, const char *from, int to_dir, const char *to, mode_t mode, uint64_t max,
 	struct err *e);
 // Does the file system of dirfd support reflink, and holes of 4 KiB? By trying, in an unlinked

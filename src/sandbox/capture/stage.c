@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sandbox/capture/stage.h"
 #include <unistd.h>
+#include "base/str.h"
 #include "disk/disk.h"
 
 void stage_names(const char *snapshot, const char *layer, struct stage *ret)
@@ -28,7 +29,11 @@ void stage_drop(struct host *h, int dir, const struct stage *g)
 	const char *const ours[] = {g->mem, g->state, g->disk, g->working_set};
 	for (size_t i = 0; dir >= 0 && i < ARRAY_SIZE(jail); i++)
 		unlinkat(dir, jail[i], 0);
-	for (size_t i = 0; i < ARRAY_SIZE(ours); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(ours); i++) {
+		char begun[sizeof g->mem + sizeof DISK_TAKE_SUFFIX];
+		snprintf(begun, sizeof begun, "%s" DISK_TAKE_SUFFIX, ours[i]);
+		unlinkat(h->data_fd, begun, 0);
 		if (ours[i][0])
 			unlinkat(h->data_fd, ours[i], 0);
+	}
 }

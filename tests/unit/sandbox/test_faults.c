@@ -246,9 +246,5 @@ int main(int argc, char **argv)
 			}
 	}
 	cases[n++] = (struct played_case){"points", all_points_are_passed, NULL};
-	static const struct known_fault known[] = {
-		// A fork of a paused one is not in the journal: asked again it is done again.
-		{"fork-paused/create.*/fail", "P2"},
-	};
-	return cases_run(argc, argv, cases, n, known, ARRAY_SIZE(known));
+	return cases_run(argc, argv, cases, n, NULL, 0);
 }

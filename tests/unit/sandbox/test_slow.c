@@ -309,14 +309,5 @@ int main(int argc, char **argv)
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
 		cases[n_cases++] = others[i];
-	static const struct known_fault known[] = {
-		// A fork of a paused one is not in the journal: asked again it is done again.
-		{"fork-paused/slot_pool_take/*", "P2"},
-		{"fork-paused/shim_start/*", "P2"},
-		{"fork-paused/vmm_snapshot_load/*", "P2"},
-		{"fork-paused/envd_call_health/*", "P2"},
-		{"fork-paused/envd_call_init/*", "P2"},
-		{"twice/fork-paused", "P2"},
-	};
-	return cases_run(argc, argv, cases, n_cases, known, ARRAY_SIZE(known));
+	return cases_run(argc, argv, cases, n_cases, NULL, 0);
 }
