@@ -22,7 +22,7 @@
 #include "cli/local.h"
 #include "cli/output.h"
 #include "control/control.h"
-#include "control/edge.h"
+#include "control/edge/edge.h"
 #include "hostagent/hostagent.h"
 #include "sandbox/host.h"
 

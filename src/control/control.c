@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "control/agents.h"
+#include "control/api/agents.h"
 #include "control/internal.h"
 
 #define UPKEEP_S 10

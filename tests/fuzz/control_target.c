@@ -5,7 +5,7 @@
 #include <string.h>
 #include "base/id.h"
 #include "base/str.h"
-#include "control/target.h"
+#include "control/edge/target.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

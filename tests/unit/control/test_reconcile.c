@@ -7,7 +7,7 @@
 #include <cmocka.h>
 #include <string.h>
 #include "base/str.h"
-#include "control/reconcile.h"
+#include "control/engine/reconcile.h"
 
 #define NO_ROW ((enum row_state) - 1)
 #define NO_BOX SANDBOX_STATE_MAX

@@ -17,7 +17,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
-#include "control/engine.h"
+#include "control/engine/engine.h"
 #include "control/internal.h"
 
 #define MAX_BOXES 48

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "control/keys.h"
+#include "control/state/keys.h"
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>

@@ -7,7 +7,7 @@
 // nginx's workers run as another user than root and must reach the API socket: they get it by the
 // socket's group. A supervisor thread starts nginx again when it dies, and kills the workers that a
 // killed master leaves behind (they would keep the port).
-#include "control/edge.h"
+#include "control/edge/edge.h"
 #include <arpa/inet.h>
 #include <grp.h>
 #include <poll.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "control/stats.h"
+#include "control/api/stats.h"
 #include <inttypes.h>
 #include <stdatomic.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "control/engine.h"
+#include "control/engine/engine.h"
 #include <string.h>
 #include "base/fault.h"
 #include "base/log.h"

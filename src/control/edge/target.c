@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "control/target.h"
+#include "control/edge/target.h"
 #include <string.h>
 #include "base/id.h"
 #include "base/str.h"

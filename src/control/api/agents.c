@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A connection belongs to a sandbox and an address: after a pause the next resume may have the same
 // address, but the guest has ended its side, and what is sent there is refused before it is read.
-#include "control/agents.h"
+#include "control/api/agents.h"
 #include <pthread.h>
 #include "base/clock.h"
 #include "base/id.h"

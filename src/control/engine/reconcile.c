@@ -2,7 +2,7 @@
 // How this works. All inputs are sorted by id, then walked side by side; an operation that is open
 // shields what it concerns from any judgement. The rules in one place: judge_row and judge_unknown,
 // and the table of tests/unit/control/test_reconcile.c.
-#include "control/reconcile.h"
+#include "control/engine/reconcile.h"
 #include <stdarg.h>
 #include <string.h>
 #include "base/str.h"

@@ -4,7 +4,7 @@
 #include <pthread.h>
 #include <string.h>
 #include "base/clock.h"
-#include "control/agents.h"
+#include "control/api/agents.h"
 #include "control/internal.h"
 #include "agentclient/client.h"
 #include "http/json.h"

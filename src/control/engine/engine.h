@@ -9,11 +9,11 @@
 // finished as before, and the host, which knows the id, does nothing twice.
 #pragma once
 #include <stdatomic.h>
-#include "control/keys.h"
-#include "control/operations.h"
-#include "control/reconcile.h"
-#include "control/rows.h"
-#include "control/templates.h"
+#include "control/state/keys.h"
+#include "control/state/operations.h"
+#include "control/engine/reconcile.h"
+#include "control/state/rows.h"
+#include "control/state/templates.h"
 
 // A host forgets operations after a day: older orphans are not asked again.
 #define ENGINE_ASK_AGAIN_NS (12 * 3600 * 1000000000ull)

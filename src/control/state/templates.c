@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "control/templates.h"
+#include "control/state/templates.h"
 #include <pthread.h>
 #include <string.h>
 #include "base/clock.h"

@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
-#include "control/engine.h"
+#include "control/engine/engine.h"
 
 #define REPORTED_MAX 256
 

@@ -7,7 +7,7 @@
 // Then what a row says was true before the report, and what the report lacks is missing.
 #pragma once
 #include "base/err.h"
-#include "control/rows.h"
+#include "control/state/rows.h"
 
 enum reconcile_kind {
 	RECONCILE_NONE,

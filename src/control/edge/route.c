@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include "base/clock.h"
 #include "control/internal.h"
-#include "control/target.h"
+#include "control/edge/target.h"
 #include "agentclient/client.h"
 #include "http/json.h"
 

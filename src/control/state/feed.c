@@ -4,7 +4,7 @@
 // anywhere: before the commit nothing has happened, after it the cursor says what need not be read
 // again. Numbers are the host's own; they belong to one database of it (journal_id), and start anew
 // with another.
-#include "control/feed.h"
+#include "control/state/feed.h"
 #include <pthread.h>
 #include <string.h>
 #include "base/clock.h"
