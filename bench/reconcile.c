@@ -7,7 +7,13 @@
 #include <time.h>
 #include "base/clock.h"
 #include "base/log.h"
-#include "control/internal.h"
+#include "base/embed.h"
+#include "control/api/context.h"
+#include "control/api/sandbox_list.h"
+#include "control/engine/catchup.h"
+#include "control/engine/upkeep.h"
+
+extern const struct embed control_migrations[];
 
 #define ROUNDS 21
 
@@ -80,7 +86,7 @@ static void fill(struct engine *en, size_t n, bool ended)
 		boxes = calloc(n + 100, sizeof *boxes);
 	for (size_t i = 0; i < n; i += 100) {
 		struct row_new new[100];
-		struct row *rows[100];
+		struct sandbox_row *rows[100];
 		char ids[100][64];
 		for (size_t k = 0; k < 100; k++) {
 			id_new_sandbox(ids[k]);
@@ -111,14 +117,12 @@ static double measure_look(struct engine *en)
 	struct err e = {0};
 	for (int i = -1; i < ROUNDS; i++) {
 		struct look *l;
-		size_t n;
 		uint64_t t = cpu_ns();
 		if (engine_look(en, false, &l, &e) < 0)
 			die(&e);
 		engine_apply(en, l);
-		look_actions(l, &n);
-		if (n != 0) {
-			fprintf(stderr, "%zu differences\n", n);
+		if (l->n_actions != 0) {
+			fprintf(stderr, "%zu differences\n", l->n_actions);
 			exit(1);
 		}
 		look_free(l);
@@ -132,7 +136,7 @@ static double measure_look(struct engine *en)
 static double measure_list(struct engine *en)
 {
 	uint64_t took[ROUNDS];
-	struct control c = {.rows = en->rows, .host = en->host, .operations = en->operations};
+	struct control c = {.rows = en->rows, .host = en->host, .underway = en->underway};
 	c.engine = *en;
 	for (int i = -1; i < ROUNDS; i++) {
 		struct err e = {0};
@@ -162,8 +166,7 @@ int main(int argc, char **argv)
 	log_setup("bench-reconcile", LOG_LEVEL_WARN);
 	if (db_open(":memory:", control_migrations, &en.db, &e) < 0 ||
 		rows_load(en.db, "k", 1, &en.rows, &e) < 0 ||
-		templates_open(en.db, &en.templates, &e) < 0 ||
-		operations_open(en.db, &en.operations, &e) < 0 || engine_init(&en, &e) < 0)
+		underway_load(en.db, &en.underway, &e) < 0 || engine_init(&en, &e) < 0)
 		die(&e);
 	fill(&en, n, false);
 	printf("reconcile of %zu without differences: %.1f ms CPU (median of %d)\n", n_boxes,

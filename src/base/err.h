@@ -14,6 +14,7 @@ enum err_code {
 	ERR_FORBIDDEN,	     // known, but not allowed: 403
 	ERR_NOT_FOUND,	     // 404
 	ERR_CONFLICT,	     // wrong state or name taken: 409
+	ERR_GONE,	     // was there, and is not to be had any more: 410
 	ERR_TOO_LARGE,	     // body over its limit: 413
 	ERR_LIMIT,	     // a quota or the host's capacity: 429
 	ERR_CANCELED,	     // the client went away: 499

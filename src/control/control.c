@@ -8,7 +8,17 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "control/api/agents.h"
-#include "control/internal.h"
+#include "base/embed.h"
+#include "base/id.h"
+#include "control/api/answer.h"
+#include "control/api/context.h"
+#include "control/api/login.h"
+#include "control/edge/edge.h"
+#include "control/engine/catchup.h"
+#include "control/engine/upkeep.h"
+#include "control/routes.h"
+
+extern const struct embed control_migrations[];
 
 #define UPKEEP_S 10
 #define WATCH_MS 10000
@@ -60,7 +70,8 @@ static int load_secret(const char *data_dir, char **ret, struct err *e)
 	return 0;
 }
 
-void control_reconcile(struct control *c)
+// Looks at the host and applies what follows.
+static void compare(struct control *c)
 {
 	_cleanup_(look_freep) struct look *l = NULL;
 	struct err e = {0};
@@ -73,7 +84,7 @@ void control_reconcile(struct control *c)
 static void upkeep(struct control *c)
 {
 	struct err e = {0};
-	control_reconcile(c);
+	compare(c);
 	engine_expire(&c->engine);
 	if (feed_expire(c->feed, &e) < 0)
 		log_warn("old events are kept: %s", e.text);
@@ -146,13 +157,13 @@ static int start_engine(struct control *c, struct err *e)
 {
 	c->engine.db = c->db;
 	c->engine.rows = c->rows;
-	c->engine.templates = c->templates;
-	c->engine.operations = c->operations;
+	c->engine.underway = c->underway;
 	c->engine.keys = c->keys;
 	c->engine.host = c->host;
 	c->engine.now_ns = engine_now;
 	c->engine.new_uuid = engine_uuid;
 	c->engine.bring_events = engine_bring;
+	c->engine.answer = answer_to_keep;
 	c->engine.ctx = c;
 	return engine_init(&c->engine, e);
 }
@@ -194,9 +205,7 @@ static int open_state(struct control *c, struct err *e)
 	if (r == 0)
 		r = rows_load(c->db, secret, strlen(secret), &c->rows, e);
 	if (r == 0)
-		r = templates_open(c->db, &c->templates, e);
-	if (r == 0)
-		r = operations_open(c->db, &c->operations, e);
+		r = underway_load(c->db, &c->underway, e);
 	if (r == 0)
 		r = feed_start(c->db, &c->host, &c->feed, e);
 	if (r == 0)
@@ -204,6 +213,12 @@ static int open_state(struct control *c, struct err *e)
 	if (secret)
 		explicit_bzero(secret, strlen(secret));
 	return r;
+}
+
+static void count_request(struct http_request *r, int status, uint64_t duration_ns, void *ctx)
+{
+	struct control *c = ctx;
+	stats_count(c->stats, http_req_route(r), status, duration_ns);
 }
 
 static int start_http(struct control *c, struct err *e)
@@ -223,8 +238,8 @@ static int start_http(struct control *c, struct err *e)
 		.n_routes = control_n_routes,
 		.ctx = c,
 		.listen_fd = fd,
-		.before = control_before,
-		.done = control_done,
+		.before = login_before,
+		.done = count_request,
 	};
 	return http_server_start(&cfg, &c->http, e);
 }
@@ -295,7 +310,7 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 	if (r == 0)
 		set_place(c);
 	if (r == 0) {
-		control_reconcile(c);
+		compare(c);
 		r = start_http(c, e);
 	}
 	if (r == 0 && !cfg->no_edge)
@@ -342,9 +357,8 @@ struct control *control_stop(struct control *c)
 		log_warn("times of use of keys are not written: %s", e.text);
 	feed_stop(c->feed);
 	engine_done(&c->engine);
-	operations_free(c->operations);
+	underway_free(c->underway);
 	rows_free(c->rows);
-	templates_free(c->templates);
 	keys_free(c->keys);
 	db_close(c->db);
 	stats_free(c->stats);

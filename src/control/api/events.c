@@ -1,21 +1,71 @@
 // SPDX-License-Identifier: Apache-2.0
-// /v1/events: what happened, as the host told it (feed.h), as pages or followed line by line.
+// How this works. A cursor is "<epoch>-<number>": the number of the last event that was read, and
+// the counting that it belongs to (feed.h). One whose next event is not kept any more, or that is
+// of another counting, is refused: whoever went on from it would miss events without a word. Bare
+// numbers, as older clients have them, are taken where they can be right.
+#include "control/api/events.h"
 #include <inttypes.h>
 #include <string.h>
 #include "base/clock.h"
-#include "control/internal.h"
+#include "base/str.h"
+#include "control/api/find.h"
+#include "control/api/page.h"
+#include "control/api/reply.h"
+#include "control/state/render.h"
 #include "http/json.h"
 
-#define PAGE_MAX 100
 #define WAIT_MS 1000 // how long a follower may go without a look at its connection
 #define KEEPALIVE_NS (15 * NSEC_PER_SEC)
 
-static json_t *event_json(const struct host_event *ev)
+#define CURSOR_SIZE (FEED_EPOCH_SIZE + 24)
+
+static void format_cursor(const char *epoch, uint64_t seq, char out[CURSOR_SIZE])
 {
-	return json_pack("{s:I, s:o, s:o, s:s, s:o, s:o}", "seq", (json_int_t)ev->seq, "at",
-		control_json_time(ev->at_ns), "sandbox", control_json_or_null(ev->sandbox), "kind",
-		ev->kind, "cause", control_json_or_null(ev->cause), "data",
-		ev->data ? json_incref(ev->data) : json_object());
+	snprintf(out, CURSOR_SIZE, "%s-%" PRIu64, epoch, seq);
+}
+
+static int check_cursor(const struct feed_range *range, uint64_t seq, struct err *e)
+{
+	if (seq > range->last)
+		return err_set(e, ERR_GONE,
+			"cursor: there has not been an event %" PRIu64
+			" yet, the last one is %" PRIu64
+			": begin again, with 'since' or without a cursor",
+			seq, range->last);
+	if (seq + 1 < range->first)
+		return err_set(e, ERR_GONE,
+			"cursor: events after %" PRIu64 " are not kept any more, the first one is "
+			"%" PRIu64 ": begin again, with 'since' or without a cursor",
+			seq, range->first);
+	return 0;
+}
+
+// A bare 0 is the beginning of what there is.
+static int read_cursor(
+	const char *text, const struct feed_range *range, uint64_t *ret, struct err *e)
+{
+	const char *dash = strchr(text, '-');
+	if (str_to_u64(dash ? dash + 1 : text, INT64_MAX, ret) < 0)
+		return err_set(
+			e, ERR_INVALID, "cursor: is not one that a list of events has given");
+	if (!dash)
+		return *ret ? check_cursor(range, *ret, e) : 0;
+	if ((size_t)(dash - text) != strlen(range->epoch) ||
+		strncmp(text, range->epoch, strlen(range->epoch)) != 0)
+		return err_set(e, ERR_GONE,
+			"cursor: events are counted anew since it was given, for an older copy of "
+			"the database was restored: begin again, with 'since' or without a cursor");
+	return check_cursor(range, *ret, e);
+}
+
+static json_t *event_json(const char *epoch, const struct host_event *ev)
+{
+	char cursor[CURSOR_SIZE];
+	format_cursor(epoch, ev->seq, cursor);
+	return json_pack("{s:I, s:o, s:o, s:s, s:o, s:o, s:s}", "seq", (json_int_t)ev->seq, "at",
+		render_time(ev->at_ns), "sandbox", render_text(ev->sandbox), "kind", ev->kind,
+		"cause", render_text(ev->cause), "data",
+		ev->data ? json_incref(ev->data) : json_object(), "cursor", cursor);
 }
 
 // --- follow
@@ -25,7 +75,8 @@ struct follower {
 	struct http_request *req;
 	char sandbox[64]; // "": all
 	uint64_t cursor, since_ns, spoke_ns;
-	size_t n; // lines of the last read
+	struct feed_range range; // as of the last read
+	size_t n;		 // lines of the last read
 	struct strbuf lines;
 };
 
@@ -39,7 +90,7 @@ static void follower_free(void *p)
 static int add_line(void *ctx, const struct host_event *ev)
 {
 	struct follower *f = ctx;
-	_cleanup_json_ json_t *j = event_json(ev);
+	_cleanup_json_ json_t *j = event_json(f->range.epoch, ev);
 	_cleanup_free_ char *text = json_compact(j);
 	if (!text)
 		return -ENOMEM;
@@ -61,10 +112,10 @@ static ssize_t follower_next(void *p, char *buf, size_t max)
 		// Read before the events are, so that none falls in between.
 		uint64_t last = feed_wait(f->c->feed, f->cursor, WAIT_MS);
 		f->n = 0;
-		int r = last > f->cursor ? feed_read(f->c->feed, f->cursor, f->since_ns,
-						   f->sandbox[0] ? f->sandbox : NULL, PAGE_MAX,
-						   add_line, f, NULL)
-					 : 0;
+		int r = last > f->cursor ? feed_range(f->c->feed, &f->range, NULL) : 0;
+		if (r == 0 && last > f->cursor)
+			r = feed_read(f->c->feed, f->cursor, f->since_ns,
+				f->sandbox[0] ? f->sandbox : NULL, PAGE_MAX, add_line, f, NULL);
 		if (r < 0)
 			return r;
 		// Those of other sandboxes are passed over.
@@ -80,82 +131,104 @@ static ssize_t follower_next(void *p, char *buf, size_t max)
 	return (ssize_t)n;
 }
 
-static void follow(struct http_request *r, struct control *c, uint64_t cursor, uint64_t since_ns,
-	const char *sandbox)
+struct query {
+	uint64_t cursor, since_ns, limit;
+	char sandbox[64]; // "": all
+	bool follows;
+};
+
+static void follow(struct http_request *r, struct control *c, const struct query *q)
 {
 	struct err e = {0};
 	struct follower *f = calloc(1, sizeof *f);
 	if (!f) {
 		err_errno(&e, ENOMEM, "events");
-		http_reply_error(r, &e);
+		reply_error(r, &e);
 		return;
 	}
 	f->c = c;
 	f->req = r;
-	f->cursor = cursor;
-	f->since_ns = since_ns;
-	snprintf(f->sandbox, sizeof f->sandbox, "%s", sandbox);
+	f->cursor = q->cursor;
+	f->since_ns = q->since_ns;
+	memcpy(f->sandbox, q->sandbox, sizeof f->sandbox);
 	f->spoke_ns = clock_monotonic_ns();
 	http_reply_stream(r, 200, "application/x-ndjson", follower_next, f, follower_free);
 }
 
 // --- page
 
-struct page {
+struct items {
 	json_t *list;
+	const char *epoch;
 	uint64_t cursor;
 };
 
 static int add_item(void *ctx, const struct host_event *ev)
 {
-	struct page *p = ctx;
+	struct items *p = ctx;
 	p->cursor = ev->seq;
-	return json_array_append_new(p->list, event_json(ev)) < 0 ? -ENOMEM : 0;
+	return json_array_append_new(p->list, event_json(p->epoch, ev)) < 0 ? -ENOMEM : 0;
+}
+
+static void list(struct http_request *r, struct control *c, const struct query *q,
+	const struct feed_range *range)
+{
+	_cleanup_json_ json_t *out = json_array();
+	struct items items = {out, range->epoch, q->cursor};
+	struct err e = {0};
+	char next[CURSOR_SIZE];
+	int rc = feed_read(c->feed, q->cursor, q->since_ns, q->sandbox[0] ? q->sandbox : NULL,
+		q->limit, add_item, &items, &e);
+	if (rc < 0) {
+		reply_error(r, &e);
+		return;
+	}
+	// Those of other sandboxes are passed over.
+	if (json_array_size(out) < q->limit)
+		items.cursor = MAX(items.cursor, range->last);
+	format_cursor(range->epoch, items.cursor, next);
+	http_reply_json(r, 200,
+		json_pack("{s:O, s:s, s:s}", "events", out, "feed", range->epoch, "next_cursor",
+			next));
+}
+
+static int read_query(struct control *c, struct http_request *r, const struct feed_range *range,
+	struct query *q, struct err *e)
+{
+	const char *from = http_req_query(r, "cursor"), *since = http_req_query(r, "since");
+	const char *live = http_req_query(r, "follow");
+	if (live && !str_eq(live, "0") && !str_eq(live, "1"))
+		return err_set(e, ERR_INVALID, "follow: must be 0 or 1");
+	if (since && from)
+		return err_set(e, ERR_INVALID,
+			"since: a cursor says already where to begin: give one of the two");
+	if (since && clock_parse_rfc3339(since, &q->since_ns) < 0)
+		return err_set(e, ERR_INVALID,
+			"since: must be a time as 2026-11-24T03:00:00Z (RFC 3339; a '+' of an "
+			"offset is %%2B in a query)");
+	q->follows = str_eq(live, "1");
+	int rc = page_read_limit(r, &q->limit, e);
+	if (rc == 0 && from)
+		rc = read_cursor(from, range, &q->cursor, e);
+	return rc == 0 ? find_filter_id(c, r, http_req_query(r, "sandbox"), q->sandbox, e) : rc;
 }
 
 void events_list(struct http_request *r, void *ctx)
 {
 	struct control *c = ctx;
+	struct feed_range range;
+	struct query q = {0};
 	struct err e = {0};
-	uint64_t cursor = 0, limit = PAGE_MAX, since = 0;
-	char sandbox[64];
-	const char *from = http_req_query(r, "cursor"), *max = http_req_query(r, "limit");
-	const char *since_text = http_req_query(r, "since"), *live = http_req_query(r, "follow");
-	int rc = 0;
-	if (from && str_to_u64(from, INT64_MAX, &cursor) < 0)
-		rc = err_set(&e, ERR_INVALID, "cursor: must be the number of an event");
-	else if (max && (str_to_u64(max, PAGE_MAX, &limit) < 0 || limit == 0))
-		rc = err_set(&e, ERR_INVALID, "limit: must be an integer from 1 to %d", PAGE_MAX);
-	else if (live && !str_eq(live, "0") && !str_eq(live, "1"))
-		rc = err_set(&e, ERR_INVALID, "follow: must be 0 or 1");
-	else if (since_text && from)
-		rc = err_set(&e, ERR_INVALID,
-			"since: a cursor says already where to begin: give one of the two");
-	else if (since_text && clock_parse_rfc3339(since_text, &since) < 0)
-		rc = err_set(&e, ERR_INVALID,
-			"since: must be a time as 2026-11-24T03:00:00Z (RFC 3339; a '+' of an "
-			"offset is %%2B in a query)");
-	if (rc == 0)
-		rc = sandboxes_resolve_filter(c, r, http_req_query(r, "sandbox"), sandbox, &e);
-	if (rc == 0 && str_eq(live, "1")) {
-		follow(r, c, cursor, since, sandbox);
-		return;
-	}
-	_cleanup_json_ json_t *list = json_array();
-	struct page page = {list, cursor};
-	if (rc == 0) {
-		// What a caller has just been told of is in its next page.
+	// What a caller has just been told of is in its next page.
+	if (!str_eq(http_req_query(r, "follow"), "1"))
 		feed_catch_up(c->feed, NULL);
-		uint64_t last = feed_wait(c->feed, UINT64_MAX, 0);
-		rc = feed_read(c->feed, cursor, since, sandbox[0] ? sandbox : NULL, limit, add_item,
-			&page, &e);
-		if (rc == 0 && json_array_size(list) < limit)
-			page.cursor = MAX(page.cursor, last);
-	}
+	int rc = feed_range(c->feed, &range, &e);
+	if (rc == 0)
+		rc = read_query(c, r, &range, &q, &e);
 	if (rc < 0)
-		http_reply_error(r, &e);
+		reply_error(r, &e);
+	else if (q.follows)
+		follow(r, c, &q);
 	else
-		http_reply_json(r, 200,
-			json_pack("{s:O, s:I}", "events", list, "next_cursor",
-				(json_int_t)page.cursor));
+		list(r, c, &q, &range);
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Buffered exec: runs a program by the guest's agent, straight over the sandbox's address, and
-// replies when it has ended.
+#include "control/api/exec.h"
 #include <pthread.h>
 #include <string.h>
 #include "base/clock.h"
+#include "base/str.h"
 #include "control/api/agents.h"
-#include "control/internal.h"
+#include "control/api/find.h"
+#include "control/api/reply.h"
+#include "control/api/work.h"
 #include "agentclient/client.h"
 #include "http/json.h"
 
@@ -218,21 +220,21 @@ static int run(struct control *c, struct exec *x, const struct exec_body *b, str
 {
 	char address[48];
 	char id[64];
-	sandboxes_path_id(c, x->req, id);
-	_cleanup_(row_unrefp) struct row *row = NULL;
-	int r = sandboxes_find_live(c, id, &row, e);
+	find_path_id(c, x->req, id);
+	_cleanup_(row_unrefp) struct sandbox_row *row = NULL;
+	int r = find_live(c, id, &row, e);
 	if (r < 0)
 		return r;
 	struct err why = {0};
 	struct host_sandbox now;
 	r = c->host.ops->address(c->host.host, id, address, &why);
-	if (r < 0 && why.code == ERR_CONFLICT && sandboxes_report(c, row, &now, NULL) == 0) {
+	if (r < 0 && why.code == ERR_CONFLICT && find_report(c, row, &now, NULL) == 0) {
 		if (now.state == SANDBOX_PAUSED)
 			return err_set(
 				e, ERR_CONFLICT, "sandbox '%s' is paused: resume it first", id);
 		// The host knew of its end before we did.
 		if (row_ended(row))
-			return sandboxes_say_ended(&now, e);
+			return find_say_ended(&now, e);
 	}
 	if (r < 0) {
 		*e = why;
@@ -312,7 +314,7 @@ void exec_run(struct http_request *r, void *ctx)
 			err_set(&e, ERR_INTERNAL, "out of memory");
 	}
 	if (!http_replied(r))
-		http_reply_error(r, &e);
+		reply_error(r, &e);
 	strbuf_done(&x.out.text);
 	strbuf_done(&x.err.text);
 	strbuf_done(&x.input);

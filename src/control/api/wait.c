@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// GET /v1/sandboxes/{id}/wait. How this works: an event of the sandbox wakes the call, which then
+// How this works: an event of the sandbox wakes the call, which then
 // asks the host. Between events it looks once a second at its connection and at the server. Two
 // things have no event: an answer that the host gives a moment before it is at the new state itself
 // (the event is written in the transaction, the state follows), for which it asks again soon; and a
 // host that is silent, which is asked again each second.
+#include "control/api/wait.h"
 #include <inttypes.h>
 #include <string.h>
 #include "base/clock.h"
-#include "control/internal.h"
+#include "base/str.h"
+#include "control/api/find.h"
+#include "control/api/reply.h"
+#include "control/api/sandbox_list.h"
+#include "control/state/render.h"
 
 #define LOOK_MS 1000
 #define SOON_MS 5
@@ -16,7 +21,7 @@
 struct wait {
 	struct control *c;
 	struct http_request *req;
-	struct row *row;
+	struct sandbox_row *row;
 	struct feed_watch watch;
 	bool states[SANDBOX_STATE_MAX + 1];
 	uint64_t until_ns, timeout_sec; // CLOCK_MONOTONIC
@@ -34,7 +39,7 @@ static bool is_passing(enum sandbox_state s)
 static int look(struct wait *w, struct err *e)
 {
 	const char *id = w->row->id;
-	int rc = sandboxes_report(w->c, w->row, &w->now, e);
+	int rc = find_report(w->c, w->row, &w->now, e);
 	if (rc < 0)
 		return rc;
 	if (w->states[w->now.state])
@@ -43,7 +48,7 @@ static int look(struct wait *w, struct err *e)
 	if (ended) {
 		err_set(e, ERR_CONFLICT, "sandbox '%s' has ended (%s) and will not be %s", id,
 			ended->cause, w->names);
-		sandboxes_say_cause(w->row, e);
+		find_say_cause(w->row, e);
 		return -EBUSY;
 	}
 	// A create that failed leaves nothing.
@@ -72,7 +77,7 @@ static int wait_for_it(struct wait *w, struct err *e)
 			if (now >= w->until_ns)
 				return err_set(e, ERR_TIMEOUT,
 					"sandbox '%s' is %s, and was not %s within %" PRIu64 " s",
-					w->row->id, sandboxes_state_name(w->now.state), w->names,
+					w->row->id, render_state_name(w->now.state), w->names,
 					w->timeout_sec);
 			uint64_t ms = (w->until_ns - now) / NSEC_PER_MSEC + 1;
 			ms = MIN(ms, (uint64_t)(soon ? soon : LOOK_MS));
@@ -97,15 +102,15 @@ static int read_query(struct http_request *r, struct wait *w, struct err *e)
 		return err_set(e, ERR_INVALID, "timeout_sec: must be an integer from 1 to %d",
 			MAX_WAIT_SEC);
 	w->until_ns = clock_monotonic_ns() + w->timeout_sec * NSEC_PER_SEC;
-	return sandboxes_read_states(w->names, w->states, e);
+	return states_read(w->names, w->states, e);
 }
 
 static int run(struct wait *w, struct err *e)
 {
-	if (atomic_fetch_add(&w->c->waits, 1) >= ROUTE_WAITS_MAX) {
+	if (atomic_fetch_add(&w->c->waits, 1) >= WAIT_CALLS_MAX) {
 		atomic_fetch_sub(&w->c->waits, 1);
 		return err_set(e, ERR_LIMIT, "%d calls wait already: follow the events instead",
-			ROUTE_WAITS_MAX);
+			WAIT_CALLS_MAX);
 	}
 	feed_watch(w->c->feed, &w->watch, w->row->id);
 	int rc = wait_for_it(w, e);
@@ -120,13 +125,13 @@ void sandboxes_wait(struct http_request *r, void *ctx)
 	struct err e = {0};
 	char id[64];
 	int rc = read_query(r, &w, &e);
-	sandboxes_path_id(ctx, r, id);
-	_cleanup_(row_unrefp) struct row *row = rows_get(w.c->rows, id);
+	find_path_id(ctx, r, id);
+	_cleanup_(row_unrefp) struct sandbox_row *row = rows_get(w.c->rows, id);
 	w.row = row;
 	if (rc == 0)
 		rc = row ? run(&w, &e) : err_set(&e, ERR_NOT_FOUND, "no sandbox '%.64s'", id);
 	if (rc < 0)
-		http_reply_error(r, &e);
+		reply_error(r, &e);
 	else
-		sandboxes_reply(r, 200, row, &w.now);
+		reply_sandbox(r, 200, row, &w.now);
 }

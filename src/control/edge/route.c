@@ -4,13 +4,17 @@
 // and port, or, to refuse, this server's own socket together with X-Stasis-Refusal, a path here
 // that gives the right status and body. (An auth_request itself can only refuse with 401 or 403.)
 // nginx calls /_edge/refuse/closed on its own when the guest's port does not answer.
+#include "control/edge/route.h"
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include "base/clock.h"
-#include "control/internal.h"
+#include "control/api/context.h"
+#include "control/api/find.h"
+#include "control/api/login.h"
+#include "control/api/reply.h"
 #include "control/edge/target.h"
 #include "agentclient/client.h"
 #include "http/json.h"
@@ -82,9 +86,9 @@ static const char *refuse_agent_call(const struct http_request *r, const char *w
 static const char *find_address(struct control *c, const struct http_request *r,
 	const struct edge_target *t, char address[48])
 {
-	_cleanup_(row_unrefp) struct row *row = NULL;
+	_cleanup_(row_unrefp) struct sandbox_row *row = NULL;
 	struct err e = {0};
-	if (sandboxes_find_live(c, t->id, &row, NULL) < 0)
+	if (find_live(c, t->id, &row, NULL) < 0)
 		return "not_found";
 	int rc = c->host.ops->address(c->host.host, t->id, address, &e);
 	if (rc < 0)
@@ -107,7 +111,7 @@ static void pass_credentials(struct control *c, struct http_request *r)
 {
 	const char *key = http_req_header(r, "X-API-Key");
 	const char *auth = http_req_header(r, "Authorization");
-	const char *bearer = auth && str_starts(auth, "Bearer ") ? auth + strlen("Bearer ") : NULL;
+	const char *bearer = login_bearer(auth);
 	if (key && !keys_check(c->keys, key))
 		http_reply_header(r, "X-Stasis-Api-Key", key);
 	if (auth && !(bearer && keys_check(c->keys, bearer)))
@@ -151,7 +155,7 @@ void route_refuse(struct http_request *r, void *ctx)
 	if (str_eq(reason, "too_large")) {
 		struct err e = {0};
 		err_set(&e, ERR_TOO_LARGE, "the body is larger than 1 MiB");
-		http_reply_error(r, &e);
+		reply_error(r, &e);
 		return;
 	}
 	const struct refusal *f = &refusals[0];
@@ -164,5 +168,6 @@ void route_refuse(struct http_request *r, void *ctx)
 		"code", f->status);
 	if (f->names_port && port)
 		json_object_set_new(j, "port", json_integer(strtol(port, NULL, 10)));
+	reply_retry_after(r, f->status);
 	http_reply_json(r, f->status, j);
 }

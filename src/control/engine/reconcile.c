@@ -178,17 +178,18 @@ static void judge_row(
 			add(out, RECONCILE_NONE, row->id, "an operation on it is under way");
 		else if (in_motion(s->state))
 			add(out, RECONCILE_NONE, row->id, "it has ended, the host is at it");
-		else if (str_eq(row->cause, "killed"))
-			add(out, RECONCILE_REMOVE_UNKNOWN, row->id,
+		else if (str_eq(row->cause, "killed")) {
+			a = add(out, RECONCILE_REMOVE_UNKNOWN, row->id,
 				"it was ended by a call, and the host has it %s",
 				sandbox_state_name(s->state));
-		else
+			snprintf(a->cause, sizeof a->cause, "killed");
+		} else
 			add(out, RECONCILE_REPORT_UNKNOWN, row->id,
 				"it ended here (%s), and the host has it %s: kept",
 				row->cause ? row->cause : "?", sandbox_state_name(s->state));
 		return;
 	}
-	if (op && op->state == RECONCILE_OP_OPEN && !r->in->wrong_judge_open) {
+	if (op && op->state == RECONCILE_OP_OPEN) {
 		add(out, RECONCILE_NONE, row->id, "an operation on it is under way");
 		return;
 	}
@@ -240,8 +241,6 @@ static void judge_unknown(struct run *r, const struct reconcile_sandbox *s)
 	struct reconcile_action *a;
 	if (s->state == SANDBOX_STOPPED) {
 		add(out, RECONCILE_NONE, s->id, "ended, and forgotten here");
-	} else if (r->in->wrong_remove_all) {
-		add(out, RECONCILE_REMOVE_UNKNOWN, s->id, "not in the database");
 	} else if (op && op->state == RECONCILE_OP_OPEN) {
 		add(out, RECONCILE_NONE, s->id, "an operation on it is under way");
 	} else if (in_motion(s->state)) {
@@ -342,7 +341,7 @@ int reconcile(const struct reconcile_input *in, struct reconcile_action **ret, s
 {
 	struct run r = {.in = in, .out.explain = in->explain};
 	int rc = prepare(&r);
-	if (rc == 0 && (!in->reachable || !in->volume_ok) && !in->wrong_silence)
+	if (rc == 0 && (!in->reachable || !in->volume_ok))
 		nothing_known(&r);
 	else if (rc == 0)
 		compare(&r);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What follows from the difference between what the database wants, what the host reports and what
 // the journal of operations says: a pure function, without clock, database or host. Who applies the
-// actions checks that what each was judged by still holds (upkeep.c).
+// actions checks that what each was judged by still holds (upkeep.c, marks.c).
 //
 // The order in which the inputs were read matters: rows and operations before the host was asked.
 // Then what a row says was true before the report, and what the report lacks is missing.
@@ -68,9 +68,6 @@ struct reconcile_input {
 	const struct reconcile_op *ops;
 	size_t n_ops;
 	bool explain; // RECONCILE_NONE too
-	// For tests that must fail: judge what is being changed; remove what is unknown without
-	// looking into the journal; take silence for loss.
-	bool wrong_judge_open, wrong_remove_all, wrong_silence;
 };
 
 struct reconcile_action {

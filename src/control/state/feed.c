@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <string.h>
 #include "base/clock.h"
+#include "base/id.h"
 #include "base/log.h"
 #include "http/json.h"
 
@@ -34,16 +35,32 @@ struct feed {
 
 // --- the database
 
-static int read_u64(void *ctx, sqlite3_stmt *row)
+static int read_u64(void *ctx, sqlite3_stmt *st)
 {
-	*(uint64_t *)ctx = (uint64_t)sqlite3_column_int64(row, 0);
+	*(uint64_t *)ctx = (uint64_t)sqlite3_column_int64(st, 0);
 	return 0;
 }
 
-static int read_journal(void *ctx, sqlite3_stmt *row)
+static int read_journal(void *ctx, sqlite3_stmt *st)
 {
-	snprintf(ctx, sizeof((struct host_info *)0)->journal_id, "%s", db_text(row, 0));
+	snprintf(ctx, sizeof((struct host_info *)0)->journal_id, "%s", db_text(st, 0));
 	return 0;
+}
+
+static int read_epoch(void *ctx, sqlite3_stmt *st)
+{
+	snprintf(ctx, FEED_EPOCH_SIZE, "%s", db_text(st, 0));
+	return 0;
+}
+
+// A new one, with the database locked.
+static int write_epoch(struct feed *f, struct err *e)
+{
+	unsigned char raw[(FEED_EPOCH_SIZE - 1) / 2];
+	char epoch[FEED_EPOCH_SIZE];
+	id_random_bytes(raw, sizeof raw);
+	id_hex(raw, sizeof raw, epoch);
+	return db_exec(f->db, e, "UPDATE feed SET epoch = ?", "s", epoch);
 }
 
 static int load(struct feed *f, struct err *e)
@@ -58,6 +75,11 @@ static int load(struct feed *f, struct err *e)
 	if (rc == 0)
 		rc = db_query(f->db, e, read_u64, &f->last,
 			"SELECT seq FROM sqlite_sequence WHERE name = 'events'", "");
+	char epoch[FEED_EPOCH_SIZE] = "";
+	if (rc == 0)
+		rc = db_query(f->db, e, read_epoch, epoch, "SELECT epoch FROM feed", "");
+	if (rc == 0 && !epoch[0])
+		rc = write_epoch(f, e);
 	db_unlock(f->db);
 	return rc;
 }
@@ -149,10 +171,15 @@ static int take_batch(struct feed *f, struct host_event *list, size_t n, struct 
 	uint64_t last = 0;
 	if (n == 0)
 		return 0;
-	if (f->cursor > 0 && list[0].seq != f->cursor + 1)
+	// The host forgets what was acknowledged: a gap means that this database is a copy from
+	// before, and that the numbers which follow here were given to other events then.
+	bool gap = f->cursor > 0 && list[0].seq != f->cursor + 1;
+	if (gap)
 		log_error("events of the host are missing after=%lu next=%lu kind=%s", f->cursor,
 			list[0].seq, list[0].kind);
-	int rc = add_events(f, list, n, &last, e);
+	int rc = gap ? DB_LOCKED(f->db, write_epoch(f, e)) : 0;
+	if (rc == 0)
+		rc = add_events(f, list, n, &last, e);
 	if (rc == 0) {
 		f->cursor = list[n - 1].seq;
 		announce(f, list, n, last);
@@ -311,16 +338,16 @@ struct page {
 	size_t n;
 };
 
-static int read_event(void *ctx, sqlite3_stmt *row)
+static int read_event(void *ctx, sqlite3_stmt *st)
 {
 	struct page *p = ctx;
 	struct host_event *ev = &p->list[p->n++];
-	ev->seq = (uint64_t)sqlite3_column_int64(row, 0);
-	ev->at_ns = (uint64_t)sqlite3_column_int64(row, 1);
-	snprintf(ev->sandbox, sizeof ev->sandbox, "%s", db_text(row, 2));
-	snprintf(ev->kind, sizeof ev->kind, "%s", db_text(row, 3));
-	snprintf(ev->cause, sizeof ev->cause, "%s", db_text(row, 4));
-	ev->data = json_loads(db_text(row, 5), 0, NULL);
+	ev->seq = (uint64_t)sqlite3_column_int64(st, 0);
+	ev->at_ns = (uint64_t)sqlite3_column_int64(st, 1);
+	snprintf(ev->sandbox, sizeof ev->sandbox, "%s", db_text(st, 2));
+	snprintf(ev->kind, sizeof ev->kind, "%s", db_text(st, 3));
+	snprintf(ev->cause, sizeof ev->cause, "%s", db_text(st, 4));
+	ev->data = json_loads(db_text(st, 5), 0, NULL);
 	return 0;
 }
 
@@ -350,6 +377,28 @@ int feed_read(struct feed *f, uint64_t after, uint64_t since_ns, const char *san
 		host_event_done(&list[i]);
 	}
 	return rc;
+}
+
+static int read_range(void *ctx, sqlite3_stmt *st)
+{
+	struct feed_range *r = ctx;
+	snprintf(r->epoch, sizeof r->epoch, "%s", db_text(st, 0));
+	r->last = (uint64_t)sqlite3_column_int64(st, 1);
+	r->first = sqlite3_column_type(st, 2) == SQLITE_NULL
+			   ? r->last + 1
+			   : (uint64_t)sqlite3_column_int64(st, 2);
+	return 1;
+}
+
+int feed_range(struct feed *f, struct feed_range *ret, struct err *e)
+{
+	*ret = (struct feed_range){0};
+	int rc = DB_LOCKED(f->db,
+		db_query(f->db, e, read_range, ret,
+			"SELECT epoch, coalesce((SELECT seq FROM sqlite_sequence WHERE name = "
+			"'events'), 0), (SELECT min(seq) FROM events) FROM feed",
+			""));
+	return MIN(rc, 0);
 }
 
 int feed_expire(struct feed *f, struct err *e)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The journal of what was asked for: each operation is a row before the host hears of it, and is
-// ended in the transaction that notes its effect. Which of the open ones a thread of this process
-// is at (active), and which an earlier one left (orphans), is known in memory.
+// ended in the transaction that notes its effect. Whom it concerns is in operation_subjects: the
+// sandbox, and the children of a fork.
 #pragma once
 #include <jansson.h>
 #include "base/db.h"
@@ -51,50 +51,27 @@ struct operation {
 void operation_done(struct operation *op);
 #define _cleanup_operation_ _cleanup_(operation_done)
 
-struct operations;
-// Those that are open in the database are orphans.
-int operations_open(struct db *db, struct operations **ret, struct err *e);
-struct operations *operations_free(struct operations *o);
-DEFINE_CLEANUP(struct operations *, operations_free)
+// Which kinds make or remove what they concern, of whom the journal is asked.
+bool operation_kind_makes(enum operation_kind k);
+bool operation_kind_removes(enum operation_kind k);
 
-// --- one operation, in this order: activate; insert in a transaction; update in a transaction that
-// ends it (both with the database locked); then ended. What fails to be inserted: ended as well.
-// What cannot be ended now: orphan.
-int operations_activate(struct operations *o, const struct operation *op, struct err *e);
-int operations_insert(struct operations *o, const struct operation *op, struct err *e);
-int operations_update(struct operations *o, const struct operation *op, struct err *e);
-void operations_ended(struct operations *o, const char *id);
-void operations_orphan(struct operations *o, const char *id);
-// Makes an orphan active: false when it is not one (any more).
-bool operations_adopt(struct operations *o, const char *id);
+// --- in a transaction, with the database locked
+int operations_insert(struct db *db, const struct operation *op, struct err *e);
+// Ends it. Without op->key its key is free again.
+int operations_end(struct db *db, const struct operation *op, struct err *e);
+// 1: a snapshot of that name is being made.
+int operations_makes_snapshot(struct db *db, const char *name, struct err *e);
 
-// --- what is open
-struct operation_ref {
-	char id[UUID_SIZE], sandbox[64], snapshot[UUID_SIZE];
-	enum operation_kind kind;
-	bool active;
-	char (*children)[64]; // of a fork; owned by the table, or by the copy
-	size_t n_children;
-};
-// Copies, oldest first; free with operations_refs_free.
-int operations_list_open(
-	struct operations *o, struct operation_ref **ret, size_t *ret_n, struct err *e);
-void operations_refs_free(struct operation_ref *list, size_t n);
-// An orphan that concerns the sandbox, as subject or as child of a fork: its id in out.
-bool operations_orphan_on(struct operations *o, const char *sandbox, char out[UUID_SIZE]);
-// Any open one that does.
-bool operations_open_on(struct operations *o, const char *sandbox);
-bool operations_snapshot_open(struct operations *o, const char *snapshot);
-// Waits up to wait_ms for the end of it: true when it is not open (any more).
-bool operations_wait(struct operations *o, const char *id, int wait_ms);
-
-// --- the table. Found ones are freed with operation_done.
+// --- reading. Found ones are freed with operation_done.
 // 1 found, 0 not.
-int operations_get(struct operations *o, const char *id, struct operation *ret, struct err *e);
-int operations_find_key(struct operations *o, const char *api_key, const char *key, uint64_t now_ns,
+int operations_get(struct db *db, const char *id, struct operation *ret, struct err *e);
+int operations_find_key(struct db *db, const char *api_key, const char *key, uint64_t now_ns,
 	struct operation *ret, struct err *e);
+// Oldest first, until take returns other than 0.
+int operations_each_open(struct db *db, int (*take)(void *ctx, const struct operation *op),
+	void *ctx, struct err *e);
 // Newest first, of one sandbox (also as child of a fork) or all, created before the time.
-int operations_list(struct operations *o, const char *sandbox, uint64_t before_ns, size_t max,
+int operations_list(struct db *db, const char *sandbox, uint64_t before_ns, size_t max,
 	struct operation **ret, size_t *ret_n, struct err *e);
 // The last word of the journal about what no row knows: 1 found, 0 not.
 enum operation_about { OPERATION_ABOUT_SANDBOX, OPERATION_ABOUT_SNAPSHOT };
@@ -103,7 +80,7 @@ struct operation_word {
 	enum operation_state state;
 	bool makes, removes; // the operation is what brings it into being, or ends it
 };
-int operations_last_word(struct operations *o, enum operation_about about, const char *id,
+int operations_last_word(struct db *db, enum operation_about about, const char *id,
 	struct operation_word *ret, struct err *e);
 // Forgets keys after a day and ended operations after a week.
-int operations_expire(struct operations *o, uint64_t now_ns, struct err *e);
+int operations_expire(struct db *db, uint64_t now_ns, struct err *e);

@@ -4,29 +4,23 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/str.h"
+#include "control/state/ended.h"
+#include "control/state/names.h"
+#include "control/state/row_store.h"
 #include "http/json.h"
 
-#define BUCKETS 4096 // a power of two
-
-// An entry of the index of names. A claim is one for a change that is under way: it keeps others
-// away, and finds nothing.
-struct row_name {
-	struct row_name *next;
-	struct row *row;
-	bool claim;
-	char text[64];
-};
+#define BUCKETS NAMES_BUCKETS
 
 struct rows {
 	struct db *db;
 	pthread_rwlock_t lock;
 	pthread_mutex_t looks; // what a user may change, of all rows; the innermost lock
 	char place[ROW_URL_SIZE - 100];
-	struct row_name *names[BUCKETS];
+	struct names names;
 	unsigned char token_key[64];
 	size_t token_key_len;
-	struct row *bucket[BUCKETS];
-	struct row *newest, *oldest;
+	struct sandbox_row *bucket[BUCKETS];
+	struct sandbox_row *newest, *oldest;
 	size_t count;
 };
 
@@ -37,20 +31,12 @@ const char *row_state_name(enum row_state s)
 	return state_names[s];
 }
 
-static uint32_t bucket(const char *text)
+static struct sandbox_row **bucket_of(struct rows *r, const char *id)
 {
-	uint32_t h = 2166136261u; // FNV-1a
-	for (; *text; text++)
-		h = (h ^ (unsigned char)*text) * 16777619u;
-	return h & (BUCKETS - 1);
+	return &r->bucket[names_bucket(id)];
 }
 
-static struct row **bucket_of(struct rows *r, const char *id)
-{
-	return &r->bucket[bucket(id)];
-}
-
-struct row *row_unref(struct row *row)
+struct sandbox_row *row_unref(struct sandbox_row *row)
 {
 	if (row && atomic_fetch_sub(&row->refs, 1) == 1) {
 		json_decref(row->metadata);
@@ -61,59 +47,15 @@ struct row *row_unref(struct row *row)
 	return NULL;
 }
 
-static struct row *row_ref(struct row *row)
+static struct sandbox_row *row_ref(struct sandbox_row *row)
 {
 	atomic_fetch_add(&row->refs, 1);
 	return row;
 }
 
-// --- names, under the table's lock
-
-static struct row_name *new_name(struct row *row, const char *text, bool claim)
+static void link_row(struct rows *r, struct sandbox_row *row)
 {
-	struct row_name *n = calloc(1, sizeof *n);
-	if (!n)
-		return NULL;
-	n->row = row;
-	n->claim = claim;
-	snprintf(n->text, sizeof n->text, "%s", text);
-	return n;
-}
-
-static struct row_name *link_name(struct rows *r, struct row_name *n)
-{
-	struct row_name **b = &r->names[bucket(n->text)];
-	n->next = *b;
-	return *b = n;
-}
-
-// Takes NULL; returns NULL.
-static struct row_name *drop_name(struct rows *r, struct row_name *n)
-{
-	if (!n)
-		return NULL;
-	struct row_name **b = &r->names[bucket(n->text)];
-	while (*b != n)
-		b = &(*b)->next;
-	*b = n->next;
-	free(n);
-	return NULL;
-}
-
-// Another row than this one that has not ended has the name, or will.
-static int check_name(struct rows *r, const struct row *row, const char *name, struct err *e)
-{
-	for (const struct row_name *n = r->names[bucket(name)]; n; n = n->next)
-		if (n->row != row && !n->row->ended_ns && str_eq(n->text, name) &&
-			str_eq(n->row->api_key, row->api_key))
-			return err_set(e, ERR_CONFLICT, "the name '%s' is taken by sandbox %s",
-				name, n->row->id);
-	return 0;
-}
-
-static void link_row(struct rows *r, struct row *row)
-{
-	struct row **b = bucket_of(r, row->id);
+	struct sandbox_row **b = bucket_of(r, row->id);
 	row->next = *b;
 	*b = row;
 	row->older = r->newest;
@@ -124,84 +66,39 @@ static void link_row(struct rows *r, struct row *row)
 	r->newest = row;
 	row->linked = true;
 	if (row->named)
-		link_name(r, row->named);
+		names_link(&r->names, row->named);
 	r->count++;
 }
 
 // Gives back the table's reference.
-static void unlink_row(struct rows *r, struct row *row)
+static void unlink_row(struct rows *r, struct sandbox_row *row)
 {
-	struct row **b = bucket_of(r, row->id);
+	struct sandbox_row **b = bucket_of(r, row->id);
 	while (*b != row)
 		b = &(*b)->next;
 	*b = row->next;
 	*(row->newer ? &row->newer->older : &r->newest) = row->older;
 	*(row->older ? &row->older->newer : &r->oldest) = row->newer;
 	row->linked = false;
-	row->named = drop_name(r, row->named);
-	row->claim = drop_name(r, row->claim);
+	row->named = names_drop(&r->names, row->named);
+	row->claim = names_drop(&r->names, row->claim);
 	r->count--;
 	row_unref(row);
 }
 
-// --- the last report as JSON: only what is shown of a stopped sandbox
-
-static char *ended_dump(const struct host_sandbox *s)
-{
-	_cleanup_json_ json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s}",
-		"state", sandbox_state_name(s->state), "vcpus", (json_int_t)s->vcpus, "memory_mb",
-		(json_int_t)s->memory_mb, "disk_mb", (json_int_t)s->disk_mb, "started_ns",
-		(json_int_t)s->started_ns, "stopped_ns", (json_int_t)s->stopped_ns, "ends_at_ns",
-		(json_int_t)s->ends_at_ns, "generation", (json_int_t)s->generation, "cause",
-		s->cause, "detail", s->detail);
-	return json_compact(j);
-}
-
-static int ended_parse(const char *text, struct host_sandbox *ret)
-{
-	_cleanup_json_ json_t *j = NULL;
-	const char *state = "", *cause = "", *detail = "";
-	uint64_t vcpus = 0, memory = 0;
-	const struct json_field fields[] = {
-		{.name = "state", .type = JF_STRING, .out = &state},
-		{.name = "vcpus", .type = JF_U64, .out = &vcpus, .max = UINT32_MAX},
-		{.name = "memory_mb", .type = JF_U64, .out = &memory, .max = UINT32_MAX},
-		{.name = "disk_mb", .type = JF_U64, .out = &ret->disk_mb},
-		{.name = "started_ns", .type = JF_U64, .out = &ret->started_ns},
-		{.name = "stopped_ns", .type = JF_U64, .out = &ret->stopped_ns},
-		{.name = "ends_at_ns", .type = JF_U64, .out = &ret->ends_at_ns},
-		{.name = "generation", .type = JF_U64, .out = &ret->generation},
-		{.name = "cause", .type = JF_STRING, .out = &cause},
-		{.name = "detail", .type = JF_STRING, .out = &detail},
-	};
-	int r = json_parse_object(text, strlen(text), &j, NULL);
-	if (r == 0)
-		r = json_read_fields(j, fields, ARRAY_SIZE(fields), true, NULL);
-	if (r < 0)
-		return r;
-	ret->state = sandbox_state_parse(state);
-	if (ret->state == SANDBOX_STATE_MAX)
-		ret->state = SANDBOX_STOPPED;
-	ret->vcpus = (unsigned)vcpus;
-	ret->memory_mb = (unsigned)memory;
-	snprintf(ret->cause, sizeof ret->cause, "%s", cause);
-	snprintf(ret->detail, sizeof ret->detail, "%s", detail);
-	return 0;
-}
-
 // --- table
 
-static struct row *row_new(
+static struct sandbox_row *row_new(
 	struct rows *r, const char *id, const char *template, const char *api_key, const char *name)
 {
-	struct row *row = calloc(1, sizeof *row);
+	struct sandbox_row *row = calloc(1, sizeof *row);
 	if (!row)
 		return NULL;
 	row->refs = 1;
 	row->table = r;
 	snprintf(row->api_key, sizeof row->api_key, "%s", api_key ? api_key : "");
 	snprintf(row->name, sizeof row->name, "%s", name ? name : "");
-	if (row->name[0] && !(row->named = new_name(row, row->name, false))) {
+	if (row->name[0] && !(row->named = name_new(row, row->name, false))) {
 		free(row);
 		return NULL;
 	}
@@ -216,37 +113,15 @@ void rows_token(struct rows *r, const char *id, char out[SHA256_HEX_SIZE])
 	hash_hmac_sha256_hex(r->token_key, r->token_key_len, id, strlen(id), out);
 }
 
-static int load_row(void *ctx, sqlite3_stmt *st)
+static struct sandbox_row *make_row(
+	void *ctx, const char *id, const char *template, const char *api_key, const char *name)
 {
-	struct rows *r = ctx;
-	_cleanup_(row_unrefp) struct row *row =
-		row_new(r, db_text(st, 0), db_text(st, 1), db_text(st, 10), db_text(st, 11));
-	if (!row)
-		return -ENOMEM;
-	const char *metadata = db_text(st, 2);
-	if (json_parse_object(metadata, strlen(metadata), &row->metadata, NULL) < 0)
-		return -EBADMSG;
-	row->on_timeout = str_eq(db_text(st, 3), "pause") ? ON_TIMEOUT_PAUSE : ON_TIMEOUT_KILL;
-	row->timeout_sec = (uint64_t)sqlite3_column_int64(st, 4);
-	row->created_ns = (uint64_t)sqlite3_column_int64(st, 5);
-	row->generation = (uint64_t)sqlite3_column_int64(st, 9);
-	for (size_t i = 0; i < ARRAY_SIZE(state_names); i++)
-		if (str_eq(db_text(st, 8), state_names[i]))
-			row->now = (enum row_state)i;
-	const char *ended = sqlite3_column_type(st, 7) == SQLITE_NULL ? NULL : db_text(st, 7);
-	if (ended) {
-		row->ended = calloc(1, sizeof *row->ended);
-		if (!row->ended)
-			return -ENOMEM;
-		if (ended_parse(ended, row->ended) < 0)
-			return -EBADMSG;
-		row->ended_ns = (uint64_t)sqlite3_column_int64(st, 6);
-		snprintf(row->ended->id, sizeof row->ended->id, "%s", row->id);
-		if (!row->ended->stopped_ns)
-			row->ended->stopped_ns = row->ended_ns;
-	}
-	link_row(r, TAKE_PTR(row));
-	return 0;
+	return row_new(ctx, id, template, api_key, name);
+}
+
+static void add_row(void *ctx, struct sandbox_row *row)
+{
+	link_row(ctx, row);
 }
 
 int rows_load(
@@ -262,12 +137,8 @@ int rows_load(
 	r->db = db;
 	memcpy(r->token_key, token_key, key_len);
 	r->token_key_len = key_len;
-	int rc = DB_LOCKED(db, db_query(db, e, load_row, r,
-				       "SELECT id, template, metadata, on_timeout, timeout_sec, "
-				       "created_ns, ended_ns, "
-				       "ended, state, generation, api_key, name FROM sandboxes "
-				       "ORDER BY created_ns",
-				       ""));
+	const struct row_load load = {r, make_row, add_row};
+	int rc = DB_LOCKED(db, row_store_load(db, &load, e));
 	if (rc < 0)
 		return err_prefix(e, rc, "sandboxes in control.db");
 	*ret = TAKE_PTR(r);
@@ -287,29 +158,10 @@ struct rows *rows_free(struct rows *r)
 	return NULL;
 }
 
-static const char *on_timeout_text(enum on_timeout t)
+static struct sandbox_row *prepare_row(struct rows *r, const struct row_new *n)
 {
-	return t == ON_TIMEOUT_PAUSE ? "pause" : "kill";
-}
-
-static int insert_row(struct rows *r, const struct row *row, const struct row_new *n, struct err *e)
-{
-	_cleanup_free_ char *metadata = json_compact(n->metadata);
-	_cleanup_free_ char *env = json_compact(n->env);
-	if (!metadata || !env)
-		return err_errno(e, ENOMEM, "sandbox");
-	return db_exec(r->db, e,
-		"INSERT INTO sandboxes (id, host, template, metadata, env, on_timeout, "
-		"timeout_sec, created_ns, state, generation, api_key, name) "
-		"VALUES (?, 'local', ?, ?, ?, ?, ?, ?, 'creating', 0, ?, ?)",
-		"sssssiiss", row->id, row->template, metadata, env, on_timeout_text(n->on_timeout),
-		(int64_t)n->timeout_sec, (int64_t)row->created_ns, row->api_key,
-		row->name[0] ? row->name : NULL);
-}
-
-static struct row *prepare_row(struct rows *r, const struct row_new *n)
-{
-	_cleanup_(row_unrefp) struct row *row = row_new(r, n->id, n->template, n->api_key, n->name);
+	_cleanup_(row_unrefp) struct sandbox_row *row =
+		row_new(r, n->id, n->template, n->api_key, n->name);
 	if (!row || !(row->metadata = json_deep_copy(n->metadata)))
 		return NULL;
 	row->on_timeout = n->on_timeout;
@@ -337,7 +189,7 @@ static int begin(struct rows *r, struct err *e)
 }
 
 int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now_ns,
-	const struct db_also *also, struct row **ret, struct err *e)
+	const struct db_also *also, struct sandbox_row **ret, struct err *e)
 {
 	int rc = 0;
 	size_t made = 0;
@@ -351,7 +203,7 @@ int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now
 	pthread_rwlock_wrlock(&r->lock);
 	for (size_t i = 0; i < made && rc == 0; i++)
 		if (ret[i]->name[0])
-			rc = check_name(r, ret[i], ret[i]->name, e);
+			rc = names_check(&r->names, ret[i], ret[i]->name, e);
 	uint64_t now = now_ns;
 	if (r->newest && now <= r->newest->created_ns)
 		now = r->newest->created_ns + 1;
@@ -360,7 +212,7 @@ int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now
 		rc = db_begin(r->db, e);
 	for (size_t i = 0; i < made && rc == 0; i++) {
 		ret[i]->created_ns = now + i;
-		rc = insert_row(r, ret[i], &n[i], e);
+		rc = row_store_insert(r->db, ret[i], &n[i], e);
 	}
 	rc = finish(r, rc, also, e);
 	for (size_t i = 0; i < made && rc == 0; i++)
@@ -371,16 +223,14 @@ int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now
 	return rc;
 }
 
-int rows_live(struct rows *r, struct row *row, enum row_state now, uint64_t generation,
+int rows_live(struct rows *r, struct sandbox_row *row, enum row_state now, uint64_t generation,
 	bool backwards, const struct db_also *also, struct err *e)
 {
 	pthread_rwlock_wrlock(&r->lock);
 	bool ended = row->ended_ns != 0 || (generation < row->generation && !backwards);
 	int rc = begin(r, e);
 	if (rc == 0 && !ended)
-		rc = db_exec(r->db, e,
-			"UPDATE sandboxes SET state = ?, generation = ? WHERE id = ?", "sis",
-			state_names[now], (int64_t)generation, row->id);
+		rc = row_store_live(r->db, row->id, now, generation, e);
 	rc = finish(r, rc, also, e);
 	if (rc == 0 && !ended) {
 		if (now == ROW_RUNNING && row->now != ROW_RUNNING)
@@ -393,23 +243,35 @@ int rows_live(struct rows *r, struct row *row, enum row_state now, uint64_t gene
 	return rc;
 }
 
-int rows_remove(struct rows *r, struct row *row, const struct db_also *also, struct err *e)
+static int remove_row(struct rows *r, struct sandbox_row *row, bool unless_ended,
+	const struct db_also *also, struct err *e)
 {
 	pthread_rwlock_wrlock(&r->lock);
+	bool stays = unless_ended && row->ended_ns;
 	int rc = begin(r, e);
-	if (rc == 0)
-		rc = db_exec(r->db, e, "DELETE FROM sandboxes WHERE id = ?", "s", row->id);
+	if (rc == 0 && !stays)
+		rc = row_store_delete(r->db, row->id, e);
 	rc = finish(r, rc, also, e);
-	if (rc == 0 && row->linked)
+	if (rc == 0 && row->linked && !stays)
 		unlink_row(r, row);
 	pthread_rwlock_unlock(&r->lock);
 	return rc;
 }
 
-struct row *rows_get(struct rows *r, const char *id)
+int rows_remove(struct rows *r, struct sandbox_row *row, const struct db_also *also, struct err *e)
+{
+	return remove_row(r, row, false, also, e);
+}
+
+int rows_unmake(struct rows *r, struct sandbox_row *row, const struct db_also *also, struct err *e)
+{
+	return remove_row(r, row, true, also, e);
+}
+
+struct sandbox_row *rows_get(struct rows *r, const char *id)
 {
 	pthread_rwlock_rdlock(&r->lock);
-	struct row *row = *bucket_of(r, id);
+	struct sandbox_row *row = *bucket_of(r, id);
 	while (row && strcmp(row->id, id) != 0)
 		row = row->next;
 	if (row)
@@ -418,30 +280,27 @@ struct row *rows_get(struct rows *r, const char *id)
 	return row;
 }
 
-struct row *rows_named(struct rows *r, const char *api_key, const char *name)
+struct sandbox_row *rows_named(struct rows *r, const char *api_key, const char *name)
 {
-	struct row *found = NULL;
 	pthread_rwlock_rdlock(&r->lock);
-	for (const struct row_name *n = r->names[bucket(name)]; n; n = n->next) {
-		if (n->claim || !str_eq(n->text, name) || !str_eq(n->row->api_key, api_key))
-			continue;
-		bool better = !found || (found->ended_ns && !n->row->ended_ns) ||
-			      (!found->ended_ns == !n->row->ended_ns &&
-				      n->row->created_ns > found->created_ns);
-		if (better)
-			found = n->row;
-	}
+	struct sandbox_row *found = names_find(&r->names, api_key, name);
 	if (found)
 		row_ref(found);
 	pthread_rwlock_unlock(&r->lock);
 	return found;
 }
 
-size_t rows_older(struct rows *r, uint64_t created_ns, struct row **ret, size_t max)
+bool row_is_deleted(const struct sandbox_row *row)
+{
+	const struct host_sandbox *ended = row_ended(row);
+	return row->deleted || (ended && str_eq(ended->cause, "killed"));
+}
+
+size_t rows_older(struct rows *r, uint64_t created_ns, struct sandbox_row **ret, size_t max)
 {
 	size_t n = 0;
 	pthread_rwlock_rdlock(&r->lock);
-	struct row *row = r->newest;
+	struct sandbox_row *row = r->newest;
 	while (row && row->created_ns >= created_ns)
 		row = row->older;
 	for (; row && n < max; row = row->older)
@@ -450,7 +309,7 @@ size_t rows_older(struct rows *r, uint64_t created_ns, struct row **ret, size_t 
 	return n;
 }
 
-int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last,
+int rows_end(struct rows *r, struct sandbox_row *row, const struct host_sandbox *last,
 	const struct db_also *also, struct err *e)
 {
 	_cleanup_free_ struct host_sandbox *copy = malloc(sizeof *copy);
@@ -467,10 +326,7 @@ int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last,
 	bool first = !row->ended_ns;
 	int rc = begin(r, e);
 	if (rc == 0 && first)
-		rc = db_exec(r->db, e,
-			"UPDATE sandboxes SET state = 'stopped', ended_ns = ?, ended = ? WHERE id "
-			"= ?",
-			"iss", (int64_t)at, text, row->id);
+		rc = row_store_end(r->db, row->id, at, text, e);
 	rc = finish(r, rc, also, e);
 	if (rc == 0 && first) {
 		row->ended = TAKE_PTR(copy);
@@ -510,7 +366,7 @@ struct looks {
 	enum on_timeout on_timeout;
 };
 
-static void swap_looks(struct rows *r, struct row *row, struct looks *l)
+static void swap_looks(struct rows *r, struct sandbox_row *row, struct looks *l)
 {
 	struct looks old = {.metadata = row->metadata, .on_timeout = row->on_timeout};
 	pthread_mutex_lock(&r->looks);
@@ -523,7 +379,7 @@ static void swap_looks(struct rows *r, struct row *row, struct looks *l)
 }
 
 static int changed_looks(
-	const struct row *row, const struct row_change *c, struct looks *ret, struct err *e)
+	const struct sandbox_row *row, const struct row_change *c, struct looks *ret, struct err *e)
 {
 	ret->on_timeout = c->has_on_timeout ? c->on_timeout : row->on_timeout;
 	snprintf(ret->name, sizeof ret->name, "%s",
@@ -541,24 +397,26 @@ static int changed_looks(
 	return 0;
 }
 
-int rows_claim(struct rows *r, struct row *row, const struct row_change *c,
+int rows_claim(struct rows *r, struct sandbox_row *row, const struct row_change *c,
 	const struct db_also *also, struct err *e)
 {
 	struct looks looks = {0};
-	struct row_name *claim = c->name ? new_name(row, c->name, true) : NULL;
+	struct name_entry *claim = c->name ? name_new(row, c->name, true) : NULL;
 	if (c->name && !claim)
 		return err_errno(e, ENOMEM, "sandbox %s", row->id);
 	pthread_rwlock_wrlock(&r->lock);
 	int rc = 0;
 	if (row->changing)
-		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' is being changed: ask again", row->id);
+		err_set(e, ERR_CONFLICT, "sandbox '%s' is being changed: ask again", row->id);
+	if (row->changing)
+		rc = -EAGAIN;
 	else if (c->name && !row->api_key[0])
 		rc = err_set(e, ERR_INVALID,
 			"name: sandbox '%s' is from before there were names, of no key: it has its "
 			"id alone",
 			row->id);
 	else if (c->name)
-		rc = check_name(r, row, c->name, e);
+		rc = names_check(&r->names, row, c->name, e);
 	if (rc == 0)
 		rc = changed_looks(row, c, &looks, e);
 	if (rc == 0)
@@ -566,54 +424,43 @@ int rows_claim(struct rows *r, struct row *row, const struct row_change *c,
 	if (rc == 0)
 		row->changing = true;
 	if (rc == 0 && claim && row->linked)
-		row->claim = link_name(r, TAKE_PTR(claim));
+		row->claim = names_link(&r->names, TAKE_PTR(claim));
 	pthread_rwlock_unlock(&r->lock);
 	free(claim);
 	json_decref(looks.metadata);
 	return rc;
 }
 
-void rows_unclaim(struct rows *r, struct row *row)
+void rows_unclaim(struct rows *r, struct sandbox_row *row)
 {
 	pthread_rwlock_wrlock(&r->lock);
-	row->claim = drop_name(r, row->claim);
+	row->claim = names_drop(&r->names, row->claim);
 	row->changing = false;
 	pthread_rwlock_unlock(&r->lock);
 }
 
-static int write_looks(struct rows *r, const struct row *row, struct err *e)
-{
-	_cleanup_free_ char *metadata = json_compact(row->metadata);
-	if (!metadata)
-		return err_errno(e, ENOMEM, "sandbox %s", row->id);
-	return db_exec(r->db, e,
-		"UPDATE sandboxes SET name = ?, metadata = ?, on_timeout = ? WHERE id = ?", "ssss",
-		row->name[0] ? row->name : NULL, metadata, on_timeout_text(row->on_timeout),
-		row->id);
-}
-
-int rows_change(struct rows *r, struct row *row, const struct row_change *c,
+int rows_change(struct rows *r, struct sandbox_row *row, const struct row_change *c,
 	const struct db_also *also, struct err *e)
 {
 	struct looks looks = {0};
-	struct row_name *name = NULL;
+	struct name_entry *name = NULL;
 	pthread_rwlock_wrlock(&r->lock);
 	int rc = changed_looks(row, c, &looks, e);
-	if (rc == 0 && looks.name[0] && !(name = new_name(row, looks.name, false)))
+	if (rc == 0 && looks.name[0] && !(name = name_new(row, looks.name, false)))
 		rc = err_errno(e, ENOMEM, "sandbox %s", row->id);
 	if (rc == 0) {
 		swap_looks(r, row, &looks);
 		rc = begin(r, e);
 		if (rc == 0)
-			rc = write_looks(r, row, e);
+			rc = row_store_looks(r->db, row, e);
 		rc = finish(r, rc, also, e);
 		if (rc < 0)
 			swap_looks(r, row, &looks);
 	}
 	if (rc == 0 && row->linked) {
-		row->named = drop_name(r, row->named);
+		row->named = names_drop(&r->names, row->named);
 		if (name)
-			row->named = link_name(r, TAKE_PTR(name));
+			row->named = names_link(&r->names, TAKE_PTR(name));
 	}
 	pthread_rwlock_unlock(&r->lock);
 	free(name);
@@ -621,7 +468,7 @@ int rows_change(struct rows *r, struct row *row, const struct row_change *c,
 	return rc;
 }
 
-json_t *row_metadata(const struct row *row)
+json_t *row_metadata(const struct sandbox_row *row)
 {
 	pthread_mutex_lock(&row->table->looks);
 	json_t *map = json_incref(row->metadata);
@@ -629,7 +476,7 @@ json_t *row_metadata(const struct row *row)
 	return map;
 }
 
-void row_get_name(const struct row *row, char out[64])
+void row_get_name(const struct sandbox_row *row, char out[64])
 {
 	pthread_mutex_lock(&row->table->looks);
 	memcpy(out, row->name, sizeof row->name);
@@ -641,45 +488,34 @@ void rows_set_place(struct rows *r, const char *place)
 	snprintf(r->place, sizeof r->place, "%s", place);
 }
 
-void row_url(const struct row *row, char out[ROW_URL_SIZE])
+void row_url(const struct sandbox_row *row, char out[ROW_URL_SIZE])
 {
 	out[0] = '\0';
 	if (row->table->place[0])
 		snprintf(out, ROW_URL_SIZE, "http://{port}-%s%s", row->id, row->table->place);
 }
 
-static int take_text(void *ctx, sqlite3_stmt *st)
-{
-	return (*(char **)ctx = strdup(db_text(st, 0))) ? 1 : -ENOMEM;
-}
-
 int rows_env(struct rows *r, const char *id, json_t **ret, struct err *e)
 {
 	_cleanup_free_ char *text = NULL;
-	int rc = DB_LOCKED(r->db, db_query(r->db, e, take_text, &text,
-					  "SELECT env FROM sandboxes WHERE id = ?", "s", id));
-	if (rc < 0)
-		return rc;
-	if (!text)
-		return err_set(e, ERR_NOT_FOUND, "no sandbox '%.64s'", id);
-	return json_parse_object(text, strlen(text), ret, e);
+	int rc = DB_LOCKED(r->db, row_store_env(r->db, id, &text, e));
+	return rc < 0 ? rc : json_parse_object(text, strlen(text), ret, e);
 }
 
+// What has ended does not change any more, so that memory can follow the database later.
 int rows_expire(struct rows *r, uint64_t ended_before_ns, struct err *e)
 {
+	int rc = DB_LOCKED(r->db, row_store_expire(r->db, ended_before_ns, e));
+	if (rc < 0)
+		return rc;
 	pthread_rwlock_wrlock(&r->lock);
-	int rc = 0;
-	for (struct row *row = r->oldest, *newer; row && rc == 0; row = newer) {
+	for (struct sandbox_row *row = r->oldest, *newer; row; row = newer) {
 		newer = row->newer;
-		if (!row->ended_ns || row->ended_ns >= ended_before_ns)
-			continue;
-		rc = DB_LOCKED(r->db,
-			db_exec(r->db, e, "DELETE FROM sandboxes WHERE id = ?", "s", row->id));
-		if (rc == 0)
+		if (row->ended_ns && row->ended_ns < ended_before_ns)
 			unlink_row(r, row);
 	}
 	pthread_rwlock_unlock(&r->lock);
-	return rc;
+	return 0;
 }
 
 size_t rows_count(struct rows *r)

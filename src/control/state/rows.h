@@ -11,7 +11,8 @@
 #include <stdatomic.h>
 #include "base/hash.h"
 #include "base/db.h"
-#include "hostagent/hostagent.h"
+#include "sandbox/types.h"
+#include "base/id.h"
 
 #define ROW_KEEP_NS (3600 * 1000000000ull) // stopped ones stay readable for an hour
 #define ROW_MAX_METADATA (16u << 10)	   // bytes as JSON
@@ -20,15 +21,13 @@
 enum row_state { ROW_CREATING, ROW_RUNNING, ROW_PAUSED, ROW_STOPPED };
 const char *row_state_name(enum row_state s);
 
-struct row_name;
-
 // Immutable but for the members behind "state"; read those through rows_ended and the atomics, and
 // what a user may change through row_metadata and row_name.
-struct row {
+struct sandbox_row {
 	atomic_uint refs;
-	struct rows *table; // outlives its rows
-	struct row *next;   // in its bucket
-	struct row *older, *newer;
+	struct rows *table;	  // outlives its rows
+	struct sandbox_row *next; // in its bucket
+	struct sandbox_row *older, *newer;
 	bool linked; // in the table, as the pointers above under its lock
 	char id[64], template[64];
 	char api_key[UUID_SIZE]; // that asked for it; "": not known
@@ -36,10 +35,10 @@ struct row {
 	uint64_t timeout_sec, created_ns;
 	// what a user may change
 	json_t *metadata;
-	char name[64];		// "": none
-	struct row_name *named; // in the index of names, as claim under the table's lock
-	struct row_name *claim; // what a change under way will call it
-	bool changing;		// one is under way; as claim
+	char name[64];		  // "": none
+	struct name_entry *named; // in the index of names, as claim under the table's lock
+	struct name_entry *claim; // what a change under way will call it
+	bool changing;		  // one is under way; as claim
 	_Atomic enum on_timeout on_timeout;
 	// state
 	_Atomic enum row_state now;
@@ -49,6 +48,7 @@ struct row {
 		ready_ns; // CLOCK_MONOTONIC when it began to run, 0 when before this process
 	_Atomic uint64_t ended_ns;
 	struct host_sandbox *ended; // set once, before ended_ns
+	atomic_bool deleted;	    // by a user's DELETE, whatever it ended of; of this process
 };
 
 struct rows;
@@ -70,24 +70,28 @@ DEFINE_CLEANUP(struct rows *, rows_free)
 // All rows are durable, or none, and ROW_CREATING when this returns. All rows returned are
 // references. now_ns: CLOCK_REALTIME. ERR_CONFLICT when a name is taken.
 int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now_ns,
-	const struct db_also *also, struct row **ret, struct err *e);
+	const struct db_also *also, struct sandbox_row **ret, struct err *e);
 // The host says that it lives, running or paused. What has ended stays so. Two answers may be
 // noted in another order than they were given: an older generation changes nothing, unless a look
 // at the host as it is now says so (backwards).
-int rows_live(struct rows *r, struct row *row, enum row_state now, uint64_t generation,
+int rows_live(struct rows *r, struct sandbox_row *row, enum row_state now, uint64_t generation,
 	bool backwards, const struct db_also *also, struct err *e);
-// For a create that failed, and what is forgotten at once. One that is gone already is success.
-int rows_remove(struct rows *r, struct row *row, const struct db_also *also, struct err *e);
-struct row *rows_get(struct rows *r, const char *id); // NULL when unknown
+// Forgets it at once. One that is gone already is success.
+int rows_remove(struct rows *r, struct sandbox_row *row, const struct db_also *also, struct err *e);
+// For a create that failed: removes it, unless it has ended, which was told then.
+int rows_unmake(struct rows *r, struct sandbox_row *row, const struct db_also *also, struct err *e);
+struct sandbox_row *rows_get(struct rows *r, const char *id); // NULL when unknown
 // By the name that a key gave it: the one that has not ended, else the newest; NULL when unknown.
-struct row *rows_named(struct rows *r, const char *api_key, const char *name);
+struct sandbox_row *rows_named(struct rows *r, const char *api_key, const char *name);
 // Up to max rows older than created_ns (UINT64_MAX: all), newest first.
-size_t rows_older(struct rows *r, uint64_t created_ns, struct row **ret, size_t max);
+size_t rows_older(struct rows *r, uint64_t created_ns, struct sandbox_row **ret, size_t max);
 // Notes how it ended; only the first report counts.
-int rows_end(struct rows *r, struct row *row, const struct host_sandbox *last,
+int rows_end(struct rows *r, struct sandbox_row *row, const struct host_sandbox *last,
 	const struct db_also *also, struct err *e);
+// A user's DELETE was acknowledged, which is the last word about it.
+bool row_is_deleted(const struct sandbox_row *row);
 // The last report, or NULL while it has not ended.
-static inline const struct host_sandbox *row_ended(const struct row *row)
+static inline const struct host_sandbox *row_ended(const struct sandbox_row *row)
 {
 	return row->ended_ns ? row->ended : NULL;
 }
@@ -100,33 +104,33 @@ struct row_change {
 	json_t *metadata; // a merge patch: strings are set, null removes; null itself clears
 	enum on_timeout on_timeout;
 };
-// From here on nobody else changes this row, or takes the name it is to have. ERR_CONFLICT when the
-// name is taken or another change is under way; ERR_INVALID for metadata that would be too large,
-// and for a name of a row without a key.
-int rows_claim(struct rows *r, struct row *row, const struct row_change *change,
+// From here on nobody else changes this row, or takes the name it is to have. -EAGAIN (and
+// ERR_CONFLICT) while another change is under way; ERR_CONFLICT when the name is taken; ERR_INVALID
+// for metadata that would be too large, and for a name of a row without a key.
+int rows_claim(struct rows *r, struct sandbox_row *row, const struct row_change *change,
 	const struct db_also *also, struct err *e);
-void rows_unclaim(struct rows *r, struct row *row);
+void rows_unclaim(struct rows *r, struct sandbox_row *row);
 // What the map is after the patch, owned by the caller; NULL when out of memory. map may be NULL.
 json_t *rows_merge(json_t *map, json_t *patch);
 // While also is run the row has its new values already: an answer is made of them.
-int rows_change(struct rows *r, struct row *row, const struct row_change *change,
+int rows_change(struct rows *r, struct sandbox_row *row, const struct row_change *change,
 	const struct db_also *also, struct err *e);
 // As they are now; the map is a reference.
-json_t *row_metadata(const struct row *row);
-void row_get_name(const struct row *row, char out[64]);
+json_t *row_metadata(const struct sandbox_row *row);
+void row_get_name(const struct sandbox_row *row, char out[64]);
 
 // Where ports of sandboxes are reached: ".<domain>:<port>"; before the first request, or never
 // ("").
 void rows_set_place(struct rows *r, const char *place);
 // "http://{port}-<id>.<domain>:<port>", the first braces literal; "" without a place.
-void row_url(const struct row *row, char out[ROW_URL_SIZE]);
+void row_url(const struct sandbox_row *row, char out[ROW_URL_SIZE]);
 
-// Drops those that ended before the time.
+// Drops those that ended before the time; their readers are not kept waiting for the disk.
 int rows_expire(struct rows *r, uint64_t ended_before_ns, struct err *e);
 size_t rows_count(struct rows *r);
 // The map of strings it was made with. Owned by the caller.
 int rows_env(struct rows *r, const char *id, json_t **ret, struct err *e);
 // The agent's token of any id.
 void rows_token(struct rows *r, const char *id, char out[SHA256_HEX_SIZE]);
-struct row *row_unref(struct row *row);
-DEFINE_CLEANUP(struct row *, row_unref)
+struct sandbox_row *row_unref(struct sandbox_row *row);
+DEFINE_CLEANUP(struct sandbox_row *, row_unref)

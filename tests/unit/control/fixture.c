@@ -4,7 +4,9 @@
 #include <string.h>
 #include <sys/stat.h>
 #include "base/file.h"
-#include "control/internal.h"
+#include "control/api/context.h"
+#include "control/engine/catchup.h"
+#include "control/engine/upkeep.h"
 #include "http/json.h"
 
 void fixture_start(struct fixture *f)
@@ -107,6 +109,15 @@ void refused(struct fixture *f, const char *method, const char *path, const char
 	const char *message = text(json_object_get(j, "error"), "message");
 	if (!strstr(message, part))
 		fail_msg("no '%s' in '%s'", part, message);
+}
+
+void look_and_apply(struct fixture *f)
+{
+	_cleanup_(look_freep) struct look *l = NULL;
+	struct err e = {0};
+	if (engine_look(&f->control->engine, false, &l, &e) < 0)
+		fail_msg("%s", e.text);
+	engine_apply(&f->control->engine, l);
 }
 
 void create_box(struct fixture *f, const char *body, char id[64])

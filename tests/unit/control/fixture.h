@@ -32,5 +32,7 @@ void call_drop(struct fixture *f, const char *method, const char *path, const ch
 void refused(struct fixture *f, const char *method, const char *path, const char *body, int want,
 	const char *part);
 const char *text(json_t *j, const char *key); // "(none)" when it is no string
+// Database and host are compared now.
+void look_and_apply(struct fixture *f);
 void create_box(struct fixture *f, const char *body, char id[64]);
 char *path_of(const char *id, const char *rest, char out[200]);

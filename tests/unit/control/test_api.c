@@ -10,7 +10,9 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "control/internal.h"
+#include "control/api/context.h"
+#include "control/api/login.h"
+#include "control/routes.h"
 #include "agentclient/client.h"
 #include "http/json.h"
 
@@ -379,11 +381,11 @@ static void test_silent_host_loses_nothing(void **state)
 	f->model.fail_get = ERR_UNAVAILABLE;
 	_cleanup_json_ json_t *u = call(f, "GET", path_of(id, "", path), NULL, 200);
 	assert_string_equal(text(u, "state"), "unreachable");
-	control_reconcile(f->control);
+	look_and_apply(f);
 	// A host without its volume does not know anything: that is no proof either.
 	f->model.fail_get = ERR_NOT_FOUND;
 	f->model.volume_gone = true;
-	control_reconcile(f->control);
+	look_and_apply(f);
 	_cleanup_json_ json_t *v = call(f, "GET", path, NULL, 200);
 	assert_string_equal(text(v, "state"), "unreachable");
 	_cleanup_json_ json_t *lists = call(f, "GET", "/v1/sandboxes?state=unreachable", NULL, 200);
@@ -393,7 +395,7 @@ static void test_silent_host_loses_nothing(void **state)
 	assert_string_equal(text(h, "reason"), "not mounted");
 	f->model.fail_get = ERR_NONE;
 	f->model.volume_gone = false;
-	control_reconcile(f->control);
+	look_and_apply(f);
 	_cleanup_json_ json_t *j = call(f, "GET", path, NULL, 200);
 	assert_string_equal(text(j, "state"), "running");
 }
@@ -408,14 +410,13 @@ static void test_unfinished_create(void **state)
 		_cleanup_json_ json_t *none = json_object();
 		const struct row_new n = {
 			.id = ids[i], .template = "base", .metadata = none, .env = none};
-		_cleanup_(row_unrefp) struct row *row = NULL;
+		_cleanup_(row_unrefp) struct sandbox_row *row = NULL;
 		assert_int_equal(
 			rows_add(f->control->rows, &n, 1, (uint64_t)i + 1, NULL, &row, &e), 0);
 	}
 	f->model.box[f->model.n++] = (struct host_sandbox){.id = "imade", .state = SANDBOX_RUNNING};
 	_cleanup_json_ json_t *pending = call(f, "GET", "/v1/sandboxes/inever", NULL, 200);
 	assert_string_equal(text(pending, "state"), "pending");
-	refused(f, "DELETE", "/v1/sandboxes/inever", NULL, 409, "still being created");
 	fixture_stop(f);
 	fixture_start(f);
 	_cleanup_json_ json_t *j = call(f, "GET", "/v1/sandboxes/imade", NULL, 200);
@@ -561,14 +562,14 @@ static void test_events(void **state)
 	model_end(&f->model, a, "guest_panic");
 	_cleanup_json_ json_t *all = call(f, "GET", "/v1/events", NULL, 200);
 	assert_int_equal(json_array_size(json_object_get(all, "events")), 3);
-	assert_int_equal(json_integer_value(json_object_get(all, "next_cursor")), 3);
+	assert_true(str_ends(text(all, "next_cursor"), "-3"));
 	snprintf(path, sizeof path, "/v1/events?sandbox=%s", a);
 	_cleanup_json_ json_t *mine = call(f, "GET", path, NULL, 200);
 	json_t *list = json_object_get(mine, "events");
 	assert_int_equal(json_array_size(list), 2);
 	assert_string_equal(text(json_array_get(list, 1), "cause"), "guest_panic");
 	_cleanup_json_ json_t *page = call(f, "GET", "/v1/events?cursor=1&limit=1", NULL, 200);
-	assert_int_equal(json_integer_value(json_object_get(page, "next_cursor")), 2);
+	assert_true(str_ends(text(page, "next_cursor"), "-2"));
 	refused(f, "GET", "/v1/events?cursor=x", NULL, 400, "cursor");
 	refused(f, "GET", "/v1/events?limit=0", NULL, 400, "limit");
 	refused(f, "GET", "/v1/events?follow=2", NULL, 400, "follow");
@@ -717,7 +718,7 @@ static void test_newer_database_is_refused(void **state)
 		.host = model_host(&f->model)};
 	assert_true(control_start(&cfg, &c, &e) < 0);
 	assert_non_null(strstr(e.text, "version 99"));
-	sqlite3_exec(db, "PRAGMA user_version = 5", NULL, NULL, NULL);
+	sqlite3_exec(db, "PRAGMA user_version = 6", NULL, NULL, NULL);
 	sqlite3_close(db);
 	fixture_start(f);
 }

@@ -6,8 +6,11 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "control/internal.h"
+#include "base/embed.h"
+#include "control/state/feed.h"
 #include "model.h"
+
+extern const struct embed control_migrations[];
 
 struct world {
 	char dir[32], path[64];

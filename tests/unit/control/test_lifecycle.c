@@ -7,7 +7,8 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
-#include "control/internal.h"
+#include "control/api/context.h"
+#include "control/state/templates.h"
 #include "http/json.h"
 
 static json_int_t number(json_t *j, const char *key)
@@ -168,6 +169,8 @@ static void test_paused_survives_a_restart(void **state)
 	call_drop(f, "POST", path_of(id, "/resume", path), NULL, 200);
 }
 
+static const char open_ops[] = "SELECT count(*) FROM operations WHERE state = 'open'";
+
 static void test_snapshots(void **state)
 {
 	struct fixture *f = *state;
@@ -188,7 +191,7 @@ static void test_snapshots(void **state)
 	assert_string_equal(
 		text(json_array_get(json_object_get(j, "phases"), 1), "name"), "snapshot");
 	assert_true(model_has_snapshot(&f->model, text(j, "snapshot_id")));
-	assert_int_equal(sql(f, "SELECT count(*) FROM snapshot_operations"), 0);
+	assert_int_equal(sql(f, open_ops), 0);
 	json_object_del(j, "phases");
 	_cleanup_json_ json_t *got = call(f, "GET", "/v1/snapshots/warm-1.0", NULL, 200);
 	assert_true(json_equal(got, j));
@@ -294,19 +297,19 @@ static void test_overwrite(void **state)
 	f->model.fail_snapshot = ERR_NONE;
 	_cleanup_json_ json_t *j = call(f, "GET", "/v1/snapshots/s", NULL, 200);
 	assert_string_equal(text(j, "snapshot_id"), second);
-	assert_int_equal(sql(f, "SELECT count(*) FROM snapshot_operations"), 0);
+	assert_int_equal(sql(f, open_ops), 0);
 	// A host that does not delete the old one is asked again.
 	f->model.fail_snapshot_delete = ERR_UNAVAILABLE;
 	snapshot(f, id, "s", ",\"overwrite\":true", third);
 	assert_true(model_has_snapshot(&f->model, second));
-	control_reconcile(f->control);
+	look_and_apply(f);
 	assert_true(model_has_snapshot(&f->model, second));
-	assert_int_equal(sql(f, "SELECT count(*) FROM snapshot_operations"), 1);
+	assert_int_equal(sql(f, open_ops), 1);
 	f->model.fail_snapshot_delete = ERR_NONE;
-	control_reconcile(f->control);
+	look_and_apply(f);
 	assert_false(model_has_snapshot(&f->model, second));
 	assert_true(model_has_snapshot(&f->model, third));
-	assert_int_equal(sql(f, "SELECT count(*) FROM snapshot_operations"), 0);
+	assert_int_equal(sql(f, open_ops), 0);
 }
 
 static void test_delete_is_made_up_for(void **state)
@@ -329,7 +332,7 @@ static void test_delete_is_made_up_for(void **state)
 	assert_true(model_has_snapshot(&f->model, two));
 }
 
-// A server that was killed during a create: noted, and made by the host or not.
+// A server that was killed during a create: open, and made by the host or not.
 static void test_unfinished_snapshots(void **state)
 {
 	struct fixture *f = *state;
@@ -339,8 +342,9 @@ static void test_unfinished_snapshots(void **state)
 	static const char pause[] = "44444444-4444-4444-8444-444444444444";
 	static const char loser[] = "55555555-5555-4555-8555-555555555555";
 	static const char winner[] = "66666666-6666-4666-8666-666666666666";
-	char id[64], taken[UUID_SIZE], replaced[UUID_SIZE];
+	char id[64], other[64], taken[UUID_SIZE], replaced[UUID_SIZE];
 	create_box(f, NULL, id);
+	create_box(f, NULL, other);
 	snapshot(f, id, "taken", "", taken);
 	snapshot(f, id, "replaced", "", replaced);
 	fixture_stop(f);
@@ -357,23 +361,25 @@ static void test_unfinished_snapshots(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(ops); i++) {
 		char query[400];
 		snprintf(query, sizeof query,
-			"INSERT INTO snapshot_operations VALUES ('%s', 'create', '%s', '%s', "
-			"'base', %d, %d)",
-			ops[i].snapshot, ops[i].name, id, ops[i].overwrite, (int)i);
+			"INSERT INTO operations (id, kind, sandbox, snapshot, state, request, "
+			"phases, created_ns) VALUES ('op%d', 'snapshot', '%s', '%s', 'open', "
+			"'{\"name\":\"%s\",\"parent\":\"base\",\"overwrite\":%s}', '[]', %d)",
+			(int)i, id, ops[i].snapshot, ops[i].name,
+			ops[i].overwrite ? "true" : "false", (int)i);
 		sql(f, query);
 	}
 	// Nothing is judged while the host says nothing, or has no volume.
 	f->model.fail_snapshots = ERR_UNAVAILABLE;
 	fixture_start(f);
-	assert_int_equal(sql(f, "SELECT count(*) FROM snapshot_operations"), 4);
-	snapshot_refused(f, id, "made", 409, "being made right now");
+	assert_int_equal(sql(f, open_ops), 4);
+	snapshot_refused(f, other, "made", 409, "being made right now");
 	f->model.fail_snapshots = ERR_NONE;
 	f->model.volume_gone = true;
-	control_reconcile(f->control);
-	assert_int_equal(sql(f, "SELECT count(*) FROM snapshot_operations"), 4);
+	look_and_apply(f);
+	assert_int_equal(sql(f, open_ops), 4);
 	f->model.volume_gone = false;
-	control_reconcile(f->control);
-	assert_int_equal(sql(f, "SELECT count(*) FROM snapshot_operations"), 0);
+	look_and_apply(f);
+	assert_int_equal(sql(f, open_ops), 0);
 	_cleanup_json_ json_t *j = call(f, "GET", "/v1/snapshots/made", NULL, 200);
 	assert_string_equal(text(j, "snapshot_id"), made);
 	assert_string_equal(text(j, "sandbox_id"), id);
@@ -396,7 +402,7 @@ static void test_unfinished_snapshots(void **state)
 static void reconcile_now(void *ctx)
 {
 	struct fixture *f = ctx;
-	control_reconcile(f->control);
+	look_and_apply(f);
 }
 
 struct rival {
@@ -449,33 +455,29 @@ static void test_name_taken_while_it_was_made(void **state)
 	struct fixture *f = *state;
 	char id[64];
 	create_box(f, NULL, id);
-	// As the table sees it when the operation was given up in between.
-	struct template_op op = {.snapshot = "77777777-7777-4777-8777-777777777777", .name = "n"};
-	struct host_snapshot s = {.vcpus = 1, .memory_mb = 1, .disk_mb = 1};
+	struct template new = {.snapshot = "77777777-7777-4777-8777-777777777777",
+		.name = "n",
+		.vcpus = 1,
+		.memory_mb = 1,
+		.disk_mb = 1};
 	struct template t;
 	char old[UUID_SIZE];
 	struct err e = {0};
-	snprintf(op.sandbox, sizeof op.sandbox, "%s", id);
-	assert_int_equal(templates_begin(f->control->templates, &op, NULL, &e), 0);
-	assert_true(templates_is_active(f->control->templates, op.snapshot));
-	assert_int_equal(templates_commit(f->control->templates, &op, &s, old, &t, NULL, &e), 0);
+	struct db *db = f->control->db;
+	snprintf(new.sandbox, sizeof new.sandbox, "%s", id);
+	assert_int_equal(templates_begin(db, "n", false, NULL, &e), 0);
+	assert_int_equal(templates_commit(db, &new, false, old, NULL, &e), 0);
 	assert_string_equal(old, "");
-	templates_end(f->control->templates, &op);
-	assert_false(templates_is_active(f->control->templates, op.snapshot));
-	assert_true(templates_commit(f->control->templates, &op, &s, old, &t, NULL, &e) < 0);
+	snprintf(new.snapshot, sizeof new.snapshot, "99999999-9999-4999-8999-999999999999");
+	assert_true(templates_commit(db, &new, false, old, NULL, &e) < 0);
 	assert_int_equal(e.code, ERR_CONFLICT);
-	// What has its name is not abandoned by one who looked before it had.
-	assert_true(templates_abandon(f->control->templates, op.snapshot, NULL, &e) < 0);
-	assert_int_equal(e.code, ERR_NOT_FOUND);
-	assert_int_equal(templates_get(f->control->templates, "n", &t, &e), 0);
-	// A host that reports nonsense does not get it into the table, nor keeps the name.
-	struct template_op bad = {.snapshot = "88888888-8888-4888-8888-888888888888", .name = "b"};
-	s.vcpus = 0;
-	assert_int_equal(templates_begin(f->control->templates, &bad, NULL, &e), 0);
-	assert_true(templates_commit(f->control->templates, &bad, &s, old, &t, NULL, &e) < 0);
-	assert_int_equal(templates_abandon(f->control->templates, bad.snapshot, NULL, &e), 0);
-	templates_end(f->control->templates, &bad);
-	assert_int_equal(templates_deleted(f->control->templates, bad.snapshot, NULL, &e), 0);
+	assert_int_equal(templates_get(db, "n", &t, &e), 0);
+	assert_string_equal(t.snapshot, "77777777-7777-4777-8777-777777777777");
+	// A host that reports nonsense does not get it into the table.
+	snprintf(new.name, sizeof new.name, "b");
+	new.vcpus = 0;
+	assert_true(templates_commit(db, &new, false, old, NULL, &e) < 0);
+	assert_true(templates_get(db, "b", &t, &e) < 0);
 }
 
 static void test_fork(void **state)
@@ -668,7 +670,7 @@ static void test_unfinished_fork(void **state)
 	_cleanup_json_ json_t *none = json_object();
 	struct row_new n[] = {{.id = "imade", .template = "base", .metadata = none, .env = none},
 		{.id = "inever", .template = "base", .metadata = none, .env = none}};
-	struct row *rows[2];
+	struct sandbox_row *rows[2];
 	struct err e = {0};
 	assert_int_equal(rows_add(f->control->rows, n, 2, 1, NULL, rows, &e), 0);
 	assert_true(rows[0]->created_ns < rows[1]->created_ns);
@@ -680,7 +682,7 @@ static void test_unfinished_fork(void **state)
 	char fresh[] = "ifresh";
 	struct row_new twice[] = {{.id = fresh, .template = "base", .metadata = none, .env = none},
 		{.id = "imade", .template = "base", .metadata = none, .env = none}};
-	struct row *no[2];
+	struct sandbox_row *no[2];
 	assert_true(rows_add(f->control->rows, twice, 2, 1, NULL, no, &e) < 0);
 	assert_null(rows_get(f->control->rows, fresh));
 	row_unref(rows[0]);

@@ -44,7 +44,10 @@ static const struct rows control_rows[] = {
 	{4, "INSERT INTO operations (id, kind, sandbox, snapshot, state, request, phases, "
 	    "created_ns) "
 	    "VALUES ('op', 'pause', 'irun', '', 'open', '{}', '[]', 50);"},
-	{5, "UPDATE sandboxes SET api_key = 'key', name = 'web' WHERE id = 'irun';"},
+	{5, "UPDATE sandboxes SET api_key = 'key', name = 'web' WHERE id = 'irun';"
+	    "INSERT INTO operations (id, kind, sandbox, snapshot, state, request, phases, "
+	    "created_ns) VALUES ('fork', 'fork', 'irun', '', 'open', "
+	    "'{\"children\":[{\"id\":\"ichild\",\"op\":\"x\"}]}', '[]', 60);"},
 };
 
 static const struct rows host_rows[] = {
@@ -175,12 +178,26 @@ static void test_control_from_every_version(void **state)
 			v >= 5 ? "irun|key|web|\nimaking||NULL|\niended||NULL|\n"
 			       : "irun||NULL|\nimaking||NULL|\niended||NULL|\n");
 		is(db, "SELECT name, snapshot_id FROM templates", v >= 2 ? "warm|snap1|\n" : "");
-		is(db, "SELECT snapshot_id, name FROM snapshot_operations",
-			v >= 2 ? "snap2|new|\n" : "");
 		is(db, "SELECT name, journal, cursor, applied FROM hosts",
 			v >= 3 ? "local|journal|7|0|\n" : "local||0|0|\n");
 		is(db, "SELECT host_seq, sandbox FROM events", v >= 3 ? "7|irun|\n" : "");
-		is(db, "SELECT id, state FROM operations", v >= 4 ? "op|open|\n" : "");
+		// A snapshot that was being made by an older version is an open operation.
+		is(db,
+			"SELECT kind, sandbox, snapshot, state, request, created_ns FROM "
+			"operations "
+			"WHERE kind = 'snapshot'",
+			v < 2 ? ""
+			      : "snapshot|irun|snap2|open|{\"name\":\"new\",\"parent\":"
+				"\"base\",\"overwrite\":false}|31|\n");
+		is(db, "SELECT id, state FROM operations WHERE id = 'op'",
+			v >= 4 ? "op|open|\n" : "");
+		is(db, "SELECT sandbox, made FROM operation_subjects WHERE operation = 'op'",
+			v >= 4 ? "irun|0|\n" : "");
+		is(db,
+			"SELECT sandbox, made FROM operation_subjects WHERE operation = 'fork' "
+			"ORDER BY "
+			"sandbox",
+			v >= 5 ? "ichild|1|\nirun|0|\n" : "");
 		db_close(db);
 	}
 }

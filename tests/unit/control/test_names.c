@@ -10,7 +10,10 @@
 #include "base/id.h"
 #include "base/log.h"
 #include "base/str.h"
-#include "control/internal.h"
+#include "control/api/context.h"
+#include "control/api/login.h"
+#include "control/api/wait.h"
+#include "control/routes.h"
 #include "http/json.h"
 
 // A client with a key of its own, in the place of the fixture's.
@@ -526,7 +529,7 @@ static void test_waiting_ends_with_client_and_server(void **state)
 	assert_true(http_client_call(f->client, &c, &r, &e) < 0);
 	http_response_done(&r);
 	until_waiting(f, 0); // its thread is free again
-	f->control->waits = ROUTE_WAITS_MAX;
+	f->control->waits = WAIT_CALLS_MAX;
 	refused(f, "GET", path_of(id, "/wait?state=paused", path), NULL, 429, "512 calls wait");
 	f->control->waits = 0;
 	struct waiter w;

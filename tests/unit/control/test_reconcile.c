@@ -355,35 +355,6 @@ static void test_newest_entry_counts(void **state)
 	free(list);
 }
 
-// The switches of the simulation do what they are named after.
-static void test_wrong_ones_are_wrong(void **state)
-{
-	struct world w;
-	struct reconcile_action *list;
-	size_t n;
-	struct row_case c = {.row = ROW_CREATING, .op = OPEN, .box = NO_BOX};
-	build(&c, &w);
-	w.in.explain = false;
-	w.in.wrong_judge_open = true;
-	run(&w.in, &list, &n);
-	assert_int_equal(list[0].kind, RECONCILE_MARK_STOPPED);
-	free(list);
-	c = (struct row_case){.row = NO_ROW, .op = OPEN, .box = SANDBOX_RUNNING};
-	build(&c, &w);
-	w.in.explain = false;
-	w.in.wrong_remove_all = true;
-	run(&w.in, &list, &n);
-	assert_int_equal(list[0].kind, RECONCILE_REMOVE_UNKNOWN);
-	free(list);
-	c = (struct row_case){.row = ROW_RUNNING, .op = NO_OP, .box = NO_BOX};
-	build(&c, &w);
-	w.in.reachable = false;
-	w.in.wrong_silence = true;
-	run(&w.in, &list, &n);
-	assert_int_equal(list[0].kind, RECONCILE_MARK_STOPPED);
-	free(list);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -393,7 +364,6 @@ int main(void)
 		cmocka_unit_test(test_paused_must_be_in_the_store),
 		cmocka_unit_test(test_fork_shields_its_children),
 		cmocka_unit_test(test_newest_entry_counts),
-		cmocka_unit_test(test_wrong_ones_are_wrong),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

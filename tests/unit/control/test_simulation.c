@@ -17,8 +17,12 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
-#include "control/engine/engine.h"
-#include "control/internal.h"
+#include "base/embed.h"
+#include "control/engine/catchup.h"
+#include "control/engine/run.h"
+#include "control/engine/upkeep.h"
+
+extern const struct embed control_migrations[];
 
 #define MAX_BOXES 48
 #define MAX_OPS 400
@@ -76,6 +80,18 @@ struct flight {
 	int key; // of the client's, -1: none
 };
 
+enum mistake {
+	MISTAKE_NONE,
+	MISTAKE_JUDGE_OPEN, // judge what is being changed
+	MISTAKE_REMOVE_ALL, // remove what is unknown without looking into the journal
+	MISTAKE_SILENCE,    // take silence for loss
+	MISTAKE_NEW_ID,	    // ask the host again with a new id
+	MISTAKE_LOST,	    // take a lost answer for a refusal
+	MISTAKE_STALE,	    // apply actions to what has changed meanwhile
+	MISTAKE_REVIVE,	    // let the late end of an operation have the word after a deletion
+	MISTAKE_MAX,
+};
+
 struct client_key {
 	bool used, answered;
 	char sandbox[64]; // as the answer said
@@ -86,7 +102,7 @@ struct sim {
 	uint64_t seed, rng, now;
 	bool verbose, failed;
 	char why[300];
-	struct engine mistakes; // the switches only
+	enum mistake mistake; // switched on
 	// host
 	struct box box[MAX_BOXES];
 	size_t n_boxes;
@@ -102,14 +118,18 @@ struct sim {
 	// control
 	struct db *db;
 	struct rows *rows;
-	struct templates *templates;
-	struct operations *operations;
+	struct underway *underway;
 	struct engine engine;
 	struct flight flight[MAX_TASKS];
 	struct look *look; // taken, to be applied later
 	struct client_key key[MAX_KEYS];
 	uint64_t highest[MAX_BOXES]; // generation that the row of box i has had
 	size_t n_names;
+	char deleted[MAX_BOXES * 2][64]; // a deletion of it was acknowledged
+	size_t n_deleted;
+	char asked[MAX_OPS][UUID_SIZE]; // operations that the host was asked for
+	size_t n_asked;
+	unsigned calls;	  // of the host, of whatever kind
 	char touched[64]; // whom the host changed last: clients come to it more often
 };
 
@@ -402,12 +422,34 @@ static int unheard(struct err *e)
 	return rc;
 }
 
+// The mistake is made here: the engine cannot tell such an answer from the host's word.
+static int unheard_call(struct sim *s, struct err *e)
+{
+	int rc = unheard(e);
+	if (s->mistake == MISTAKE_LOST)
+		e->errnum = 0;
+	return rc;
+}
+
+static void note_asked(struct sim *s, struct late *l)
+{
+	for (size_t i = 0; i < s->n_asked; i++)
+		if (strcmp(s->asked[i], l->op) == 0) {
+			if (s->mistake == MISTAKE_NEW_ID)
+				new_uuid(s, l->op);
+			return;
+		}
+	if (s->n_asked < MAX_OPS)
+		memcpy(s->asked[s->n_asked++], l->op, UUID_SIZE);
+}
+
 static bool cut(struct sim *s)
 {
+	s->calls++;
 	return s->partition || (!s->calm && chance(s, 4));
 }
 
-static int tell(struct sim *s, const struct late *l, int *ret_child, struct err *e)
+static int tell(struct sim *s, struct late *l, int *ret_child, struct err *e)
 {
 	struct err local = {0};
 	static const char *const names[] = {"create", "destroy", "pause", "resume", "fork",
@@ -415,12 +457,13 @@ static int tell(struct sim *s, const struct late *l, int *ret_child, struct err 
 	if (!e)
 		e = &local;
 	*e = (struct err){0};
+	note_asked(s, l);
 	if (cut(s)) {
 		bool later = !s->partition && s->n_late < MAX_LATE && chance(s, 50);
 		if (later)
 			s->late[s->n_late++] = *l;
 		say(s, "  %s %s: %s", names[l->call], l->id, later ? "delayed" : "not sent");
-		return unheard(e);
+		return unheard_call(s, e);
 	}
 	if (s->no_volume)
 		return err_set(e, ERR_UNAVAILABLE, "no volume");
@@ -429,7 +472,7 @@ static int tell(struct sim *s, const struct late *l, int *ret_child, struct err 
 		say(s, "  %s %s: %s, and the reply was lost", names[l->call], l->id,
 			rc == 0 ? "done" : e->text);
 		*e = (struct err){0};
-		return unheard(e);
+		return unheard_call(s, e);
 	}
 	say(s, "  %s %s: %s", names[l->call], l->id, rc == 0 ? "done" : e->text);
 	return rc;
@@ -626,6 +669,87 @@ static const struct hostagent_ops ops = {
 	.info = host_info_,
 };
 
+// --- the mistakes: what the engine checks, weakened
+
+static bool has_row(const struct reconcile_input *in, const char *id)
+{
+	for (size_t i = 0; i < in->n_rows; i++)
+		if (str_eq(in->rows[i].id, id))
+			return true;
+	return false;
+}
+
+// Operations do not shield their sandboxes.
+static int judge_open(const struct reconcile_input *in, struct reconcile_action **ret,
+	size_t *ret_n, struct err *e)
+{
+	struct reconcile_op some[MAX_OPS];
+	struct reconcile_input bad = *in;
+	bad.n_ops = MIN(in->n_ops, ARRAY_SIZE(some));
+	for (size_t i = 0; i < bad.n_ops; i++) {
+		some[i] = in->ops[i];
+		if (some[i].state == RECONCILE_OP_OPEN)
+			some[i].sandbox = NULL;
+	}
+	bad.ops = some;
+	return reconcile(&bad, ret, ret_n, e);
+}
+
+static int remove_all(const struct reconcile_input *in, struct reconcile_action **ret,
+	size_t *ret_n, struct err *e)
+{
+	int rc = reconcile(in, ret, ret_n, e);
+	for (size_t i = 0; rc == 0 && i < *ret_n; i++)
+		if ((*ret)[i].kind == RECONCILE_REPORT_UNKNOWN && !has_row(in, (*ret)[i].id))
+			(*ret)[i].kind = RECONCILE_REMOVE_UNKNOWN;
+	return rc;
+}
+
+static int silence(const struct reconcile_input *in, struct reconcile_action **ret, size_t *ret_n,
+	struct err *e)
+{
+	struct reconcile_input bad = *in;
+	bad.reachable = bad.volume_ok = true;
+	return reconcile(&bad, ret, ret_n, e);
+}
+
+static bool always_unchanged(struct engine *en, const struct sandbox_row *row, uint64_t version)
+{
+	return true;
+}
+
+static bool never(struct engine *en, const char *id)
+{
+	return false;
+}
+
+static bool always(struct engine *en, const char *id)
+{
+	return true;
+}
+
+static bool never_overtaken(const struct task *t)
+{
+	return false;
+}
+
+static struct engine_guards guards[MISTAKE_MAX]; // without a judge: as built
+
+static void build_guards(void)
+{
+	for (enum mistake m = MISTAKE_JUDGE_OPEN; m < MISTAKE_MAX; m++)
+		guards[m] = engine_guards;
+	guards[MISTAKE_JUDGE_OPEN].judge = judge_open;
+	guards[MISTAKE_JUDGE_OPEN].unchanged = always_unchanged;
+	guards[MISTAKE_REMOVE_ALL].judge = remove_all;
+	guards[MISTAKE_REMOVE_ALL].unwanted = always;
+	guards[MISTAKE_SILENCE].judge = silence;
+	guards[MISTAKE_STALE].unchanged = always_unchanged;
+	guards[MISTAKE_STALE].made_since = never;
+	guards[MISTAKE_STALE].unwanted = always;
+	guards[MISTAKE_REVIVE].overtaken = never_overtaken;
+}
+
 // --- the control plane of the simulation
 
 static void must(int rc, const struct err *e)
@@ -643,13 +767,13 @@ static void start_control(struct sim *s)
 	struct err e = {0};
 	struct engine *en = &s->engine;
 	must(rows_load(s->db, "k", 1, &s->rows, &e), &e);
-	must(templates_open(s->db, &s->templates, &e), &e);
-	must(operations_open(s->db, &s->operations, &e), &e);
-	*en = s->mistakes;
+	must(underway_load(s->db, &s->underway, &e), &e);
+	*en = (struct engine){.guards = &guards[s->mistake]};
+	if (!en->guards->judge)
+		en->guards = NULL;
 	en->db = s->db;
 	en->rows = s->rows;
-	en->templates = s->templates;
-	en->operations = s->operations;
+	en->underway = s->underway;
 	en->host = (struct hostagent){&ops, s};
 	en->now_ns = now_ns;
 	en->new_uuid = new_uuid;
@@ -662,12 +786,11 @@ static void stop_control(struct sim *s)
 {
 	for (size_t i = 0; i < MAX_TASKS; i++)
 		if (s->flight[i].used)
-			task_done(&s->engine, &s->flight[i].task);
+			task_done(&s->flight[i].task);
 	memset(s->flight, 0, sizeof s->flight);
 	s->look = look_free(s->look);
 	engine_done(&s->engine);
-	s->operations = operations_free(s->operations);
-	s->templates = templates_free(s->templates);
+	s->underway = underway_free(s->underway);
 	s->rows = rows_free(s->rows);
 }
 
@@ -714,10 +837,35 @@ static int bring(void *ctx, struct err *e)
 	return 0;
 }
 
+static bool is_deleted(const struct sim *s, const char *id)
+{
+	for (size_t i = 0; i < s->n_deleted; i++)
+		if (str_eq(s->deleted[i], id))
+			return true;
+	return false;
+}
+
+static void note_deleted(struct sim *s, const char *id)
+{
+	if (s->n_deleted < ARRAY_SIZE(s->deleted) && !is_deleted(s, id))
+		snprintf(s->deleted[s->n_deleted++], sizeof s->deleted[0], "%s", id);
+}
+
+// What a deletion has said holds from then on.
+static void watch_deleted(struct sim *s)
+{
+	for (size_t i = 0; i < s->n_deleted; i++) {
+		_cleanup_(row_unrefp) struct sandbox_row *row = rows_get(s->rows, s->deleted[i]);
+		if (row && !row_ended(row))
+			wrong(s, "%s was deleted, and is %s again", row->id,
+				row_state_name(row->now));
+	}
+}
+
 static void watch_generations(struct sim *s)
 {
 	for (size_t i = 0; i < s->n_boxes; i++) {
-		struct row *row = rows_get(s->rows, s->box[i].id);
+		struct sandbox_row *row = rows_get(s->rows, s->box[i].id);
 		if (!row)
 			continue;
 		if (row->generation < s->highest[i])
@@ -734,33 +882,39 @@ static void finished(struct sim *s, struct flight *f)
 {
 	struct task *t = &f->task;
 	say(s, "  %s %s: %s", operation_kind_name(t->op.kind), t->op.sandbox,
-		t->lost	    ? "not known yet"
-		: t->rc < 0 ? t->e.text
-			    : "acknowledged");
-	if (f->key >= 0 && !t->lost) {
+		task_is_done(t)			? "acknowledged"
+		: t->outcome == OUTCOME_UNKNOWN ? "not known yet"
+						: t->e.text);
+	bool done = task_is_done(t), lost = t->outcome == OUTCOME_UNKNOWN;
+	if (f->key >= 0 && !lost) {
 		struct client_key *k = &s->key[f->key];
 		k->answered = true;
-		k->status = t->rc < 0;
+		k->status = !done;
 		snprintf(k->sandbox, sizeof k->sandbox, "%s", t->op.sandbox);
 	}
-	if (t->rc == 0 && !t->lost && t->op.kind == OPERATION_CREATE) {
+	if (done && t->op.kind == OPERATION_DESTROY)
+		note_deleted(s, t->op.sandbox);
+	else if (done && is_deleted(s, t->op.sandbox) && t->op.kind == OPERATION_CREATE)
+		wrong(s, "the create of %s was acknowledged after its deletion", t->op.sandbox);
+	if (done && t->op.kind == OPERATION_CREATE) {
 		struct box *b = find_box(s, t->op.sandbox);
 		if (b)
 			b->acked = true;
 		else
 			wrong(s, "%s was acknowledged and never made", t->op.sandbox);
 	}
-	for (size_t i = 0; i < t->n_children && t->rc == 0 && !t->lost; i++) {
-		struct box *b = t->children[i].alive ? find_box(s, t->children[i].row->id) : NULL;
+	for (size_t i = 0; i < t->n_children && done; i++) {
+		struct box *b = t->children[i].fate == CHILD_ALIVE
+					? find_box(s, t->children[i].row->id)
+					: NULL;
 		if (b)
 			b->acked = true;
-		else if (t->children[i].alive)
+		else if (t->children[i].fate == CHILD_ALIVE)
 			wrong(s, "a child was acknowledged and never made");
 	}
-	if (t->rc == 0 && !t->lost && t->op.kind == OPERATION_SNAPSHOT &&
-		!has_snapshot(s, t->op.snapshot))
+	if (done && t->op.kind == OPERATION_SNAPSHOT && !has_snapshot(s, t->op.snapshot))
 		wrong(s, "snapshot %s was acknowledged and never made", t->op.snapshot);
-	task_done(&s->engine, t);
+	task_done(t);
 	*f = (struct flight){0};
 }
 
@@ -783,14 +937,14 @@ static struct flight *free_flight(struct sim *s)
 	return NULL;
 }
 
-// A sandbox that the database knows as alive.
-static bool choose(struct sim *s, char out[64])
+// A sandbox that the database knows as alive, or, for a deletion, as being created.
+static bool choose(struct sim *s, bool creating_too, char out[64])
 {
-	struct row *list[MAX_BOXES];
+	struct sandbox_row *list[MAX_BOXES];
 	size_t n = rows_older(s->rows, UINT64_MAX, list, MAX_BOXES), live = 0;
 	bool same = chance(s, 60);
 	for (size_t i = 0; i < n; i++) {
-		if (!row_ended(list[i]) && list[i]->now != ROW_CREATING &&
+		if (!row_ended(list[i]) && (creating_too || list[i]->now != ROW_CREATING) &&
 			(pick(s, (unsigned)++live) == 0 ||
 				(same && str_eq(list[i]->id, s->touched)))) {
 			snprintf(out, 64, "%s", list[i]->id);
@@ -814,7 +968,7 @@ static bool answered_by_key(struct sim *s, int key)
 	struct err e = {0};
 	char name[16];
 	snprintf(name, sizeof name, "k%d", key);
-	int rc = operations_find_key(s->operations, API_KEY, name, s->now, &op, &e);
+	int rc = operations_find_key(s->db, API_KEY, name, s->now, &op, &e);
 	must(rc, &e);
 	if (rc == 0)
 		return false;
@@ -843,7 +997,8 @@ static void begin(struct sim *s, enum operation_kind kind)
 	static json_t *none;
 	if (!none)
 		none = json_object();
-	if (!f || (kind != OPERATION_CREATE && kind != OPERATION_SNAPSHOT_DELETE && !choose(s, id)))
+	if (!f || (kind != OPERATION_CREATE && kind != OPERATION_SNAPSHOT_DELETE &&
+			  !choose(s, kind == OPERATION_DESTROY, id)))
 		return;
 	*f = (struct flight){.key = -1};
 	struct task *t = &f->task;
@@ -855,7 +1010,7 @@ static void begin(struct sim *s, enum operation_kind kind)
 				*f = (struct flight){0};
 				return;
 			}
-			s->key[f->key].used = true;
+			s->key[f->key] = (struct client_key){.used = true};
 			snprintf(t->op.key, sizeof t->op.key, "k%d", f->key);
 			snprintf(t->op.api_key, sizeof t->op.api_key, API_KEY);
 		}
@@ -904,9 +1059,13 @@ static void begin(struct sim *s, enum operation_kind kind)
 	snprintf(t->op.sandbox, sizeof t->op.sandbox, "%s", id);
 	say(s, "client: %s %s%s%s", operation_kind_name(kind), id, t->op.key[0] ? " key " : "",
 		t->op.key);
-	if (engine_begin(&s->engine, t, new, n, &e) < 0) {
+	unsigned calls = s->calls;
+	int rc = engine_begin(&s->engine, t, new, n, &e);
+	if (kind == OPERATION_DESTROY && s->calls != calls)
+		wrong(s, "the deletion of %s waited for something else", id);
+	if (rc < 0) {
 		say(s, "  refused: %s", e.text);
-		task_done(&s->engine, t);
+		task_done(t);
 		*f = (struct flight){0};
 		return;
 	}
@@ -986,7 +1145,7 @@ static void step(struct sim *s)
 {
 	static const enum operation_kind kinds[] = {OPERATION_CREATE, OPERATION_CREATE,
 		OPERATION_PAUSE, OPERATION_RESUME, OPERATION_RESUME, OPERATION_DESTROY,
-		OPERATION_FORK, OPERATION_SNAPSHOT, OPERATION_SNAPSHOT_DELETE,
+		OPERATION_DESTROY, OPERATION_FORK, OPERATION_SNAPSHOT, OPERATION_SNAPSHOT_DELETE,
 		OPERATION_SET_TIMEOUT, OPERATION_UPDATE, OPERATION_UPDATE};
 	struct err e = {0};
 	unsigned what = pick(s, 100);
@@ -1023,6 +1182,7 @@ static void step(struct sim *s)
 		must(engine_look(&s->engine, false, &s->look, &e), &e);
 	}
 	watch_generations(s);
+	watch_deleted(s);
 }
 
 static void settle(struct sim *s)
@@ -1053,17 +1213,19 @@ static void settle(struct sim *s)
 
 static void check_rows(struct sim *s)
 {
-	struct row *list[MAX_BOXES * 2];
+	struct sandbox_row *list[MAX_BOXES * 2];
 	size_t n = rows_older(s->rows, UINT64_MAX, list, ARRAY_SIZE(list));
 	for (size_t i = 0; i < n; i++) {
-		struct row *row = list[i];
+		struct sandbox_row *row = list[i];
 		const struct host_sandbox *ended = row_ended(row);
 		struct box *b = find_box(s, row->id);
 		if (ended && !ended->cause[0])
 			wrong(s, "%s ended without a cause", row->id);
 		if (ended && b && alive(b))
 			wrong(s, "%s has ended here (%s) and lives", row->id, ended->cause);
-		if (ended && b && !alive(b) && !str_eq(ended->cause, b->cause))
+		// What came late of a deleted one may have ended by itself then.
+		if (ended && b && !alive(b) && !str_eq(ended->cause, b->cause) &&
+			!is_deleted(s, row->id))
 			wrong(s, "%s ended by %s, noted is %s", row->id, b->cause, ended->cause);
 		if (!ended && (!b || !alive(b)))
 			wrong(s, "%s lives here (%s) and not there", row->id,
@@ -1082,8 +1244,8 @@ static void check_rows(struct sim *s)
 					row->name);
 	}
 	for (size_t i = 0; i < n; i++) {
-		struct row *row = list[i];
-		_cleanup_(row_unrefp) struct row *found =
+		struct sandbox_row *row = list[i];
+		_cleanup_(row_unrefp) struct sandbox_row *found =
 			row->name[0] ? rows_named(s->rows, API_KEY, row->name) : NULL;
 		if (row->name[0] && (!found || (found != row && !row_ended(row))))
 			wrong(s, "%s is not found by its name %s", row->id, row->name);
@@ -1091,7 +1253,7 @@ static void check_rows(struct sim *s)
 			wrong(s, "%s is still claimed", row->id);
 	}
 	for (size_t i = 0; i < n; i++) {
-		struct row *row = list[i];
+		struct sandbox_row *row = list[i];
 		row_unref(row);
 	}
 }
@@ -1100,7 +1262,7 @@ static void check_boxes(struct sim *s)
 {
 	for (size_t i = 0; i < s->n_boxes; i++) {
 		const struct box *b = &s->box[i];
-		struct row *row = rows_get(s->rows, b->id);
+		struct sandbox_row *row = rows_get(s->rows, b->id);
 		bool known = row && !row_ended(row);
 		bool was_known = row != NULL;
 		row_unref(row);
@@ -1129,7 +1291,8 @@ static int check_op(void *ctx, sqlite3_stmt *st)
 	// the host does not tell what was done with it before.
 	const struct box *target = op ? find_box(s, op->target) : NULL;
 	bool gone = target && !alive(target) &&
-		    (str_eq(kind, "pause") || str_eq(kind, "resume") || str_eq(kind, "update"));
+		    (str_eq(kind, "create") || str_eq(kind, "pause") || str_eq(kind, "resume") ||
+			    str_eq(kind, "update"));
 	if (str_eq(state, "failed") && ran && !gone && !op->late && !str_eq(kind, "fork") &&
 		!str_eq(kind, "snapshot"))
 		wrong(s, "%s %s was done, and told as failed", kind, id);
@@ -1146,12 +1309,6 @@ static int check_named(void *ctx, sqlite3_stmt *st)
 	s->n_names++;
 	if (!has_snapshot(s, db_text(st, 0)))
 		wrong(s, "the snapshot of a name is gone");
-	return 0;
-}
-
-static int check_note(void *ctx, sqlite3_stmt *st)
-{
-	wrong(ctx, "a note of a snapshot is left over: %s", db_text(st, 0));
 	return 0;
 }
 
@@ -1172,17 +1329,16 @@ static void check(struct sim *s)
 	size_t n;
 	check_rows(s);
 	check_boxes(s);
-	must(operations_list_open(s->operations, &open, &n, &e), &e);
+	watch_deleted(s);
+	must(underway_list(s->underway, &open, &n, &e), &e);
 	if (n)
 		wrong(s, "operation %s is open", open[0].id);
-	operations_refs_free(open, n);
+	operation_refs_free(open, n);
 	must(db_query(s->db, &e, check_op, s, "SELECT id, kind, state FROM operations", ""), &e);
 	s->n_names = 0;
 	must(db_query(s->db, &e, check_named, s, "SELECT snapshot_id FROM templates", ""), &e);
 	if (s->n_names != s->n_snapshots && s->n_snapshots < MAX_SNAPSHOTS)
 		wrong(s, "%zu snapshots have %zu names", s->n_snapshots, s->n_names);
-	must(db_query(s->db, &e, check_note, s, "SELECT snapshot_id FROM snapshot_operations", ""),
-		&e);
 	must(db_query(s->db, &e, check_applied, s,
 		     "SELECT (SELECT count(*) FROM events), applied FROM hosts", ""),
 		&e);
@@ -1199,9 +1355,9 @@ static void check(struct sim *s)
 static bool run(struct sim *s, uint64_t seed)
 {
 	struct db *db = s->db;
-	struct engine mistakes = s->mistakes;
+	enum mistake mistake = s->mistake;
 	bool verbose = s->verbose;
-	*s = (struct sim){.db = db, .mistakes = mistakes, .verbose = verbose, .seed = seed};
+	*s = (struct sim){.db = db, .mistake = mistake, .verbose = verbose, .seed = seed};
 	s->rng = (seed + 1) * 0x9E3779B97F4A7C15ull | 1;
 	for (int i = 0; i < 4; i++)
 		next(s);
@@ -1215,7 +1371,7 @@ static bool run(struct sim *s, uint64_t seed)
 		check(s);
 	stop_control(s);
 	sql(s, "DELETE FROM sandboxes; DELETE FROM operations; DELETE FROM events;"
-	       "DELETE FROM templates; DELETE FROM snapshot_operations;"
+	       "DELETE FROM templates; DELETE FROM operation_subjects;"
 	       "DELETE FROM sqlite_sequence; UPDATE hosts SET cursor = 0, applied = 0");
 	return !s->failed;
 }
@@ -1227,24 +1383,8 @@ static void open_db(struct sim *s)
 	sql(s, "INSERT INTO keys VALUES ('" API_KEY "', 'k', 'h', 'p', 1, 0)");
 }
 
-static const struct mistake {
-	const char *name;
-	size_t offset;
-} mistakes[] = {
-	{"judge_open", offsetof(struct engine, wrong_judge_open)},
-	{"remove_all", offsetof(struct engine, wrong_remove_all)},
-	{"silence", offsetof(struct engine, wrong_silence)},
-	{"new_id", offsetof(struct engine, wrong_new_id)},
-	{"lost", offsetof(struct engine, wrong_lost)},
-	{"stale", offsetof(struct engine, wrong_stale)},
-};
-
-static void make_mistake(struct sim *s, const struct mistake *m)
-{
-	s->mistakes = (struct engine){0};
-	if (m)
-		*(bool *)((char *)&s->mistakes + m->offset) = true;
-}
+static const char *const mistakes[MISTAKE_MAX] = {
+	"none", "judge_open", "remove_all", "silence", "new_id", "lost", "stale", "revive"};
 
 static int many(struct sim *s, uint64_t from, uint64_t n)
 {
@@ -1259,18 +1399,18 @@ static int many(struct sim *s, uint64_t from, uint64_t n)
 static int find_mistakes(struct sim *s)
 {
 	int rc = 0;
-	for (size_t i = 0; i < ARRAY_SIZE(mistakes); i++) {
+	for (enum mistake i = MISTAKE_NONE + 1; i < MISTAKE_MAX; i++) {
 		uint64_t seed = 0;
-		make_mistake(s, &mistakes[i]);
+		s->mistake = i;
 		while (seed < TRIES && run(s, seed))
 			seed++;
 		if (seed == TRIES)
 			rc = 1;
-		printf("mistake %s: %s", mistakes[i].name, seed == TRIES ? "not found\n" : "found");
+		printf("mistake %s: %s", mistakes[i], seed == TRIES ? "not found\n" : "found");
 		if (seed < TRIES)
 			printf(" by seed %lu: %s\n", seed, s->why);
 	}
-	make_mistake(s, NULL);
+	s->mistake = MISTAKE_NONE;
 	return rc;
 }
 
@@ -1298,6 +1438,7 @@ int main(int argc, char **argv)
 	log_setup("test", LOG_LEVEL_ERROR);
 	mallopt(M_TRIM_THRESHOLD, 64 << 20); // else half of the time is the kernel's
 	mallopt(M_MMAP_THRESHOLD, 16 << 20);
+	build_guards();
 	open_db(&s);
 	if (argc == 1) {
 		rc = many(&s, 0, 3000);
@@ -1308,9 +1449,9 @@ int main(int argc, char **argv)
 	} else if (str_eq(argv[1], "from") && argc > 3) {
 		rc = many(&s, strtoull(argv[2], NULL, 10), strtoull(argv[3], NULL, 10));
 	} else if (str_to_u64(argv[1], UINT64_MAX, &seed) == 0) {
-		for (size_t i = 0; argc > 2 && i < ARRAY_SIZE(mistakes); i++)
-			if (str_eq(mistakes[i].name, argv[2]))
-				make_mistake(&s, &mistakes[i]);
+		for (enum mistake i = 0; argc > 2 && i < MISTAKE_MAX; i++)
+			if (str_eq(mistakes[i], argv[2]))
+				s.mistake = i;
 		s.verbose = true;
 		rc = !run(&s, seed);
 	}

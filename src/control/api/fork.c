@@ -1,145 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pause, resume and fork. Which of two calls at once wins is the host's decision; here only the
-// plain cases are refused, with a clearer text.
-//
-// A fork writes the rows of all its children before the host is told, and confirms or drops each as
-// the host is done with it. As a stream it runs on a thread of its own, and the reply's thread
-// waits for lines: the first child that lives decides that the status is 200.
+// How this works. The rows of all children are written before the host is told, and each is
+// confirmed or dropped as the host is done with it. As a stream the fork runs on a thread of its
+// own, and the reply's thread waits for lines: the first child that lives decides that the status
+// is 200.
+#include "control/api/fork.h"
 #include <pthread.h>
 #include <string.h>
-#include "base/clock.h"
-#include "control/internal.h"
+#include "base/str.h"
+#include "control/api/answer.h"
+#include "control/api/fields.h"
+#include "control/api/find.h"
+#include "control/api/login.h"
+#include "control/api/reply.h"
+#include "control/api/work.h"
+#include "control/engine/run.h"
 #include "http/json.h"
-
-// --- pause
-
-void lifecycle_pause(struct http_request *r, void *ctx)
-{
-	struct control *c = ctx;
-	struct host_sandbox s;
-	struct err e = {0};
-	struct task t = {.op.kind = OPERATION_PAUSE};
-	char id[64];
-	_cleanup_json_ json_t *body = NULL;
-	_cleanup_(row_unrefp) struct row *row = NULL;
-	int rc = http_req_json(r, true, &body, &e);
-	if (rc == 0)
-		rc = json_read_fields(body, NULL, 0, false, &e);
-	if (rc == 0)
-		rc = work_key(c, r, body, &t);
-	sandboxes_path_id(c, r, id);
-	if (rc == 0)
-		rc = sandboxes_find_ready(c, id, &row, &e);
-	if (rc == 0)
-		rc = sandboxes_report(c, row, &s, &e);
-	if (rc == 0 && s.state == SANDBOX_PAUSED)
-		rc = err_set(&e, ERR_CONFLICT, "sandbox '%s' is paused already", row->id);
-	if (rc == 0) {
-		snprintf(t.op.sandbox, sizeof t.op.sandbox, "%s", row->id);
-		work_run(c, r, &t);
-	}
-	if (rc < 0)
-		http_reply_error(r, &e);
-	task_done(&c->engine, &t);
-}
-
-// --- resume
-
-struct resume_body {
-	uint64_t timeout_sec;
-	bool has_timeout, disk_only;
-	const char *from;
-};
-
-static int read_resume(json_t *body, struct resume_body *b, struct err *e)
-{
-	const struct json_field fields[] = {
-		{.name = "timeout_sec",
-			.type = JF_U64,
-			.out = &b->timeout_sec,
-			.max = MAX_TIMEOUT_SEC,
-			.present = &b->has_timeout},
-		{.name = "from", .type = JF_STRING, .out = &b->from, .max = 63},
-		{.name = "disk_only", .type = JF_BOOL, .out = &b->disk_only},
-	};
-	int r = json_read_fields(body, fields, ARRAY_SIZE(fields), false, e);
-	if (r == 0 && b->from && !id_is_name(b->from))
-		return err_set(e, ERR_INVALID, "from: " NAME_RULE);
-	return r;
-}
-
-static int find_own_snapshot(struct control *c, const struct row *row, const char *name,
-	char snapshot[UUID_SIZE], struct err *e)
-{
-	struct template t;
-	int r = templates_get(c->templates, name, &t, e);
-	if (r < 0)
-		return err_prefix(e, r, "from");
-	if (!str_eq(t.sandbox, row->id))
-		return err_set(e, ERR_INVALID,
-			"from: snapshot '%s' is of sandbox '%s': create a sandbox from it instead",
-			name, t.sandbox);
-	memcpy(snapshot, t.snapshot, UUID_SIZE);
-	return 0;
-}
-
-static int prepare_resume(struct control *c, struct row *row, const struct resume_body *b,
-	struct task *t, struct err *e)
-{
-	struct host_sandbox s;
-	char from[UUID_SIZE] = "";
-	int r = b->from ? find_own_snapshot(c, row, b->from, from, e) : 0;
-	if (r == 0)
-		r = sandboxes_report(c, row, &s, e);
-	if (r < 0)
-		return r;
-	if (s.state == SANDBOX_RUNNING && !b->from)
-		return err_set(e, ERR_CONFLICT,
-			"sandbox '%s' is running: there is nothing to resume", row->id);
-	uint64_t ends_at = sandboxes_ends_at(b->has_timeout ? b->timeout_sec : row->timeout_sec);
-	t->op.kind = b->from ? OPERATION_ROLLBACK : OPERATION_RESUME;
-	snprintf(t->op.sandbox, sizeof t->op.sandbox, "%s", row->id);
-	t->op.request = json_pack("{s:s, s:b, s:I}", "from", from, "disk_only", b->disk_only,
-		"ends_at", (json_int_t)ends_at);
-	return t->op.request ? 0 : err_errno(e, ENOMEM, "resume");
-}
-
-void lifecycle_resume(struct http_request *r, void *ctx)
-{
-	struct control *c = ctx;
-	struct resume_body b = {0};
-	struct task t = {0};
-	char id[64];
-	struct err e = {0};
-	_cleanup_json_ json_t *body = NULL;
-	_cleanup_(row_unrefp) struct row *row = NULL;
-	int rc = http_req_json(r, true, &body, &e);
-	if (rc == 0)
-		rc = read_resume(body, &b, &e);
-	if (rc == 0)
-		rc = work_key(c, r, body, &t);
-	sandboxes_path_id(c, r, id);
-	if (rc == 0)
-		rc = sandboxes_find_ready(c, id, &row, &e);
-	if (rc == 0)
-		rc = prepare_resume(c, row, &b, &t, &e);
-	if (rc == 0) {
-		work_run(c, r, &t);
-		if (t.rc == 0)
-			row->ready_ns = clock_monotonic_ns();
-	}
-	if (rc < 0)
-		http_reply_error(r, &e);
-	task_done(&c->engine, &t);
-}
-
-// --- fork
 
 struct fork {
 	struct control *c;
 	char id[64];
 	char api_key[UUID_SIZE]; // of the children
-	struct row *source;
+	struct sandbox_row *source;
 	json_t *body; // env and metadata are in it
 	json_t *env, *metadata;
 	enum on_timeout on_timeout;
@@ -160,7 +41,7 @@ static void fork_free(void *p)
 	struct fork *f = p;
 	if (f->runs)
 		pthread_join(f->thread, NULL);
-	task_done(&f->c->engine, &f->task);
+	task_done(&f->task);
 	row_unref(f->source);
 	json_decref(f->metadata);
 	json_decref(f->body);
@@ -184,7 +65,7 @@ static int read_fork(struct fork *f, bool *ret_has_timeout, uint64_t *ret_timeou
 		{.name = "timeout_sec",
 			.type = JF_U64,
 			.out = ret_timeout,
-			.max = MAX_TIMEOUT_SEC,
+			.max = FIELDS_MAX_TIMEOUT_SEC,
 			.present = ret_has_timeout},
 		{.name = "on_timeout", .type = JF_STRING, .out = ret_on_timeout},
 		{.name = "env", .type = JF_STRING_MAP, .out = &f->env},
@@ -193,18 +74,18 @@ static int read_fork(struct fork *f, bool *ret_has_timeout, uint64_t *ret_timeou
 	int r = json_read_fields(f->body, fields, ARRAY_SIZE(fields), false, e);
 	json_incref(f->metadata);
 	f->n = count;
-	return r == 0 ? sandboxes_check_maps(f->env, f->metadata, e) : r;
+	return r == 0 ? fields_check_maps(f->env, f->metadata, e) : r;
 }
 
 static int find_source(struct fork *f, const char *on_timeout, struct err *e)
 {
-	int r = sandboxes_find_ready(f->c, f->id, &f->source, e);
+	int r = find_ready(f->c, f->id, &f->source, e);
 	if (r < 0)
 		return r;
 	if (!f->metadata)
 		f->metadata = row_metadata(f->source);
 	f->on_timeout = f->source->on_timeout;
-	return on_timeout ? sandboxes_parse_on_timeout(on_timeout, &f->on_timeout, e) : 0;
+	return on_timeout ? fields_on_timeout(on_timeout, &f->on_timeout, e) : 0;
 }
 
 static int begin(struct fork *f, struct http_request *r, uint64_t timeout_sec, struct err *e)
@@ -231,9 +112,9 @@ static int begin(struct fork *f, struct http_request *r, uint64_t timeout_sec, s
 	}
 	f->task.op.kind = OPERATION_FORK;
 	snprintf(f->task.op.sandbox, sizeof f->task.op.sandbox, "%s", f->source->id);
-	f->task.op.request = json_pack("{s:I, s:s, s:O}", "ends_at",
-		(json_int_t)sandboxes_ends_at(timeout_sec), "on_timeout",
-		f->on_timeout == ON_TIMEOUT_PAUSE ? "pause" : "kill", "children", children);
+	f->task.op.request =
+		json_pack("{s:I, s:s, s:O}", "ends_at", (json_int_t)fields_ends_at(timeout_sec),
+			"on_timeout", fields_on_timeout_text(f->on_timeout), "children", children);
 	if (!f->task.op.request)
 		return err_errno(e, ENOMEM, "fork");
 	return work_begin(f->c, r, &f->task, new, f->n, e);
@@ -242,10 +123,10 @@ static int begin(struct fork *f, struct http_request *r, uint64_t timeout_sec, s
 static void child_done(void *ctx, size_t i)
 {
 	struct fork *f = ctx;
-	_cleanup_json_ json_t *j = f->streams ? task_child_answer(&f->task, i) : NULL;
+	_cleanup_json_ json_t *j = f->streams ? answer_of_child(&f->task, i) : NULL;
 	_cleanup_free_ char *line = j ? json_compact(j) : NULL;
 	pthread_mutex_lock(&f->lock);
-	f->n_alive += f->task.children[i].alive;
+	f->n_alive += f->task.children[i].fate == CHILD_ALIVE;
 	if (line) {
 		strbuf_adds(&f->lines, line);
 		strbuf_addc(&f->lines, '\n');
@@ -294,8 +175,8 @@ static void reply_fork(struct http_request *r, struct fork **fp)
 	pthread_mutex_unlock(&f->lock);
 	if (!f->streams || !alive) {
 		// A child that lives is an answer, whatever is not known of the others yet.
-		if (alive)
-			f->task.rc = 0;
+		if (alive && f->task.outcome == OUTCOME_UNKNOWN)
+			task_set(&f->task, OUTCOME_LATER);
 		work_reply(r, &f->task);
 		return;
 	}
@@ -303,7 +184,7 @@ static void reply_fork(struct http_request *r, struct fork **fp)
 	http_reply_stream(r, 200, "application/x-ndjson", next_line, TAKE_PTR(*fp), fork_free);
 }
 
-void lifecycle_fork(struct http_request *r, void *ctx)
+void fork_sandbox(struct http_request *r, void *ctx)
 {
 	struct err e = {0};
 	bool has_timeout = false;
@@ -313,18 +194,18 @@ void lifecycle_fork(struct http_request *r, void *ctx)
 	_cleanup_(fork_freep) struct fork *f = calloc(1, sizeof *f);
 	if (!f) {
 		err_errno(&e, ENOMEM, "fork");
-		http_reply_error(r, &e);
+		reply_error(r, &e);
 		return;
 	}
 	f->c = ctx;
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_cond_init(&f->wake, NULL);
 	f->streams = accept && strstr(accept, "application/x-ndjson");
-	sandboxes_path_id(f->c, r, f->id);
+	find_path_id(f->c, r, f->id);
 	// The host's messages have room for an id of this size.
 	int rc =
 		id_is_sandbox(f->id) && strlen(f->id) < SANDBOX_ID_SIZE
-			? control_key_id(f->c, r, f->api_key, &e)
+			? login_key_id(f->c, r, f->api_key, &e)
 			: err_set(&e, ERR_NOT_FOUND, "no sandbox '%.64s'", http_req_param(r, "id"));
 	if (rc == 0)
 		rc = http_req_json(r, true, &f->body, &e);
@@ -341,7 +222,7 @@ void lifecycle_fork(struct http_request *r, void *ctx)
 		// Without a thread the answer comes all at once.
 	}
 	if (rc < 0)
-		http_reply_error(r, &e);
+		reply_error(r, &e);
 	if (rc != 0)
 		return;
 	if (!f->runs)

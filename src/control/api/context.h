@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the calls share; ctx of every handler.
+#pragma once
+#include "control/api/agents.h"
+#include "control/api/stats.h"
+#include "control/engine/engine.h"
+#include "control/state/feed.h"
+#include "http/server.h"
+
+struct edge;
+
+struct control {
+	struct hostagent host;
+	char *data_dir, *run_dir, *listen, *domain, *socket;
+	int lock_fd, run_lock_fd;
+	struct db *db;
+	struct keys *keys;
+	struct rows *rows;
+	struct underway *underway;
+	struct engine engine;
+	pthread_t watcher; // applies events
+	bool watcher_runs;
+	struct feed *feed;
+	atomic_uint waits; // calls of /wait
+	char edge_key[65]; // tells nginx's sub-requests from what clients send
+	struct stats *stats;
+	struct agents *agents;
+	struct http_server *http;
+	struct edge *edge;
+	pthread_t keeper;
+	bool keeper_runs;
+	pthread_mutex_t lock;
+	pthread_cond_t wake;
+	bool stopping; // under lock
+};

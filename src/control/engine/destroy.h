@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+// Steps of a destroy. Request: {cause, forget}; forget: nothing is kept of one that has ended.
+#pragma once
+#include "control/engine/task.h"
+
+int destroy_ask(struct engine *en, struct task *t);
+int destroy_finish(struct engine *en, struct task *t, const struct db_also *also, struct err *e);

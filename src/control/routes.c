@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "control/routes.h"
+#include "control/api/changes.h"
+#include "control/api/events.h"
+#include "control/api/exec.h"
+#include "control/api/fork.h"
+#include "control/api/status.h"
+#include "control/api/keys.h"
+#include "control/api/login.h"
+#include "control/api/logs.h"
+#include "control/api/operations.h"
+#include "control/api/power.h"
+#include "control/api/reconcile.h"
+#include "control/api/sandbox_list.h"
+#include "control/api/sandboxes.h"
+#include "control/api/snapshots.h"
+#include "control/api/templates.h"
+#include "control/api/wait.h"
+#include "control/edge/route.h"
+
+const struct http_route control_routes[] = {
+	// First, because these are what is asked for most.
+	{.method = "GET", .pattern = "/_edge/auth", .handler = route_auth, .flags = ROUTE_EDGE},
+	{.method = "GET", .pattern = "/v1/sandboxes/{id}", .handler = sandboxes_get},
+	{.method = "POST", .pattern = "/v1/sandboxes/{id}/exec", .handler = exec_run},
+	{.method = "GET",
+		.pattern = "/v1/sandboxes",
+		.handler = sandboxes_list,
+		.query = "state template name metadata limit cursor"},
+	{.method = "POST", .pattern = "/v1/sandboxes", .handler = sandboxes_create},
+	{.method = "DELETE", .pattern = "/v1/sandboxes/{id}", .handler = sandboxes_delete},
+	{.method = "PATCH", .pattern = "/v1/sandboxes/{id}", .handler = sandboxes_update},
+	{.method = "GET",
+		.pattern = "/v1/sandboxes/{id}/wait",
+		.handler = sandboxes_wait,
+		.query = "state timeout_sec"},
+	{.method = "POST",
+		.pattern = "/v1/sandboxes/{id}/timeout",
+		.handler = sandboxes_set_timeout},
+	{.method = "POST", .pattern = "/v1/sandboxes/{id}/pause", .handler = power_pause},
+	{.method = "POST", .pattern = "/v1/sandboxes/{id}/resume", .handler = power_resume},
+	{.method = "POST", .pattern = "/v1/sandboxes/{id}/fork", .handler = fork_sandbox},
+	{.method = "GET",
+		.pattern = "/v1/sandboxes/{id}/logs",
+		.handler = sandboxes_logs,
+		.query = "tail"},
+	{.method = "GET",
+		.pattern = "/v1/operations",
+		.handler = operations_list_get,
+		.query = "sandbox limit cursor"},
+	{.method = "GET", .pattern = "/v1/operations/{id}", .handler = operations_get_one},
+	{.method = "POST", .pattern = "/v1/reconcile", .handler = reconcile_now},
+	{.method = "GET",
+		.pattern = "/v1/events",
+		.handler = events_list,
+		.query = "cursor since limit sandbox follow"},
+	{.method = "GET", .pattern = "/v1/health", .handler = status_health, .flags = ROUTE_PUBLIC},
+	{.method = "GET", .pattern = "/v1/metrics", .handler = status_metrics},
+	{.method = "GET", .pattern = "/v1/host", .handler = status_host},
+	{.method = "GET", .pattern = "/v1/templates", .handler = templates_list_all},
+	{.method = "POST", .pattern = "/v1/snapshots", .handler = snapshots_create},
+	{.method = "GET", .pattern = "/v1/snapshots", .handler = snapshots_list},
+	{.method = "GET", .pattern = "/v1/snapshots/{name}", .handler = snapshots_get},
+	{.method = "DELETE", .pattern = "/v1/snapshots/{name}", .handler = snapshots_delete},
+	{.method = "POST", .pattern = "/v1/keys", .handler = keys_create},
+	{.method = "GET", .pattern = "/v1/keys", .handler = keys_list_get},
+	{.method = "DELETE", .pattern = "/v1/keys/{id}", .handler = keys_delete},
+	{.method = "GET", .pattern = "/v1/openapi.json", .handler = status_openapi},
+	{.method = "*",
+		.pattern = "/_edge/refuse/{reason}",
+		.handler = route_refuse,
+		.body = route_drop_body,
+		.body_limit = SIZE_MAX,
+		.flags = ROUTE_EDGE},
+};
+const size_t control_n_routes = ARRAY_SIZE(control_routes);

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of sandboxes in control.db: one statement a function, with the database locked.
+#pragma once
+#include "base/db.h"
+#include "control/state/rows.h"
+
+// Oldest first. add takes each row that make (id, template, api_key, name) has made.
+struct row_load {
+	void *ctx;
+	struct sandbox_row *(*make)(void *ctx, const char *id, const char *template,
+		const char *api_key, const char *name);
+	void (*add)(void *ctx, struct sandbox_row *row);
+};
+int row_store_load(struct db *db, const struct row_load *load, struct err *e);
+int row_store_insert(
+	struct db *db, const struct sandbox_row *row, const struct row_new *n, struct err *e);
+// State and generation of one that lives.
+int row_store_live(
+	struct db *db, const char *id, enum row_state now, uint64_t generation, struct err *e);
+int row_store_end(struct db *db, const char *id, uint64_t at_ns, const char *ended, struct err *e);
+// What a user may change.
+int row_store_looks(struct db *db, const struct sandbox_row *row, struct err *e);
+int row_store_delete(struct db *db, const char *id, struct err *e);
+// All that ended before the time.
+int row_store_expire(struct db *db, uint64_t ended_before_ns, struct err *e);
+// Text of the map it was made with, owned by the caller; ERR_NOT_FOUND.
+int row_store_env(struct db *db, const char *id, char **ret, struct err *e);
