@@ -2,6 +2,7 @@
 // db check, db backup, db restore.
 #include <fcntl.h>
 #include <string.h>
+#include "base/db.h"
 #include "base/dbfile.h"
 #include "base/file.h"
 #include "base/paths.h"
@@ -14,9 +15,10 @@ static const struct database {
 	const char *name, *file, *lock;
 	const struct embed *migrations;
 	bool may_be_apart; // in a directory of its own, where the control plane is a process
+	bool counts_anew;  // numbers of events that were given are given again after a restore
 } databases[] = {
-	{"control", "control.db", "control.lock", control_migrations, true},
-	{"host", "host.db", "lock", host_migrations, false},
+	{"control", "control.db", "control.lock", control_migrations, true, true},
+	{"host", "host.db", "lock", host_migrations, false, false},
 };
 
 // Where it is: the data directory, or the control plane's own.
@@ -101,6 +103,14 @@ int cmd_db_backup(struct cli *c, struct err *e)
 	return rc != 0 ? rc : dbfile_backup(path, d->migrations, c->argv[1], e);
 }
 
+// Followers with a cursor of the database that was there are told so, instead of missing events.
+static int count_anew(const struct database *d, const char *path, struct err *e)
+{
+	_cleanup_(db_closep) struct db *db = NULL;
+	int rc = db_open(path, d->migrations, &db, e);
+	return rc == 0 ? DB_LOCKED(db, db_exec(db, e, "UPDATE feed SET epoch = ''", "")) : rc;
+}
+
 int cmd_db_restore(struct cli *c, struct err *e)
 {
 	_cleanup_free_ char *where = NULL, *path = NULL, *lock = NULL;
@@ -124,6 +134,8 @@ int cmd_db_restore(struct cli *c, struct err *e)
 	if (rc < 0)
 		return err_errno(e, rc, "%s", lock);
 	rc = dbfile_restore(path, d->migrations, c->argv[1], e);
+	if (rc == 0 && d->counts_anew)
+		rc = count_anew(d, path, e);
 	if (rc == 0)
 		fprintf(stderr, "stasis: restored; what was there is %s.before-restore\n", path);
 	return rc;

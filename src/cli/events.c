@@ -28,17 +28,26 @@ static const struct list_kind listed = {.array = "events",
 	.states = 3,
 	.row = add_row};
 
-// From where: after a number, or from a time on.
+// From where: after an event (its number, or a cursor as the server gives them), or from a time on.
 struct since {
-	uint64_t cursor;
-	char time[64]; // RFC 3339; empty: none
+	char cursor[64]; // empty: from the beginning
+	char time[64];	 // RFC 3339; empty: none
 };
+
+static bool is_cursor(const char *text)
+{
+	uint64_t number;
+	const char *dash = strchr(text, '-');
+	size_t n = dash ? (size_t)(dash - text) : 0;
+	return str_to_u64(dash ? dash + 1 : text, INT64_MAX, &number) == 0 &&
+	       (!dash || (n == 16 && strspn(text, "0123456789abcdef") == n));
+}
 
 static int parse_since(const char *text, struct since *ret, struct err *e)
 {
 	uint64_t seconds, at, now = clock_realtime_ns();
-	if (str_to_u64(text, INT64_MAX, &ret->cursor) == 0)
-		return 0;
+	if (is_cursor(text))
+		return str_format(ret->cursor, sizeof ret->cursor, "%s", text);
 	if (strcmp(text, "none") != 0 && cli_parse_seconds(text, &seconds) == 0) {
 		at = seconds < now / NSEC_PER_SEC ? now - seconds * NSEC_PER_SEC : 0;
 		clock_format_rfc3339(at, ret->time);
@@ -61,7 +70,7 @@ static int events_path(const struct since *since, const char *sandbox, const cha
 		strbuf_adds(path, "&since=");
 		str_percent_encode(path, since->time);
 	} else {
-		strbuf_addf(path, "&cursor=%llu", (unsigned long long)since->cursor);
+		strbuf_addf(path, "&cursor=%s", since->cursor[0] ? since->cursor : "0");
 	}
 	if (sandbox) {
 		strbuf_adds(path, "&sandbox=");
@@ -139,6 +148,17 @@ static int follow(struct cli *c, const struct since *since, const char *sandbox,
 
 // --- all that there are
 
+// A text, or a number from an older server.
+static int read_cursor(const json_t *next, struct since *ret, struct err *e)
+{
+	int rc = json_is_integer(next)
+			 ? str_format(ret->cursor, sizeof ret->cursor, "%lld",
+				   (long long)json_integer_value(next))
+			 : str_format(ret->cursor, sizeof ret->cursor, "%s",
+				   json_string_value(next) ? json_string_value(next) : "");
+	return rc < 0 ? err_errno(e, rc, "next_cursor") : 0;
+}
+
 static int read_pages(
 	struct cli *c, struct since since, const char *sandbox, json_t *answer, struct err *e)
 {
@@ -152,13 +172,16 @@ static int read_pages(
 			return rc;
 		json_t *next = json_object_get(page, "next_cursor");
 		json_t *events = json_object_get(page, "events");
-		uint64_t to = (uint64_t)json_integer_value(next);
+		struct since after = {0};
 		json_array_extend(json_object_get(answer, "events"), events);
-		if (json_array_size(events) == 0 || to <= since.cursor) {
+		rc = read_cursor(next, &after, e);
+		if (rc < 0)
+			return rc;
+		if (json_array_size(events) == 0 || str_eq(after.cursor, since.cursor)) {
 			json_object_set(answer, "next_cursor", next);
 			return 0;
 		}
-		since = (struct since){.cursor = to};
+		since = after;
 	}
 }
 

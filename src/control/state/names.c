@@ -2,7 +2,7 @@
 #include "control/state/names.h"
 #include <string.h>
 #include "base/str.h"
-#include "control/state/rows.h"
+#include "control/state/row.h"
 
 size_t names_bucket(const char *text)
 {

@@ -232,7 +232,7 @@ int operations_list(struct db *db, const char *sandbox, uint64_t before_ns, size
 	int rc = sandbox ? db_query(db, e, take_item, &l,
 				   "SELECT " COLUMNS " FROM operations WHERE id IN (SELECT "
 				   "operation FROM operation_subjects WHERE sandbox = ?1 AND "
-				   "created_ns < ?2 ORDER BY created_ns DESC, operation LIMIT ?3) "
+				   "created_ns < ?2 ORDER BY created_ns DESC LIMIT ?3) "
 				   "ORDER BY created_ns DESC, id",
 				   "sii", sandbox, before, (int64_t)max)
 			 : db_query(db, e, take_item, &l,

@@ -2,7 +2,7 @@
 // Rows of sandboxes in control.db: one statement a function, with the database locked.
 #pragma once
 #include "base/db.h"
-#include "control/state/rows.h"
+#include "control/state/row.h"
 
 // Oldest first. add takes each row that make (id, template, api_key, name) has made.
 struct row_load {

@@ -24,27 +24,9 @@ struct rows {
 	size_t count;
 };
 
-static const char *const state_names[] = {"creating", "running", "paused", "stopped"};
-
-const char *row_state_name(enum row_state s)
-{
-	return state_names[s];
-}
-
 static struct sandbox_row **bucket_of(struct rows *r, const char *id)
 {
 	return &r->bucket[names_bucket(id)];
-}
-
-struct sandbox_row *row_unref(struct sandbox_row *row)
-{
-	if (row && atomic_fetch_sub(&row->refs, 1) == 1) {
-		json_decref(row->metadata);
-		free(row->named); // of one that was never in the table
-		free(row->ended);
-		free(row);
-	}
-	return NULL;
 }
 
 static struct sandbox_row *row_ref(struct sandbox_row *row)
@@ -288,12 +270,6 @@ struct sandbox_row *rows_named(struct rows *r, const char *api_key, const char *
 		row_ref(found);
 	pthread_rwlock_unlock(&r->lock);
 	return found;
-}
-
-bool row_is_deleted(const struct sandbox_row *row)
-{
-	const struct host_sandbox *ended = row_ended(row);
-	return row->deleted || (ended && str_eq(ended->cause, "killed"));
 }
 
 size_t rows_older(struct rows *r, uint64_t created_ns, struct sandbox_row **ret, size_t max)

@@ -7,59 +7,14 @@
 // Functions that take a struct db_also write that in the same transaction, so that an operation and
 // its effect are noted together or not at all.
 #pragma once
-#include <jansson.h>
-#include <stdatomic.h>
-#include "base/hash.h"
 #include "base/db.h"
-#include "sandbox/types.h"
-#include "base/id.h"
+#include "control/state/row.h"
 
 #define ROW_KEEP_NS (3600 * 1000000000ull) // stopped ones stay readable for an hour
 #define ROW_MAX_METADATA (16u << 10)	   // bytes as JSON
 #define ROW_URL_SIZE 400
 
-enum row_state { ROW_CREATING, ROW_RUNNING, ROW_PAUSED, ROW_STOPPED };
-const char *row_state_name(enum row_state s);
-
-// Immutable but for the members behind "state"; read those through rows_ended and the atomics, and
-// what a user may change through row_metadata and row_name.
-struct sandbox_row {
-	atomic_uint refs;
-	struct rows *table;	  // outlives its rows
-	struct sandbox_row *next; // in its bucket
-	struct sandbox_row *older, *newer;
-	bool linked; // in the table, as the pointers above under its lock
-	char id[64], template[64];
-	char api_key[UUID_SIZE]; // that asked for it; "": not known
-	char token[SHA256_HEX_SIZE];
-	uint64_t timeout_sec, created_ns;
-	// what a user may change
-	json_t *metadata;
-	char name[64];		  // "": none
-	struct name_entry *named; // in the index of names, as claim under the table's lock
-	struct name_entry *claim; // what a change under way will call it
-	bool changing;		  // one is under way; as claim
-	_Atomic enum on_timeout on_timeout;
-	// state
-	_Atomic enum row_state now;
-	_Atomic uint64_t generation;
-	_Atomic uint64_t version; // of the two above, in this process
-	_Atomic uint64_t
-		ready_ns; // CLOCK_MONOTONIC when it began to run, 0 when before this process
-	_Atomic uint64_t ended_ns;
-	struct host_sandbox *ended; // set once, before ended_ns
-	atomic_bool deleted;	    // by a user's DELETE, whatever it ended of; of this process
-};
-
 struct rows;
-
-struct row_new {
-	const char *id, *template;
-	const char *name, *api_key; // NULL: none. A name needs a key
-	json_t *metadata, *env;	    // borrowed
-	enum on_timeout on_timeout;
-	uint64_t timeout_sec;
-};
 
 // token_key: the agents' tokens are HMACs of the ids with it.
 int rows_load(
@@ -88,22 +43,9 @@ size_t rows_older(struct rows *r, uint64_t created_ns, struct sandbox_row **ret,
 // Notes how it ended; only the first report counts.
 int rows_end(struct rows *r, struct sandbox_row *row, const struct host_sandbox *last,
 	const struct db_also *also, struct err *e);
-// A user's DELETE was acknowledged, which is the last word about it.
-bool row_is_deleted(const struct sandbox_row *row);
-// The last report, or NULL while it has not ended.
-static inline const struct host_sandbox *row_ended(const struct sandbox_row *row)
-{
-	return row->ended_ns ? row->ended : NULL;
-}
 
 // --- what a user may change: a claim, then the change, and rows_unclaim at the end of either
 
-struct row_change {
-	bool has_name, has_metadata, has_on_timeout;
-	const char *name; // NULL: none
-	json_t *metadata; // a merge patch: strings are set, null removes; null itself clears
-	enum on_timeout on_timeout;
-};
 // From here on nobody else changes this row, or takes the name it is to have. -EAGAIN (and
 // ERR_CONFLICT) while another change is under way; ERR_CONFLICT when the name is taken; ERR_INVALID
 // for metadata that would be too large, and for a name of a row without a key.
@@ -132,5 +74,3 @@ size_t rows_count(struct rows *r);
 int rows_env(struct rows *r, const char *id, json_t **ret, struct err *e);
 // The agent's token of any id.
 void rows_token(struct rows *r, const char *id, char out[SHA256_HEX_SIZE]);
-struct sandbox_row *row_unref(struct sandbox_row *row);
-DEFINE_CLEANUP(struct sandbox_row *, row_unref)

@@ -28,6 +28,12 @@ static int ordered(enum err_code code, struct err *e)
 	return code ? err_set(e, code, "ordered failure") : 0;
 }
 
+static void before(struct model *m, const char *call)
+{
+	if (m->before)
+		m->before(m->ctx, call);
+}
+
 static int missing(const char *id, struct err *e)
 {
 	return err_set(e, ERR_NOT_FOUND, "the host has no '%s'", id);
@@ -100,6 +106,7 @@ static int create(
 	void *host, const struct host_create *req, struct host_sandbox *ret, struct err *e)
 {
 	struct model *m = host;
+	before(m, "create");
 	int r = ordered(m->fail_create, e);
 	if (r < 0)
 		return r;
@@ -162,6 +169,7 @@ static int pause_box(
 	void *host, const char *op, const char *id, struct host_sandbox *ret, struct err *e)
 {
 	struct model *m = host;
+	before(m, "pause");
 	int r = ordered(m->fail_pause, e);
 	if (r < 0)
 		return r;
@@ -190,6 +198,7 @@ static int resume_box(
 	void *host, const struct host_resume *req, struct host_sandbox *ret, struct err *e)
 {
 	struct model *m = host;
+	before(m, "resume");
 	int r = ordered(m->fail_resume, e);
 	if (r < 0)
 		return r;
@@ -380,6 +389,7 @@ static int list(void *host, struct host_sandbox **ret, size_t *ret_n, struct err
 static int set_timeout(void *host, const char *op, const char *id, uint64_t at, struct err *e)
 {
 	struct model *m = host;
+	before(m, "set_timeout");
 	pthread_mutex_lock(&m->lock);
 	struct host_sandbox *s = find(m, id);
 	if (s)
@@ -392,6 +402,7 @@ static int set_on_timeout(
 	void *host, const char *op, const char *id, enum on_timeout on_timeout, struct err *e)
 {
 	struct model *m = host;
+	before(m, "set_on_timeout");
 	int r = ordered(m->fail_on_timeout, e);
 	if (r < 0)
 		return r;

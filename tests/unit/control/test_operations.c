@@ -202,6 +202,85 @@ static void test_headers(void **state)
 	raw(f, "h2", first, sizeof first);
 	assert_non_null(strstr(first, " 429 "));
 	assert_non_null(strstr(first, "Stasis-Operation: "));
+	assert_non_null(strstr(first, "Retry-After: 1\r\n"));
+	f->model.fail_create = ERR_UNAVAILABLE;
+	raw(f, "h2", first, sizeof first);
+	assert_non_null(strstr(first, " 503 "));
+	assert_non_null(strstr(first, "Retry-After: 5\r\n"));
+	f->model.fail_create = ERR_INTERNAL;
+	raw(f, "h2", first, sizeof first);
+	assert_non_null(strstr(first, " 500 "));
+	assert_null(strstr(first, "Retry-After"));
+}
+
+// What failed for want of room or time, and has left nothing, is tried again by the same key.
+static void test_a_retry_can_succeed(void **state)
+{
+	struct fixture *f = *state;
+	static const enum err_code codes[] = {
+		ERR_LIMIT, ERR_NO_SPACE, ERR_UNAVAILABLE, ERR_TIMEOUT};
+	char id[64], path[200];
+	create_box(f, NULL, id);
+	for (size_t i = 0; i < ARRAY_SIZE(codes); i++) {
+		int status = err_info(codes[i])->http_status;
+		char key[16];
+		snprintf(key, sizeof key, "c%zu", i);
+		f->model.fail_create = codes[i];
+		keyed_drop(f, "POST", "/v1/sandboxes", key, NULL, status);
+		keyed_drop(f, "POST", "/v1/sandboxes", key, NULL, status);
+		f->model.fail_create = ERR_NONE;
+		_cleanup_json_ json_t *one = keyed(f, "POST", "/v1/sandboxes", key, NULL, 201);
+		_cleanup_json_ json_t *two = keyed(f, "POST", "/v1/sandboxes", key, NULL, 201);
+		assert_true(json_equal(one, two));
+		snprintf(key, sizeof key, "f%zu", i);
+		f->model.fail_fork = codes[i];
+		keyed_drop(f, "POST", path_of(id, "/fork", path), key, NULL, status);
+		f->model.fail_fork = ERR_NONE;
+		keyed_drop(f, "POST", path, key, NULL, 200);
+		call_drop(f, "POST", path_of(id, "/pause", path), NULL, 200);
+		snprintf(key, sizeof key, "r%zu", i);
+		f->model.fail_resume = codes[i];
+		keyed_drop(f, "POST", path_of(id, "/resume", path), key, NULL, status);
+		f->model.fail_resume = ERR_NONE;
+		keyed_drop(f, "POST", path, key, NULL, 200);
+	}
+	// Other failures are answered again.
+	f->model.fail_create = ERR_INTERNAL;
+	keyed_drop(f, "POST", "/v1/sandboxes", "i", NULL, 500);
+	f->model.fail_create = ERR_NONE;
+	keyed_drop(f, "POST", "/v1/sandboxes", "i", NULL, 500);
+}
+
+// However many operations there are, those of one sandbox are found by an index.
+static void test_no_scan_of_the_journal(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200];
+	create_box(f, NULL, id);
+	snprintf(path, sizeof path, "/v1/operations?sandbox=%s", id);
+	call_drop(f, "GET", path, NULL, 200);
+	struct err e = {0};
+	struct operation_word w;
+	assert_int_equal(
+		operations_last_word(f->control->db, OPERATION_ABOUT_SANDBOX, id, &w, &e), 1);
+	assert_int_equal(operations_last_word(f->control->db, OPERATION_ABOUT_SNAPSHOT,
+				 "11111111-1111-4111-8111-111111111111", &w, &e),
+		0);
+	unsigned seen = 0;
+	db_lock(f->control->db);
+	sqlite3 *db = db_handle(f->control->db);
+	for (sqlite3_stmt *st = sqlite3_next_stmt(db, NULL); st; st = sqlite3_next_stmt(db, st)) {
+		const char *sql = sqlite3_sql(st);
+		if (!strstr(sql, "operations") || strncmp(sql, "SELECT", 6) != 0 ||
+			!(strstr(sql, "sandbox = ?") || strstr(sql, "snapshot = ?")))
+			continue;
+		seen++;
+		if (sqlite3_stmt_status(st, SQLITE_STMTSTATUS_FULLSCAN_STEP, 0) ||
+			sqlite3_stmt_status(st, SQLITE_STMTSTATUS_SORT, 0) > 1)
+			fail_msg("%s", sql);
+	}
+	db_unlock(f->control->db);
+	assert_int_equal(seen, 3);
 }
 
 static void test_bad_keys(void **state)
@@ -501,6 +580,8 @@ int main(void)
 		T(test_every_change_is_an_operation),
 		T(test_same_key_same_answer),
 		T(test_headers),
+		T(test_a_retry_can_succeed),
+		T(test_no_scan_of_the_journal),
 		T(test_bad_keys),
 		T(test_same_key_at_once),
 		T(test_lost_reply_is_made_up_for),
