@@ -251,33 +251,51 @@ static void test_a_retry_can_succeed(void **state)
 	keyed_drop(f, "POST", "/v1/sandboxes", "i", NULL, 500);
 }
 
-// However many operations there are, those of one sandbox are found by an index.
+static void exec_sql(struct fixture *f, const char *query)
+{
+	char path[100];
+	sqlite3 *db;
+	snprintf(path, sizeof path, "%s/control.db", f->data);
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	sqlite3_busy_timeout(db, 5000);
+	if (sqlite3_exec(db, query, NULL, NULL, NULL) != SQLITE_OK)
+		fail_msg("%s: %s", query, sqlite3_errmsg(db));
+	sqlite3_close(db);
+}
+
+// However many operations there are, those of one sandbox are found by an index: the database does
+// not take more steps for it.
 static void test_no_scan_of_the_journal(void **state)
 {
 	struct fixture *f = *state;
 	char id[64], path[200];
 	create_box(f, NULL, id);
+	exec_sql(f, "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 5000) "
+		    "INSERT INTO operations (id, kind, sandbox, snapshot, state, request, phases, "
+		    "created_ns, ended_ns) SELECT 'op' || i, 'pause', 'iother', '', 'done', '{}', "
+		    "'[]', i, i FROM n");
 	snprintf(path, sizeof path, "/v1/operations?sandbox=%s", id);
 	call_drop(f, "GET", path, NULL, 200);
 	struct err e = {0};
 	struct operation_word w;
+	static const char snapshot[] = "11111111-1111-4111-8111-111111111111";
 	assert_int_equal(
 		operations_last_word(f->control->db, OPERATION_ABOUT_SANDBOX, id, &w, &e), 1);
-	assert_int_equal(operations_last_word(f->control->db, OPERATION_ABOUT_SNAPSHOT,
-				 "11111111-1111-4111-8111-111111111111", &w, &e),
+	assert_int_equal(
+		operations_last_word(f->control->db, OPERATION_ABOUT_SNAPSHOT, snapshot, &w, &e),
 		0);
 	unsigned seen = 0;
 	db_lock(f->control->db);
 	sqlite3 *db = db_handle(f->control->db);
 	for (sqlite3_stmt *st = sqlite3_next_stmt(db, NULL); st; st = sqlite3_next_stmt(db, st)) {
 		const char *sql = sqlite3_sql(st);
-		if (!strstr(sql, "operations") || strncmp(sql, "SELECT", 6) != 0 ||
+		if (!strstr(sql, "FROM operation") || strncmp(sql, "SELECT", 6) != 0 ||
 			!(strstr(sql, "sandbox = ?") || strstr(sql, "snapshot = ?")))
 			continue;
 		seen++;
-		if (sqlite3_stmt_status(st, SQLITE_STMTSTATUS_FULLSCAN_STEP, 0) ||
-			sqlite3_stmt_status(st, SQLITE_STMTSTATUS_SORT, 0) > 1)
-			fail_msg("%s", sql);
+		int steps = sqlite3_stmt_status(st, SQLITE_STMTSTATUS_VM_STEP, 0);
+		if (steps > 2000)
+			fail_msg("%d steps: %s", steps, sql);
 	}
 	db_unlock(f->control->db);
 	assert_int_equal(seen, 3);
@@ -453,18 +471,6 @@ static void test_events_tell_the_cause(void **state)
 	_cleanup_json_ json_t *j = call(f, "GET", path_of(id, "", path), NULL, 200);
 	assert_string_equal(text(j, "state"), "stopped");
 	assert_string_equal(text(j, "cause"), "guest_panic");
-}
-
-static void exec_sql(struct fixture *f, const char *query)
-{
-	char path[100];
-	sqlite3 *db;
-	snprintf(path, sizeof path, "%s/control.db", f->data);
-	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-	sqlite3_busy_timeout(db, 5000);
-	if (sqlite3_exec(db, query, NULL, NULL, NULL) != SQLITE_OK)
-		fail_msg("%s: %s", query, sqlite3_errmsg(db));
-	sqlite3_close(db);
 }
 
 static void test_keys_are_forgotten_after_a_day(void **state)

@@ -62,6 +62,8 @@ struct gate {
 	sem_t reached, open;
 };
 
+static struct gate gate;
+
 static void hold(void *ctx, const char *call)
 {
 	struct gate *g = ctx;
@@ -72,18 +74,28 @@ static void hold(void *ctx, const char *call)
 		;
 }
 
-static void close_gate(struct fixture *f, struct gate *g, const char *call)
+static void close_gate(struct fixture *f, const char *call)
 {
-	*g = (struct gate){.call = call};
-	sem_init(&g->reached, 0, 0);
-	sem_init(&g->open, 0, 0);
-	f->model.ctx = g;
+	gate = (struct gate){.call = call};
+	sem_init(&gate.reached, 0, 0);
+	sem_init(&gate.open, 0, 0);
+	f->model.ctx = &gate;
 	f->model.before = hold;
 }
 
-static void open_gate(struct gate *g)
+static void open_gate(void)
 {
-	sem_post(&g->open);
+	sem_post(&gate.open);
+}
+
+// A test that has failed leaves the host held, and the server waits for it.
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	f->model.before = NULL;
+	if (gate.call)
+		open_gate();
+	return fixture_teardown(state);
 }
 
 static void is_deleted(struct fixture *f, const char *id)
@@ -101,19 +113,18 @@ static void is_deleted(struct fixture *f, const char *id)
 static void test_delete_during_create(void **state)
 {
 	struct fixture *f = *state;
-	struct gate g;
 	char id[64], path[200];
 	struct aside a = {.f = f, .method = "POST", .path = "/v1/sandboxes"};
-	close_gate(f, &g, "create");
+	close_gate(f, "create");
 	begin(&a);
-	sem_wait(&g.reached);
+	sem_wait(&gate.reached);
 	_cleanup_json_ json_t *list = call(f, "GET", "/v1/sandboxes?state=pending", NULL, 200);
 	json_t *box = json_array_get(json_object_get(list, "sandboxes"), 0);
 	snprintf(id, sizeof id, "%s", text(box, "id"));
 	call_drop(f, "DELETE", path_of(id, "", path), NULL, 204);
 	is_deleted(f, id);
 	// The host makes it nevertheless, late: it goes again, and the create is told so.
-	open_gate(&g);
+	open_gate();
 	end(&a, 409);
 	is_deleted(f, id);
 	assert_int_equal(f->model.n, 1);
@@ -126,19 +137,18 @@ static void test_delete_during_create(void **state)
 
 static void during(struct fixture *f, const char *what, const char *rest, bool paused)
 {
-	struct gate g;
 	char id[64], path[200], call_path[200];
 	create_box(f, NULL, id);
 	path_of(id, rest, call_path);
 	if (paused)
 		call_drop(f, "POST", path_of(id, "/pause", path), NULL, 200);
 	struct aside a = {.f = f, .method = "POST", .path = call_path};
-	close_gate(f, &g, what);
+	close_gate(f, what);
 	begin(&a);
-	sem_wait(&g.reached);
+	sem_wait(&gate.reached);
 	call_drop(f, "DELETE", path_of(id, "", path), NULL, 204);
 	is_deleted(f, id);
-	open_gate(&g);
+	open_gate();
 	end(&a, 409);
 	is_deleted(f, id);
 	f->model.before = NULL;
@@ -154,7 +164,6 @@ static void test_delete_during_pause_and_resume(void **state)
 static void test_delete_waits_for_no_orphan(void **state)
 {
 	struct fixture *f = *state;
-	struct gate g;
 	char id[64], path[200];
 	if (f->host_server)
 		skip(); // the model's own error is not a lost connection's there
@@ -162,16 +171,16 @@ static void test_delete_waits_for_no_orphan(void **state)
 	f->model.lose_reply = true;
 	refused(f, "POST", path_of(id, "/pause", path), NULL, 503, "does not answer");
 	f->model.lose_reply = false;
-	close_gate(f, &g, "pause");
+	close_gate(f, "pause");
 	struct aside a = {.f = f, .method = "DELETE", .path = path_of(id, "", path)};
 	begin(&a);
 	// Answered, or the host is asked for the pause again.
 	bool asked = false;
 	for (int i = 0; i < 20000 && !a.status && !asked; i++) {
-		asked = sem_trywait(&g.reached) == 0;
+		asked = sem_trywait(&gate.reached) == 0;
 		clock_sleep_ns(NSEC_PER_MSEC);
 	}
-	open_gate(&g);
+	open_gate();
 	end(&a, 204);
 	assert_false(asked);
 	is_deleted(f, id);
@@ -271,11 +280,13 @@ static void test_forgetting_keeps_nobody_waiting(void **state)
 	refused(f, "GET", path_of(gone, "", path), NULL, 404, "no sandbox");
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	signal(SIGPIPE, SIG_IGN);
 	log_setup("test", LOG_LEVEL_ERROR);
-#define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_delete_during_create),
 		T(test_delete_during_pause_and_resume),
