@@ -17,6 +17,7 @@
 #include "control/engine/catchup.h"
 #include "control/engine/upkeep.h"
 #include "control/routes.h"
+#include "control/state/event_log.h"
 
 extern const struct embed control_migrations[];
 
@@ -86,7 +87,7 @@ static void upkeep(struct control *c)
 	struct err e = {0};
 	compare(c);
 	engine_expire(&c->engine);
-	if (feed_expire(c->feed, &e) < 0)
+	if (event_log_expire(c->db, &e) < 0)
 		log_warn("old events are kept: %s", e.text);
 	if (keys_flush(c->keys, &e) < 0)
 		log_warn("times of use of keys are not written: %s", e.text);
@@ -266,11 +267,9 @@ static void set_place(struct control *c)
 	rows_set_place(c->rows, place ? place : "");
 }
 
-int control_start(const struct control_config *cfg, struct control **ret, struct err *e)
+static int fill(struct control *c, const struct control_config *cfg, struct err *e)
 {
-	_cleanup_(control_stopp) struct control *c = calloc(1, sizeof *c);
-	if (!c)
-		return err_errno(e, ENOMEM, "control plane");
+	unsigned char raw[32];
 	c->host = cfg->host;
 	c->lock_fd = c->run_lock_fd = -1;
 	pthread_mutex_init(&c->lock, NULL);
@@ -286,51 +285,63 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 	c->socket = str_printf("%s/control.sock", cfg->run_dir);
 	c->stats = stats_new(control_routes, control_n_routes);
 	c->agents = agents_new();
-	if (!c->data_dir || !c->run_dir || !c->listen || !c->domain || !c->socket || !c->stats ||
-		!c->agents)
-		return err_errno(e, ENOMEM, "control plane");
-	unsigned char raw[32];
 	id_random_bytes(raw, sizeof raw);
 	id_hex(raw, sizeof raw, c->edge_key);
+	bool ok = c->data_dir && c->run_dir && c->listen && c->domain && c->socket && c->stats &&
+		  c->agents;
+	return ok ? 0 : err_errno(e, ENOMEM, "control plane");
+}
 
-	int r = lock_dir("data", c->data_dir, &c->lock_fd, e);
-	// nginx's workers pass through it to the socket, but cannot look around.
+// nginx's workers pass through the run directory to the socket, but cannot look around.
+static int take_dirs(struct control *c, struct err *e)
+{
 	gid_t group = edge_group();
-	if (r == 0) {
-		r = file_private_dir(AT_FDCWD, c->run_dir, 0710);
-		if (r == 0 && group != (gid_t)-1)
-			r = file_let_group_pass(AT_FDCWD, c->run_dir, group);
-		if (r < 0)
-			err_errno(e, r, "%s", c->run_dir);
-	}
+	int r = lock_dir("data", c->data_dir, &c->lock_fd, e);
+	if (r < 0)
+		return r;
+	r = file_private_dir(AT_FDCWD, c->run_dir, 0710);
+	if (r == 0 && group != (gid_t)-1)
+		r = file_let_group_pass(AT_FDCWD, c->run_dir, group);
+	if (r < 0)
+		return err_errno(e, r, "%s", c->run_dir);
+	return lock_dir("run", c->run_dir, &c->run_lock_fd, e);
+}
+
+static int start_threads(struct control *c, struct err *e)
+{
+	int r = -pthread_create(&c->keeper, NULL, keeper, c);
+	if (r < 0)
+		return err_errno(e, r, "upkeep thread");
+	c->keeper_runs = true;
+	r = -pthread_create(&c->watcher, NULL, watch, c);
+	if (r < 0)
+		return err_errno(e, r, "thread of the events");
+	c->watcher_runs = true;
+	return 0;
+}
+
+int control_start(const struct control_config *cfg, struct control **ret, struct err *e)
+{
+	_cleanup_(control_stopp) struct control *c = calloc(1, sizeof *c);
+	if (!c)
+		return err_errno(e, ENOMEM, "control plane");
+	int r = fill(c, cfg, e);
 	if (r == 0)
-		r = lock_dir("run", c->run_dir, &c->run_lock_fd, e);
+		r = take_dirs(c, e);
 	if (r == 0)
 		r = open_state(c, e);
-	if (r == 0)
-		set_place(c);
 	if (r == 0) {
+		set_place(c);
 		compare(c);
 		r = start_http(c, e);
 	}
 	if (r == 0 && !cfg->no_edge)
 		r = start_edge(c, cfg->nginx, e);
-	if (r == 0) {
-		r = -pthread_create(&c->keeper, NULL, keeper, c);
-		if (r < 0)
-			err_errno(e, r, "upkeep thread");
-		c->keeper_runs = r == 0;
-	}
-	if (r == 0) {
-		r = -pthread_create(&c->watcher, NULL, watch, c);
-		if (r < 0)
-			err_errno(e, r, "thread of the events");
-		c->watcher_runs = r == 0;
-	}
-	if (r < 0)
-		return r;
-	*ret = TAKE_PTR(c);
-	return 0;
+	if (r == 0)
+		r = start_threads(c, e);
+	if (r == 0)
+		*ret = TAKE_PTR(c);
+	return r;
 }
 
 struct control *control_stop(struct control *c)

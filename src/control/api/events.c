@@ -11,20 +11,21 @@
 #include "control/api/find.h"
 #include "control/api/page.h"
 #include "control/api/reply.h"
+#include "control/state/event_log.h"
 #include "control/state/render.h"
 #include "http/json.h"
 
 #define WAIT_MS 1000 // how long a follower may go without a look at its connection
 #define KEEPALIVE_NS (15 * NSEC_PER_SEC)
 
-#define CURSOR_SIZE (FEED_EPOCH_SIZE + 24)
+#define CURSOR_SIZE (EVENT_LOG_EPOCH_SIZE + 24)
 
 static void format_cursor(const char *epoch, uint64_t seq, char out[CURSOR_SIZE])
 {
 	snprintf(out, CURSOR_SIZE, "%s-%" PRIu64, epoch, seq);
 }
 
-static int check_cursor(const struct feed_range *range, uint64_t seq, struct err *e)
+static int check_cursor(const struct event_log_range *range, uint64_t seq, struct err *e)
 {
 	if (seq > range->last)
 		return err_set(e, ERR_GONE,
@@ -42,7 +43,7 @@ static int check_cursor(const struct feed_range *range, uint64_t seq, struct err
 
 // A bare 0 is the beginning of what there is.
 static int read_cursor(
-	const char *text, const struct feed_range *range, uint64_t *ret, struct err *e)
+	const char *text, const struct event_log_range *range, uint64_t *ret, struct err *e)
 {
 	const char *dash = strchr(text, '-');
 	if (str_to_u64(dash ? dash + 1 : text, INT64_MAX, ret) < 0)
@@ -75,8 +76,8 @@ struct follower {
 	struct http_request *req;
 	char sandbox[64]; // "": all
 	uint64_t cursor, since_ns, spoke_ns;
-	struct feed_range range; // as of the last read
-	size_t n;		 // lines of the last read
+	struct event_log_range range; // as of the last read
+	size_t n;		      // lines of the last read
 	struct strbuf lines;
 };
 
@@ -112,9 +113,9 @@ static ssize_t follower_next(void *p, char *buf, size_t max)
 		// Read before the events are, so that none falls in between.
 		uint64_t last = feed_wait(f->c->feed, f->cursor, WAIT_MS);
 		f->n = 0;
-		int r = last > f->cursor ? feed_range(f->c->feed, &f->range, NULL) : 0;
+		int r = last > f->cursor ? event_log_range(f->c->db, &f->range, NULL) : 0;
 		if (r == 0 && last > f->cursor)
-			r = feed_read(f->c->feed, f->cursor, f->since_ns,
+			r = event_log_read(f->c->db, f->cursor, f->since_ns,
 				f->sandbox[0] ? f->sandbox : NULL, PAGE_MAX, add_line, f, NULL);
 		if (r < 0)
 			return r;
@@ -171,13 +172,13 @@ static int add_item(void *ctx, const struct host_event *ev)
 }
 
 static void list(struct http_request *r, struct control *c, const struct query *q,
-	const struct feed_range *range)
+	const struct event_log_range *range)
 {
 	_cleanup_json_ json_t *out = json_array();
 	struct items items = {out, range->epoch, q->cursor};
 	struct err e = {0};
 	char next[CURSOR_SIZE];
-	int rc = feed_read(c->feed, q->cursor, q->since_ns, q->sandbox[0] ? q->sandbox : NULL,
+	int rc = event_log_read(c->db, q->cursor, q->since_ns, q->sandbox[0] ? q->sandbox : NULL,
 		q->limit, add_item, &items, &e);
 	if (rc < 0) {
 		reply_error(r, &e);
@@ -192,8 +193,8 @@ static void list(struct http_request *r, struct control *c, const struct query *
 			next));
 }
 
-static int read_query(struct control *c, struct http_request *r, const struct feed_range *range,
-	struct query *q, struct err *e)
+static int read_query(struct control *c, struct http_request *r,
+	const struct event_log_range *range, struct query *q, struct err *e)
 {
 	const char *from = http_req_query(r, "cursor"), *since = http_req_query(r, "since");
 	const char *live = http_req_query(r, "follow");
@@ -216,13 +217,13 @@ static int read_query(struct control *c, struct http_request *r, const struct fe
 void events_list(struct http_request *r, void *ctx)
 {
 	struct control *c = ctx;
-	struct feed_range range;
+	struct event_log_range range;
 	struct query q = {0};
 	struct err e = {0};
 	// What a caller has just been told of is in its next page.
 	if (!str_eq(http_req_query(r, "follow"), "1"))
 		feed_catch_up(c->feed, NULL);
-	int rc = feed_range(c->feed, &range, &e);
+	int rc = event_log_range(c->db, &range, &e);
 	if (rc == 0)
 		rc = read_query(c, r, &range, &q, &e);
 	if (rc < 0)

@@ -215,25 +215,23 @@ static int stop_error(const struct exec *x, uint64_t timeout_sec, struct err *e)
 	}
 }
 
-static int run(struct control *c, struct exec *x, const struct exec_body *b, struct envd_exit *ret,
-	struct err *e)
+// Where its agent is.
+static int find_agent(struct control *c, struct exec *x, const char *id, const char *user,
+	struct sandbox_row **ret, struct err *e)
 {
 	char address[48];
-	char id[64];
-	find_path_id(c, x->req, id);
-	_cleanup_(row_unrefp) struct sandbox_row *row = NULL;
-	int r = find_live(c, id, &row, e);
+	struct host_sandbox now;
+	struct err why = {0};
+	int r = find_live(c, id, ret, e);
 	if (r < 0)
 		return r;
-	struct err why = {0};
-	struct host_sandbox now;
 	r = c->host.ops->address(c->host.host, id, address, &why);
-	if (r < 0 && why.code == ERR_CONFLICT && find_report(c, row, &now, NULL) == 0) {
+	if (r < 0 && why.code == ERR_CONFLICT && find_report(c, *ret, &now, NULL) == 0) {
 		if (now.state == SANDBOX_PAUSED)
 			return err_set(
 				e, ERR_CONFLICT, "sandbox '%s' is paused: resume it first", id);
 		// The host knew of its end before we did.
-		if (row_ended(row))
+		if (row_ended(*ret))
 			return find_say_ended(&now, e);
 	}
 	if (r < 0) {
@@ -241,16 +239,46 @@ static int run(struct control *c, struct exec *x, const struct exec_body *b, str
 		return r;
 	}
 	snprintf(x->base_url, sizeof x->base_url, "http://%s:%d", address, ENVD_PORT);
-	x->has_input = b->stdin_text != NULL;
 	x->target =
-		(struct envd_target){.base_url = x->base_url, .token = row->token, .user = b->user};
+		(struct envd_target){.base_url = x->base_url, .token = (*ret)->token, .user = user};
+	return 0;
+}
 
+static int call_agent(struct control *c, struct exec *x, const char *id,
+	const struct envd_process *p, struct envd_exit *ret, struct err *e)
+{
+	_cleanup_(http_client_freep) struct http_client *client = NULL;
+	struct err why = {0};
+	int r = agents_take(c->agents, id, x->base_url, &client, e);
+	if (r < 0)
+		return r;
+	r = envd_run(client, &x->target, p, ret, &why);
+	// An agent that was started anew and has lost its settings, or a user that is none.
+	if (r < 0 && why.code == ERR_UNAUTHENTICATED && !x->pid &&
+		envd_call_greet(client, &x->target, id, CONTROL_CALL_MS, NULL) == 0)
+		r = envd_run(client, &x->target, p, ret, &why);
+	if (r < 0)
+		*e = why;
+	else
+		agents_give(c->agents, id, x->base_url, TAKE_PTR(client));
+	return r;
+}
+
+static int run(struct control *c, struct exec *x, const struct exec_body *b, struct envd_exit *ret,
+	struct err *e)
+{
+	char id[64];
+	_cleanup_(row_unrefp) struct sandbox_row *row = NULL;
 	size_t n = json_array_size(b->args);
 	_cleanup_free_ const char **argv = calloc(n + 1, sizeof *argv);
 	if (!argv)
 		return err_errno(e, ENOMEM, "args");
 	for (size_t i = 0; i < n; i++)
 		argv[i] = json_string_value(json_array_get(b->args, i));
+	find_path_id(c, x->req, id);
+	int r = find_agent(c, x, id, b->user, &row, e);
+	if (r < 0)
+		return r;
 	const struct envd_process p = {
 		.cmd = b->args ? argv[0] : NULL,
 		.args = b->args ? argv + 1 : NULL,
@@ -264,21 +292,9 @@ static int run(struct control *c, struct exec *x, const struct exec_body *b, str
 		.tick = on_tick,
 		.ctx = x,
 	};
-	_cleanup_(http_client_freep) struct http_client *client = NULL;
-	r = agents_take(c->agents, id, x->base_url, &client, e);
-	if (r < 0)
-		return r;
+	x->has_input = b->stdin_text != NULL;
 	x->deadline_ns = clock_monotonic_ns() + b->timeout_sec * NSEC_PER_SEC + GUEST_GRACE_NS;
-	why = (struct err){0};
-	r = envd_run(client, &x->target, &p, ret, &why);
-	// An agent that was started anew and has lost its settings, or a user that is none.
-	if (r < 0 && why.code == ERR_UNAUTHENTICATED && !x->pid &&
-		envd_call_greet(client, &x->target, id, CONTROL_CALL_MS, NULL) == 0)
-		r = envd_run(client, &x->target, &p, ret, &why);
-	if (r < 0)
-		*e = why;
-	if (r == 0)
-		agents_give(c->agents, id, x->base_url, TAKE_PTR(client));
+	r = call_agent(c, x, id, &p, ret, e);
 	if (r < 0 && x->stop != STOP_NONE) {
 		if (x->pid)
 			kill_program(x);

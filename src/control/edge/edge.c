@@ -9,24 +9,20 @@
 // killed master leaves behind (they would keep the port).
 #include "control/edge/edge.h"
 #include <arpa/inet.h>
-#include <grp.h>
 #include <poll.h>
 #include <pthread.h>
-#include <pwd.h>
 #include <signal.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include "base/clock.h"
-#include "base/embed.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/proc.h"
 #include "base/str.h"
+#include "control/edge/conf.h"
 #include "http/json.h"
-
-extern const struct embed control_nginx[]; // nginx.conf.in
 
 #define START_MS 10000
 #define STOP_GRACE_MS 3000
@@ -48,22 +44,11 @@ struct edge {
 	unsigned deaths;
 };
 
-static const char *const worker_users[] = {"www-data", "nginx", "nobody"};
-
-static const struct passwd *worker_user(struct passwd *pw, char *buf, size_t size)
-{
-	struct passwd *found = NULL;
-	for (size_t i = 0; i < ARRAY_SIZE(worker_users) && !found; i++)
-		if (getpwnam_r(worker_users[i], pw, buf, size, &found) != 0)
-			found = NULL;
-	return found;
-}
-
 gid_t edge_group(void)
 {
 	struct passwd pw;
 	char buf[1024];
-	const struct passwd *found = geteuid() == 0 ? worker_user(&pw, buf, sizeof buf) : NULL;
+	const struct passwd *found = geteuid() == 0 ? conf_worker_user(&pw, buf, sizeof buf) : NULL;
 	return found ? found->pw_gid : (gid_t)-1;
 }
 
@@ -71,79 +56,8 @@ uid_t edge_user(void)
 {
 	struct passwd pw;
 	char buf[1024];
-	const struct passwd *found = geteuid() == 0 ? worker_user(&pw, buf, sizeof buf) : NULL;
+	const struct passwd *found = geteuid() == 0 ? conf_worker_user(&pw, buf, sizeof buf) : NULL;
 	return found ? found->pw_uid : (uid_t)-1;
-}
-
-// --- configuration
-
-static bool is_plain(const char *text, const char *more)
-{
-	for (; *text; text++)
-		if (!((*text >= 'a' && *text <= 'z') || (*text >= '0' && *text <= '9') ||
-			    strchr(more, *text)))
-			return false;
-	return true;
-}
-
-static int write_conf(struct edge *g, const struct edge_config *cfg, struct err *e)
-{
-	static const char path_chars[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ/._+=,:-";
-	if (!is_plain(cfg->domain, ".-") || !cfg->domain[0])
-		return err_set(e, ERR_INVALID,
-			"domain '%s': must be lower-case letters, digits, '-' and '.'",
-			cfg->domain);
-	if (!is_plain(cfg->dir, path_chars) || !is_plain(cfg->socket, path_chars))
-		return err_set(e, ERR_INVALID,
-			"the run directory must have a name of letters, digits and /._+=,:- only: "
-			"%s",
-			cfg->dir);
-	_cleanup_strbuf_ struct strbuf domain = {0}, conf = {0};
-	for (const char *p = cfg->domain; *p; p++)
-		strbuf_addf(&domain, "%s%c", *p == '.' ? "\\" : "", *p);
-	struct passwd pw;
-	char buf[1024], user[80] = "", workers[16], listen[32];
-	const struct passwd *found = geteuid() == 0 ? worker_user(&pw, buf, sizeof buf) : NULL;
-	if (found)
-		snprintf(user, sizeof user, "user %s;", found->pw_name);
-	snprintf(workers, sizeof workers, "%ld", MIN(MAX(sysconf(_SC_NPROCESSORS_ONLN), 1), 4));
-	snprintf(listen, sizeof listen, "%s:%u", g->ip, g->port);
-	const struct {
-		const char *name, *value;
-	} values[] = {
-		{"@USER@", user},
-		{"@WORKERS@", workers},
-		{"@DIR@", cfg->dir},
-		{"@LISTEN@", listen},
-		{"@DOMAIN@", domain.data},
-		{"@SOCKET@", cfg->socket},
-		{"@KEY@", cfg->key},
-	};
-	for (const char *p = control_nginx[0].data; *p;) {
-		size_t plain = strcspn(p, "@"), i = 0;
-		strbuf_add(&conf, p, plain);
-		p += plain;
-		while (i < ARRAY_SIZE(values) && !str_starts(p, values[i].name))
-			i++;
-		if (i < ARRAY_SIZE(values)) {
-			strbuf_adds(&conf, values[i].value);
-			p += strlen(values[i].name);
-		} else if (*p) {
-			strbuf_addc(&conf, *p++); // a named location
-		}
-	}
-	if (strbuf_check(&domain) < 0 || strbuf_check(&conf) < 0)
-		return err_errno(e, ENOMEM, "nginx.conf");
-	int r = file_write_atomic(AT_FDCWD, g->conf, conf.data, conf.len, 0600);
-	return r < 0 ? err_errno(e, r, "%s", g->conf) : 0;
-}
-
-static int check_conf(struct edge *g, struct err *e)
-{
-	const char *const argv[] = {
-		g->program, "-t", "-q", "-e", "stderr", "-p", g->dir, "-c", g->conf, NULL};
-	int r = proc_run(argv, NULL, 0, 10000, NULL, e);
-	return r < 0 ? err_prefix(e, r, "the edge's configuration was refused") : 0;
 }
 
 // --- which nginx is ours, for the time after a crash
@@ -388,10 +302,13 @@ int edge_start(const struct edge_config *cfg, struct edge **ret, struct err *e)
 		end_leftover(g);
 		r = check_free(g, e);
 	}
+	if (r == 0) {
+		char listen[32];
+		snprintf(listen, sizeof listen, "%s:%u", g->ip, g->port);
+		r = conf_write(g->conf, listen, cfg, e);
+	}
 	if (r == 0)
-		r = write_conf(g, cfg, e);
-	if (r == 0)
-		r = check_conf(g, e);
+		r = conf_check(g->program, g->dir, g->conf, e);
 	if (r == 0) {
 		r = -pthread_create(&g->supervisor, NULL, supervise, g);
 		if (r < 0)

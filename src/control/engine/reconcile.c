@@ -164,73 +164,94 @@ static bool in_motion(enum sandbox_state s)
 	       s == SANDBOX_STOPPING;
 }
 
+// The row has ended.
+static void judge_ended(struct run *r, const struct reconcile_row *row,
+	const struct reconcile_sandbox *s, const struct reconcile_op *op)
+{
+	struct result *out = &r->out;
+	if (!s || s->state == SANDBOX_STOPPED) {
+		add(out, RECONCILE_NONE, row->id, "it has ended");
+	} else if (op && op->state == RECONCILE_OP_OPEN) {
+		add(out, RECONCILE_NONE, row->id, "an operation on it is under way");
+	} else if (in_motion(s->state)) {
+		add(out, RECONCILE_NONE, row->id, "it has ended, the host is at it");
+	} else if (str_eq(row->cause, "killed")) {
+		struct reconcile_action *a = add(out, RECONCILE_REMOVE_UNKNOWN, row->id,
+			"it was ended by a call, and the host has it %s",
+			sandbox_state_name(s->state));
+		snprintf(a->cause, sizeof a->cause, "killed");
+	} else {
+		add(out, RECONCILE_REPORT_UNKNOWN, row->id,
+			"it ended here (%s), and the host has it %s: kept",
+			row->cause ? row->cause : "?", sandbox_state_name(s->state));
+	}
+}
+
+static bool is_stored(const struct run *r, const struct reconcile_sandbox *s)
+{
+	bool stored = s->state != SANDBOX_PAUSED || !there(s->snapshot);
+	for (size_t i = 0; !stored && i < r->in->n_snapshots; i++)
+		stored = str_eq(r->in->snapshots[i].id, s->snapshot);
+	return stored;
+}
+
+// Both sides have it running or paused.
+static void judge_both(
+	struct run *r, const struct reconcile_row *row, const struct reconcile_sandbox *s)
+{
+	bool paused = s->state == SANDBOX_PAUSED;
+	if (!is_stored(r, s))
+		add(&r->out, RECONCILE_REPORT_UNKNOWN, row->id,
+			"paused, but the store has no snapshot %s: kept", s->snapshot);
+	if (row->state == (paused ? ROW_PAUSED : ROW_RUNNING) && row->generation == s->generation) {
+		add(&r->out, RECONCILE_NONE, row->id, "%s on both sides",
+			row_state_name(row->state));
+		return;
+	}
+	struct reconcile_action *a =
+		add(&r->out, paused ? RECONCILE_MARK_PAUSED : RECONCILE_MARK_RUNNING, row->id,
+			"%s, generation %lu here; %s, generation %lu at the host",
+			row_state_name(row->state), row->generation, sandbox_state_name(s->state),
+			s->generation);
+	a->generation = s->generation;
+	a->row = (size_t)(row - r->in->rows);
+}
+
+static void judge_lost(struct run *r, const struct reconcile_row *row)
+{
+	bool never = row->state == ROW_CREATING;
+	struct reconcile_action *a =
+		add(&r->out, RECONCILE_MARK_STOPPED, row->id, "%s, and the host does not have it",
+			never ? "its create was cut short" : row_state_name(row->state));
+	snprintf(a->cause, sizeof a->cause, never ? "create_failed" : "host_lost");
+	a->row = (size_t)(row - r->in->rows);
+}
+
+// The table "The reconciler" of docs/architecture.md, line by line.
 static void judge_row(
 	struct run *r, const struct reconcile_row *row, const struct reconcile_sandbox *s)
 {
 	struct result *out = &r->out;
 	const struct reconcile_op *op = find_op(r, row->id, false);
-	struct reconcile_action *a;
 	if (row->state == ROW_STOPPED) {
-		bool lives = s && s->state != SANDBOX_STOPPED;
-		if (!lives)
-			add(out, RECONCILE_NONE, row->id, "it has ended");
-		else if (op && op->state == RECONCILE_OP_OPEN)
-			add(out, RECONCILE_NONE, row->id, "an operation on it is under way");
-		else if (in_motion(s->state))
-			add(out, RECONCILE_NONE, row->id, "it has ended, the host is at it");
-		else if (str_eq(row->cause, "killed")) {
-			a = add(out, RECONCILE_REMOVE_UNKNOWN, row->id,
-				"it was ended by a call, and the host has it %s",
-				sandbox_state_name(s->state));
-			snprintf(a->cause, sizeof a->cause, "killed");
-		} else
-			add(out, RECONCILE_REPORT_UNKNOWN, row->id,
-				"it ended here (%s), and the host has it %s: kept",
-				row->cause ? row->cause : "?", sandbox_state_name(s->state));
-		return;
-	}
-	if (op && op->state == RECONCILE_OP_OPEN) {
+		judge_ended(r, row, s, op);
+	} else if (op && op->state == RECONCILE_OP_OPEN) {
 		add(out, RECONCILE_NONE, row->id, "an operation on it is under way");
-		return;
-	}
-	if (!s) {
-		bool never = row->state == ROW_CREATING;
-		a = add(out, RECONCILE_MARK_STOPPED, row->id, "%s, and the host does not have it",
-			never ? "its create was cut short" : row_state_name(row->state));
-		snprintf(a->cause, sizeof a->cause, never ? "create_failed" : "host_lost");
-		a->row = (size_t)(row - r->in->rows);
-		return;
-	}
-	if (in_motion(s->state)) {
+	} else if (!s) {
+		judge_lost(r, row);
+	} else if (in_motion(s->state)) {
 		add(out, RECONCILE_NONE, row->id, "the host is at it: %s",
 			sandbox_state_name(s->state));
 	} else if (s->state == SANDBOX_STOPPED) {
-		a = add(out, RECONCILE_MARK_STOPPED, row->id, "the host says that it has ended");
+		struct reconcile_action *a = add(
+			out, RECONCILE_MARK_STOPPED, row->id, "the host says that it has ended");
 		snprintf(a->cause, sizeof a->cause, "%s", there(s->cause) ? s->cause : "host_lost");
 		a->generation = s->generation;
 		a->row = (size_t)(row - r->in->rows);
 	} else if (s->state == SANDBOX_ERROR) {
 		add(out, RECONCILE_NONE, row->id, "the host could not end it and tries again");
 	} else {
-		bool paused = s->state == SANDBOX_PAUSED;
-		enum row_state is = paused ? ROW_PAUSED : ROW_RUNNING;
-		bool stored = !paused || !there(s->snapshot);
-		for (size_t i = 0; !stored && i < r->in->n_snapshots; i++)
-			stored = str_eq(r->in->snapshots[i].id, s->snapshot);
-		if (!stored)
-			add(out, RECONCILE_REPORT_UNKNOWN, row->id,
-				"paused, but the store has no snapshot %s: kept", s->snapshot);
-		if (row->state == is && row->generation == s->generation) {
-			add(out, RECONCILE_NONE, row->id, "%s on both sides",
-				row_state_name(row->state));
-			return;
-		}
-		a = add(out, paused ? RECONCILE_MARK_PAUSED : RECONCILE_MARK_RUNNING, row->id,
-			"%s, generation %lu here; %s, generation %lu at the host",
-			row_state_name(row->state), row->generation, sandbox_state_name(s->state),
-			s->generation);
-		a->generation = s->generation;
-		a->row = (size_t)(row - r->in->rows);
+		judge_both(r, row, s);
 	}
 }
 

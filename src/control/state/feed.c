@@ -10,13 +10,13 @@
 #include "base/clock.h"
 #include "base/id.h"
 #include "base/log.h"
+#include "control/state/event_log.h"
 #include "http/json.h"
 
 #define HOST_NAME "local"
 #define BATCH 500
 #define WAIT_MS 250 // for the next event; also how long the end waits
 #define RETRY_MS 1000
-#define MAX_EVENTS 100000
 
 struct feed {
 	struct db *db;
@@ -49,15 +49,15 @@ static int read_journal(void *ctx, sqlite3_stmt *st)
 
 static int read_epoch(void *ctx, sqlite3_stmt *st)
 {
-	snprintf(ctx, FEED_EPOCH_SIZE, "%s", db_text(st, 0));
+	snprintf(ctx, EVENT_LOG_EPOCH_SIZE, "%s", db_text(st, 0));
 	return 0;
 }
 
 // A new one, with the database locked.
 static int write_epoch(struct feed *f, struct err *e)
 {
-	unsigned char raw[(FEED_EPOCH_SIZE - 1) / 2];
-	char epoch[FEED_EPOCH_SIZE];
+	unsigned char raw[(EVENT_LOG_EPOCH_SIZE - 1) / 2];
+	char epoch[EVENT_LOG_EPOCH_SIZE];
 	id_random_bytes(raw, sizeof raw);
 	id_hex(raw, sizeof raw, epoch);
 	return db_exec(f->db, e, "UPDATE feed SET epoch = ?", "s", epoch);
@@ -75,7 +75,7 @@ static int load(struct feed *f, struct err *e)
 	if (rc == 0)
 		rc = db_query(f->db, e, read_u64, &f->last,
 			"SELECT seq FROM sqlite_sequence WHERE name = 'events'", "");
-	char epoch[FEED_EPOCH_SIZE] = "";
+	char epoch[EVENT_LOG_EPOCH_SIZE] = "";
 	if (rc == 0)
 		rc = db_query(f->db, e, read_epoch, epoch, "SELECT epoch FROM feed", "");
 	if (rc == 0 && !epoch[0])
@@ -331,82 +331,6 @@ void feed_unwatch(struct feed *f, struct feed_watch *w)
 	*p = w->next;
 	pthread_mutex_unlock(&f->lock);
 	pthread_cond_destroy(&w->changed);
-}
-
-struct page {
-	struct host_event *list;
-	size_t n;
-};
-
-static int read_event(void *ctx, sqlite3_stmt *st)
-{
-	struct page *p = ctx;
-	struct host_event *ev = &p->list[p->n++];
-	ev->seq = (uint64_t)sqlite3_column_int64(st, 0);
-	ev->at_ns = (uint64_t)sqlite3_column_int64(st, 1);
-	snprintf(ev->sandbox, sizeof ev->sandbox, "%s", db_text(st, 2));
-	snprintf(ev->kind, sizeof ev->kind, "%s", db_text(st, 3));
-	snprintf(ev->cause, sizeof ev->cause, "%s", db_text(st, 4));
-	ev->data = json_loads(db_text(st, 5), 0, NULL);
-	return 0;
-}
-
-int feed_read(struct feed *f, uint64_t after, uint64_t since_ns, const char *sandbox, size_t max,
-	int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e)
-{
-	int64_t from = (int64_t)MIN(after, (uint64_t)INT64_MAX);
-	int64_t since = (int64_t)MIN(since_ns, (uint64_t)INT64_MAX);
-	_cleanup_free_ struct host_event *list = calloc(MAX(max, 1u), sizeof *list);
-	struct page p = {.list = list};
-	if (!list)
-		return err_errno(e, ENOMEM, "events");
-	db_lock(f->db);
-	int rc = sandbox ? db_query(f->db, e, read_event, &p,
-				   "SELECT seq, at_ns, sandbox, kind, cause, data FROM events "
-				   "WHERE sandbox = ? AND seq > ? AND at_ns >= ? ORDER BY seq "
-				   "LIMIT ?",
-				   "siii", sandbox, from, since, (int64_t)max)
-			 : db_query(f->db, e, read_event, &p,
-				   "SELECT seq, at_ns, sandbox, kind, cause, data FROM events "
-				   "WHERE seq > ? AND at_ns >= ? ORDER BY seq LIMIT ?",
-				   "iii", from, since, (int64_t)max);
-	db_unlock(f->db);
-	for (size_t i = 0; i < p.n; i++) {
-		if (rc == 0)
-			rc = take(ctx, &list[i]);
-		host_event_done(&list[i]);
-	}
-	return rc;
-}
-
-static int read_range(void *ctx, sqlite3_stmt *st)
-{
-	struct feed_range *r = ctx;
-	snprintf(r->epoch, sizeof r->epoch, "%s", db_text(st, 0));
-	r->last = (uint64_t)sqlite3_column_int64(st, 1);
-	r->first = sqlite3_column_type(st, 2) == SQLITE_NULL
-			   ? r->last + 1
-			   : (uint64_t)sqlite3_column_int64(st, 2);
-	return 1;
-}
-
-int feed_range(struct feed *f, struct feed_range *ret, struct err *e)
-{
-	*ret = (struct feed_range){0};
-	int rc = DB_LOCKED(f->db,
-		db_query(f->db, e, read_range, ret,
-			"SELECT epoch, coalesce((SELECT seq FROM sqlite_sequence WHERE name = "
-			"'events'), 0), (SELECT min(seq) FROM events) FROM feed",
-			""));
-	return MIN(rc, 0);
-}
-
-int feed_expire(struct feed *f, struct err *e)
-{
-	return DB_LOCKED(
-		f->db, db_exec(f->db, e,
-			       "DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?",
-			       "i", (int64_t)MAX_EVENTS));
 }
 
 // --- life

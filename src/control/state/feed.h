@@ -32,17 +32,3 @@ void feed_watch(struct feed *f, struct feed_watch *w, const char *sandbox);
 // true: there was one since the last call.
 bool feed_watch_wait(struct feed *f, struct feed_watch *w, int wait_ms);
 void feed_unwatch(struct feed *f, struct feed_watch *w);
-// Events after the number and not before the time (nanoseconds since 1970; 0: any), oldest first,
-// of one sandbox or (NULL) of all; take may end it by a non-zero return, which is returned.
-int feed_read(struct feed *f, uint64_t after, uint64_t since_ns, const char *sandbox, size_t max,
-	int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e);
-// What counting the numbers belong to. It changes where they may be given twice, since control.db
-// is an older copy: what is remembered with another epoch is of no use any more.
-#define FEED_EPOCH_SIZE 17
-struct feed_range {
-	char epoch[FEED_EPOCH_SIZE];
-	uint64_t first, last; // that are kept; first is last + 1 when there are none
-};
-int feed_range(struct feed *f, struct feed_range *ret, struct err *e);
-// Drops the oldest beyond 100,000.
-int feed_expire(struct feed *f, struct err *e);

@@ -125,7 +125,7 @@ static void test_authentication(void **state)
 	http_client_free(f->client);
 
 	char bearer[96];
-	snprintf(bearer, sizeof bearer, "Authorization: Bearer %s", f->key + strlen("X-API-Key: "));
+	snprintf(bearer, sizeof bearer, "Authorization: bearer %s", f->key + strlen("X-API-Key: "));
 	static const char *const wrong[] = {"X-API-Key: e2b_0000", NULL};
 	const char *const good[] = {bearer, NULL};
 	const struct http_client_config bad_cfg = {.unix_path = control_socket(f->control),

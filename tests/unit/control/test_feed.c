@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/embed.h"
+#include "control/state/event_log.h"
 #include "control/state/feed.h"
 #include "model.h"
 
@@ -86,7 +87,7 @@ static int take(void *ctx, const struct host_event *ev)
 static struct seen all(struct world *w)
 {
 	struct seen s = {0};
-	assert_int_equal(feed_read(w->feed, 0, 0, NULL, 200, take, &s, NULL), 0);
+	assert_int_equal(event_log_read(w->db, 0, 0, NULL, 200, take, &s, NULL), 0);
 	return s;
 }
 
@@ -120,7 +121,7 @@ static void events_are_brought_and_acknowledged(void **state)
 	feed_catch_up(w->feed, NULL); // after it the acknowledgement is done too
 	assert_int_equal(w->model.acked, 5);
 	struct seen s = {0};
-	assert_int_equal(feed_read(w->feed, 0, 0, "i4", 10, take, &s, NULL), 0);
+	assert_int_equal(event_log_read(w->db, 0, 0, "i4", 10, take, &s, NULL), 0);
 	assert_int_equal(s.n, 1);
 	assert_int_equal(s.seq[0], 4);
 }

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "control/state/event_log.h"
+#include <string.h>
+#include "http/json.h"
+
+#define MAX_EVENTS 100000
+
+struct page {
+	struct host_event *list;
+	size_t n;
+};
+
+static int read_event(void *ctx, sqlite3_stmt *st)
+{
+	struct page *p = ctx;
+	struct host_event *ev = &p->list[p->n++];
+	ev->seq = (uint64_t)sqlite3_column_int64(st, 0);
+	ev->at_ns = (uint64_t)sqlite3_column_int64(st, 1);
+	snprintf(ev->sandbox, sizeof ev->sandbox, "%s", db_text(st, 2));
+	snprintf(ev->kind, sizeof ev->kind, "%s", db_text(st, 3));
+	snprintf(ev->cause, sizeof ev->cause, "%s", db_text(st, 4));
+	ev->data = json_loads(db_text(st, 5), 0, NULL);
+	return 0;
+}
+
+int event_log_read(struct db *db, uint64_t after, uint64_t since_ns, const char *sandbox,
+	size_t max, int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e)
+{
+	int64_t from = (int64_t)MIN(after, (uint64_t)INT64_MAX);
+	int64_t since = (int64_t)MIN(since_ns, (uint64_t)INT64_MAX);
+	_cleanup_free_ struct host_event *list = calloc(MAX(max, 1u), sizeof *list);
+	struct page p = {.list = list};
+	if (!list)
+		return err_errno(e, ENOMEM, "events");
+	db_lock(db);
+	int rc = sandbox ? db_query(db, e, read_event, &p,
+				   "SELECT seq, at_ns, sandbox, kind, cause, data FROM events "
+				   "WHERE sandbox = ? AND seq > ? AND at_ns >= ? ORDER BY seq "
+				   "LIMIT ?",
+				   "siii", sandbox, from, since, (int64_t)max)
+			 : db_query(db, e, read_event, &p,
+				   "SELECT seq, at_ns, sandbox, kind, cause, data FROM events "
+				   "WHERE seq > ? AND at_ns >= ? ORDER BY seq LIMIT ?",
+				   "iii", from, since, (int64_t)max);
+	db_unlock(db);
+	for (size_t i = 0; i < p.n; i++) {
+		if (rc == 0)
+			rc = take(ctx, &list[i]);
+		host_event_done(&list[i]);
+	}
+	return rc;
+}
+
+static int read_range(void *ctx, sqlite3_stmt *st)
+{
+	struct event_log_range *r = ctx;
+	snprintf(r->epoch, sizeof r->epoch, "%s", db_text(st, 0));
+	r->last = (uint64_t)sqlite3_column_int64(st, 1);
+	r->first = sqlite3_column_type(st, 2) == SQLITE_NULL
+			   ? r->last + 1
+			   : (uint64_t)sqlite3_column_int64(st, 2);
+	return 1;
+}
+
+int event_log_range(struct db *db, struct event_log_range *ret, struct err *e)
+{
+	*ret = (struct event_log_range){0};
+	int rc = DB_LOCKED(
+		db, db_query(db, e, read_range, ret,
+			    "SELECT epoch, coalesce((SELECT seq FROM sqlite_sequence WHERE name = "
+			    "'events'), 0), (SELECT min(seq) FROM events) FROM feed",
+			    ""));
+	return MIN(rc, 0);
+}
+
+int event_log_expire(struct db *db, struct err *e)
+{
+	return DB_LOCKED(db,
+		db_exec(db, e, "DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?",
+			"i", (int64_t)MAX_EVENTS));
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// The events that were brought over (feed.h), as they are read.
+#pragma once
+#include "base/db.h"
+#include "sandbox/types.h"
+
+// Events after the number and not before the time (nanoseconds since 1970; 0: any), oldest first,
+// of one sandbox or (NULL) of all; take may end it by a non-zero return, which is returned.
+int event_log_read(struct db *db, uint64_t after, uint64_t since_ns, const char *sandbox,
+	size_t max, int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e);
+// What counting the numbers belong to. It changes where they may be given twice, since control.db
+// is an older copy: what is remembered with another epoch is of no use any more.
+#define EVENT_LOG_EPOCH_SIZE 17
+struct event_log_range {
+	char epoch[EVENT_LOG_EPOCH_SIZE];
+	uint64_t first, last; // that are kept; first is last + 1 when there are none
+};
+int event_log_range(struct db *db, struct event_log_range *ret, struct err *e);
+// Drops the oldest beyond 100,000.
+int event_log_expire(struct db *db, struct err *e);
