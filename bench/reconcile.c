@@ -11,6 +11,7 @@
 #include "control/api/context.h"
 #include "control/api/sandbox_list.h"
 #include "control/engine/catchup.h"
+#include "control/engine/start.h"
 #include "control/engine/upkeep.h"
 
 extern const struct embed control_migrations[];

@@ -15,6 +15,7 @@
 #include "control/api/login.h"
 #include "control/edge/edge.h"
 #include "control/engine/catchup.h"
+#include "control/engine/start.h"
 #include "control/engine/upkeep.h"
 #include "control/routes.h"
 #include "control/state/event_log.h"

@@ -138,8 +138,7 @@ static void child_done(void *ctx, size_t i)
 static void *run_fork(void *arg)
 {
 	struct fork *f = arg;
-	f->task.child_done = child_done;
-	f->task.ctx = f;
+	f->task.watch = (struct task_watch){child_done, f};
 	engine_ask(&f->c->engine, &f->task);
 	engine_finish(&f->c->engine, &f->task);
 	pthread_mutex_lock(&f->lock);

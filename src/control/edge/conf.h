@@ -2,7 +2,16 @@
 // nginx's configuration: written once, out of nginx.conf.in.
 #pragma once
 #include <pwd.h>
-#include "control/edge/edge.h"
+#include "base/err.h"
+
+struct edge_config {
+	const char *nginx;  // program; NULL: "nginx"
+	const char *dir;    // its own directory: configuration, pid, temporary files
+	const char *listen; // IPv4 address:port
+	const char *domain; // of sandbox hosts
+	const char *socket; // the API server's
+	const char *key;    // sent with each internal request as X-Stasis-Edge
+};
 
 // Whom nginx's workers run as where it is started by root; NULL: nobody suitable.
 const struct passwd *conf_worker_user(struct passwd *pw, char *buf, size_t size);

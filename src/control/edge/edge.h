@@ -1,18 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The edge: nginx, started and supervised by the server with a fixed configuration.
 #pragma once
-#include "base/err.h"
+#include "control/edge/conf.h"
 
 struct edge;
-
-struct edge_config {
-	const char *nginx;  // program; NULL: "nginx"
-	const char *dir;    // its own directory: configuration, pid, temporary files
-	const char *listen; // IPv4 address:port
-	const char *domain; // of sandbox hosts
-	const char *socket; // the API server's
-	const char *key;    // sent with each internal request as X-Stasis-Edge
-};
 
 // Group that nginx's workers run in, and so must be able to use the API socket; (gid_t)-1 when this
 // process is not root and the workers run as itself.

@@ -36,6 +36,12 @@ struct engine_guards {
 	bool (*overtaken)(const struct task *t);
 };
 
+// Who waits for the children of a fork.
+struct task_watch {
+	void (*child_done)(void *ctx, size_t i); // as each is decided, may be NULL
+	void *ctx;
+};
+
 struct engine {
 	struct db *db;
 	struct rows *rows;
@@ -59,9 +65,3 @@ struct engine {
 	char reported[ENGINE_REPORTED_MAX][64]; // ids that were logged as unknown
 	size_t next_reported;
 };
-extern const struct engine_guards engine_guards;
-
-// The members up to guards are set already; the others are zero. What is open in the database is
-// claimed: an open change of a row keeps others away from it, and from its new name.
-int engine_init(struct engine *en, struct err *e);
-void engine_done(struct engine *en);

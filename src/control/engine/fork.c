@@ -86,8 +86,8 @@ static void decide(struct engine *en, struct task *t, size_t i, int rc, const st
 		task_set(t, OUTCOME_UNKNOWN);
 	}
 	t->n_alive += c->fate == CHILD_ALIVE;
-	if (t->child_done && !c->told)
-		t->child_done(t->ctx, i);
+	if (t->watch.child_done && !c->told)
+		t->watch.child_done(t->watch.ctx, i);
 	c->told = true;
 }
 

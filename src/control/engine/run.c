@@ -38,14 +38,13 @@ static int write_first(
 	int rc = fault_hit("control.before_begin", e);
 	if (rc < 0)
 		return rc;
-	return kind_of(t)->begin ? kind_of(t)->begin(en, t, new, n, &also, e)
-				 : engine_write(en, &also, e);
+	return kind_begin(en, t, new, n, &also, e);
 }
 
 int engine_begin(
 	struct engine *en, struct task *t, const struct row_new *new, size_t n, struct err *e)
 {
-	int rc = kind_of(t)->waits ? engine_settle_on(en, t->op.sandbox, e) : 0;
+	int rc = kind_rules(t).waits ? engine_settle_on(en, t->op.sandbox, e) : 0;
 	if (rc < 0)
 		return rc;
 	if (t->op.kind != OPERATION_CREATE && t->op.sandbox[0] && !t->row)
@@ -70,19 +69,17 @@ int engine_begin(
 
 static bool is_overtaken(const struct engine *en, const struct task *t)
 {
-	return kind_of(t)->yields && en->guards->overtaken(t);
+	return kind_rules(t).yields && en->guards->overtaken(t);
 }
 
 void engine_ask(struct engine *en, struct task *t)
 {
-	const struct kind *k = kind_of(t);
-	int rc = 0;
+	const struct kind_rules rules = kind_rules(t);
 	t->e = (struct err){0};
 	if (is_overtaken(en, t))
 		return; // engine_finish gives it up
-	if (k->ask)
-		rc = k->looks_first || task_may_ask(en, t) ? k->ask(en, t) : task_too_old(t);
-	if (k->tells)
+	int rc = rules.looks_first || task_may_ask(en, t) ? kind_ask(en, t) : task_too_old(t);
+	if (rules.tells)
 		t->has_info = rc == 0;
 	if (rc < 0 && !err_is_set(&t->e))
 		err_errno(&t->e, rc, "host");
@@ -96,7 +93,7 @@ void engine_ask(struct engine *en, struct task *t)
 
 static bool leaves_key_free(const struct task *t)
 {
-	return kind_of(t)->retries && !task_is_done(t) &&
+	return kind_rules(t).retries && !task_is_done(t) &&
 	       (t->e.code == ERR_LIMIT || t->e.code == ERR_NO_SPACE ||
 		       t->e.code == ERR_UNAVAILABLE || t->e.code == ERR_TIMEOUT);
 }
@@ -135,7 +132,7 @@ static int write_effect(struct engine *en, struct task *t, struct err *e)
 	struct ending x = {en, t};
 	const struct db_also also = {write_end, &x};
 	int rc = fault_hit("control.before_finish", e);
-	return rc == 0 ? kind_of(t)->finish(en, t, &also, e) : rc;
+	return rc == 0 ? kind_finish(en, t, &also, e) : rc;
 }
 
 static void stays_open(struct engine *en, struct task *t, const struct err *why)

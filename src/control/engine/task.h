@@ -42,8 +42,7 @@ struct task {
 	// fork
 	struct task_child *children;
 	size_t n_children, n_alive;
-	void (*child_done)(void *ctx, size_t i); // as each is decided, may be NULL
-	void *ctx;
+	struct task_watch watch;
 	const struct host_fork_child *asked; // while the host is at it
 };
 

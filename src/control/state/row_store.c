@@ -5,13 +5,13 @@
 #include "control/state/ended.h"
 #include "http/json.h"
 
-static int take_row(void *ctx, sqlite3_stmt *st)
+struct row_key row_store_key(sqlite3_stmt *st)
 {
-	const struct row_load *load = ctx;
-	_cleanup_(row_unrefp) struct sandbox_row *row = load->make(
-		load->ctx, db_text(st, 0), db_text(st, 1), db_text(st, 10), db_text(st, 11));
-	if (!row)
-		return -ENOMEM;
+	return (struct row_key){db_text(st, 0), db_text(st, 1), db_text(st, 10), db_text(st, 11)};
+}
+
+int row_store_read(sqlite3_stmt *st, struct sandbox_row *row)
+{
 	const char *metadata = db_text(st, 2);
 	if (json_parse_object(metadata, strlen(metadata), &row->metadata, NULL) < 0)
 		return -EBADMSG;
@@ -34,13 +34,12 @@ static int take_row(void *ctx, sqlite3_stmt *st)
 		if (!row->ended->stopped_ns)
 			row->ended->stopped_ns = row->ended_ns;
 	}
-	load->add(load->ctx, TAKE_PTR(row));
 	return 0;
 }
 
-int row_store_load(struct db *db, const struct row_load *load, struct err *e)
+int row_store_load(struct db *db, db_row_fn take, void *ctx, struct err *e)
 {
-	return db_query(db, e, take_row, (void *)load,
+	return db_query(db, e, take, ctx,
 		"SELECT id, template, metadata, on_timeout, timeout_sec, created_ns, ended_ns, "
 		"ended, state, generation, api_key, name FROM sandboxes ORDER BY created_ns",
 		"");

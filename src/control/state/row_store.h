@@ -4,14 +4,13 @@
 #include "base/db.h"
 #include "control/state/row.h"
 
-// Oldest first. add takes each row that make (id, template, api_key, name) has made.
-struct row_load {
-	void *ctx;
-	struct sandbox_row *(*make)(void *ctx, const char *id, const char *template,
-		const char *api_key, const char *name);
-	void (*add)(void *ctx, struct sandbox_row *row);
+// Oldest first. What a row is made of (row_store_key), and then all the rest of it.
+int row_store_load(struct db *db, db_row_fn take, void *ctx, struct err *e);
+struct row_key {
+	const char *id, *template, *api_key, *name; // valid until take returns
 };
-int row_store_load(struct db *db, const struct row_load *load, struct err *e);
+struct row_key row_store_key(sqlite3_stmt *st);
+int row_store_read(sqlite3_stmt *st, struct sandbox_row *row);
 int row_store_insert(
 	struct db *db, const struct sandbox_row *row, const struct row_new *n, struct err *e);
 // State and generation of one that lives.

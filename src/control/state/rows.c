@@ -95,15 +95,16 @@ void rows_token(struct rows *r, const char *id, char out[SHA256_HEX_SIZE])
 	hash_hmac_sha256_hex(r->token_key, r->token_key_len, id, strlen(id), out);
 }
 
-static struct sandbox_row *make_row(
-	void *ctx, const char *id, const char *template, const char *api_key, const char *name)
+static int take_row(void *ctx, sqlite3_stmt *st)
 {
-	return row_new(ctx, id, template, api_key, name);
-}
-
-static void add_row(void *ctx, struct sandbox_row *row)
-{
-	link_row(ctx, row);
+	struct rows *r = ctx;
+	const struct row_key k = row_store_key(st);
+	_cleanup_(row_unrefp) struct sandbox_row *row =
+		row_new(r, k.id, k.template, k.api_key, k.name);
+	int rc = row ? row_store_read(st, row) : -ENOMEM;
+	if (rc == 0)
+		link_row(r, TAKE_PTR(row));
+	return rc;
 }
 
 int rows_load(
@@ -119,8 +120,7 @@ int rows_load(
 	r->db = db;
 	memcpy(r->token_key, token_key, key_len);
 	r->token_key_len = key_len;
-	const struct row_load load = {r, make_row, add_row};
-	int rc = DB_LOCKED(db, row_store_load(db, &load, e));
+	int rc = DB_LOCKED(db, row_store_load(db, take_row, r, e));
 	if (rc < 0)
 		return err_prefix(e, rc, "sandboxes in control.db");
 	*ret = TAKE_PTR(r);

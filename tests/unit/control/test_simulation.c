@@ -20,6 +20,7 @@
 #include "base/embed.h"
 #include "control/engine/catchup.h"
 #include "control/engine/run.h"
+#include "control/engine/start.h"
 #include "control/engine/upkeep.h"
 
 extern const struct embed control_migrations[];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "control/engine/engine.h"
+#include "control/engine/start.h"
 #include <string.h>
 #include "base/str.h"
 #include "control/engine/change.h"
