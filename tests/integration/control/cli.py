@@ -29,6 +29,9 @@ class Server:
     def __init__(self, *more):
         self.dir = tempfile.mkdtemp(prefix="stasis-cli.")
         os.chmod(self.dir, 0o711)  # the edge runs as another user
+        self.start(*more)
+
+    def start(self, *more):
         listen = f"127.0.0.1:{free_port()}"
         self.env = {"PATH": os.environ["PATH"], "STASIS_URL": f"http://{listen}",
                     "STASIS_DATA": self.dir + "/data"}
@@ -38,10 +41,13 @@ class Server:
             self.close()
             raise RuntimeError("the model server did not start")
 
-    def close(self):
+    def stop(self):
         self.process.terminate()
         self.process.wait(30)
         self.process.stdout.close()
+
+    def close(self):
+        self.stop()
         shutil.rmtree(self.dir)
 
     def run(self, *args, code=0):
@@ -233,6 +239,29 @@ class Bench(unittest.TestCase):
             self.assertEqual((bench.returncode, out, err), (130, b"", b"stasis: interrupted\n"))
             self.assertEqual(s.running(), [])
             self.assertEqual(s.out("snapshot", "ls", "-q"), "")
+
+
+class Events(unittest.TestCase):
+    def test_a_restored_copy_counts_anew(self):
+        """Who goes on from an event of the database that was there is told that it is gone."""
+        with contextlib.closing(Server()) as s:
+            s.out("create", "-q")
+            before = s.json("events")["events"][-1]["cursor"]
+            self.assertEqual(s.json("events", "--since", before)["events"], [])
+            s.run("events", "--since", "999", code=4)
+            copy = s.dir + "/copy.db"
+            s.run("db", "backup", "control", copy)
+            s.stop()
+            s.start()
+            s.json("events", "--since", before)
+            s.stop()
+            s.run("db", "restore", "control", copy)
+            s.start()
+            for follow in ([], ["-f"]):
+                done = s.run("events", "--since", before, *follow, code=4)
+                self.assertIn("events are counted anew", done.stderr)
+            again = s.json("events")["events"][-1]
+            self.assertEqual((again["seq"], again["cursor"] != before), (1, True))
 
 
 if __name__ == "__main__":
