@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/lock.h"
 #include "base/log.h"
 #include "control/api/agents.h"
 #include "base/embed.h"
@@ -99,10 +100,7 @@ static void *keeper(void *arg)
 	struct control *c = arg;
 	pthread_mutex_lock(&c->lock);
 	while (!c->stopping) {
-		uint64_t until = clock_monotonic_ns() + UPKEEP_S * NSEC_PER_SEC;
-		struct timespec ts = {.tv_sec = (time_t)(until / NSEC_PER_SEC),
-			.tv_nsec = (long)(until % NSEC_PER_SEC)};
-		if (pthread_cond_timedwait(&c->wake, &c->lock, &ts) != ETIMEDOUT)
+		if (cond_wait_until(&c->wake, &c->lock, deadline_in_ms(UPKEEP_S * 1000)) == 0)
 			continue;
 		pthread_mutex_unlock(&c->lock);
 		upkeep(c);
@@ -274,11 +272,7 @@ static int fill(struct control *c, const struct control_config *cfg, struct err 
 	c->host = cfg->host;
 	c->lock_fd = c->run_lock_fd = -1;
 	pthread_mutex_init(&c->lock, NULL);
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&c->wake, &attr);
-	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&c->wake, NULL);
 	c->data_dir = strdup(cfg->data_dir);
 	c->run_dir = strdup(cfg->run_dir);
 	c->listen = strdup(cfg->listen ? cfg->listen : CONTROL_LISTEN_DEFAULT);

@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/lock.h"
 #include "base/log.h"
 #include "base/proc.h"
 #include "base/str.h"
@@ -168,11 +169,9 @@ static int reap(struct edge *g, pid_t pid)
 // Sleeps; true when the edge is to stop.
 static bool pause_stopping(struct edge *g, unsigned ms)
 {
-	uint64_t until = clock_monotonic_ns() + ms * NSEC_PER_MSEC;
-	struct timespec ts = {
-		.tv_sec = (time_t)(until / NSEC_PER_SEC), .tv_nsec = (long)(until % NSEC_PER_SEC)};
+	const uint64_t until = deadline_in_ms(ms);
 	pthread_mutex_lock(&g->lock);
-	while (!g->stopping && pthread_cond_timedwait(&g->wake, &g->lock, &ts) != ETIMEDOUT)
+	while (!g->stopping && cond_wait_until(&g->wake, &g->lock, until) == 0)
 		;
 	bool stopping = g->stopping;
 	pthread_mutex_unlock(&g->lock);
@@ -276,11 +275,7 @@ int edge_start(const struct edge_config *cfg, struct edge **ret, struct err *e)
 	if (!g)
 		return err_errno(e, ENOMEM, "edge");
 	pthread_mutex_init(&g->lock, NULL);
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&g->wake, &attr);
-	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&g->wake, NULL);
 	g->pidfd = -1;
 	// Root's PATH need not have sbin in it.
 	const char *found = access("/usr/sbin/nginx", X_OK) == 0 ? "/usr/sbin/nginx" : "nginx";

@@ -9,6 +9,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/id.h"
+#include "base/lock.h"
 #include "base/log.h"
 #include "control/state/event_log.h"
 #include "http/json.h"
@@ -238,29 +239,12 @@ static int wait_for_more(struct feed *f, struct err *e)
 	return rc;
 }
 
-static void init_cond(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(cond, &attr);
-	pthread_condattr_destroy(&attr);
-}
-
-static struct timespec from_now(int ms)
-{
-	uint64_t until = clock_monotonic_ns() + (uint64_t)ms * NSEC_PER_MSEC;
-	return (struct timespec){
-		.tv_sec = (time_t)(until / NSEC_PER_SEC), .tv_nsec = (long)(until % NSEC_PER_SEC)};
-}
-
 // Sleeps for a while after a failure. false: the feed ends.
 static bool go_on(struct feed *f, bool failed)
 {
-	struct timespec ts = from_now(RETRY_MS);
+	const uint64_t until = deadline_in_ms(RETRY_MS);
 	pthread_mutex_lock(&f->lock);
-	while (failed && !f->closed &&
-		pthread_cond_timedwait(&f->changed, &f->lock, &ts) != ETIMEDOUT)
+	while (failed && !f->closed && cond_wait_until(&f->changed, &f->lock, until) == 0)
 		;
 	bool on = !f->closed;
 	pthread_mutex_unlock(&f->lock);
@@ -289,10 +273,9 @@ static void *bring(void *arg)
 
 uint64_t feed_wait(struct feed *f, uint64_t after, int wait_ms)
 {
-	struct timespec ts = from_now(wait_ms);
+	const uint64_t until = deadline_in_ms(wait_ms);
 	pthread_mutex_lock(&f->lock);
-	while (f->last <= after && !f->closed &&
-		pthread_cond_timedwait(&f->changed, &f->lock, &ts) != ETIMEDOUT)
+	while (f->last <= after && !f->closed && cond_wait_until(&f->changed, &f->lock, until) == 0)
 		;
 	uint64_t last = f->last;
 	pthread_mutex_unlock(&f->lock);
@@ -302,7 +285,7 @@ uint64_t feed_wait(struct feed *f, uint64_t after, int wait_ms)
 void feed_watch(struct feed *f, struct feed_watch *w, const char *sandbox)
 {
 	*w = (struct feed_watch){.sandbox = sandbox};
-	init_cond(&w->changed);
+	pthread_cond_init(&w->changed, NULL);
 	pthread_mutex_lock(&f->lock);
 	w->next = f->watches;
 	f->watches = w;
@@ -311,10 +294,9 @@ void feed_watch(struct feed *f, struct feed_watch *w, const char *sandbox)
 
 bool feed_watch_wait(struct feed *f, struct feed_watch *w, int wait_ms)
 {
-	struct timespec ts = from_now(wait_ms);
+	const uint64_t until = deadline_in_ms(wait_ms);
 	pthread_mutex_lock(&f->lock);
-	while (!w->seen && !f->closed &&
-		pthread_cond_timedwait(&w->changed, &f->lock, &ts) != ETIMEDOUT)
+	while (!w->seen && !f->closed && cond_wait_until(&w->changed, &f->lock, until) == 0)
 		;
 	bool seen = w->seen;
 	w->seen = false;
@@ -344,7 +326,7 @@ int feed_start(struct db *db, const struct hostagent *host, struct feed **ret, s
 	f->host = *host;
 	pthread_mutex_init(&f->pull, NULL);
 	pthread_mutex_init(&f->lock, NULL);
-	init_cond(&f->changed);
+	pthread_cond_init(&f->changed, NULL);
 	int rc = load(f, e);
 	if (rc == 0 && (rc = -pthread_create(&f->thread, NULL, bring, f)) < 0)
 		err_errno(e, rc, "thread of the events");

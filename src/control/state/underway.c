@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <string.h>
 #include "base/clock.h"
+#include "base/lock.h"
 #include "base/str.h"
 #include "http/json.h"
 
@@ -151,19 +152,12 @@ bool underway_is_on_snapshot(struct underway *u, const char *snapshot)
 	return p != NULL;
 }
 
-static struct timespec from_now(int ms)
-{
-	uint64_t until = clock_monotonic_ns() + (uint64_t)ms * NSEC_PER_MSEC;
-	return (struct timespec){
-		.tv_sec = (time_t)(until / NSEC_PER_SEC), .tv_nsec = (long)(until % NSEC_PER_SEC)};
-}
-
 bool underway_wait(struct underway *u, const char *id, int wait_ms)
 {
-	struct timespec ts = from_now(wait_ms);
+	const uint64_t until = deadline_in_ms(wait_ms);
 	pthread_mutex_lock(&u->lock);
 	while (find(u, id) && wait_ms > 0)
-		if (pthread_cond_timedwait(&u->changed, &u->lock, &ts) == ETIMEDOUT)
+		if (cond_wait_until(&u->changed, &u->lock, until) < 0)
 			break;
 	bool ended = find(u, id) == NULL;
 	pthread_mutex_unlock(&u->lock);
@@ -181,11 +175,11 @@ static bool busy(const struct underway *u, const char *sandbox, enum operation_k
 bool underway_wait_idle(
 	struct underway *u, const char *sandbox, enum operation_kind kind, int wait_ms)
 {
-	struct timespec ts = from_now(wait_ms);
+	const uint64_t until = deadline_in_ms(wait_ms);
 	bool idle;
 	pthread_mutex_lock(&u->lock);
 	while (!(idle = !busy(u, sandbox, kind)))
-		if (pthread_cond_timedwait(&u->changed, &u->lock, &ts) == ETIMEDOUT)
+		if (cond_wait_until(&u->changed, &u->lock, until) < 0)
 			break;
 	pthread_mutex_unlock(&u->lock);
 	return idle;
@@ -240,11 +234,7 @@ int underway_load(struct db *db, struct underway **ret, struct err *e)
 		return err_errno(e, ENOMEM, "operations");
 	u->last = &u->first;
 	pthread_mutex_init(&u->lock, NULL);
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&u->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&u->changed, NULL);
 	int rc = operations_each_open(db, take_open, u, e);
 	if (rc == 0)
 		*ret = TAKE_PTR(u);
