@@ -6,7 +6,6 @@
 #include "net/policy.h"
 #include "net/slot.h"
 
-#define SLOT_VETH_NAME "veth0" // the slot's end, in its namespace
 #define SLOT_INDEX_MAX 32767
 
 struct maker {

@@ -16,7 +16,7 @@
 #include "net/policy.h"
 #include <string.h>
 #include "base/proc.h"
-#include "net/maker.h"
+#include "net/slot.h"
 
 // IANA's special-purpose registry without the documentation networks, which lead nowhere.
 const char *const policy_denied[] = {"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8",

@@ -27,6 +27,7 @@
 #define SLOT_GUEST_MAC "06:00:a9:fe:00:15"
 #define SLOT_GATEWAY_MAC "06:00:a9:fe:00:16"
 #define SLOT_TAP_NAME "tap0"
+#define SLOT_VETH_NAME "veth0" // the slot's end of the veth pair, in its namespace
 
 struct slot {
 	unsigned index;

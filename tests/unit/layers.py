@@ -58,7 +58,6 @@ WINGS = {
 KNOWN_CIRCLES = {
     "cli": 25,
     "disk": 2,
-    "net": 2,
 }
 # Pointers to functions in headers of rooms with wings.
 UPWARD = {
