@@ -8,7 +8,7 @@
 #include "cli/api.h"
 #include "cli/list.h"
 #include "cli/local.h"
-#include "disk/image.h"
+#include "disk/image_build.h"
 #include "hostagent/hostagent.h"
 
 static volatile sig_atomic_t cancel;

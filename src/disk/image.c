@@ -11,7 +11,6 @@
 #include "base/json.h"
 #include "base/str.h"
 #include "disk/disk.h"
-#include "disk/image_private.h"
 
 #define MAX_JSON 65536
 #define MAX_VCPUS 32

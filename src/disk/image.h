@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Guest images: building kernel, initramfs and root file system into a cache, installing them into
-// a data directory as a template, and reading templates back.
+// Guest images as they lie in a data directory: reading them, and removing what nobody needs.
+// image_build.h makes them.
 //
-//	<cache>/{kernel,initrd,rootfs}-<hash of all input>/	pieces, complete or absent
 //	<data>/kernels/<id>/{vmlinux,initrd,config.json}	id: SHA-256 over both files' hashes
 //	<data>/templates/<name>/{template.json,rootfs.<hash>.img}
 //
 // template.json is replaced by rename and names its root file system, so a template is the old one
-// or the new one at any moment. What an interrupted build leaves is removed by the next one.
+// or the new one at any moment.
 #pragma once
+#include <jansson.h>
 #include <limits.h>
-#include <signal.h>
 #include "base/err.h"
 #include "base/hash.h"
 
@@ -33,24 +32,6 @@ struct image_info {
 	char created_at[32]; // RFC 3339
 };
 
-// percent over the whole build, 0 to 100; text is one line.
-typedef void (*image_progress_fn)(void *ctx, unsigned percent, const char *text);
-
-struct image_build_config {
-	const char *data_dir;
-	const char *cache_dir; // NULL: $STASIS_CACHE, else PATH_CACHE_DEFAULT
-	const char *name;      // NULL: "base"
-	bool force;	       // builds kernel and root file system anew (newer Debian packages)
-	// NULL: found by paths_find ("stasis-init", "envd", "images").
-	const char *init_program, *envd_program, *scripts_dir;
-	image_progress_fn progress; // may be NULL
-	void *progress_ctx;
-	const volatile sig_atomic_t *cancel; // non-zero: ends soon, -ECANCELED; may be NULL
-};
-
-// Builds what the cache lacks and installs the template. Waits for another build in the same cache.
-// With a warm cache and an unchanged template nothing is copied. Undone on error.
-int image_build(const struct image_build_config *c, struct image_info *ret, struct err *e);
 // Reads a template and checks that its files are there with the sizes recorded. ERR_NOT_FOUND,
 // ERR_INVALID for a name that cannot be one, ERR_INTERNAL for a damaged one.
 int image_load(const char *data_dir, const char *name, struct image_info *ret, struct err *e);
@@ -64,3 +45,15 @@ int image_collect(const char *data_dir, bool (*used)(void *ctx, const char *kern
 // The text of a template.json, without a look at its files; the kernel's fields but its id stay
 // empty. For image_load and the fuzzer.
 int image_parse_template(const char *text, size_t len, struct image_info *ret, struct err *e);
+
+// --- steps, also of building
+
+// Reads a file that must hold one JSON object; owned by the caller.
+int image_read_json(int dir, const char *path, json_t **ret, struct err *e);
+// Sets the fields that come from the kernel; checks that its files are there, sizes as recorded.
+int image_load_kernel(int dir, const char *id, struct image_info *i, struct err *e);
+// Waits for and takes the lock of all changes to templates and kernels; descriptor or -errno.
+int image_lock(int data_fd, struct err *e);
+// Removes all entries of the directory that keep() does not claim. A missing directory is empty.
+int image_sweep(int dir, const char *path, bool (*keep)(void *ctx, const char *name), void *ctx,
+	struct err *e);

@@ -4,6 +4,7 @@
 // that went into it: the scripts themselves and, for the initramfs, the programs and the kernel. A
 // piece under its name is complete. The cache's lock covers building and installing; .tmp-* of a
 // killed build are removed by the next one that gets it. Installing copies by reflink where it can.
+#include "disk/image_build.h"
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -18,8 +19,6 @@
 #include "base/proc.h"
 #include "base/str.h"
 #include "disk/disk.h"
-#include "disk/image.h"
-#include "disk/image_private.h"
 
 #define TMP_PREFIX ".tmp-"
 #define PIECES_KEPT 3 // of each kind; older ones are removed

@@ -5,7 +5,7 @@
 #include <sys/wait.h>
 #include "base/proc.h"
 #include "disk/disk.h"
-#include "disk/image.h"
+#include "disk/image_build.h"
 
 #define COUNT "echo run >>\"${0%/*}/runs\"\n"
 
