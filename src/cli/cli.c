@@ -20,33 +20,30 @@ static void print_overview(FILE *out)
 		[CLI_SERVER] = "Server",
 		[CLI_MACHINE] = "This machine",
 	};
-	size_t n;
-	const struct cli_command *commands = cli_commands(&n);
 	fputs("Usage: stasis COMMAND [options]\n\nMicroVM sandboxes on your own machine.\n", out);
 	for (int g = 0; g < CLI_GROUP_MAX; g++) {
 		fprintf(out, "\n%s:\n", titles[g]);
-		for (size_t i = 0; i < n; i++)
-			if (commands[i].group == (enum cli_group)g)
-				fprintf(out, "  %-15s %s\n", commands[i].name, commands[i].summary);
+		for (const struct cli_command *k = cli_commands; k->name; k++)
+			if (k->group == (enum cli_group)g)
+				fprintf(out, "  %-15s %s\n", k->name, k->summary);
 	}
 	fputs("\n'stasis COMMAND --help' tells all about one of them; 'stasis --version' which one "
 	      "this is.\n",
 		out);
 }
 
-const struct cli_command *cli_find_command(int argc, char **argv, int *ret_words)
+const struct cli_command *cli_find_command(
+	const struct cli_command *commands, int argc, char **argv, int *ret_words)
 {
-	size_t n_commands;
-	const struct cli_command *commands = cli_commands(&n_commands);
-	for (size_t i = 0; i < n_commands; i++) {
-		const char *space = strchr(commands[i].name, ' ');
-		size_t n = space ? (size_t)(space - commands[i].name) : strlen(commands[i].name);
-		if (strncmp(argv[0], commands[i].name, n) != 0 || argv[0][n] != '\0')
+	for (const struct cli_command *k = commands; k->name; k++) {
+		const char *space = strchr(k->name, ' ');
+		size_t n = space ? (size_t)(space - k->name) : strlen(k->name);
+		if (strncmp(argv[0], k->name, n) != 0 || argv[0][n] != '\0')
 			continue;
 		if (space && (argc < 2 || strcmp(argv[1], space + 1) != 0))
 			continue;
 		*ret_words = space ? 2 : 1;
-		return &commands[i];
+		return k;
 	}
 	return NULL;
 }
@@ -64,28 +61,26 @@ static void say_unknown(const char *word, const char *here, const char *also)
 static int unknown_command(int argc, char **argv)
 {
 	bool first = true;
-	size_t n = strlen(argv[0]), n_commands;
-	const struct cli_command *commands = cli_commands(&n_commands);
-	for (size_t i = 0; i < n_commands; i++) {
-		if (strncmp(commands[i].name, argv[0], n) != 0 || commands[i].name[n] != ' ')
+	size_t n = strlen(argv[0]), n_commands = 0;
+	for (const struct cli_command *k = cli_commands; k->name; k++) {
+		n_commands++;
+		if (strncmp(k->name, argv[0], n) != 0 || k->name[n] != ' ')
 			continue;
 		if (first && argc > 1 && argv[1][0] != '-')
 			fprintf(stderr, "stasis: unknown command '%s %s'\n", argv[0], argv[1]);
 		if (first)
 			fprintf(stderr, "stasis: '%s' is one of:\n", argv[0]);
-		fprintf(stderr, "  stasis %-15s %s\n", commands[i].name, commands[i].summary);
+		fprintf(stderr, "  stasis %-15s %s\n", k->name, k->summary);
 		first = false;
 	}
 	if (!first)
 		return err_info(ERR_INVALID)->exit_code;
-	size_t n_synonyms;
-	const struct cli_synonym *synonyms = cli_synonyms(&n_synonyms);
-	for (size_t i = 0; i < n_synonyms; i++)
-		if (strcmp(synonyms[i].word, argv[0]) == 0) {
-			say_unknown(argv[0], synonyms[i].here, synonyms[i].also);
+	for (const struct cli_synonym *s = cli_synonyms; s->word; s++)
+		if (strcmp(s->word, argv[0]) == 0) {
+			say_unknown(argv[0], s->here, s->also);
 			return err_info(ERR_INVALID)->exit_code;
 		}
-	say_unknown(argv[0], cli_suggest(argv[0], command_name, commands, n_commands), NULL);
+	say_unknown(argv[0], cli_suggest(argv[0], command_name, cli_commands, n_commands), NULL);
 	return err_info(ERR_INVALID)->exit_code;
 }
 
@@ -102,7 +97,7 @@ int cli_main(int argc, char **argv)
 {
 	fill_standard_streams();
 	static char help_flag[] = "--help";
-	struct cli c = {0};
+	struct cli c = {.commands = cli_commands};
 	struct err e = {0};
 	if (argc < 2) {
 		print_overview(stderr);
@@ -124,7 +119,7 @@ int cli_main(int argc, char **argv)
 		argv++;
 	}
 	int words = 0;
-	c.command = cli_find_command(argc, argv, &words);
+	c.command = cli_find_command(cli_commands, argc, argv, &words);
 	if (!c.command)
 		return unknown_command(argc, argv);
 	char *asked[] = {argv[0], help_flag, NULL};

@@ -7,7 +7,7 @@
 #include "base/err.h"
 
 struct cli;
-struct cli_option;
+struct cli_option_set;
 struct http_client;
 
 enum cli_group { CLI_SANDBOXES, CLI_SERVER, CLI_MACHINE, CLI_GROUP_MAX };
@@ -25,6 +25,7 @@ struct cli_command {
 };
 
 struct cli {
+	const struct cli_command *commands; // all there are; the last has no name
 	const struct cli_command *command;
 	int argc; // operands once the options are parsed; before: all words after the command
 	char **argv;
@@ -33,9 +34,8 @@ struct cli {
 	int exit_code;
 	struct http_client *http; // made by api_open
 	char *base_url, *key;	  // what api_open settled on
-	// Not NULL: cli_parse hands over all options of the command, and does nothing else.
-	void (*describe)(void *ctx, const struct cli_option *options, size_t n);
-	void *describe_ctx;
+	// Not NULL: cli_parse writes all options of the command there, and does nothing else.
+	struct cli_option_set *describe;
 };
 
 enum cli_type {
@@ -60,6 +60,12 @@ struct cli_option {
 	bool *present;	   // may be NULL
 };
 
+#define CLI_MAX_OPTIONS 32
+struct cli_option_set {
+	struct cli_option rows[CLI_MAX_OPTIONS];
+	size_t n;
+};
+
 // What docker, kubectl and shells call it, and what it is here: the words behind "stasis", and
 // those of a second command where there are two answers.
 struct cli_synonym {
@@ -67,10 +73,11 @@ struct cli_synonym {
 };
 
 int cli_main(int argc, char **argv);
-const struct cli_command *cli_commands(size_t *ret_n);
+extern const struct cli_command cli_commands[]; // the last has no name
+extern const struct cli_synonym cli_synonyms[]; // the last has no word
 // Commands may be of two words; *ret_words says how many were taken. NULL: no such command.
-const struct cli_command *cli_find_command(int argc, char **argv, int *ret_words);
-const struct cli_synonym *cli_synonyms(size_t *ret_n);
+const struct cli_command *cli_find_command(
+	const struct cli_command *commands, int argc, char **argv, int *ret_words);
 // Parses the options (own ones and the common ones); c->argc and c->argv are the operands then,
 // which must be min to max in number (max -1: any). 0, 1 when help was asked for and printed, or
 // the options were described.

@@ -194,7 +194,7 @@ static const char text_serve[] =
 	"--kill-on-exit is given. Ready is said on standard output: stasis: ready on URL.\n";
 // clang-format on
 
-static const struct cli_command commands[] = {
+const struct cli_command cli_commands[] = {
 	{"create", "", "create a sandbox and print its id", text_create, CLI_SANDBOXES, true, false,
 		cmd_create},
 	{"run", "-- COMMAND [ARG...]", "run a command in a new sandbox", text_run, CLI_SANDBOXES,
@@ -259,15 +259,10 @@ static const struct cli_command commands[] = {
 	{"completion", "bash|zsh|fish", "print a shell's completion", text_completion, CLI_MACHINE,
 		true, true, cmd_completion},
 	{"serve", "", "run the server", text_serve, CLI_MACHINE, false, true, cmd_serve},
+	{0},
 };
 
-const struct cli_command *cli_commands(size_t *ret_n)
-{
-	*ret_n = ARRAY_SIZE(commands);
-	return commands;
-}
-
-static const struct cli_synonym synonyms[] = {
+const struct cli_synonym cli_synonyms[] = {
 	{"ps", "ls", NULL},
 	{"list", "ls", NULL},
 	{"sandboxes", "ls", NULL},
@@ -334,10 +329,5 @@ static const struct cli_synonym synonyms[] = {
 	{"daemon", "serve", NULL},
 	{"server", "serve", NULL},
 	{"install", "setup volume", NULL},
+	{0},
 };
-
-const struct cli_synonym *cli_synonyms(size_t *ret_n)
-{
-	*ret_n = ARRAY_SIZE(synonyms);
-	return synonyms;
-}

@@ -13,17 +13,15 @@
 #include "cli/output.h"
 
 #define SERVER_LIMIT_MS 1000
-#define MAX_ROWS 40
 
 extern const struct embed cli_completion[]; // completion/
 
 struct completion {
 	struct cli c; // for the server
 	const struct cli_command *command;
-	struct cli_option rows[MAX_ROWS]; // its options; what they point to is gone
-	size_t n_rows;
-	struct strbuf head; // what comes before each candidate: "--state=running,"
-	const char *word;   // what a candidate begins with
+	struct cli_option_set options; // its options; what they point to is gone
+	struct strbuf head;	       // what comes before each candidate: "--state=running,"
+	const char *word;	       // what a candidate begins with
 };
 
 static void offer(struct completion *x, const char *value, const char *what)
@@ -179,25 +177,19 @@ static void offer_operand(struct completion *x, size_t nth)
 
 static void offer_options(struct completion *x)
 {
-	for (size_t i = 0; i < x->n_rows; i++) {
-		_cleanup_free_ char *name = str_printf("--%s", x->rows[i].name);
-		offer(x, name, x->rows[i].help);
+	for (size_t i = 0; i < x->options.n; i++) {
+		_cleanup_free_ char *name = str_printf("--%s", x->options.rows[i].name);
+		offer(x, name, x->options.rows[i].help);
 	}
-}
-
-static void take_options(void *ctx, const struct cli_option *rows, size_t n)
-{
-	struct completion *x = ctx;
-	x->n_rows = MIN(n, (size_t)MAX_ROWS);
-	memcpy(x->rows, rows, x->n_rows * sizeof *rows);
 }
 
 static const struct cli_option *find_option(const struct completion *x, const char *word)
 {
 	size_t n = strcspn(word, "=");
-	for (size_t i = 0; i < x->n_rows; i++)
-		if (strlen(x->rows[i].name) == n && strncmp(x->rows[i].name, word, n) == 0)
-			return &x->rows[i];
+	for (size_t i = 0; i < x->options.n; i++)
+		if (strlen(x->options.rows[i].name) == n &&
+			strncmp(x->options.rows[i].name, word, n) == 0)
+			return &x->options.rows[i];
 	return NULL;
 }
 
@@ -209,9 +201,9 @@ static const struct cli_option *wants_value(const struct completion *x, const ch
 		return o && o->arg && !strchr(word, '=') ? o : NULL;
 	}
 	for (const char *p = word + 1; *p; p++)
-		for (size_t i = 0; i < x->n_rows; i++)
-			if (x->rows[i].letter == *p && x->rows[i].arg)
-				return p[1] ? NULL : &x->rows[i];
+		for (size_t i = 0; i < x->options.n; i++)
+			if (x->options.rows[i].letter == *p && x->options.rows[i].arg)
+				return p[1] ? NULL : &x->options.rows[i];
 	return NULL;
 }
 
@@ -231,7 +223,7 @@ static void complete_command(struct completion *x, int n, char **words)
 	size_t operands = 0;
 	bool only_operands = false;
 	struct err ignored = {0};
-	struct cli c = {.command = x->command, .describe = take_options, .describe_ctx = x};
+	struct cli c = {.command = x->command, .describe = &x->options};
 	char *argv[] = {words[-1], NULL};
 	c.argc = 1;
 	c.argv = argv;
@@ -278,20 +270,19 @@ static bool same_first_word(const char *a, const char *b)
 // Names of commands, each first word once; or of their second word when first is given.
 static void offer_commands(struct completion *x, const char *first)
 {
-	size_t n;
-	const struct cli_command *commands = cli_commands(&n);
-	for (size_t i = 0; i < n; i++) {
-		const char *name = commands[i].name, *space = strchr(name, ' ');
-		if (first && space && same_first_word(name, first))
-			offer(x, space + 1, commands[i].summary);
+	const struct cli_command *commands = x->c.commands;
+	for (const struct cli_command *k = commands; k->name; k++) {
+		const char *space = strchr(k->name, ' ');
+		if (first && space && same_first_word(k->name, first))
+			offer(x, space + 1, k->summary);
 		if (first)
 			continue;
-		size_t before = 0;
-		while (!same_first_word(commands[before].name, name))
-			before++;
-		_cleanup_free_ char *word = strndup(name, strcspn(name, " "));
-		if (before == i)
-			offer(x, word, space ? "" : commands[i].summary);
+		const struct cli_command *alike = commands;
+		while (!same_first_word(alike->name, k->name))
+			alike++;
+		_cleanup_free_ char *word = strndup(k->name, strcspn(k->name, " "));
+		if (alike == k)
+			offer(x, word, space ? "" : k->summary);
 	}
 }
 
@@ -313,7 +304,7 @@ static void complete(struct completion *x, int n, char **words)
 		offer_commands(x, NULL);
 		return;
 	}
-	x->command = cli_find_command(n, words, &taken);
+	x->command = cli_find_command(x->c.commands, n, words, &taken);
 	if (x->command && taken < n)
 		complete_command(x, n - taken, words + taken);
 	else if (n == 2)
@@ -327,7 +318,8 @@ int cmd_completion(struct cli *c, struct err *e)
 	if (rc != 0)
 		return rc;
 	if (str_eq(c->argv[0], "words")) {
-		struct completion x = {.c = {.url = c->url, .api_key = c->api_key}};
+		struct completion x = {
+			.c = {.commands = c->commands, .url = c->url, .api_key = c->api_key}};
 		if (c->argc == 1)
 			c->argv[0] = empty;
 		complete(&x, c->argc == 1 ? 1 : c->argc - 1, c->argc == 1 ? c->argv : c->argv + 1);

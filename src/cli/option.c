@@ -7,13 +7,6 @@
 #include "cli/cli.h"
 #include "cli/output.h"
 
-#define MAX_OPTIONS 32
-
-struct option_set {
-	struct cli_option rows[MAX_OPTIONS];
-	size_t n;
-};
-
 int cli_parse_seconds(const char *s, uint64_t *ret)
 {
 	static const struct {
@@ -174,10 +167,10 @@ int cli_set_option(const struct cli_option *o, const char *value, struct err *e)
 
 static const char *option_name(const void *ctx, size_t i)
 {
-	return ((const struct option_set *)ctx)->rows[i].name;
+	return ((const struct cli_option_set *)ctx)->rows[i].name;
 }
 
-static void print_help(const struct cli *c, const struct option_set *set)
+static void print_help(const struct cli *c, const struct cli_option_set *set)
 {
 	const struct cli_command *cmd = c->command;
 	printf("Usage: stasis %s%s%s%s\n\n%c%s.\n", cmd->name, set->n ? " [options]" : "",
@@ -203,9 +196,9 @@ static void print_help(const struct cli *c, const struct option_set *set)
 		printf("\n%s", cmd->text);
 }
 
-static void add_options(struct option_set *set, const struct cli_option *o)
+static void add_options(struct cli_option_set *set, const struct cli_option *o)
 {
-	for (; o && o->name && set->n < MAX_OPTIONS; o++)
+	for (; o && o->name && set->n < CLI_MAX_OPTIONS; o++)
 		set->rows[set->n++] = *o;
 }
 
@@ -230,8 +223,8 @@ static const char *needless_option(const struct cli *c, const char *name, int le
 	return NULL;
 }
 
-static int bad_option(
-	struct cli *c, const struct option_set *set, const char *word, int letter, struct err *e)
+static int bad_option(struct cli *c, const struct cli_option_set *set, const char *word, int letter,
+	struct err *e)
 {
 	const char *hint = "", *needless;
 	char text[120] = "";
@@ -274,7 +267,7 @@ int cli_parse(struct cli *c, const struct cli_option *options, int min_operands,
 		{'h', "help", NULL, "show this help", OPT_FLAG, &help},
 		{0},
 	};
-	struct option_set set = {0};
+	struct cli_option_set set = {0};
 	add_options(&set, options);
 	if (!c->command->plain)
 		add_options(&set, output);
@@ -282,12 +275,12 @@ int cli_parse(struct cli *c, const struct cli_option *options, int min_operands,
 		add_options(&set, talking);
 	add_options(&set, always);
 	if (c->describe) {
-		c->describe(c->describe_ctx, set.rows, set.n);
+		*c->describe = set;
 		return 1;
 	}
 
-	struct option longs[MAX_OPTIONS + 1] = {0};
-	char shorts[2 * MAX_OPTIONS + 2] = ":";
+	struct option longs[CLI_MAX_OPTIONS + 1] = {0};
+	char shorts[2 * CLI_MAX_OPTIONS + 2] = ":";
 	size_t n_shorts = 1;
 	for (size_t i = 0; i < set.n; i++) {
 		const struct cli_option *o = &set.rows[i];

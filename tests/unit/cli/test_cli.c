@@ -162,30 +162,25 @@ static void suggestions(void **state)
 
 static void synonyms_lead_to_commands(void **state)
 {
-	size_t n, n_commands;
-	const struct cli_synonym *s = cli_synonyms(&n);
-	const struct cli_command *commands = cli_commands(&n_commands);
-	for (size_t i = 0; i < n; i++) {
-		bool here = false, also = !s[i].also;
-		for (size_t k = 0; k < n_commands; k++) {
-			assert_string_not_equal(s[i].word, commands[k].name);
-			here |= str_starts(s[i].here, commands[k].name);
-			also |= s[i].also && str_starts(s[i].also, commands[k].name);
+	for (const struct cli_synonym *s = cli_synonyms; s->word; s++) {
+		bool here = false, also = !s->also;
+		for (const struct cli_command *k = cli_commands; k->name; k++) {
+			assert_string_not_equal(s->word, k->name);
+			here |= str_starts(s->here, k->name);
+			also |= s->also && str_starts(s->also, k->name);
 		}
 		if (!here || !also)
-			fail_msg("'%s' leads nowhere", s[i].word);
+			fail_msg("'%s' leads nowhere", s->word);
 	}
 }
 
 static void every_command_has_its_help(void **state)
 {
-	size_t n;
-	const struct cli_command *c = cli_commands(&n);
-	for (size_t i = 0; i < n; i++) {
-		assert_non_null(c[i].run);
-		assert_true(strlen(c[i].summary) > 5);
-		for (size_t k = 0; k < i; k++)
-			assert_string_not_equal(c[i].name, c[k].name);
+	for (const struct cli_command *c = cli_commands; c->name; c++) {
+		assert_non_null(c->run);
+		assert_true(strlen(c->summary) > 5);
+		for (const struct cli_command *k = cli_commands; k < c; k++)
+			assert_string_not_equal(c->name, k->name);
 	}
 }
 
