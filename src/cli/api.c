@@ -4,6 +4,7 @@
 #include <string.h>
 #include "base/file.h"
 #include "base/json.h"
+#include "cli/local.h"
 #include "cli/output.h"
 
 static int find_key(struct cli *c, struct err *e)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The way to the server: finding it and its key, REST calls, and the guest's agent behind its edge.
 #pragma once
-#include "cli/cli.h"
 #include "agentclient/client.h"
+#include "cli/command.h"
 #include "http/client.h"
 
 // Finds URL and key (flag, environment, the local server's) and makes c->http. Idempotent.

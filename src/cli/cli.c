@@ -6,6 +6,8 @@
 #include <unistd.h>
 #include "base/str.h"
 #include "cli/api.h"
+#include "cli/commands.h"
+#include "cli/option.h"
 #include "cli/output.h"
 
 static const char *command_name(const void *ctx, size_t i)
@@ -30,22 +32,6 @@ static void print_overview(FILE *out)
 	fputs("\n'stasis COMMAND --help' tells all about one of them; 'stasis --version' which one "
 	      "this is.\n",
 		out);
-}
-
-const struct cli_command *cli_find_command(
-	const struct cli_command *commands, int argc, char **argv, int *ret_words)
-{
-	for (const struct cli_command *k = commands; k->name; k++) {
-		const char *space = strchr(k->name, ' ');
-		size_t n = space ? (size_t)(space - k->name) : strlen(k->name);
-		if (strncmp(argv[0], k->name, n) != 0 || argv[0][n] != '\0')
-			continue;
-		if (space && (argc < 2 || strcmp(argv[1], space + 1) != 0))
-			continue;
-		*ret_words = space ? 2 : 1;
-		return k;
-	}
-	return NULL;
 }
 
 static void say_unknown(const char *word, const char *here, const char *also)

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of commands, and the texts of their help.
-#include "cli/cli.h"
+#include "cli/commands.h"
+#include "base/macro.h"
+#include "cli/all.h"
 
 // The lines of these texts are the lines that are printed.
 // clang-format off

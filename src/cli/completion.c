@@ -9,7 +9,9 @@
 #include "base/embed.h"
 #include "base/json.h"
 #include "base/str.h"
+#include "cli/all.h"
 #include "cli/api.h"
+#include "cli/option.h"
 #include "cli/output.h"
 
 #define SERVER_LIMIT_MS 1000

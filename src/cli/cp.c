@@ -11,7 +11,9 @@
 #include "base/id.h"
 #include "base/json.h"
 #include "base/str.h"
+#include "cli/all.h"
 #include "cli/api.h"
+#include "cli/option.h"
 #include "cli/output.h"
 #include "cli/term.h"
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/create.h"
 #include "base/json.h"
+#include "cli/all.h"
 #include "cli/api.h"
 #include "cli/output.h"
 

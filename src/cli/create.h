@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a sandbox is created with, for create and run.
 #pragma once
-#include "cli/cli.h"
+#include "cli/option.h"
 
 struct create_options {
 	const char *template, *name, *on_timeout;

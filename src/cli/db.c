@@ -6,7 +6,9 @@
 #include "base/dbfile.h"
 #include "base/file.h"
 #include "base/paths.h"
-#include "cli/cli.h"
+#include "cli/all.h"
+#include "cli/local.h"
+#include "cli/option.h"
 #include "cli/output.h"
 
 extern const struct embed control_migrations[], host_migrations[];

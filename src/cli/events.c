@@ -4,8 +4,10 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/str.h"
+#include "cli/all.h"
 #include "cli/api.h"
 #include "cli/list.h"
+#include "cli/value.h"
 
 static const char *const columns[] = {"at", "sandbox", "kind", "cause"};
 

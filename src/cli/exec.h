@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Running a command in a sandbox, for exec and run.
 #pragma once
-#include "cli/cli.h"
+#include "cli/option.h"
 
 struct exec_options {
 	const char *user, *cwd; // NULL: the agent's default

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/paths.h"
 #include "base/str.h"
+#include "cli/all.h"
 #include "cli/api.h"
 #include "cli/list.h"
 #include "cli/local.h"

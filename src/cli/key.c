@@ -2,6 +2,7 @@
 // key create, key ls, key rm.
 #include "base/str.h"
 #include "base/json.h"
+#include "cli/all.h"
 #include "cli/api.h"
 #include "cli/list.h"
 

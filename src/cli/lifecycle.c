@@ -3,7 +3,9 @@
 #include <string.h>
 #include "base/json.h"
 #include "base/str.h"
+#include "cli/all.h"
 #include "cli/api.h"
+#include "cli/option.h"
 #include "cli/output.h"
 
 #define MAX_TIMEOUT_SEC 2592000

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What all lists have in common: -q, --format, --no-headers and -o json, and the table.
 #pragma once
-#include "cli/cli.h"
+#include "cli/option.h"
 #include "cli/output.h"
 
 struct list {

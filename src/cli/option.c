@@ -1,70 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Options, their values and their help.
+#include "cli/option.h"
 #include <getopt.h>
 #include <string.h>
-#include "base/paths.h"
 #include "base/str.h"
-#include "cli/cli.h"
-#include "cli/output.h"
-
-int cli_parse_seconds(const char *s, uint64_t *ret)
-{
-	static const struct {
-		char letter;
-		uint64_t factor;
-	} units[] = {{'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}};
-	char digits[24];
-	size_t n = strlen(s);
-	uint64_t factor = 1, v;
-	if (strcmp(s, "none") == 0) {
-		*ret = 0;
-		return 0;
-	}
-	if (n == 0 || n >= sizeof digits)
-		return -EINVAL;
-	for (size_t i = 0; i < ARRAY_SIZE(units); i++)
-		if (s[n - 1] == units[i].letter) {
-			factor = units[i].factor;
-			n--;
-			break;
-		}
-	memcpy(digits, s, n);
-	digits[n] = '\0';
-	int rc = str_to_u64(digits, UINT64_MAX / 86400, &v);
-	if (rc == 0)
-		*ret = v * factor;
-	return rc;
-}
-
-int cli_parse_bytes(const char *s, uint64_t unit, uint64_t *ret)
-{
-	static const char letters[] = "KMGT";
-	char digits[24];
-	size_t n = strlen(s);
-	uint64_t factor = unit, v;
-	if (n == 0 || n >= sizeof digits)
-		return -EINVAL;
-	// "20G", "20GB" and "20GiB" are all meant as powers of 1024.
-	if (n > 3 && strcmp(s + n - 2, "iB") == 0)
-		n -= 2;
-	else if (n > 2 && s[n - 1] == 'B')
-		n--;
-	const char *letter = n > 1 ? strchr(letters, s[n - 1] & ~32) : NULL;
-	if (letter && *letter) {
-		factor = 1024ull << (10 * (letter - letters));
-		n--;
-	} else if (s[n] != '\0') {
-		return -EINVAL;
-	}
-	memcpy(digits, s, n);
-	digits[n] = '\0';
-	int rc = str_to_u64(digits, UINT64_MAX, &v);
-	if (rc == 0 && __builtin_mul_overflow(v, factor, &v))
-		rc = -ERANGE;
-	if (rc == 0)
-		*ret = v;
-	return rc;
-}
+#include "cli/value.h"
 
 const char *cli_suggest(
 	const char *word, const char *(*get)(const void *ctx, size_t i), const void *ctx, size_t n)
@@ -331,10 +271,4 @@ int cli_parse(struct cli *c, const struct cli_option *options, int min_operands,
 			c->command->name, c->command->synopsis);
 	}
 	return 0;
-}
-
-const char *cli_data_dir(const char *flag)
-{
-	const char *env = getenv("STASIS_DATA");
-	return flag ? flag : env && *env ? env : PATH_DATA_DEFAULT;
 }

@@ -4,8 +4,6 @@
 #include <jansson.h>
 #include "base/str.h"
 
-#define CLI_URL_DEFAULT "http://127.0.0.1:7070"
-
 // "stasis: " and the text as a line on stderr, with its control characters (C0, DEL, C1) as '?':
 // servers and guests have their words in it.
 void output_complain(const char *fmt, ...) _printf_(1, 2);

@@ -2,6 +2,7 @@
 // reconcile, operations.
 #include "base/str.h"
 #include "base/json.h"
+#include "cli/all.h"
 #include "cli/api.h"
 #include "cli/list.h"
 

@@ -10,6 +10,7 @@
 #include "base/id.h"
 #include "base/json.h"
 #include "base/str.h"
+#include "cli/all.h"
 #include "cli/api.h"
 #include "cli/create.h"
 #include "cli/exec.h"

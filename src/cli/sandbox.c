@@ -3,8 +3,10 @@
 #include <string.h>
 #include "base/json.h"
 #include "base/str.h"
+#include "cli/all.h"
 #include "cli/api.h"
 #include "cli/list.h"
+#include "cli/value.h"
 
 static const char *text_of(const json_t *object, const char *name)
 {

@@ -2,7 +2,9 @@
 // set: name, labels and what happens at the time-out.
 #include "base/str.h"
 #include "base/json.h"
+#include "cli/all.h"
 #include "cli/api.h"
+#include "cli/option.h"
 #include "cli/output.h"
 
 int cmd_set(struct cli *c, struct err *e)

@@ -6,7 +6,9 @@
 #include "base/json.h"
 #include "base/paths.h"
 #include "base/str.h"
+#include "cli/all.h"
 #include "cli/local.h"
+#include "cli/option.h"
 #include "cli/output.h"
 #include "disk/disk.h"
 #include "net/slot.h"
@@ -17,24 +19,6 @@
 			"data directory (default: STASIS_DATA, else " PATH_DATA_DEFAULT ")",       \
 			OPT_STRING, &(var)                                                         \
 	}
-
-int local_volume_image(const char *data_dir, char **ret, struct err *e)
-{
-	size_t n = strlen(data_dir);
-	while (n > 1 && data_dir[n - 1] == '/')
-		n--;
-	*ret = str_printf("%.*s.img", (int)n, data_dir);
-	return *ret ? 0 : err_errno(e, ENOMEM, "%s", data_dir);
-}
-
-int local_mount_volume(const char *data_dir, struct err *e)
-{
-	_cleanup_free_ char *image = NULL;
-	int rc = local_volume_image(data_dir, &image, e);
-	if (rc < 0 || !file_exists(AT_FDCWD, image))
-		return rc;
-	return volume_mount(image, data_dir, e);
-}
 
 static void on_progress(void *ctx, const char *what, uint64_t done, uint64_t total)
 {

@@ -2,6 +2,7 @@
 // snapshot create, ls, get, rm.
 #include "base/str.h"
 #include "base/json.h"
+#include "cli/all.h"
 #include "cli/api.h"
 #include "cli/list.h"
 

@@ -4,7 +4,9 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/str.h"
+#include "cli/all.h"
 #include "cli/api.h"
+#include "cli/option.h"
 #include "cli/output.h"
 
 static int collect(void *ctx, const char *data, size_t len)

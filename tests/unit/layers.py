@@ -56,7 +56,6 @@ WINGS = {
 }
 # Files in circles, of rooms that have any.
 KNOWN_CIRCLES = {
-    "cli": 25,
 }
 # Pointers to functions in headers of rooms with wings.
 UPWARD = {

@@ -3,8 +3,10 @@
 #include "../check.h"
 #include "base/clock.h"
 #include "base/str.h"
-#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/option.h"
 #include "cli/output.h"
+#include "cli/value.h"
 
 static void times(void **state)
 {
