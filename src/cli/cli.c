@@ -5,10 +5,10 @@
 #include <string.h>
 #include <unistd.h>
 #include "base/str.h"
-#include "cli/api.h"
+#include "cli/base/api.h"
+#include "cli/base/option.h"
+#include "cli/base/output.h"
 #include "cli/commands.h"
-#include "cli/option.h"
-#include "cli/output.h"
 
 static const char *command_name(const void *ctx, size_t i)
 {

@@ -2,7 +2,7 @@
 // The table of commands, and the texts of their help.
 #include "cli/commands.h"
 #include "base/macro.h"
-#include "cli/all.h"
+#include "cli/command/all.h"
 
 // The lines of these texts are the lines that are printed.
 // clang-format off

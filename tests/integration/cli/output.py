@@ -85,7 +85,7 @@ def cells(line):
 
 
 def shown(value):
-    """As output_value in src/cli/output.c has it."""
+    """As output_value in src/cli/base/output.c has it."""
     if isinstance(value, str):
         return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", value)
     text = played.json.dumps(value, separators=(",", ":"), ensure_ascii=False)

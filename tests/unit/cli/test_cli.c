@@ -3,10 +3,10 @@
 #include "../check.h"
 #include "base/clock.h"
 #include "base/str.h"
+#include "cli/base/option.h"
+#include "cli/base/output.h"
+#include "cli/base/value.h"
 #include "cli/commands.h"
-#include "cli/option.h"
-#include "cli/output.h"
-#include "cli/value.h"
 
 static void times(void **state)
 {

@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: Apache-2.0
+// doctor: one line for each thing that a sandbox needs of this machine, found out by trying it.
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include "base/file.h"
+#include "base/json.h"
+#include "base/missing.h"
+#include "base/paths.h"
+#include "base/proc.h"
+#include "base/str.h"
+#include "cli/base/local.h"
+#include "cli/base/option.h"
+#include "cli/base/output.h"
+#include "cli/command/all.h"
+#include "disk/disk.h"
+#include "disk/image.h"
+
+#define PROBE_TIMEOUT_MS 60000
+
+enum verdict { OK, DEGRADED, MISSING };
+static const char *const verdict_names[] = {"ok", "degraded", "missing"};
+
+struct report {
+	json_t *checks;
+	const char *data_dir;
+	const char *firecracker;
+	unsigned missing;
+};
+
+static void tell(struct report *r, const char *name, enum verdict v, const char *remedy,
+	const char *fmt, ...) _printf_(5, 6);
+static void tell(struct report *r, const char *name, enum verdict v, const char *remedy,
+	const char *fmt, ...)
+{
+	char text[400];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof text, fmt, ap);
+	va_end(ap);
+	r->missing += v == MISSING;
+	json_array_append_new(
+		r->checks, json_pack("{s:s,s:s,s:s,s:s?}", "name", name, "status", verdict_names[v],
+				   "text", text, "remedy", v == OK ? NULL : remedy));
+}
+
+// Absolute path of a program of PATH or of the system's own directories; owned by the caller.
+static char *find_program(const char *name)
+{
+	const char *path = getenv("PATH");
+	_cleanup_free_ char *all =
+		str_printf("%s:/usr/local/sbin:/usr/sbin:/sbin", path ? path : "");
+	char *rest = all;
+	if (strchr(name, '/'))
+		return access(name, X_OK) == 0 ? strdup(name) : NULL;
+	for (char *dir; (dir = strsep(&rest, ":"));) {
+		char *full = *dir ? str_printf("%s/%s", dir, name) : NULL;
+		if (full && access(full, X_OK) == 0)
+			return full;
+		free(full);
+	}
+	return NULL;
+}
+
+static void check_root(struct report *r)
+{
+	if (geteuid() == 0)
+		tell(r, "root", OK, NULL, "running as root");
+	else
+		tell(r, "root", MISSING, "sudo stasis doctor",
+			"running as uid %u: namespaces, mounts and the checks below need root",
+			(unsigned)geteuid());
+}
+
+static void check_kernel(struct report *r)
+{
+	struct utsname u;
+	unsigned major = 0, minor = 0;
+	uname(&u);
+	if (sscanf(u.release, "%u.%u", &major, &minor) != 2 || major < 6 ||
+		(major == 6 && minor < 1))
+		tell(r, "kernel", MISSING, "apt-get install linux-image-amd64 and boot it",
+			"Linux %s is older than 6.1", u.release);
+	else
+		tell(r, "kernel", OK, NULL, "Linux %s", u.release);
+}
+
+static void check_programs(struct report *r)
+{
+	_cleanup_free_ char *parts = strdup(STASIS_PARTS); // of packaging/installed
+	_cleanup_strbuf_ struct strbuf absent = {0};
+	char *rest = parts;
+	for (const char *name; (name = strsep(&rest, " "));) {
+		_cleanup_free_ char *path = paths_find(name);
+		if (!path)
+			strbuf_addf(&absent, "%s%s", absent.len ? ", " : "", name);
+	}
+	if (absent.len)
+		tell(r, "programs", MISSING, "make && make install", "not found: %s", absent.data);
+	else
+		tell(r, "programs", OK, NULL, "all parts of Stasis are in place");
+}
+
+static void check_vmm(struct report *r)
+{
+	_cleanup_free_ char *firecracker = find_program(r->firecracker);
+	_cleanup_free_ char *qemu = find_program("qemu-system-x86_64");
+	_cleanup_free_ char *fcqemu = paths_find("fcqemu");
+	_cleanup_strbuf_ struct strbuf out = {0};
+	_cleanup_json_ json_t *probe = NULL;
+	struct err e = {0};
+	if (!qemu) {
+		tell(r, "vmm", MISSING, "apt-get install qemu-system-x86",
+			"no qemu-system-x86_64 (also needed to find out whether KVM works)");
+		return;
+	}
+	if (!fcqemu ||
+		proc_run((const char *const[]){fcqemu, "--probe", NULL}, NULL, 0, PROBE_TIMEOUT_MS,
+			&out, &e) < 0 ||
+		json_parse_object(out.data, out.len, &probe, &e) < 0) {
+		tell(r, "vmm", MISSING, "make, or make install", "fcqemu --probe: %s",
+			fcqemu ? e.text : "not found");
+		return;
+	}
+	const char *reason = json_string_value(json_object_get(probe, "kvm_reason"));
+	const char *version = json_string_value(json_object_get(probe, "qemu_version"));
+	bool kvm = str_eq(json_string_value(json_object_get(probe, "accel")), "kvm");
+	if (kvm && firecracker)
+		tell(r, "vmm", OK, NULL, "%s", firecracker);
+	else
+		tell(r, "vmm", OK, NULL, "%s, version %s", qemu, version ? version : "unknown");
+	if (kvm && firecracker)
+		tell(r, "isolation", OK, NULL, "hardware (KVM), Firecracker");
+	else if (kvm)
+		tell(r, "isolation", DEGRADED, "install the firecracker binary in PATH",
+			"hardware (KVM), but QEMU instead of Firecracker");
+	else
+		tell(r, "isolation", DEGRADED,
+			"a machine, or VM with nested virtualisation, whose /dev/kvm works",
+			"emulated: %s; guests run several times slower",
+			reason && *reason ? reason : "KVM does not work here");
+}
+
+static void check_userfaultfd(struct report *r)
+{
+	_cleanup_close_ int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	_cleanup_close_ int fd = dev >= 0 ? ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC)
+					  : (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (fd < 0) {
+		tell(r, "userfaultfd", MISSING,
+			"sysctl vm.unprivileged_userfaultfd=1, or a kernel with CONFIG_USERFAULTFD",
+			"%s", strerror(errno));
+		return;
+	}
+	struct uffdio_api api = {.api = UFFD_API};
+	if (ioctl(fd, UFFDIO_API, &api) < 0) {
+		tell(r, "userfaultfd", MISSING, "boot a newer kernel", "UFFDIO_API: %s",
+			strerror(errno));
+		return;
+	}
+	const struct {
+		uint64_t bit;
+		const char *name;
+	} wanted[] = {
+		{UFFD_FEATURE_PAGEFAULT_FLAG_WP, "write-protect"},
+		{UFFD_FEATURE_EVENT_REMOVE, "remove events"},
+		{UFFD_FEATURE_WP_UNPOPULATED, "write-protect of absent pages"},
+		{UFFD_FEATURE_WP_ASYNC, "asynchronous write-protect"},
+	};
+	_cleanup_strbuf_ struct strbuf absent = {0};
+	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
+		if (!(api.features & wanted[i].bit))
+			strbuf_addf(&absent, "%s%s", absent.len ? ", " : "", wanted[i].name);
+	if (absent.len)
+		tell(r, "userfaultfd", DEGRADED, "boot Linux 6.7 or newer (bookworm-backports)",
+			"works without: %s", absent.data);
+	else
+		tell(r, "userfaultfd", OK, NULL, "all features");
+}
+
+static void check_pagemap(struct report *r)
+{
+	_cleanup_close_ int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t here = (uint64_t)(uintptr_t)&fd & ~4095ull;
+	struct page_region region;
+	struct pm_scan_arg arg = {
+		.size = sizeof arg,
+		.start = here,
+		.end = here + 4096,
+		.vec = (uint64_t)(uintptr_t)&region,
+		.vec_len = 1,
+		.category_anyof_mask = PAGE_IS_PRESENT,
+		.return_mask = PAGE_IS_PRESENT,
+	};
+	if (fd >= 0 && ioctl(fd, PAGEMAP_SCAN, &arg) >= 0)
+		tell(r, "pagemap", OK, NULL, "PAGEMAP_SCAN works");
+	else
+		tell(r, "pagemap", DEGRADED, "boot Linux 6.7 or newer (bookworm-backports)",
+			"no PAGEMAP_SCAN: finding what a guest wrote takes longer");
+}
+
+static void check_data(struct report *r)
+{
+	struct volume_info info;
+	struct err e = {0};
+	bool reflink = false, holes = false;
+	if (volume_open(r->data_dir, &info, &e) < 0) {
+		tell(r, "data volume", MISSING, "stasis setup volume --size 20G", "%s", e.text);
+		return;
+	}
+	_cleanup_close_ int fd = open(r->data_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || disk_probe(fd, &reflink, &holes, &e) < 0) {
+		tell(r, "data volume", MISSING, "stasis setup check", "%s: %s", r->data_dir,
+			fd < 0 ? strerror(errno) : e.text);
+		return;
+	}
+	if (!reflink)
+		tell(r, "data volume", DEGRADED, "stasis setup volume --size 20G",
+			"%s: no reflink, each create copies its disk", r->data_dir);
+	else if (!holes)
+		tell(r, "data volume", DEGRADED, "a file system with blocks of 4 KiB",
+			"%s: holes of 4 KiB do not work, snapshots take more room", r->data_dir);
+	else
+		tell(r, "data volume", OK, NULL, "%s: reflink and holes of 4 KiB", r->data_dir);
+
+	struct statvfs v;
+	char free_text[24];
+	if (fstatvfs(fd, &v) < 0)
+		return;
+	uint64_t left = (uint64_t)v.f_bavail * v.f_frsize;
+	human_size(left, free_text);
+	tell(r, "disk space",
+		left < 512ull << 20 ? MISSING
+		: left < 4ull << 30 ? DEGRADED
+				    : OK,
+		"remove sandboxes, or make a larger volume", "%s free on %s", free_text,
+		r->data_dir);
+}
+
+static void check_image(struct report *r)
+{
+	struct image_info image;
+	struct err e = {0};
+	if (image_load(r->data_dir, "base", &image, &e) == 0)
+		tell(r, "image", OK, NULL, "template base, Linux %s", image.kernel_release);
+	else
+		tell(r, "image", MISSING, "stasis image build base", "%s", e.text);
+}
+
+static void check_devices(struct report *r)
+{
+	_cleanup_close_ int tun = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+	if (tun >= 0)
+		tell(r, "tun", OK, NULL, "/dev/net/tun opens");
+	else
+		tell(r, "tun", MISSING, "modprobe tun", "/dev/net/tun: %s", strerror(errno));
+	_cleanup_close_ int loop = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	if (loop >= 0)
+		tell(r, "loop", OK, NULL, "/dev/loop-control opens");
+	else
+		tell(r, "loop", DEGRADED, "modprobe loop",
+			"/dev/loop-control: %s; the data directory must have reflink itself",
+			strerror(errno));
+}
+
+static void check_nft(struct report *r)
+{
+	_cleanup_free_ char *nft = find_program("nft");
+	struct err e = {0};
+	if (!nft)
+		tell(r, "nft", MISSING, "apt-get install nftables", "nft is not installed");
+	else if (proc_run((const char *const[]){nft, "list", "tables", NULL}, NULL, 0, 5000, NULL,
+			 &e) < 0)
+		tell(r, "nft", MISSING, "modprobe nf_tables", "%s", e.text);
+	else
+		tell(r, "nft", OK, NULL, "%s works", nft);
+}
+
+static void check_nginx(struct report *r)
+{
+	_cleanup_free_ char *nginx = find_program("nginx");
+	struct err e = {0};
+	_cleanup_strbuf_ struct strbuf out = {0};
+	if (!nginx)
+		tell(r, "nginx", MISSING, "apt-get install nginx-light", "nginx is not installed");
+	else if (proc_run((const char *const[]){nginx, "-V", NULL}, NULL, 0, 5000, &out, &e) < 0)
+		tell(r, "nginx", MISSING, "apt-get install --reinstall nginx-light", "%s", e.text);
+	else if (!strstr(out.data, "http_auth_request_module"))
+		tell(r, "nginx", MISSING, "apt-get install nginx-light",
+			"%s lacks the auth_request module", nginx);
+	else
+		tell(r, "nginx", OK, NULL, "%s with auth_request", nginx);
+}
+
+static void check_cgroups(struct report *r)
+{
+	struct statfs s;
+	if (statfs("/sys/fs/cgroup", &s) == 0 && s.f_type == CGROUP2_SUPER_MAGIC)
+		tell(r, "cgroups", OK, NULL, "version 2");
+	else
+		tell(r, "cgroups", DEGRADED, "boot with systemd.unified_cgroup_hierarchy=1",
+			"no cgroup v2 on /sys/fs/cgroup: sandboxes can't be limited by it");
+}
+
+static void check_memory(struct report *r)
+{
+	_cleanup_strbuf_ struct strbuf b = {0};
+	unsigned long long kib = 0;
+	char text[24];
+	const char *p = file_read(AT_FDCWD, "/proc/meminfo", 65536, &b) == 0
+				? strstr(b.data, "MemAvailable:")
+				: NULL;
+	if (p)
+		sscanf(p, "MemAvailable: %llu", &kib);
+	human_size(kib << 10, text);
+	tell(r, "memory",
+		kib < 512u << 10 ? MISSING
+		: kib < 2u << 20 ? DEGRADED
+				 : OK,
+		"end other programs, or use a larger machine", "%s available", text);
+}
+
+static void check_limits(struct report *r)
+{
+	struct rlimit l;
+	if (getrlimit(RLIMIT_NOFILE, &l) == 0 && l.rlim_max >= 65536)
+		tell(r, "descriptors", OK, NULL, "limit of %llu", (unsigned long long)l.rlim_max);
+	else
+		tell(r, "descriptors", DEGRADED, "ulimit -Hn 65536 (LimitNOFILE= in a unit)",
+			"limit of %llu: too few for hundreds of sandboxes",
+			(unsigned long long)l.rlim_max);
+}
+
+static void check_port(struct report *r)
+{
+	const uint16_t port = 7070;
+	struct sockaddr_in a = {.sin_family = AF_INET,
+		.sin_port = htons(port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	_cleanup_close_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int one = 1;
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+	if (fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof a) == 0)
+		tell(r, "port", OK, NULL, "127.0.0.1:%u is free", port);
+	else
+		tell(r, "port", DEGRADED, "stasis health, or: stasis serve --listen 127.0.0.1:PORT",
+			"127.0.0.1:%u is taken, perhaps by a running server", port);
+}
+
+int cmd_doctor(struct cli *c, struct err *e)
+{
+	static void (*const checks[])(struct report *) = {check_root, check_kernel, check_programs,
+		check_vmm, check_userfaultfd, check_pagemap, check_data, check_image, check_devices,
+		check_nft, check_nginx, check_cgroups, check_memory, check_limits, check_port};
+	_cleanup_json_ json_t *list = json_array();
+	struct report r = {.checks = list, .firecracker = "firecracker"};
+	const struct cli_option options[] = {
+		{0, "data-dir", "DIR",
+			"data directory (default: STASIS_DATA, else " PATH_DATA_DEFAULT ")",
+			OPT_STRING, &r.data_dir},
+		{0, "firecracker", "FILE", "the VMM's binary (default: firecracker of PATH)",
+			OPT_STRING, &r.firecracker},
+		{0},
+	};
+	int rc = cli_parse(c, options, 0, 0, e);
+	if (rc != 0)
+		return rc;
+	r.data_dir = cli_data_dir(r.data_dir);
+	for (size_t i = 0; i < ARRAY_SIZE(checks); i++)
+		checks[i](&r);
+	c->exit_code = r.missing > 0;
+	if (c->json) {
+		_cleanup_json_ json_t *j = json_pack("{s:O}", "checks", list);
+		return output_json(j);
+	}
+	const json_t *check;
+	size_t i;
+	_cleanup_table_ struct table t;
+	table_init(&t, (const char *const[]){"CHECK", "STATUS", "FOUND", NULL});
+	t.states = 1;
+	json_array_foreach (list, i, check) {
+		const char *remedy = json_string_value(json_object_get(check, "remedy"));
+		table_cell(&t, "%s", json_string_value(json_object_get(check, "name")));
+		table_cell(&t, "%s", json_string_value(json_object_get(check, "status")));
+		table_cell(&t, "%s%s%s", json_string_value(json_object_get(check, "text")),
+			remedy ? "; mend: " : "", remedy ? remedy : "");
+	}
+	return table_print(&t, stdout);
+}

@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+// serve: settings, then volume, host and control plane in this order, and back in the reverse one.
+// As two processes (--role) each does its own part: the host's has the machine, and the contract on
+// a socket; the control plane's has neither rights nor the host's files, and only that socket.
+#include <fcntl.h>
+#include <grp.h>
+#include <ini.h>
+#include <pthread.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include "base/fault.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/paths.h"
+#include "base/str.h"
+#include "cli/base/local.h"
+#include "cli/base/option.h"
+#include "cli/base/output.h"
+#include "cli/command/all.h"
+#include "control/control.h"
+#include "control/edge/edge.h"
+#include "hostagent/hostagent.h"
+#include "sandbox/host.h"
+
+#define CONFIG_DEFAULT "/etc/stasis/stasis.conf"
+#define CONFIG_CONTROL "/etc/stasis/control.conf"
+#define HOST_SOCKET "host.sock"
+
+struct settings {
+	const char *config, *data_dir, *run_dir, *listen, *domain, *slot_range, *vmm, *firecracker,
+		*nginx, *log_level, *role, *host_socket, *socket_group;
+	uint64_t max_sandboxes, warm_slots;
+	bool kill_on_exit;
+};
+
+// --- the configuration file: the options' own names with '_', a command line's flag wins
+
+struct file_reader {
+	const struct cli_option *options;
+	char **kept; // the texts that settings point to
+	size_t n_kept;
+	const char *path;
+	struct err *e;
+	int rc;
+};
+
+static bool same_name(const char *option, const char *key)
+{
+	for (; *option && *key; option++, key++)
+		if (*option != *key && !(*option == '-' && *key == '_'))
+			return false;
+	return *option == *key;
+}
+
+static int on_setting(void *ctx, const char *section, const char *key, const char *value)
+{
+	struct file_reader *f = ctx;
+	for (const struct cli_option *o = f->options; o->name; o++) {
+		if (!same_name(o->name, key) || strcmp(key, "config") == 0)
+			continue;
+		if (*o->present)
+			return 1;
+		char **items = reallocarray(f->kept, f->n_kept + 1, sizeof *items);
+		char *copy = strdup(value);
+		if (items)
+			f->kept = items;
+		if (!items || !copy) {
+			free(copy);
+			f->rc = -ENOMEM;
+			return 0;
+		}
+		f->kept[f->n_kept++] = copy;
+		if (o->type == OPT_FLAG) {
+			*(bool *)o->out =
+				str_eq(value, "yes") || str_eq(value, "true") || str_eq(value, "1");
+			return 1;
+		}
+		f->rc = cli_set_option(o, copy, f->e);
+		return f->rc == 0;
+	}
+	f->rc = err_set(f->e, ERR_INVALID, "unknown setting '%s'", key);
+	return 0;
+}
+
+static int read_config(struct file_reader *f, bool given)
+{
+	if (!given && access(f->path, F_OK) < 0)
+		return 0;
+	int line = ini_parse(f->path, on_setting, f);
+	if (f->rc < 0)
+		return err_prefix(f->e, f->rc, "%s, line %d", f->path, line);
+	if (line > 0)
+		return err_set(f->e, ERR_INVALID, "%s, line %d: not 'name = value'", f->path, line);
+	if (line < 0)
+		return err_errno(f->e, errno ? errno : EIO, "%s", f->path);
+	return 0;
+}
+
+// --- the server's life
+
+// sd_notify(3)'s protocol: one datagram.
+static void notify(const char *text)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	if (!path || (path[0] != '/' && path[0] != '@') || strlen(path) >= sizeof a.sun_path)
+		return;
+	memcpy(a.sun_path, path, strlen(path));
+	socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+	if (path[0] == '@')
+		a.sun_path[0] = '\0';
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&a, len) < 0)
+		log_warn("could not tell the service manager error=%s", strerror(errno));
+}
+
+static void raise_descriptor_limit(void)
+{
+	struct rlimit l;
+	if (getrlimit(RLIMIT_NOFILE, &l) == 0) {
+		l.rlim_cur = l.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &l);
+	}
+}
+
+// Users that the host's firewall lets through to guests, besides root: what faces the network.
+enum { USERS_MAX = 16 };
+
+// In one process: nginx's workers. In two: the members of the group of the host's socket.
+static size_t guest_users(const struct settings *s, bool alone, uint32_t ret[USERS_MAX])
+{
+	size_t n = 0;
+	struct group *group = alone && s->socket_group ? getgrnam(s->socket_group) : NULL;
+	if (!alone && edge_user() != (uid_t)-1)
+		ret[n++] = edge_user();
+	if (!group)
+		return n;
+	gid_t gid = group->gr_gid;
+	for (char **name = group->gr_mem; *name && n < USERS_MAX; name++) {
+		const struct passwd *pw = getpwnam(*name);
+		if (pw)
+			ret[n++] = pw->pw_uid;
+	}
+	setpwent();
+	for (struct passwd *pw; n < USERS_MAX && (pw = getpwent());)
+		if (pw->pw_gid == gid)
+			ret[n++] = pw->pw_uid;
+	endpwent();
+	return n;
+}
+
+static int start_host(const struct settings *s, bool alone, struct hostagent *ret, struct err *e)
+{
+	uint32_t users[USERS_MAX];
+	size_t n_users = guest_users(s, alone, users);
+	int rc = local_mount_volume(s->data_dir, e);
+	if (rc < 0)
+		return err_prefix(e, rc, "data volume");
+	return hostagent_start_local(
+		&(struct host_config){
+			.data_dir = s->data_dir,
+			.run_dir = s->run_dir,
+			.slot_range = s->slot_range,
+			.max_sandboxes = (unsigned)s->max_sandboxes,
+			.warm_slots = (unsigned)s->warm_slots,
+			.vmm = s->vmm,
+			.firecracker_path = s->firecracker,
+			.users = users,
+			.n_users = n_users,
+		},
+		ret, e);
+}
+
+static int start_control(
+	const struct settings *s, const struct hostagent *host, struct control **ret, struct err *e)
+{
+	return control_start(
+		&(struct control_config){
+			.data_dir = s->data_dir,
+			.run_dir = s->run_dir,
+			.listen = s->listen,
+			.domain = s->domain,
+			.nginx = s->nginx,
+			.host = *host,
+		},
+		ret, e);
+}
+
+static void serve_until(const sigset_t *stop, const char *where)
+{
+	int sig = 0;
+	printf("stasis: ready on %s\n", where);
+	output_flush();
+	notify("READY=1");
+	sigwait(stop, &sig);
+	log_info("stopping signal=%s", sigabbrev_np(sig));
+	notify("STOPPING=1");
+}
+
+static void serve_control_until(const sigset_t *stop, const struct control *control)
+{
+	_cleanup_free_ char *where = str_printf("http://%s", control_listen(control));
+	serve_until(stop, where ? where : control_listen(control));
+}
+
+static int run_both(const struct settings *s, const sigset_t *stop, struct err *e)
+{
+	struct hostagent host = {0};
+	struct control *control = NULL;
+	int rc = start_host(s, false, &host, e);
+	if (rc < 0)
+		return rc;
+	rc = start_control(s, &host, &control, e);
+	if (rc < 0) {
+		hostagent_stop_local(&host, false);
+		return rc;
+	}
+	serve_control_until(stop, control);
+	hostagent_stop_starts_local(&host);
+	control_stop(control);
+	hostagent_stop_local(&host, s->kill_on_exit);
+	return 0;
+}
+
+static int run_host(const struct settings *s, const sigset_t *stop, struct err *e)
+{
+	_cleanup_free_ char *own = str_printf("%s/" HOST_SOCKET, s->run_dir);
+	const char *socket = s->host_socket ? s->host_socket : own;
+	struct hostagent host = {0};
+	struct hostagent_server *server = NULL;
+	if (!socket)
+		return err_errno(e, ENOMEM, "start");
+	int rc = start_host(s, true, &host, e);
+	if (rc < 0)
+		return rc;
+	rc = hostagent_serve(
+		&(struct hostagent_server_config){
+			.host = host, .socket = socket, .group = s->socket_group},
+		&server, e);
+	if (rc < 0) {
+		hostagent_stop_local(&host, false);
+		return rc;
+	}
+	serve_until(stop, socket);
+	hostagent_stop_starts_local(&host);
+	hostagent_server_free(server);
+	hostagent_stop_local(&host, s->kill_on_exit);
+	return 0;
+}
+
+static int run_control(const struct settings *s, const sigset_t *stop, struct err *e)
+{
+	struct hostagent host = {0};
+	struct control *control = NULL;
+	int rc = file_mkdir_p(AT_FDCWD, s->data_dir, 0700);
+	if (rc < 0)
+		return err_errno(e, rc, "%s", s->data_dir);
+	rc = hostagent_connect(
+		&(struct hostagent_client_config){.socket = s->host_socket}, &host, e);
+	if (rc < 0)
+		return rc;
+	rc = start_control(s, &host, &control, e);
+	if (rc == 0) {
+		serve_control_until(stop, control);
+		control_stop(control);
+	}
+	hostagent_disconnect(&host);
+	return rc;
+}
+
+struct role {
+	const char *name;
+	int (*run)(const struct settings *s, const sigset_t *stop, struct err *e);
+	bool is_host;
+};
+
+static const struct role roles[] = {
+	{"both", run_both, true},
+	{"host", run_host, true},
+	{"control", run_control, false},
+};
+
+static const struct role *find_role(const char *name, struct err *e)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(roles); i++)
+		if (str_eq(roles[i].name, name))
+			return &roles[i];
+	err_set(e, ERR_INVALID, "--role: '%s' is not both, host or control", name);
+	return NULL;
+}
+
+int cmd_serve(struct cli *c, struct err *e)
+{
+	struct settings s = {.log_level = "info", .role = "both"};
+	bool given[16] = {0};
+	const struct cli_option options[] = {
+		{0, "config", "FILE",
+			"settings (default: " CONFIG_DEFAULT ", of role control " CONFIG_CONTROL
+			", if there)",
+			OPT_STRING, &s.config, 0, 0, &given[0]},
+		{0, "data-dir", "DIR",
+			"data directory (default: STASIS_DATA, else " PATH_DATA_DEFAULT
+			"; of role control with \"" CLI_CONTROL_SUFFIX "\" added)",
+			OPT_STRING, &s.data_dir, 0, 0, &given[1]},
+		{0, "run-dir", "DIR",
+			"sockets and jails (default: " PATH_RUN_DEFAULT
+			"; of role control " PATH_RUN_DEFAULT CLI_CONTROL_SUFFIX ")",
+			OPT_STRING, &s.run_dir, 0, 0, &given[2]},
+		{0, "listen", "ADDR:PORT", "where clients connect (default: 127.0.0.1:7070)",
+			OPT_STRING, &s.listen, 0, 0, &given[3]},
+		{0, "domain", "NAME", "ports are at {port}-{id}.NAME (default: localhost)",
+			OPT_STRING, &s.domain, 0, 0, &given[4]},
+		{0, "slot-range", "CIDR",
+			"host side of the guests' network (default: 10.213.0.0/16)", OPT_STRING,
+			&s.slot_range, 0, 0, &given[5]},
+		{0, "max-sandboxes", "N", "at most so many at once (default: 200)", OPT_U64,
+			&s.max_sandboxes, 1, 10000, &given[6]},
+		{0, "warm-slots", "N", "network slots kept ready (default: 4)", OPT_U64,
+			&s.warm_slots, 1, 1000, &given[7]},
+		{0, "vmm", "auto|firecracker|fcqemu", "what runs the guests (default: auto)",
+			OPT_STRING, &s.vmm, 0, 0, &given[8]},
+		{0, "firecracker", "FILE", "its binary (default: firecracker of PATH)", OPT_STRING,
+			&s.firecracker, 0, 0, &given[9]},
+		{0, "nginx", "FILE", "the edge's program (default: nginx of PATH)", OPT_STRING,
+			&s.nginx, 0, 0, &given[10]},
+		{0, "kill-on-exit", NULL, "end the sandboxes with the server", OPT_FLAG,
+			&s.kill_on_exit, 0, 0, &given[11]},
+		{0, "log-level", "error|warn|info|debug", "how much is logged (default: info)",
+			OPT_STRING, &s.log_level, 0, 0, &given[12]},
+		{0, "role", "both|host|control", "of this process (default: both)", OPT_STRING,
+			&s.role, 0, 0, &given[13]},
+		{0, "host-socket", "PATH",
+			"where the roles meet (default: " PATH_RUN_DEFAULT "/" HOST_SOCKET
+			"; of role host " HOST_SOCKET " in its run directory)",
+			OPT_STRING, &s.host_socket, 0, 0, &given[14]},
+		{0, "socket-group", "GROUP", "who may connect to it besides root (role host)",
+			OPT_STRING, &s.socket_group, 0, 0, &given[15]},
+		{0},
+	};
+	enum log_level level;
+	sigset_t stop;
+	int rc = cli_parse(c, options, 0, 0, e);
+	if (rc != 0)
+		return rc;
+	// Which file is read depends on the role, so the file cannot choose it.
+	const struct role *role = find_role(s.role, e);
+	if (!role)
+		return -EINVAL;
+	given[13] = true;
+	if (!s.config)
+		s.config = role->is_host ? CONFIG_DEFAULT : CONFIG_CONTROL;
+	struct file_reader f = {.options = options, .path = s.config, .e = e};
+	_cleanup_free_ char *control_data = NULL;
+	rc = read_config(&f, given[0]);
+	if (!s.data_dir && !role->is_host) {
+		control_data = str_printf("%s" CLI_CONTROL_SUFFIX, cli_data_dir(NULL));
+		s.data_dir = control_data;
+	}
+	s.data_dir = cli_data_dir(s.data_dir);
+	if (!s.run_dir)
+		s.run_dir = role->is_host ? PATH_RUN_DEFAULT : PATH_RUN_DEFAULT CLI_CONTROL_SUFFIX;
+	if (!s.host_socket && !role->is_host)
+		s.host_socket = PATH_RUN_DEFAULT "/" HOST_SOCKET;
+	if (rc == 0 && !log_level_parse(s.log_level, &level))
+		rc = err_set(e, ERR_INVALID, "--log-level: '%s' is not error, warn, info or debug",
+			s.log_level);
+	if (rc == 0)
+		rc = fault_setup(getenv("STASIS_FAULT"), e);
+	if (rc == 0 && role->is_host && geteuid() != 0)
+		rc = err_set(e, ERR_FORBIDDEN,
+			"serve needs root: it makes namespaces, mounts and network links (--role "
+			"control does not)");
+	if (rc == 0) {
+		log_setup("stasis", level);
+		raise_descriptor_limit();
+		// Before there are threads, so that all of them have it blocked.
+		sigemptyset(&stop);
+		sigaddset(&stop, SIGINT);
+		sigaddset(&stop, SIGTERM);
+		pthread_sigmask(SIG_BLOCK, &stop, NULL);
+		signal(SIGPIPE, SIG_IGN);
+		rc = role->run(&s, &stop, e);
+	}
+	for (size_t i = 0; i < f.n_kept; i++)
+		free(f.kept[i]);
+	free(f.kept);
+	return rc;
+}
