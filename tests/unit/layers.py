@@ -3,7 +3,7 @@
 """Includes and calls point downwards only, between rooms (the folders of src) and between the wings
 of a room (its folders).
 
-    tests/unit/layers.py [--build DIRECTORY] [--circles] [SRC]
+    tests/unit/layers.py [--build DIRECTORY] [SRC]
 
 * A room may include and call only itself and the rooms that stand for it in BELOW; where only a
   header of another room stands there, the functions that it declares.
@@ -11,16 +11,16 @@ of a room (its folders).
   the room is its roof, which may use all wings. A header there without a .c beside it is a door: it
   tells others what the room does, and any wing may include it, to keep its word.
 * No files of one room use each other in a circle. A file is here a .c with its .h, and uses another
-  by an include or by a call. Circles that are still there are counted in KNOWN_CIRCLES.
+  by an include or by a call.
 * A lower wing can still call a higher one by a pointer that was put there. A pointer outlives the
   call in which it was given only as a member of a struct or as a variable: their declarations in
   headers are counted ("(*name)(" outside of any parentheses; parameters are within), in all rooms
   with wings but for the highest wing, above which there is only the program. Each wing has one
   header for them, which stands in UPWARD with its number.
 
-Numbers in KNOWN_CIRCLES and UPWARD may only fall: one that is smaller in the tree than here must be
-lowered here. Calls are references of object files to each other's symbols (nm), so that they and
-circles are looked at with --build alone. --circles prints the circles there are."""
+Numbers in UPWARD may only fall: one that is smaller in the tree than here must be lowered here.
+Calls are references of object files to each other's symbols (nm), so that they and circles are
+looked at with --build alone."""
 import argparse
 import collections
 import glob
@@ -55,9 +55,6 @@ WINGS = {
     "control": "state engine api edge",
     "cli": "base command",
 }
-# Files in circles, of rooms that have any.
-KNOWN_CIRCLES = {
-}
 # Pointers to functions in headers of rooms with wings.
 UPWARD = {
     "src/cli/base/command.h": 1,
@@ -73,13 +70,13 @@ HERE = "tests/unit/layers.py"
 
 
 class Rules:
-    def __init__(self, below, wings, circles, upward):
+    def __init__(self, below, wings, upward):
         self.below = {room: words.split() for room, words in below.items()}
         self.wings = {room: words.split() for room, words in wings.items()}
-        self.circles, self.upward = circles, upward
+        self.upward = upward
 
 
-RULES = Rules(BELOW, WINGS, KNOWN_CIRCLES, UPWARD)
+RULES = Rules(BELOW, WINGS, UPWARD)
 
 
 def stem(path):
@@ -208,16 +205,8 @@ class Tree:
         return sorted(sorted(g) for g in groups)
 
     def bad_circles(self):
-        found = collections.defaultdict(list)
         for group in self.all_circles():
-            found[group[0].split("/")[0]].append(group)
-        for room in sorted(set(found) | set(self.rules.circles) & self.rooms):
-            n, known = sum(map(len, found[room])), self.rules.circles.get(room, 0)
-            names = "; ".join(" ".join(g) for g in found[room])
-            if n > known:
-                yield f"src/{room}: {n} files in circles, {known} are known: {names}"
-            elif n < known:
-                yield f'src/{room}: {n} files in circles: lower "{room}": {known} in KNOWN_CIRCLES of {HERE}'
+            yield f"src/{group[0].split('/')[0]}: a circle of {len(group)} files: {' '.join(group)}"
 
     # --- pointers upwards
 
@@ -269,13 +258,9 @@ def count_pointers(text):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("--build", help="build directory: looks at calls too")
-    p.add_argument("--circles", action="store_true", help="print all circles")
     p.add_argument("src", nargs="?", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../src"))
     a = p.parse_args()
-    tree = Tree(os.path.abspath(a.src))
-    found = list(tree.violations(a.build and os.path.abspath(a.build)))
-    for group in tree.all_circles() if a.circles else []:
-        print(f"circle of {len(group)}: {' '.join(group)}")
+    found = list(Tree(os.path.abspath(a.src)).violations(a.build and os.path.abspath(a.build)))
     for line in found:
         print(line)
     return 1 if found else 0
