@@ -4,7 +4,7 @@
 #include "base/str.h"
 #include "control/api/find.h"
 #include "control/state/render.h"
-#include "http/json.h"
+#include "base/json.h"
 
 json_t *answer_snapshot(const struct template *t)
 {

@@ -6,7 +6,7 @@
 #include "control/api/find.h"
 #include "control/api/reply.h"
 #include "control/api/work.h"
-#include "http/json.h"
+#include "base/json.h"
 
 void sandboxes_set_timeout(struct http_request *r, void *ctx)
 {

@@ -13,7 +13,7 @@
 #include "control/api/reply.h"
 #include "control/state/event_log.h"
 #include "control/state/render.h"
-#include "http/json.h"
+#include "base/json.h"
 
 #define WAIT_MS 1000 // how long a follower may go without a look at its connection
 #define KEEPALIVE_NS (15 * NSEC_PER_SEC)

@@ -9,7 +9,7 @@
 #include "control/api/reply.h"
 #include "control/api/work.h"
 #include "agentclient/client.h"
-#include "http/json.h"
+#include "base/json.h"
 
 #define MAX_OUTPUT (8u << 20) // per stream
 #define MAX_EXEC_SEC 3600

@@ -4,7 +4,7 @@
 #include "base/clock.h"
 #include "base/str.h"
 #include "control/state/rows.h"
-#include "http/json.h"
+#include "base/json.h"
 
 #define MAX_ENV (64u << 10)
 

@@ -14,7 +14,7 @@
 #include "control/api/reply.h"
 #include "control/api/work.h"
 #include "control/engine/run.h"
-#include "http/json.h"
+#include "base/json.h"
 
 struct fork {
 	struct control *c;

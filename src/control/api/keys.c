@@ -5,7 +5,7 @@
 #include "control/api/reply.h"
 #include "control/api/work.h"
 #include "control/state/render.h"
-#include "http/json.h"
+#include "base/json.h"
 
 static json_t *key_json(const struct key_info *k)
 {

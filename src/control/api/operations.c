@@ -6,7 +6,7 @@
 #include "control/api/page.h"
 #include "control/api/reply.h"
 #include "control/state/render.h"
-#include "http/json.h"
+#include "base/json.h"
 
 static json_t *operation_json(const struct operation *op)
 {

@@ -7,7 +7,7 @@
 #include "control/api/find.h"
 #include "control/api/reply.h"
 #include "control/api/work.h"
-#include "http/json.h"
+#include "base/json.h"
 
 // --- pause
 

@@ -6,7 +6,7 @@
 #include "control/engine/catchup.h"
 #include "control/engine/upkeep.h"
 #include "control/state/render.h"
-#include "http/json.h"
+#include "base/json.h"
 
 void reconcile_now(struct http_request *r, void *ctx)
 {

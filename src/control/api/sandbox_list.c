@@ -6,7 +6,7 @@
 #include "control/api/page.h"
 #include "control/api/reply.h"
 #include "control/state/render.h"
-#include "http/json.h"
+#include "base/json.h"
 
 struct filter {
 	bool states[SANDBOX_STATE_MAX + 1]; // the last for SANDBOX_UNREACHABLE

@@ -9,7 +9,7 @@
 #include "control/api/reply.h"
 #include "control/api/work.h"
 #include "control/state/render.h"
-#include "http/json.h"
+#include "base/json.h"
 
 #define DEFAULT_TIMEOUT_SEC 300
 #define MAX_VCPUS 32

@@ -9,7 +9,7 @@
 #include "control/api/login.h"
 #include "control/api/reply.h"
 #include "control/engine/run.h"
-#include "http/json.h"
+#include "base/json.h"
 
 #define WAIT_MS 500 // between looks at the client's connection
 

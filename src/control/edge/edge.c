@@ -23,7 +23,7 @@
 #include "base/proc.h"
 #include "base/str.h"
 #include "control/edge/conf.h"
-#include "http/json.h"
+#include "base/json.h"
 
 #define START_MS 10000
 #define STOP_GRACE_MS 3000

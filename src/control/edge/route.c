@@ -17,7 +17,7 @@
 #include "control/api/reply.h"
 #include "control/edge/target.h"
 #include "agentclient/client.h"
-#include "http/json.h"
+#include "base/json.h"
 
 #define FRESH_NS (5 * NSEC_PER_SEC) // programs of a sandbox this young may still be starting
 #define PROBES 5

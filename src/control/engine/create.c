@@ -5,7 +5,7 @@
 #include <string.h>
 #include "control/engine/catchup.h"
 #include "control/engine/effect.h"
-#include "http/json.h"
+#include "base/json.h"
 
 int create_begin(struct engine *en, struct task *t, const struct row_new *new, size_t n,
 	const struct db_also *also, struct err *e)

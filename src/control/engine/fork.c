@@ -3,7 +3,7 @@
 #include <string.h>
 #include "base/log.h"
 #include "control/engine/catchup.h"
-#include "http/json.h"
+#include "base/json.h"
 
 static int new_children(struct task *t, size_t n, struct err *e)
 {

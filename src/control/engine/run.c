@@ -6,7 +6,7 @@
 #include "control/engine/fork.h"
 #include "control/engine/kinds.h"
 #include "control/state/render.h"
-#include "http/json.h"
+#include "base/json.h"
 
 struct ending {
 	struct engine *en;

@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "control/engine/effect.h"
-#include "http/json.h"
+#include "base/json.h"
 
 int snapshot_begin(struct engine *en, struct task *t, const struct row_new *new, size_t n,
 	const struct db_also *also, struct err *e)

@@ -2,7 +2,7 @@
 #include "control/state/ended.h"
 #include <string.h>
 #include "base/str.h"
-#include "http/json.h"
+#include "base/json.h"
 
 char *ended_dump(const struct host_sandbox *s)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/state/event_log.h"
 #include <string.h>
-#include "http/json.h"
+#include "base/json.h"
 
 #define MAX_EVENTS 100000
 

@@ -12,7 +12,7 @@
 #include "base/lock.h"
 #include "base/log.h"
 #include "control/state/event_log.h"
-#include "http/json.h"
+#include "base/json.h"
 
 #define HOST_NAME "local"
 #define BATCH 500

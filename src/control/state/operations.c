@@ -2,7 +2,7 @@
 #include "control/state/operations.h"
 #include <string.h>
 #include "base/str.h"
-#include "http/json.h"
+#include "base/json.h"
 
 static const struct {
 	const char *name;

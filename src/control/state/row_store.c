@@ -3,7 +3,7 @@
 #include <string.h>
 #include "base/str.h"
 #include "control/state/ended.h"
-#include "http/json.h"
+#include "base/json.h"
 
 struct row_key row_store_key(sqlite3_stmt *st)
 {

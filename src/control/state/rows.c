@@ -7,7 +7,7 @@
 #include "control/state/ended.h"
 #include "control/state/names.h"
 #include "control/state/row_store.h"
-#include "http/json.h"
+#include "base/json.h"
 
 #define BUCKETS NAMES_BUCKETS
 

@@ -5,7 +5,7 @@
 #include "base/clock.h"
 #include "base/lock.h"
 #include "base/str.h"
-#include "http/json.h"
+#include "base/json.h"
 
 struct open_op {
 	struct open_op *next;

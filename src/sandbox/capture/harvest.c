@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "disk/disk.h"
-#include "http/json.h"
+#include "base/json.h"
 #include "sandbox/capture/harvest.h"
 
 #define SNAP_RECORD "snap/working_set"

@@ -5,7 +5,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
-#include "http/json.h"
+#include "base/json.h"
 #include "sandbox/life/create.h"
 #include "sandbox/life/checkpoint.h"
 #include "sandbox/table/claim.h"

@@ -4,7 +4,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
-#include "http/json.h"
+#include "base/json.h"
 #include "sandbox/life/free.h"
 #include "sandbox/life/still.h"
 #include "sandbox/table/bells.h"

@@ -58,10 +58,9 @@ int host_list(struct host *h, struct host_sandbox **ret, size_t *ret_n, struct e
 	pthread_mutex_lock(&h->lock);
 	size_t n = 0;
 	struct host_sandbox *list = calloc(h->n_sandboxes + 1u, sizeof *list);
-	for (size_t i = 0; list && i < HOST_BUCKETS; i++)
-		for (struct sandbox *s = h->buckets[i]; s; s = s->next)
-			if (s->info.state != SANDBOX_STOPPED && !s->hidden)
-				list[n++] = s->info;
+	for (const struct sandbox *s = NULL; list && (s = host_next(h, s));)
+		if (s->info.state != SANDBOX_STOPPED && !s->hidden)
+			list[n++] = s->info;
 	pthread_mutex_unlock(&h->lock);
 	if (!list)
 		return err_errno(e, ENOMEM, "list of sandboxes");
@@ -87,11 +86,10 @@ int host_open_log(struct host *h, const char *id, int *ret_fd, struct err *e)
 int host_events(struct host *h, uint64_t after, size_t max, int wait_ms, struct host_event **ret,
 	size_t *ret_n, struct err *e)
 {
-	uint64_t end = clock_monotonic_ns() + (uint64_t)MAX(wait_ms, 0) * NSEC_PER_MSEC;
-	struct timespec until = {(time_t)(end / NSEC_PER_SEC), (long)(end % NSEC_PER_SEC)};
+	uint64_t until = deadline_in_ms(wait_ms);
 	pthread_mutex_lock(&h->event_lock);
 	while (wait_ms > 0 && h->last_event <= after && !h->closing)
-		if (pthread_cond_timedwait(&h->event_added, &h->event_lock, &until) == ETIMEDOUT)
+		if (cond_wait_until(&h->event_added, &h->event_lock, until) < 0)
 			break;
 	bool closing = h->closing;
 	pthread_mutex_unlock(&h->event_lock);
@@ -144,9 +142,8 @@ int host_info(struct host *h, struct host_info *ret, struct err *e)
 	}
 	slot_pool_stats(h->slots, &i.slots_ready, &i.slots_taken);
 	pthread_mutex_lock(&h->lock);
-	for (size_t b = 0; b < HOST_BUCKETS; b++)
-		for (struct sandbox *s = h->buckets[b]; s; s = s->next)
-			i.running += s->info.state == SANDBOX_RUNNING;
+	for (const struct sandbox *s = NULL; (s = host_next(h, s));)
+		i.running += s->info.state == SANDBOX_RUNNING;
 	pthread_mutex_unlock(&h->lock);
 	*ret = i;
 	return 0;
@@ -159,6 +156,9 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 	if (rc < 0)
 		return rc;
 	pthread_mutex_lock(&h->lock);
+	unsigned freeing = 0, damaged = h->damaged;
+	for (const struct sandbox *s = NULL; (s = host_next(h, s));)
+		freeing += s->freeing;
 	uint64_t creates = h->creates, failures = h->create_failures, destroys = h->destroys,
 		 ends = h->guest_ends, pauses = h->pauses, resumes = h->resumes, forks = h->forks;
 	const struct pager_figures pager = h->pager;
@@ -181,6 +181,10 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 		"stasis_host_starts{state=\"under_way\"} %u\n"
 		"stasis_host_starts{state=\"waiting\"} %zu\n",
 		inside, in_line);
+	strbuf_addf(out,
+		"# TYPE stasis_host_freeing gauge\nstasis_host_freeing %u\n"
+		"# TYPE stasis_host_damaged_headers gauge\nstasis_host_damaged_headers %u\n",
+		freeing, damaged);
 	strbuf_addf(out,
 		"# TYPE stasis_host_pauses_total counter\nstasis_host_pauses_total %lu\n"
 		"# TYPE stasis_host_resumes_total counter\nstasis_host_resumes_total %lu\n"

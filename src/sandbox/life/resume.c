@@ -4,7 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "disk/image.h"
-#include "http/json.h"
+#include "base/json.h"
 #include "sandbox/life/free.h"
 #include "sandbox/life/operation.h"
 #include "sandbox/life/rollback.h"

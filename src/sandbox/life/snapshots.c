@@ -3,7 +3,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
-#include "http/json.h"
+#include "base/json.h"
 #include "sandbox/capture/snapshots.h"
 #include "sandbox/life/checkpoint.h"
 #include "sandbox/table/bells.h"

@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "base/paths.h"
 #include "base/proc.h"
-#include "http/json.h"
+#include "base/json.h"
 #include "sandbox/machine/vmm_choice.h"
 #include "shim/shim.h"
 

@@ -2,7 +2,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
-#include "http/json.h"
+#include "base/json.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/state.h"
 #include "sandbox/table/store.h"

@@ -98,13 +98,9 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	pthread_mutex_init(&h->event_lock, NULL);
 	pthread_mutex_init(&h->upkeep_lock, NULL);
 	gate_init(&h->gate, STARTS_PER_CPU * processors());
-	pthread_condattr_t mono;
-	pthread_condattr_init(&mono);
-	pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
-	pthread_cond_init(&h->changed, &mono);
-	pthread_cond_init(&h->event_added, &mono);
-	pthread_cond_init(&h->upkeep_wake, &mono);
-	pthread_condattr_destroy(&mono);
+	pthread_cond_init(&h->changed, NULL);
+	pthread_cond_init(&h->event_added, NULL);
+	pthread_cond_init(&h->upkeep_wake, NULL);
 	h->max_sandboxes = cfg->max_sandboxes ? cfg->max_sandboxes : DEFAULT_MAX;
 	h->data_dir = strdup(cfg->data_dir);
 	h->run_dir = strdup(cfg->run_dir);

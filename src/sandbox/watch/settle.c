@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "http/json.h"
+#include "base/json.h"
 #include "sandbox/capture/capture.h"
 #include "sandbox/capture/snapshots.h"
 #include "sandbox/life/end.h"

@@ -7,7 +7,7 @@
 #include "control/api/context.h"
 #include "control/engine/catchup.h"
 #include "control/engine/upkeep.h"
-#include "http/json.h"
+#include "base/json.h"
 
 void fixture_start(struct fixture *f)
 {

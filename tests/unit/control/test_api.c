@@ -14,7 +14,7 @@
 #include "control/api/login.h"
 #include "control/routes.h"
 #include "agentclient/client.h"
-#include "http/json.h"
+#include "base/json.h"
 
 // --- the agent's client, as exec sees it: programs by name
 

@@ -8,7 +8,7 @@
 #include "base/str.h"
 #include "control/api/context.h"
 #include "fixture.h"
-#include "http/json.h"
+#include "base/json.h"
 
 static json_t *from(struct fixture *f, const char *cursor, int status)
 {

@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "control/api/context.h"
 #include "control/state/templates.h"
-#include "http/json.h"
+#include "base/json.h"
 
 static json_int_t number(json_t *j, const char *key)
 {

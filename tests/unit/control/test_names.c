@@ -14,7 +14,7 @@
 #include "control/api/login.h"
 #include "control/api/wait.h"
 #include "control/routes.h"
-#include "http/json.h"
+#include "base/json.h"
 
 // A client with a key of its own, in the place of the fixture's.
 struct other {

@@ -12,7 +12,7 @@
 #include "control/api/context.h"
 #include "control/engine/catchup.h"
 #include "control/engine/upkeep.h"
-#include "http/json.h"
+#include "base/json.h"
 
 // Of the newest operation after a keyed call.
 static char newest_id[UUID_SIZE];

@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "control/api/context.h"
 #include "fixture.h"
-#include "http/json.h"
+#include "base/json.h"
 
 // A call on a connection and a thread of its own.
 struct aside {
