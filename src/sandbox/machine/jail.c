@@ -6,42 +6,34 @@
 
 #define SHIM_START_MS 20000
 
-// Layers that a jail can be given; a chain is merged long before it is this long.
-#define LAYERS_MAX 100u
-
 struct jail {
-	char *paths[2 * LAYERS_MAX + 16]; // owned
-	size_t n_paths;
-	struct shim_bind binds[2 * LAYERS_MAX + 8];
+	struct shim_bind *binds; // their paths are owned
 	size_t n_binds;
 	bool failed;
 };
 
 static void jail_done(struct jail *j)
 {
-	for (size_t i = 0; i < j->n_paths; i++)
-		free(j->paths[i]);
-}
-
-static const char *own(struct jail *j, char *text)
-{
-	if (!text || j->n_paths == ARRAY_SIZE(j->paths)) {
-		free(text);
-		j->failed = true;
-		return NULL;
+	for (size_t i = 0; i < j->n_binds; i++) {
+		free((char *)j->binds[i].source);
+		free((char *)j->binds[i].target);
 	}
-	return j->paths[j->n_paths++] = text;
+	free(j->binds);
 }
 
 // Both are taken over.
 static void bind_to(struct jail *j, char *source, char *target, bool writable)
 {
-	const char *from = own(j, source), *to = own(j, target);
-	if (j->n_binds == ARRAY_SIZE(j->binds))
+	struct shim_bind *all = reallocarray(j->binds, j->n_binds + 1, sizeof *all);
+	if (all)
+		j->binds = all;
+	if (!all || !source || !target) {
+		free(source);
+		free(target);
 		j->failed = true;
-	else if (!j->failed)
-		j->binds[j->n_binds++] =
-			(struct shim_bind){.source = from, .target = to, .writable = writable};
+		return;
+	}
+	all[j->n_binds++] = (struct shim_bind){source, target, writable};
 }
 
 static void bind_layers(

@@ -23,9 +23,6 @@
 #include "snapshot/layer.h"
 #include "snapshot/verify.h"
 
-// Layers that a jail can be given; a chain is merged long before it is this long.
-#define LAYERS_MAX 100u
-
 int machine_check_size(const struct host_sandbox *i, struct err *e)
 {
 	struct sysinfo si;
@@ -128,10 +125,6 @@ static int choose_backend(struct host *h, const struct source *src, bool *ret_fi
 	if (layers < 0)
 		return err_errno(e, errno, "layers");
 	*ret_file = false;
-	if (src->header->n_layers > LAYERS_MAX)
-		return err_set(e, ERR_LIMIT,
-			"snapshot %s has %u layers, more than %u: it is being merged, try again",
-			src->info.id, src->header->n_layers, LAYERS_MAX);
 	if (src->header->n_layers != 1)
 		return 0;
 	int rc = layer_is_flat(src->header, layers, ret_file, e);

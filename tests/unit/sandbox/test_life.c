@@ -231,6 +231,33 @@ static void kill_all(const void *arg)
 	play_close(h);
 }
 
+// Merging fails again and again, as on a full volume: the chain grows, and stays usable.
+static void long_chain(const void *arg)
+{
+	enum { LAYERS = 120 };
+	struct play *p = play_new();
+	struct host *h = play_open();
+	stage_fault("merge.after_data", FAULT_FAIL_ALWAYS);
+	OK(play_create(h, p, 0, -1, false, NULL, &e));
+	then_created(p, 0, -1);
+	for (uint32_t i = 0; i < LAYERS; i++) {
+		check(guest_write(p->box[0].id, 100 + i, 1 + i), "the guest writes");
+		p->box[0].c.page[100 + i] = 1 + i;
+		OK(play_pause(h, p, 0, NULL, &e));
+		OK(play_resume(h, p, 0, -1, false, NULL, &e));
+	}
+	play_check(h, p, "with a long chain");
+	OK(play_snapshot(h, p, 0, 0, NULL, &e));
+	then_snapshot(p, 0, 0);
+	OK(play_create(h, p, 1, 0, false, NULL, &e));
+	then_created(p, 1, 0);
+	then_forked(p, 0, 2);
+	OK(play_fork(h, p, 0, 2, NULL, &e));
+	stage_calm();
+	play_check(h, p, "with children");
+	play_close(h);
+}
+
 static void all_of(const void *arg)
 {
 	world.firecracker = true;
@@ -255,6 +282,7 @@ int main(int argc, char **argv)
 		{"timeout", time_outs},
 		{"end", ends},
 		{"kill-all", kill_all},
+		{"long-chain", long_chain},
 		{"firecracker/create", all_of, (const void *)creates},
 		{"firecracker/pause", fc_pauses, &yes},
 		{"firecracker/snapshot", all_of, (const void *)snapshots},

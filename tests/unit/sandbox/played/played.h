@@ -7,7 +7,8 @@
 //
 //	shim.c	   shim/shim.h: starts a "VM", a process that only waits to be killed
 //	vmm.c	   vmm/vmm.h: a machine with 1 MiB of memory, with states and dirty tracking
-//	agent.c	   agentclient/client.h: the agent in it, which knows its token and stands still when told
+//	agent.c	   agentclient/client.h: the agent in it, which knows its token and stands still
+//when told
 // to 	slots.c	   net/slot.h, net/sockets.h: numbers 	wraps.c	   a few functions of base, by the
 // linker's --wrap: programs of ours that are asked 		   who they are, the monotonic
 // clock, and the fault points
@@ -45,7 +46,8 @@
 
 // ---- the stage: what all processes of a world share
 
-enum fault_way { FAULT_NONE, FAULT_FAIL, FAULT_KILL, FAULT_HOLD };
+// FAULT_FAIL_ALWAYS: each time, not the count-th alone.
+enum fault_way { FAULT_NONE, FAULT_FAIL, FAULT_FAIL_ALWAYS, FAULT_KILL, FAULT_HOLD };
 
 // What a player does when it is called. Each stands for something seen on real hosts.
 enum trouble {
@@ -53,7 +55,7 @@ enum trouble {
 	TROUBLE_FAILS,	// an error, nothing was done
 	TROUBLE_LOST,	// done, but the answer does not come in time
 	TROUBLE_SILENT, // not done, no answer: the time-out passes
-	TROUBLE_HOLDS,	// waits until the test lets it go, then does it
+	TROUBLE_HOLDS,	// waits until the test lets it go, or its process ends; then does it
 };
 
 #define STAGE_HITS 512
@@ -64,12 +66,12 @@ struct stage {
 	char point[64];
 	_Atomic int way, count;
 	_Atomic int spare_commits; // not at a point of the name .before_commit
-	// One call of a player ("vmm_snapshot_create", "envd_call_freeze", "shim_start", ...), of
-	// one sandbox ("": any).
+	// Calls of players ("vmm_snapshot_create", "envd_*", ...) of sandboxes ("": any): patterns
+	// of the shell.
 	char call[40], of[64];
 	_Atomic int trouble;
 	_Atomic int once; // the trouble is over after one call
-	// Something holds (a point or a call); the test sets let_go.
+	// So many points and calls hold; the test sets let_go.
 	_Atomic int holding, let_go;
 	// Processes told to die do not, until this is 0 again: stuck in a disk, or much to free.
 	_Atomic int stuck;

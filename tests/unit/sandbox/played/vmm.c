@@ -43,13 +43,18 @@ struct vmm *vmm_free(struct vmm *v)
 	return NULL;
 }
 
+static int is_dead(void *ctx)
+{
+	return !machine_lives(ctx);
+}
+
 static int meet(struct vmm *v, const char *call, int timeout_ms, struct machine *m, bool *ret_lost,
 	struct err *e)
 {
 	*ret_lost = false;
 	if (machine_read(v->dir, m) < 0 || !machine_lives(m))
 		return err_errno(e, ECONNREFUSED, "%s: connect to the VMM", call);
-	int rc = trouble_meet(call, m->id, timeout_ms, NULL, NULL, ret_lost, e);
+	int rc = trouble_meet(call, m->id, timeout_ms, is_dead, m, ret_lost, e);
 	if (rc < 0)
 		return rc;
 	// It may have waited.

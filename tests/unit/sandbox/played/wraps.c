@@ -2,6 +2,7 @@
 // Functions of base that the linker sends here (--wrap): the programs of ours that would be asked
 // who they are, the clock, and the fault points.
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -129,13 +130,13 @@ int __wrap_fchown(int fd, uid_t uid, gid_t gid)
 	return geteuid() == 0 ? __real_fchown(fd, uid, gid) : 0;
 }
 
-static void hold(void)
+static void hold(int (*tick)(void *), void *ctx)
 {
 	struct stage *s = world.stage;
-	atomic_store(&s->holding, 1);
-	while (!atomic_load(&s->let_go))
+	atomic_fetch_add(&s->holding, 1);
+	while (!atomic_load(&s->let_go) && !(tick && tick(ctx)))
 		clock_sleep_ns(NSEC_PER_MSEC / 4);
-	atomic_store(&s->holding, 0);
+	atomic_fetch_sub(&s->holding, 1);
 }
 
 int __wrap_fault_hit(const char *name, struct err *e)
@@ -150,16 +151,17 @@ int __wrap_fault_hit(const char *name, struct err *e)
 	if (atomic_load(&s->spare_commits) && str_ends(name, ".before_commit"))
 		return 0;
 	atomic_fetch_add(&s->reached, 1);
-	if (atomic_fetch_sub(&s->count, 1) != 1)
+	if (way != FAULT_FAIL_ALWAYS && atomic_fetch_sub(&s->count, 1) != 1)
 		return 0;
 	switch ((enum fault_way)way) {
 	case FAULT_FAIL:
+	case FAULT_FAIL_ALWAYS:
 		return err_errno(e, EIO, "injected fault at %s", name);
 	case FAULT_KILL:
 		kill(getpid(), SIGKILL);
 		_exit(137);
 	case FAULT_HOLD:
-		hold();
+		hold(NULL, NULL);
 		return 0;
 	case FAULT_NONE:
 		break;
@@ -187,7 +189,8 @@ int trouble_meet(const char *call, const char *id, int timeout_ms, int (*tick)(v
 	if (n < STAGE_HITS)
 		snprintf(s->calls[n], sizeof s->calls[n], "%s", call);
 	int t = atomic_load(&s->trouble);
-	if (t == TROUBLE_NONE || strcmp(call, s->call) != 0 || (s->of[0] && strcmp(id, s->of) != 0))
+	if (t == TROUBLE_NONE || fnmatch(s->call, call, 0) != 0 ||
+		(s->of[0] && fnmatch(s->of, id, 0) != 0))
 		return 0;
 	atomic_store(&s->reached, 1);
 	if (atomic_load(&s->once) && !atomic_compare_exchange_strong(&s->trouble, &t, 0))
@@ -201,7 +204,7 @@ int trouble_meet(const char *call, const char *id, int timeout_ms, int (*tick)(v
 		*ret_lost = true;
 		return 0;
 	case TROUBLE_HOLDS:
-		hold();
+		hold(tick, ctx);
 		return 0;
 	case TROUBLE_NONE:
 		break;
