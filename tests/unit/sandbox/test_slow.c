@@ -7,6 +7,8 @@
 //	late/...		processes that need longer to die than they are waited for
 //	adopt/CALL/...		the server was killed with the machine stopped; the next one meets a
 //				VMM or an agent in trouble
+//	adopt/rm/POINT		killed there; the next one's VMM answers nothing, and it is
+//				destroyed
 //	twice/OPERATION		asked again, with the same id, while it is at work
 //	rm/OPERATION		destroyed while it is at work
 #include <pthread.h>
@@ -111,11 +113,13 @@ static void late_and_restart(const void *arg)
 
 // ---- a server that adopts a stopped machine
 
+static const char *killed_at;
+
 static void serve_and_stop_it(void *arg)
 {
 	struct host *h = play_open();
 	act_prepare_in(h, act, run, false);
-	stage_fault("capture.after_stop", FAULT_KILL);
+	stage_fault(killed_at ? killed_at : "capture.after_stop", FAULT_KILL);
 	act_run(h, act, run);
 }
 
@@ -141,6 +145,7 @@ static void adopt(enum trouble t)
 	stage_calm();
 	stage_trouble(call, NULL, t, true);
 	check(served(serve_in_trouble, NULL), "killed");
+	check(atomic_load(&world.stage->reached), "%s is not called", call);
 	stage_calm();
 	check(served(serve_and_judge, NULL), "killed");
 }
@@ -155,6 +160,30 @@ static void adopt_silent(const void *arg)
 {
 	call = arg;
 	adopt(TROUBLE_SILENT);
+}
+
+// Destroyed while its VMM answers nothing to the server that adopts it.
+static void serve_a_destroy(void *arg)
+{
+	struct err e = {0};
+	struct host *h = world_open();
+	stage_wait_holding();
+	check(play_destroy(h, &run->before, SUBJECT, NULL, &e) == 0, "destroy: %s", e.text);
+	then_destroyed(&run->before, SUBJECT);
+	stage_calm();
+	play_check(h, &run->before, "after the destroy");
+	play_close(h);
+}
+
+static void adopt_and_rm(const void *arg)
+{
+	killed_at = arg;
+	act = find_act("pause");
+	run = act_prepare(act);
+	check(!served(serve_and_stop_it, NULL), "it lives");
+	stage_calm();
+	stage_trouble("vmm_*", NULL, TROUBLE_HOLDS, false);
+	check(served(serve_a_destroy, NULL), "killed");
 }
 
 // ---- users who do not wait
@@ -282,11 +311,18 @@ int main(int argc, char **argv)
 		{"late/due-pause", late, "due-pause"},
 		{"late/restart/pause", late_and_restart, "pause"},
 		{"late/restart/destroy-running", late_and_restart, "destroy-running"},
-		{"adopt/vmm_wait_idle/silent", adopt_silent, "vmm_wait_idle"},
+		{"adopt/vmm_get_state/silent", adopt_silent, "vmm_get_state"},
 		{"adopt/vmm_resume/silent", adopt_silent, "vmm_resume"},
 		{"adopt/vmm_resume/fails", adopt_fails, "vmm_resume"},
 		{"adopt/envd_call_thaw/silent", adopt_silent, "envd_call_thaw"},
 		{"adopt/envd_call_thaw/fails", adopt_fails, "envd_call_thaw"},
+		{"adopt/rm/capture.after_freeze", adopt_and_rm, "capture.after_freeze"},
+		{"adopt/rm/capture.after_stop", adopt_and_rm, "capture.after_stop"},
+		{"adopt/rm/capture.after_memory", adopt_and_rm, "capture.after_memory"},
+		{"adopt/rm/capture.after_disk", adopt_and_rm, "capture.after_disk"},
+		{"adopt/rm/ingest.after_layer", adopt_and_rm, "ingest.after_layer"},
+		{"adopt/rm/snapshot.after_files", adopt_and_rm, "snapshot.after_files"},
+		{"adopt/rm/snapshot.after_header", adopt_and_rm, "snapshot.after_header"},
 	};
 	for (size_t a = 0; a < n_acts; a++) {
 		act = &acts[a];
