@@ -35,10 +35,15 @@ int disk_grow_ext4(const char *path, struct err *e);
 // ------------------------------------------------------------------------------------ An XFS
 // (reflink=1) file system in a fully allocated loop file "<image>", mounted at the data directory.
 // Loop: direct I/O, autoclear. In-process (LOOP_CTL_GET_FREE, LOOP_CONFIGURE, mount(2)); only
-// mkfs.xfs is a program. The marker "stasis.volume" (JSON: uuid, format_version) is written inside.
+// mkfs.xfs is a program. The marker "stasis.volume" (JSON: uuid, format_version, epoch, journal) is
+// written inside.
 struct volume_info {
 	char uuid[37];
 	unsigned format_version;
+	// Of the database that belongs to this volume (host.db), as it was when the marker was
+	// written last; 0 and "" in markers of older versions.
+	uint64_t epoch;
+	char journal[40];
 	bool loop;	      // in a loop file of ours
 	char loop_device[32]; // "/dev/loop3"; empty when not mounted through a loop
 };
@@ -61,6 +66,9 @@ int volume_remove(const char *image, const char *data_dir, struct err *e);
 // Makes a plain directory (that has a file system of its own choice) a data directory: writes the
 // marker.
 int volume_init_dir(const char *data_dir, struct err *e);
+// Replaces the marker, durably; *info is what volume_open read, and has both then.
+int volume_set_epoch(
+	int data_fd, struct volume_info *info, uint64_t epoch, const char *journal, struct err *e);
 // Reads the marker; ERR_UNAVAILABLE when absent ("run stasis setup" ...), ERR_INVALID for a newer
 // format.
 int volume_open(const char *data_dir, struct volume_info *ret, struct err *e);

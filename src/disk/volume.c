@@ -32,9 +32,11 @@
 #define LOOP_MAJOR 7
 #define DATA_DIR_MODE 0700 // guests' memory and disks: what a jail needs is bound into it by root
 
-static char *marker_text(const char *uuid)
+static char *marker_text(const char *uuid, uint64_t epoch, const char *journal)
 {
-	return str_printf("{\"uuid\":\"%s\",\"format_version\":%d}\n", uuid, VOLUME_FORMAT_VERSION);
+	return str_printf("{\"uuid\":\"%s\",\"format_version\":%d,\"epoch\":%" PRIu64
+			  ",\"journal\":\"%s\"}\n",
+		uuid, VOLUME_FORMAT_VERSION, epoch, journal);
 }
 
 // An anonymous file with that text; descriptor or -errno.
@@ -76,7 +78,7 @@ static int make_xfs(int fd, struct err *e)
 {
 	char uuid[UUID_SIZE], target[64], proto_path[64], uuid_opt[64];
 	id_new_uuid(uuid);
-	_cleanup_free_ char *marker = marker_text(uuid);
+	_cleanup_free_ char *marker = marker_text(uuid, 0, "");
 	_cleanup_close_ int marker_fd = marker ? memfd_with(marker) : -ENOMEM;
 	if (marker_fd < 0)
 		return err_errno(e, marker_fd, "marker of the volume");
@@ -465,9 +467,22 @@ int volume_init_dir(const char *data_dir, struct err *e)
 	if (file_exists(dir, VOLUME_MARKER))
 		return volume_open(data_dir, &info, e);
 	id_new_uuid(uuid);
-	_cleanup_free_ char *text = marker_text(uuid);
+	_cleanup_free_ char *text = marker_text(uuid, 0, "");
 	rc = text ? file_write_atomic(dir, VOLUME_MARKER, text, strlen(text), 0644) : -ENOMEM;
 	return rc < 0 ? err_errno(e, rc, "write %s/%s", data_dir, VOLUME_MARKER) : 0;
+}
+
+int volume_set_epoch(
+	int data_fd, struct volume_info *info, uint64_t epoch, const char *journal, struct err *e)
+{
+	_cleanup_free_ char *text = marker_text(info->uuid, epoch, journal);
+	int rc = text ? file_write_atomic(data_fd, VOLUME_MARKER, text, strlen(text), 0644)
+		      : -ENOMEM;
+	if (rc < 0)
+		return err_errno(e, rc, "write %s", VOLUME_MARKER);
+	info->epoch = epoch;
+	snprintf(info->journal, sizeof info->journal, "%s", journal);
+	return 0;
 }
 
 int volume_open(const char *data_dir, struct volume_info *ret, struct err *e)
@@ -476,9 +491,11 @@ int volume_open(const char *data_dir, struct volume_info *ret, struct err *e)
 	struct stat st;
 	_cleanup_strbuf_ struct strbuf text = {0};
 	_cleanup_json_ json_t *json = NULL;
-	const char *uuid = "";
+	const char *uuid = "", *journal = "";
 	uint64_t version = 0;
 	const struct json_field fields[] = {
+		{"epoch", JF_U64, &info.epoch},
+		{"journal", JF_STRING, &journal, .max = sizeof info.journal - 1},
 		{"uuid", JF_STRING, &uuid, .required = true},
 		{"format_version", JF_U64, &version, .required = true, .min = 1, .max = UINT32_MAX},
 	};
@@ -503,6 +520,7 @@ int volume_open(const char *data_dir, struct volume_info *ret, struct err *e)
 	if (rc < 0)
 		return err_prefix(e, rc, "%s/%s", data_dir, VOLUME_MARKER);
 	snprintf(info.uuid, sizeof info.uuid, "%s", uuid);
+	snprintf(info.journal, sizeof info.journal, "%s", journal);
 	info.format_version = (unsigned)version;
 	info.loop = major(st.st_dev) == LOOP_MAJOR;
 	if (info.loop && (rc = loop_path(st.st_dev, info.loop_device)) < 0)

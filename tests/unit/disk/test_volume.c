@@ -336,9 +336,25 @@ static void marker_is_made_once_and_checked(void **state)
 	assert_int_equal(volume_init_dir(p.data, &e), 0);
 	assert_int_equal(volume_open(p.data, &b, &e), 0);
 	assert_string_equal(a.uuid, b.uuid);
+	assert_int_equal(b.epoch, 0);
+	assert_string_equal(b.journal, "");
+	_cleanup_close_ int dir = open(p.data, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_int_equal(volume_set_epoch(dir, &b, 1ull << 40, "abc", &e), 0);
+	assert_int_equal(volume_open(p.data, &b, &e), 0);
+	assert_string_equal(a.uuid, b.uuid);
+	assert_int_equal(b.epoch, 1ull << 40);
+	assert_string_equal(b.journal, "abc");
+	// As older versions wrote it.
+	put_marker(&p, "{\"uuid\":\"6e8bc430-9c3a-4d3b-8d3e-0123456789ab\","
+		       "\"format_version\":1}\n");
+	assert_int_equal(volume_open(p.data, &b, &e), 0);
+	assert_int_equal(b.epoch, 0);
+	assert_string_equal(b.journal, "");
 	const char *const bad[] = {"", "[]", "{}", "{\"uuid\":\"x\",\"format_version\":1}",
 		"{\"uuid\":\"6e8bc430-9c3a-4d3b-8d3e-0123456789ab\",\"format_version\":2}",
 		"{\"uuid\":\"6e8bc430-9c3a-4d3b-8d3e-0123456789ab\",\"format_version\":0}",
+		"{\"uuid\":\"6e8bc430-9c3a-4d3b-8d3e-0123456789ab\",\"format_version\":1,"
+		"\"epoch\":-1}",
 		"{\"uuid\":\"6e8bc430-9c3a-4d3b-8d3e-0123456789ab\"}"};
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		put_marker(&p, bad[i]);
