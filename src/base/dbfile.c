@@ -201,14 +201,28 @@ static int give_owner(const char *tmp, const char *path, struct err *e)
 	return chown(tmp, st.st_uid, st.st_gid) < 0 ? err_errno(e, errno, "%s", tmp) : 0;
 }
 
-static int set_aside(const char *path, const char *suffix, struct err *e)
+static int set_aside(const char *path, const char *as, const char *suffix, struct err *e)
 {
 	_cleanup_free_ char *from = str_printf("%s%s", path, suffix);
-	_cleanup_free_ char *to = str_printf("%s.before-restore%s", path, suffix);
+	_cleanup_free_ char *to = str_printf("%s.%s%s", path, as, suffix);
 	if (!from || !to)
 		return err_errno(e, ENOMEM, "%s", path);
 	unlink(to);
 	return rename(from, to) < 0 && errno != ENOENT ? err_errno(e, errno, "%s", from) : 0;
+}
+
+int dbfile_replace(const char *path, const char *with, const char *as, struct err *e)
+{
+	// The log first: the new file must never be taken together with the old one's.
+	static const char *const parts[] = {"-wal", "-shm", ""};
+	int rc = give_owner(with, path, e);
+	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(parts); i++)
+		rc = set_aside(path, as, parts[i], e);
+	if (rc == 0 && rename(with, path) < 0)
+		rc = err_errno(e, errno, "%s", path);
+	if (rc == 0 && (rc = sync_parent(path)) < 0)
+		err_errno(e, rc, "%s", path);
+	return rc;
 }
 
 int dbfile_restore(
@@ -219,15 +233,7 @@ int dbfile_restore(
 	if (rc == 0)
 		rc = make_copy(from, migrations, path, &tmp, e);
 	if (rc == 0)
-		rc = give_owner(tmp, path, e);
-	// The log first: the new file must never be taken together with the old one's.
-	static const char *const parts[] = {"-wal", "-shm", ""};
-	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(parts); i++)
-		rc = set_aside(path, parts[i], e);
-	if (rc == 0 && rename(tmp, path) < 0)
-		rc = err_errno(e, errno, "%s", path);
-	if (rc == 0 && (rc = sync_parent(path)) < 0)
-		err_errno(e, rc, "%s", path);
+		rc = dbfile_replace(path, tmp, "before-restore", e);
 	if (rc < 0 && tmp)
 		unlink(tmp);
 	return rc;

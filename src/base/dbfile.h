@@ -17,3 +17,5 @@ int dbfile_backup(const char *path, const struct embed *migrations, const char *
 // (with -wal and -shm). Nobody may have path open: the caller holds the server's lock.
 int dbfile_restore(
 	const char *path, const struct embed *migrations, const char *from, struct err *e);
+// The file <with> takes the place (and the owner) of path, which is kept as <path>.<as>, as above.
+int dbfile_replace(const char *path, const char *with, const char *as, struct err *e);
