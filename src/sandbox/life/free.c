@@ -9,6 +9,7 @@
 #include "sandbox/capture/harvest.h"
 #include "sandbox/machine/lineage.h"
 #include "sandbox/table/bells.h"
+#include "sandbox/table/statefile.h"
 #include "sandbox/table/store.h"
 #include "shim/shim.h"
 
@@ -78,11 +79,13 @@ static int free_step(struct freeing *f)
 	give_slot(h, s);
 	lineage_forget(h, s); // before its file goes
 	rc = remove_files(h, s, f->what == FREE_BUT_CONSOLE);
-	if (rc == 0 && f->what == FREE_ALL) {
-		pthread_mutex_lock(&h->lock);
+	pthread_mutex_lock(&h->lock);
+	if (rc == 0 && f->what == FREE_ALL)
 		s->has_files = false;
-		pthread_mutex_unlock(&h->lock);
-	}
+	bool over = s->info.state == SANDBOX_PAUSED || s->info.state == SANDBOX_STOPPED;
+	pthread_mutex_unlock(&h->lock);
+	if (over)
+		statefile_remove(h, s->info.id);
 	if (rc < 0 && f->tries % 16 == 1)
 		log_error("files not removed sandbox=%s error=%s", s->info.id, strerror(-rc));
 	return rc;

@@ -5,7 +5,8 @@
 #include "base/json.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/state.h"
-#include "sandbox/table/store.h"
+#include "sandbox/table/statefile.h"
+#include "sandbox/table/store_rows.h"
 
 extern const struct embed host_migrations[]; // sql/host, by tools/embed.py
 
@@ -65,7 +66,7 @@ static void phases_read(struct host_sandbox *s, const char *text)
 	}
 }
 
-static int add_event(struct host *h, const char *id, const struct store_event *ev, struct err *e)
+int store_put_event(struct host *h, const char *id, const struct store_event *ev, struct err *e)
 {
 	if (!ev)
 		return 0;
@@ -80,11 +81,6 @@ static int add_event(struct host *h, const char *id, const struct store_event *e
 
 // The settings of its end are the newest ones, unless the change sets them itself: they change
 // while an operation is under way.
-struct time_settings {
-	uint64_t ends_at_ns;
-	enum on_timeout on_timeout;
-};
-
 static struct time_settings newest_time(struct host *h, const struct sandbox *s, bool sets_time)
 {
 	struct time_settings t = {s->info.ends_at_ns, s->info.on_timeout};
@@ -96,7 +92,7 @@ static struct time_settings newest_time(struct host *h, const struct sandbox *s,
 	return t;
 }
 
-static int put_sandbox(
+int store_put_sandbox(
 	struct host *h, const struct sandbox *s, const struct time_settings *t, struct err *e)
 {
 	const struct host_sandbox *i = &s->info;
@@ -117,6 +113,15 @@ static int put_sandbox(
 		s->kernel_id, s->parent);
 }
 
+static void write_state(struct host *h, const struct sandbox *row, const struct time_settings *t,
+	const struct statefile_op *op)
+{
+	struct sandbox now = *row;
+	now.info.ends_at_ns = t->ends_at_ns;
+	now.info.on_timeout = t->on_timeout;
+	statefile_write(h, &now, op);
+}
+
 static void tell_event(struct host *h, uint64_t last)
 {
 	pthread_mutex_lock(&h->event_lock);
@@ -125,24 +130,19 @@ static void tell_event(struct host *h, uint64_t last)
 	pthread_mutex_unlock(&h->event_lock);
 }
 
-// Ends a transaction begun by db_begin with the lock held: commits when rc is 0, and tells the
-// waiters. An event is always the last row put in.
+// Ends a transaction begun by db_begin: commits when rc is 0. *ret_event is the number of its
+// event, which is always the last row put in; 0 without.
 static int finish(
-	struct host *h, int rc, const struct store_event *ev, uint64_t epoch, struct err *e)
+	struct host *h, int rc, const struct store_event *ev, uint64_t *ret_event, struct err *e)
 {
-	uint64_t last = 0;
+	*ret_event = 0;
 	if (rc == 0) {
 		if (ev)
-			last = (uint64_t)sqlite3_last_insert_rowid(db_handle(h->db));
+			*ret_event = (uint64_t)sqlite3_last_insert_rowid(db_handle(h->db));
 		rc = db_commit(h->db, e);
 	}
 	if (rc < 0)
 		db_rollback(h->db);
-	else if (epoch)
-		h->epoch = epoch;
-	db_unlock(h->db);
-	if (rc == 0)
-		tell_event(h, last);
 	return rc;
 }
 
@@ -156,7 +156,7 @@ static int check_not_removed(struct host *h, const char *id, struct err *e)
 	return removed ? err_set(e, ERR_CONFLICT, "sandbox '%s' was removed", id) : 0;
 }
 
-static int add_layer(struct host *h, const char *id, struct err *e)
+int store_put_layer(struct host *h, const char *id, struct err *e)
 {
 	return db_exec(h->db, e, "INSERT OR IGNORE INTO layers (id) VALUES (?)", "s", id);
 }
@@ -164,6 +164,7 @@ static int add_layer(struct host *h, const char *id, struct err *e)
 int store_op_begin(struct host *h, const char *op_id, const char *kind, const char *id,
 	const struct sandbox *row, const char *data, const char *layer, struct err *e)
 {
+	struct time_settings t = {0};
 	db_lock(h->db);
 	int rc = row ? check_not_removed(h, id, e) : 0;
 	if (rc == 0)
@@ -179,20 +180,27 @@ int store_op_begin(struct host *h, const char *op_id, const char *kind, const ch
 	if (rc == 0 && sqlite3_changes(db_handle(h->db)) == 0)
 		rc = err_set(e, ERR_CONFLICT, "operation id was used before");
 	if (rc == 0 && row) {
-		struct time_settings t = newest_time(h, row, false);
-		rc = put_sandbox(h, row, &t, e);
+		t = newest_time(h, row, false);
+		rc = store_put_sandbox(h, row, &t, e);
 	}
 	if (rc == 0 && layer && layer[0])
-		rc = add_layer(h, layer, e);
+		rc = store_put_layer(h, layer, e);
 	if (rc == 0)
 		rc = db_commit(h->db, e);
 	else
 		db_rollback(h->db);
+	if (rc == 0 && row) {
+		struct statefile_op op;
+		snprintf(op.id, sizeof op.id, "%s", op_id);
+		snprintf(op.kind, sizeof op.kind, "%s", kind);
+		snprintf(op.data, sizeof op.data, "%s", data ? data : "{}");
+		write_state(h, row, &t, &op);
+	}
 	db_unlock(h->db);
 	return rc;
 }
 
-static int put_snapshot(struct host *h, const struct store_snapshot *s, struct err *e)
+int store_put_snapshot(struct host *h, const struct store_snapshot *s, struct err *e)
 {
 	const struct host_snapshot *i = &s->info;
 	return db_exec(h->db, e,
@@ -262,17 +270,17 @@ static int raise_epoch(struct host *h, uint64_t *ret, struct err *e)
 		(int64_t)h->epoch);
 }
 
-static int write_change(
-	struct host *h, const struct store_change *c, struct dropped *d, struct err *e)
+static int write_change(struct host *h, const struct store_change *c, struct dropped *d,
+	struct time_settings *ret_time, struct err *e)
 {
 	const char *id = c->row ? c->row->info.id : "";
 	int rc = c->row && !c->removes ? check_not_removed(h, id, e) : 0;
 	if (rc == 0 && c->row) {
-		struct time_settings t = newest_time(h, c->row, c->sets_time);
-		rc = put_sandbox(h, c->row, &t, e);
+		*ret_time = newest_time(h, c->row, c->sets_time);
+		rc = store_put_sandbox(h, c->row, ret_time, e);
 	}
 	if (rc == 0 && c->add)
-		rc = put_snapshot(h, c->add, e);
+		rc = store_put_snapshot(h, c->add, e);
 	if (rc == 0)
 		rc = drop_snapshots(h, c, d, e);
 	if (rc == 0 && c->op_id)
@@ -285,20 +293,28 @@ static int write_change(
 			"'code', 'conflict', 'error', 'the sandbox was removed') WHERE sandbox = ? "
 			"AND state = 'open'",
 			"is", (int64_t)clock_realtime_ns(), id);
-	return rc == 0 ? add_event(h, id, c->event, e) : rc;
+	return rc == 0 ? store_put_event(h, id, c->event, e) : rc;
 }
 
 int store_apply(struct host *h, const struct store_change *c, struct err *e)
 {
 	struct dropped d = {0};
-	uint64_t epoch = 0;
+	struct time_settings t = {0};
+	uint64_t epoch = 0, last;
 	db_lock(h->db);
 	int rc = db_begin(h->db, e);
 	if (rc == 0)
-		rc = write_change(h, c, &d, e);
-	if (rc == 0 && c->add)
 		rc = raise_epoch(h, &epoch, e);
-	rc = finish(h, rc, c->event, epoch, e);
+	if (rc == 0)
+		rc = write_change(h, c, &d, &t, e);
+	rc = finish(h, rc, c->event, &last, e);
+	if (rc == 0)
+		h->epoch = epoch;
+	if (rc == 0 && c->row)
+		write_state(h, c->row, &t, NULL);
+	db_unlock(h->db);
+	if (rc == 0)
+		tell_event(h, last);
 	for (size_t i = 0; rc == 0 && i < d.n; i++)
 		if (refs_drop_snapshot(h->refs, d.ids[i]) < 0)
 			log_warn("snapshot stays until the next start snapshot=%s", d.ids[i]);
@@ -339,7 +355,7 @@ int store_set_time(struct host *h, const char *op_id, const char *id, const uint
 	if (rc == 0)
 		rc = end_operation(h, op_id, id, NULL, e);
 	if (rc == 0)
-		rc = add_event(h, id, ev, e);
+		rc = store_put_event(h, id, ev, e);
 	uint64_t last = (uint64_t)sqlite3_last_insert_rowid(db_handle(h->db));
 	if (rc == 0)
 		rc = db_commit(h->db, e);
@@ -354,6 +370,7 @@ int store_set_time(struct host *h, const char *op_id, const char *id, const uint
 		if (s && on_timeout)
 			s->info.on_timeout = *on_timeout;
 		pthread_mutex_unlock(&h->lock);
+		statefile_set_time(h, id, ends_at_ns, on_timeout);
 	}
 	db_unlock(h->db);
 	if (rc == 0)
@@ -370,8 +387,15 @@ int store_forget(struct host *h, const char *id, const struct store_event *ev, s
 	if (rc == 0)
 		rc = db_exec(h->db, e, "DELETE FROM operations WHERE sandbox = ?", "s", id);
 	if (rc == 0)
-		rc = add_event(h, id, ev, e);
-	return finish(h, rc, ev, 0, e);
+		rc = store_put_event(h, id, ev, e);
+	uint64_t last;
+	rc = finish(h, rc, ev, &last, e);
+	if (rc == 0)
+		statefile_remove(h, id);
+	db_unlock(h->db);
+	if (rc == 0)
+		tell_event(h, last);
+	return rc;
 }
 
 struct op_row {

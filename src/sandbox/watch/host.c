@@ -15,6 +15,7 @@
 #include "disk/image.h"
 #include "sandbox/machine/vmm_choice.h"
 #include "sandbox/table/bells.h"
+#include "sandbox/table/statefile.h"
 #include "sandbox/table/store.h"
 #include "sandbox/watch/monitor.h"
 #include "sandbox/watch/recover.h"
@@ -45,6 +46,8 @@ static int make_dirs(struct host *h, struct err *e)
 		rc = file_private_children(AT_FDCWD, h->run_dir);
 	if (rc < 0)
 		return err_errno(e, rc, "%s", h->run_dir);
+	if ((rc = statefile_make_dir(h)) < 0)
+		return err_errno(e, rc, "%s/" STATEFILE_DIR, h->run_dir);
 	if ((rc = file_private_dir(h->data_fd, ".", 0700)) < 0)
 		return err_errno(e, rc, "%s", h->data_dir);
 	for (size_t i = 0; i < ARRAY_SIZE(below); i++) {
