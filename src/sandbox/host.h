@@ -27,6 +27,17 @@ struct host;
 int host_open(const struct host_config *cfg, struct host **ret, struct err *e);
 // Ends and removes all that is in the run directory of a host that is gone; then the directory.
 int host_clear_run_dir(const char *run_dir, struct err *e);
+// host.db made anew from what is on the disk and in the run directory, where no server runs
+// (ERR_CONFLICT): state files of what has a machine, snapshot.json of the rest. It has another
+// journal. The one that was there is kept as host.db.before-rebuild. With forget nothing is read
+// and all that is there will be unknown. text: what was found, a line each, appended.
+struct host_rebuilt {
+	unsigned sandboxes, paused, snapshots; // rows
+	unsigned unknown;		       // found, and not made a row of
+	struct strbuf text;
+};
+int host_rebuild(const char *data_dir, const char *run_dir, bool forget, struct host_rebuilt *ret,
+	struct err *e);
 // For good: starts that wait for their turn end with ERR_UNAVAILABLE, and so does what comes later.
 // For a server that is about to wait for its calls.
 void host_stop_starts(struct host *h);
@@ -64,4 +75,7 @@ int host_templates(struct host *h, struct host_template **ret, size_t *ret_n, st
 // it is a load.
 int host_freeze(struct host *h, const char *template, struct err *e);
 int host_info(struct host *h, struct host_info *ret, struct err *e);
+// Ends and removes what is on this machine and in no row. Goes on after an error: the first one is
+// told, and what could not be removed stays on the list.
+int host_remove_unknown(struct host *h, size_t *ret_n, struct err *e);
 int host_metrics(struct host *h, struct strbuf *out, struct err *e);

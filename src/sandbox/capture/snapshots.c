@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "base/clock.h"
 #include "base/log.h"
 #include "disk/disk.h"
 
@@ -50,6 +51,7 @@ int snapshot_copy(struct host *h, const struct source *src, const char *id, enum
 		snprintf(info.id, sizeof info.id, "%s", id);
 		snprintf(info.parent, sizeof info.parent, "%s", src->info.id);
 		info.kind = kind;
+		info.created_ns = clock_realtime_ns(); // of two pauses the newer one counts
 		rc = snapshot_put_row(h, &src->row, &info, e);
 	}
 	if (rc == 0) {

@@ -85,6 +85,12 @@ int create_insert(struct host *h, const struct operation_kind *kind, const char 
 	}
 	if (old)
 		return err_set(e, ERR_CONFLICT, "sandbox '%s' exists", info->id);
+	if (host_is_unknown(h, UNKNOWN_SANDBOXES, info->id) ||
+		host_is_unknown(h, UNKNOWN_SHIMS, info->id))
+		return err_set(e, ERR_CONFLICT,
+			"there is something of a sandbox '%s' that this host does not know of: see "
+			"'stasis du --unknown'",
+			info->id);
 	if (host_live(h) >= h->max_sandboxes)
 		return err_set(e, ERR_LIMIT,
 			"this host runs %u sandboxes, its limit (serve --max-sandboxes)",

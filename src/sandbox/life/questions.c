@@ -173,6 +173,18 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 		"# TYPE stasis_host_slots_taken gauge\nstasis_host_slots_taken %u\n"
 		"# TYPE stasis_host_disk_free_bytes gauge\nstasis_host_disk_free_bytes %lu\n",
 		creates, failures, destroys, ends, i.slots_ready, i.slots_taken, i.disk_free);
+	static const char *const kinds[UNKNOWN_KINDS] = {"shim", "sandbox", "snapshot", "layer"};
+	unsigned unknown[UNKNOWN_KINDS] = {0};
+	pthread_mutex_lock(&h->lock);
+	for (size_t k = 0; k < h->n_unknown; k++)
+		unknown[h->unknown[k].kind]++;
+	pthread_mutex_unlock(&h->lock);
+	strbuf_addf(out, "# TYPE stasis_host_unknown gauge\n");
+	for (size_t k = 0; k < UNKNOWN_KINDS; k++)
+		strbuf_addf(out, "stasis_host_unknown{kind=\"%s\"} %u\n", kinds[k], unknown[k]);
+	strbuf_addf(out,
+		"# TYPE stasis_host_damaged_headers gauge\nstasis_host_damaged_headers %u\n",
+		(unsigned)h->damaged);
 	unsigned inside;
 	size_t in_line;
 	gate_count(&h->gate, &inside, &in_line);

@@ -8,6 +8,7 @@
 #pragma once
 #include <pthread.h>
 #include "base/db.h"
+#include "disk/disk.h"
 #include "net/slot.h"
 #include "sandbox/host.h"
 #include "sandbox/table/figures.h"
@@ -60,7 +61,15 @@ static inline uint32_t slot_uid(const struct slot *s)
 	return HOST_UID_BASE + s->index;
 }
 
-enum { UNKNOWN_SANDBOXES, UNKNOWN_SHIMS, UNKNOWN_SNAPSHOTS, UNKNOWN_LAYERS, UNKNOWN_KINDS };
+// What is on this machine and in no row (watch/unknown.h): found at the start, kept.
+enum { UNKNOWN_SHIMS, UNKNOWN_SANDBOXES, UNKNOWN_SNAPSHOTS, UNKNOWN_LAYERS, UNKNOWN_KINDS };
+struct unknown {
+	unsigned kind;
+	char name[64];
+	unsigned slot;		 // of a shim: kept for it while it lives
+	bool has_slot, damaged;	 // damaged: its header is
+	struct layer_set layers; // of its header: held
+};
 
 struct vmm_choice;
 
@@ -91,13 +100,16 @@ struct host {
 	bool monitor_started;
 	int epoll_fd, wake_fd;
 
-	struct refs *refs;	 // who needs which layer and snapshot
-	struct workers *workers; // ends and the freeing are urgent; pauses and recovery are not
-	_Atomic uint64_t epoch;	 // of host.db; the volume's marker follows
+	struct refs *refs;	   // who needs which layer and snapshot
+	struct workers *workers;   // ends and the freeing are urgent; pauses and recovery are not
+	_Atomic uint64_t epoch;	   // of host.db; the volume's marker follows (watch/epoch.h)
+	struct volume_info volume; // its epoch and journal: what the marker says
+	bool epoch_counts;	   // host.db belongs to the volume
 	// Snapshots whose headers cannot be read: which layers they need is not known, so none is
 	// removed.
 	_Atomic unsigned damaged;
-	unsigned unknown[UNKNOWN_KINDS]; // in no row, at the start (watch/unknown.h)
+	struct unknown *unknown;
+	size_t n_unknown;
 	pthread_t upkeep;
 	bool upkeep_started;
 	pthread_mutex_t upkeep_lock;

@@ -33,6 +33,14 @@ int host_insert(struct host *h, struct sandbox *s)
 	return 0;
 }
 
+bool host_is_unknown(const struct host *h, unsigned kind, const char *name)
+{
+	for (size_t i = 0; i < h->n_unknown; i++)
+		if (h->unknown[i].kind == kind && str_eq(h->unknown[i].name, name))
+			return true;
+	return false;
+}
+
 void host_remove(struct host *h, struct sandbox *s)
 {
 	struct sandbox **p = &h->buckets[bucket_of(s->info.id)];

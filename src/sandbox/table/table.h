@@ -8,6 +8,7 @@ unsigned host_live(
 	const struct host *h); // sandboxes that have, or are getting, something to run on
 struct sandbox *host_find(struct host *h, const char *id);
 int host_insert(struct host *h, struct sandbox *s);
+bool host_is_unknown(const struct host *h, unsigned kind, const char *name);
 void host_remove(struct host *h, struct sandbox *s);  // unlinks and frees; not one being freed
 void host_release(struct host *h, struct sandbox *s); // ends the claim; what runs is watched
 // When it ends by itself (CLOCK_REALTIME, 0: never); counted by the monotonic clock from now on, so

@@ -17,8 +17,10 @@
 #include "sandbox/table/bells.h"
 #include "sandbox/table/statefile.h"
 #include "sandbox/table/store.h"
+#include "sandbox/watch/epoch.h"
 #include "sandbox/watch/monitor.h"
 #include "sandbox/watch/recover.h"
+#include "sandbox/watch/unknown.h"
 #include "sandbox/watch/upkeep.h"
 
 #define DEFAULT_RANGE "10.213.0.0/16"
@@ -112,7 +114,6 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	h->shim_program = paths_find("stasis-shim");
 
 	struct host_config full = *cfg;
-	struct volume_info volume;
 	int rc = -ENOMEM;
 	full.slot_range = cfg->slot_range ? cfg->slot_range : DEFAULT_RANGE;
 	full.warm_slots = cfg->warm_slots ? cfg->warm_slots : DEFAULT_WARM;
@@ -127,7 +128,7 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	}
 	// Without the marker nothing may be created, deleted or judged: the disk may just not be
 	// mounted.
-	if ((rc = volume_open(h->data_dir, &volume, e)) < 0)
+	if ((rc = volume_open(h->data_dir, &h->volume, e)) < 0)
 		goto fail;
 	h->data_fd = open(h->data_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (h->data_fd < 0) {
@@ -137,10 +138,13 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	if ((rc = lock_dir(h->data_fd, "lock", "data", h->data_dir, &h->lock_fd, e)) < 0)
 		goto fail;
 	if ((rc = make_dirs(h, e)) < 0 || (rc = lock_run_dir(h, e)) < 0 ||
-		(rc = store_open(h, e)) < 0 || (rc = vmm_choose(cfg, h->vmm, e)) < 0 ||
+		(rc = epoch_check_there(h, e)) < 0 || (rc = store_open(h, e)) < 0 ||
+		(rc = epoch_check(h, e)) < 0 || (rc = vmm_choose(cfg, h->vmm, e)) < 0 ||
 		(rc = vmm_runtime_build(h, e)) < 0 || (rc = vmm_identify(h, e)) < 0 ||
-		(rc = monitor_start(h, e)) < 0 || (rc = host_recover(h, &full, e)) < 0 ||
-		(!cfg->alone && (rc = upkeep_start(h, e)) < 0))
+		(rc = monitor_start(h, e)) < 0)
+		goto fail;
+	epoch_raise(h);
+	if ((rc = host_recover(h, &full, e)) < 0 || (!cfg->alone && (rc = upkeep_start(h, e)) < 0))
 		goto fail;
 	*ret = h;
 	return 0;
@@ -204,6 +208,8 @@ struct host *host_close(struct host *h, bool kill_all)
 	while (upkeep_take(h, id))
 		;
 	workers_free(h->workers);
+	epoch_raise(h); // a copy that was made while it ran is behind from here on
+	unknown_free(h);
 	slot_pool_free(h->slots);
 	refs_free(h->refs);
 	db_close(h->db);

@@ -68,13 +68,16 @@ static int load_row(struct host *h, struct sandbox *s, const char *open_kind, co
 
 static int start_slots(struct host *h, const struct host_config *cfg, struct err *e)
 {
-	_cleanup_free_ unsigned *keep = calloc(h->n_sandboxes + 1u, sizeof *keep);
+	_cleanup_free_ unsigned *keep = calloc(h->n_sandboxes + h->n_unknown + 1u, sizeof *keep);
 	size_t n = 0;
 	if (!keep)
 		return err_errno(e, ENOMEM, "slots");
 	for (struct sandbox *s = NULL; (s = host_next(h, s));)
 		if (s->has_slot)
 			keep[n++] = s->slot.index;
+	for (size_t i = 0; i < h->n_unknown; i++)
+		if (h->unknown[i].has_slot)
+			keep[n++] = h->unknown[i].slot;
 	struct slot_pool_config sc = {.run_dir = h->run_dir,
 		.range = cfg->slot_range,
 		.warm = cfg->warm_slots,
@@ -227,6 +230,8 @@ static void adopt(struct host *h, struct sandbox *s)
 int host_recover(struct host *h, const struct host_config *cfg, struct err *e)
 {
 	int rc = cfg->alone ? 0 : store_load(h, load_row, e);
+	if (rc == 0 && !cfg->alone)
+		rc = unknown_find_shims(h, e);
 	if (rc < 0 || (rc = start_slots(h, cfg, e)) < 0 || cfg->alone)
 		return rc;
 	hold_bases(h);

@@ -22,6 +22,7 @@
 #include "sandbox/life/prewarm.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/store.h"
+#include "sandbox/watch/epoch.h"
 #include "sandbox/watch/merge.h"
 #include "shim/shim.h"
 #include "snapshot/layer.h"
@@ -30,13 +31,14 @@
 #define IDLE_NS (10 * NSEC_PER_SEC)
 #define RECORD_NS NSEC_PER_SEC // after it was ready: what it did first is recorded by then
 #define RETRY_NS (300 * NSEC_PER_SEC)
-#define GONE_MAX 64u // layers forgotten in one transaction
+#define MARKER_NS NSEC_PER_SEC // between writes of the volume's marker
+#define GONE_MAX 64u	       // layers forgotten in one transaction
 
 struct upkeep {
 	struct host *h;
 	uint64_t images_seen;	  // what image_stamp was when all of them had their machine
 	uint64_t freeze_after_ns; // not before, after a failure
-	uint64_t marker_epoch;
+	uint64_t marker_after_ns; // the marker is not written before
 };
 
 // --- what nobody needs
@@ -207,7 +209,11 @@ static uint64_t pass(struct upkeep *u)
 		merge_base(h, ids[i]);
 	}
 	remove_layers(h);
-	return next;
+	if (h->epoch != h->volume.epoch && deadline_over(u->marker_after_ns)) {
+		u->marker_after_ns = clock_monotonic_ns() + MARKER_NS;
+		epoch_follow(h);
+	}
+	return h->epoch != h->volume.epoch ? MIN(next, u->marker_after_ns) : next;
 }
 
 static void *loop(void *arg)
@@ -247,4 +253,7 @@ void upkeep_stop(struct host *h)
 	pthread_mutex_unlock(&h->upkeep_lock);
 	pthread_join(h->upkeep, NULL);
 	h->upkeep_started = false;
+	// What was dropped does not outlive an orderly stop: without its row it would look needed.
+	remove_snapshots(h);
+	remove_layers(h);
 }
