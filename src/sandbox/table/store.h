@@ -2,26 +2,16 @@
 // host.db: rows of sandboxes and snapshots, the journal of operations, the events. It has a lock of
 // its own; none of these is called with host.lock held.
 #pragma once
+#include "sandbox/table/store_types.h"
 #include "sandbox/table/table.h"
 
 int store_open(struct host *h, struct err *e);
 // Each is one transaction, durable when it returns 0; the event goes with it. data is borrowed.
-struct store_event {
-	const char *kind, *cause;
-	json_t *data;
-	const struct err
-		*failed; // the operation failed: it will be told so again; NULL: it did not
-};
 // Journals an operation before its first side effect; asked for again while it is open, it goes on.
 // ERR_CONFLICT when the id was used. row: the sandbox's, as it is from now on; data: JSON text;
 // layer: what it may make. Each may be NULL.
 int store_op_begin(struct host *h, const char *op_id, const char *kind, const char *id,
 	const struct sandbox *row, const char *data, const char *layer, struct err *e);
-struct store_snapshot {
-	struct host_snapshot info;
-	char token[96];	    // that the agent in the frozen guest knows
-	char image_key[65]; // of a frozen base image, else ""
-};
 // What one transaction changes; all may be left out.
 struct store_change {
 	const char *op_id;	   // is done, or failed as the event says
