@@ -20,7 +20,7 @@ void sandboxes_set_timeout(struct http_request *r, void *ctx)
 	_cleanup_json_ json_t *body = NULL;
 	_cleanup_(row_unrefp) struct sandbox_row *row = NULL;
 	struct task t = {.op.kind = OPERATION_SET_TIMEOUT};
-	struct host_sandbox s;
+	struct host_sandbox s = {0};
 	char id[64];
 	struct err e = {0};
 	int rc = http_req_json(r, false, &body, &e);

@@ -4,7 +4,7 @@
 //	a sandbox with a state file	all of its row and its open operation; the next start
 //					settles it as if the server had been killed
 //	one without, paused		its newest snapshot of kind pause. Its time-out pauses, for
-//it 					is not known, and nothing is lost by that
+// it 					is not known, and nothing is lost by that
 //	one without, whose shim lives	no row: it is kept, and so are its snapshots
 //	a snapshot			snapshot.json, where it has all (format 2)
 //	a layer				the headers of the above

@@ -43,7 +43,7 @@ static void drop_unfinished(struct host *h, const struct unsettled *u, bool stag
 {
 	struct err e = {0};
 	struct store_snapshot row;
-	struct stage g;
+	struct stage g = {0};
 	if (!u->snapshot[0] || store_get_snapshot(h, u->snapshot, &row, &e) == 0 ||
 		e.code != ERR_NOT_FOUND)
 		return;

@@ -353,8 +353,8 @@ static void marker_is_made_once_and_checked(void **state)
 	const char *const bad[] = {"", "[]", "{}", "{\"uuid\":\"x\",\"format_version\":1}",
 		"{\"uuid\":\"6e8bc430-9c3a-4d3b-8d3e-0123456789ab\",\"format_version\":2}",
 		"{\"uuid\":\"6e8bc430-9c3a-4d3b-8d3e-0123456789ab\",\"format_version\":0}",
-		"{\"uuid\":\"6e8bc430-9c3a-4d3b-8d3e-0123456789ab\",\"format_version\":1,"
-		"\"epoch\":-1}",
+		("{\"uuid\":\"6e8bc430-9c3a-4d3b-8d3e-0123456789ab\",\"format_version\":1,"
+		 "\"epoch\":-1}"),
 		"{\"uuid\":\"6e8bc430-9c3a-4d3b-8d3e-0123456789ab\"}"};
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		put_marker(&p, bad[i]);

@@ -8,7 +8,7 @@
 //	shim.c	   shim/shim.h: starts a "VM", a process that only waits to be killed
 //	vmm.c	   vmm/vmm.h: a machine with 1 MiB of memory, with states and dirty tracking
 //	agent.c	   agentclient/client.h: the agent in it, which knows its token and stands still
-//when told
+// when told
 // to 	slots.c	   net/slot.h, net/sockets.h: numbers 	wraps.c	   a few functions of base, by the
 // linker's --wrap: programs of ours that are asked 		   who they are, the monotonic
 // clock, and the fault points
