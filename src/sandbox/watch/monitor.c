@@ -53,7 +53,8 @@ static void end_one(void *ctx)
 }
 
 // An operation that has a watched sandbox sees the end itself, and has it watched again when it
-// lets go: its descriptor tells again then.
+// lets go: its descriptor tells again then. A destroy that waits for the claim has killed it, and
+// says why it ended.
 static void note_end(struct host *h, int pidfd)
 {
 	pthread_mutex_lock(&h->lock);
@@ -62,7 +63,7 @@ static void note_end(struct host *h, int pidfd)
 		;
 	if (s)
 		monitor_unwatch(h, s);
-	bool ours = s && !s->operation;
+	bool ours = s && !s->operation && !s->ending;
 	char id[64] = "";
 	if (ours) {
 		s->operation = "end";

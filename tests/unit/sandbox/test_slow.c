@@ -253,6 +253,32 @@ static void rm(const void *arg)
 	play_close(h);
 }
 
+// The destroy has killed it and the operation has let go, but the destroy has not taken it up yet:
+// the end is the destroy's, not one by itself.
+static void rm_and_end(const void *arg)
+{
+	pthread_t threads[2];
+	struct host_sandbox s = {0};
+	struct err e = {0};
+	act = find_act("snapshot-running");
+	run = act_prepare(act);
+	struct host *h = play_open();
+	act_prepare_in(h, act, run, false);
+	stage_trouble("@(shim_kill|vmm_snapshot_create)", run->before.box[SUBJECT].id,
+		TROUBLE_HOLDS, false);
+	check(pthread_create(&threads[0], NULL, first, h) == 0, "thread");
+	stage_wait_holding();
+	check(pthread_create(&threads[1], NULL, destroy_it, h) == 0, "thread");
+	pthread_join(threads[0], NULL);	    // its VMM is dead
+	clock_sleep_ns(50 * NSEC_PER_MSEC); // who looks for ends has seen it; either order must do
+	stage_calm();
+	pthread_join(threads[1], NULL);
+	check(second_rc == 0, "destroy: %s", second_e.text);
+	check(host_get(h, run->before.box[SUBJECT].id, &s, &e) == 0, "%s", e.text);
+	check(str_eq(s.cause, "killed"), "the cause is %s", s.cause);
+	play_close(h);
+}
+
 // ---- the table of cases
 
 static void discover(const void *arg)
@@ -316,6 +342,7 @@ int main(int argc, char **argv)
 		{"adopt/vmm_resume/fails", adopt_fails, "vmm_resume"},
 		{"adopt/envd_call_thaw/silent", adopt_silent, "envd_call_thaw"},
 		{"adopt/envd_call_thaw/fails", adopt_fails, "envd_call_thaw"},
+		{"rm/end", rm_and_end},
 		{"adopt/rm/capture.after_freeze", adopt_and_rm, "capture.after_freeze"},
 		{"adopt/rm/capture.after_stop", adopt_and_rm, "capture.after_stop"},
 		{"adopt/rm/capture.after_memory", adopt_and_rm, "capture.after_memory"},

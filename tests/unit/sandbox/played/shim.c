@@ -207,8 +207,11 @@ static int hold_process(const char *dir, int pidfd, int *ret_found)
 int shim_kill(const char *dir, int pidfd)
 {
 	_cleanup_close_ int found = -1;
+	bool lost;
 	pidfd = hold_process(dir, pidfd, &found);
-	return pidfd >= 0 ? proc_kill(pidfd, SIGTERM) : 0;
+	int rc = pidfd >= 0 ? proc_kill(pidfd, SIGTERM) : 0;
+	int met = trouble_meet("shim_kill", strrchr(dir, '/') + 1, 0, NULL, NULL, &lost, NULL);
+	return met < 0 ? met : rc;
 }
 
 int shim_wait_gone(const char *dir, int pidfd, int timeout_ms, struct err *e)

@@ -189,8 +189,8 @@ int trouble_meet(const char *call, const char *id, int timeout_ms, int (*tick)(v
 	if (n < STAGE_HITS)
 		snprintf(s->calls[n], sizeof s->calls[n], "%s", call);
 	int t = atomic_load(&s->trouble);
-	if (t == TROUBLE_NONE || fnmatch(s->call, call, 0) != 0 ||
-		(s->of[0] && fnmatch(s->of, id, 0) != 0))
+	if (t == TROUBLE_NONE || fnmatch(s->call, call, FNM_EXTMATCH) != 0 ||
+		(s->of[0] && fnmatch(s->of, id, FNM_EXTMATCH) != 0))
 		return 0;
 	atomic_store(&s->reached, 1);
 	if (atomic_load(&s->once) && !atomic_compare_exchange_strong(&s->trouble, &t, 0))
