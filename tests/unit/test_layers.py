@@ -123,7 +123,7 @@ class Layers(unittest.TestCase):
                 open(os.path.join(root, "src/low", name), "w").close()
             with open(os.path.join(root, "compile_commands.json"), "w") as f:
                 json.dump([{"directory": root, "file": "src/low/x.c", "output": "src/x.o"}], f)
-            tree = layers.Tree(os.path.join(root, "src"), layers.Rules(BELOW, WINGS, {}, {}))
+            tree = layers.Tree(os.path.join(root, "src"), layers.Rules(BELOW, WINGS, {}))
             self.assertEqual(list(tree.violations(root)), [
                 "src/low/y.c: is not built, its calls are not looked at",
                 f"{root}/src/x.o: is not there, build it first"])
