@@ -5,40 +5,24 @@
 #include <string.h>
 #include <sys/socket.h>
 #include "base/clock.h"
+#include "base/fdpass.h"
 #include "fcqemu/ramhook.h"
 
 static int send_request(int fd, const struct hook_request *r, int file)
 {
-	struct iovec iov = {
-		(void *)r, offsetof(struct hook_request, ranges) + r->n * sizeof r->ranges[0]};
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control = {0};
-	struct msghdr msg = {.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control.buf,
-		.msg_controllen = sizeof control.buf};
-	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &file, sizeof file);
-	if (RETRY_EINTR(sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)) >= 0)
-		return 0;
-	return errno == EAGAIN ? -ETIMEDOUT : -errno;
+	size_t len = offsetof(struct hook_request, ranges) + r->n * sizeof r->ranges[0];
+	ssize_t n = fdpass_send(fd, r, len, file, MSG_DONTWAIT);
+	return n >= 0 ? 0 : n == -EAGAIN ? -ETIMEDOUT : (int)n;
 }
 
 // Replies to requests that were given up are passed over.
 static int wait_reply(int fd, uint64_t id, int timeout_ms)
 {
-	uint64_t deadline = clock_monotonic_ns() + (uint64_t)timeout_ms * NSEC_PER_MSEC;
+	uint64_t deadline = deadline_in_ms(timeout_ms);
 	for (;;) {
 		struct hook_reply r;
-		uint64_t now = clock_monotonic_ns();
 		struct pollfd pf = {.fd = fd, .events = POLLIN};
-		int left = now >= deadline ? 0 : (int)((deadline - now) / NSEC_PER_MSEC) + 1;
-		int n = poll(&pf, 1, left);
+		int n = poll(&pf, 1, deadline_left_ms(deadline));
 		if (n == 0)
 			return -ETIMEDOUT;
 		if (n < 0 && errno == EINTR)

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include "base/clock.h"
+#include "base/fdpass.h"
 
 #define MESSAGE_MAX (1u << 20)
 
@@ -41,11 +42,10 @@ static json_t *take_message(struct qmp *q)
 static int wait_message(struct qmp *q, uint64_t deadline, json_t **ret)
 {
 	while (!(*ret = take_message(q))) {
-		uint64_t now = clock_monotonic_ns();
-		if (now >= deadline)
+		if (deadline_over(deadline))
 			return -ETIMEDOUT;
 		struct pollfd pf[] = {{.fd = q->fd, .events = POLLIN}, {.fd = q->watch}};
-		int n = poll(pf, 2, (int)((deadline - now) / NSEC_PER_MSEC) + 1);
+		int n = poll(pf, 2, deadline_left_ms(deadline));
 		if (n < 0) {
 			if (errno != EINTR)
 				return -errno;
@@ -75,32 +75,17 @@ static int fail(const char *what, int rc, struct err *e)
 
 static int send_all(struct qmp *q, const char *text, size_t len, int pass_fd)
 {
-	struct iovec iov = {(void *)text, len};
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control = {0};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-	if (pass_fd >= 0) {
-		msg.msg_control = control.buf;
-		msg.msg_controllen = sizeof control.buf;
-		struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(c), &pass_fd, sizeof pass_fd);
-	}
 	// A command fits the socket's buffer unless QEMU has stopped reading: then it hangs.
-	ssize_t n = RETRY_EINTR(sendmsg(q->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT));
-	if (n < 0)
-		return errno == EAGAIN ? -ETIMEDOUT : -errno;
-	return (size_t)n == len ? 0 : -ETIMEDOUT;
+	ssize_t n = fdpass_send(q->fd, text, len, pass_fd, MSG_DONTWAIT);
+	if (n < 0 && n != -EAGAIN)
+		return (int)n;
+	return n == (ssize_t)len ? 0 : -ETIMEDOUT;
 }
 
 int qmp_call(struct qmp *q, const char *command, json_t *args, int pass_fd, int timeout_ms,
 	json_t **ret, struct err *e)
 {
-	uint64_t deadline = clock_monotonic_ns() + (uint64_t)timeout_ms * NSEC_PER_MSEC;
+	uint64_t deadline = deadline_in_ms(timeout_ms);
 	uint64_t id = ++q->last_id;
 	_cleanup_(json_decrefp) json_t *call = json_pack(
 		"{s:s, s:I, s:o*}", "execute", command, "id", (json_int_t)id, "arguments", args);
@@ -134,7 +119,7 @@ int qmp_call(struct qmp *q, const char *command, json_t *args, int pass_fd, int 
 
 int qmp_wait_event(struct qmp *q, uint64_t events, const char *what, int timeout_ms, struct err *e)
 {
-	uint64_t deadline = clock_monotonic_ns() + (uint64_t)timeout_ms * NSEC_PER_MSEC;
+	uint64_t deadline = deadline_in_ms(timeout_ms);
 	while (q->events <= events) {
 		_cleanup_(json_decrefp) json_t *m = NULL;
 		int rc = wait_message(q, deadline, &m);
@@ -158,8 +143,7 @@ int qmp_open(struct qmp *q, int fd, int watch, int timeout_ms, struct err *e)
 {
 	*q = (struct qmp){.fd = fd, .watch = watch};
 	_cleanup_(json_decrefp) json_t *greeting = NULL;
-	int rc = wait_message(
-		q, clock_monotonic_ns() + (uint64_t)timeout_ms * NSEC_PER_MSEC, &greeting);
+	int rc = wait_message(q, deadline_in_ms(timeout_ms), &greeting);
 	if (rc < 0)
 		return fail("its greeting", rc, e);
 	read_version(q, greeting);

@@ -8,11 +8,10 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include "base/clock.h"
+#include "base/fdpass.h"
 #include "base/missing.h"
 #include "base/proc.h"
 #include "base/str.h"
-
-#define MAX_FDS 8 // in one message; only the first is used
 
 int handshake_listen(const char *path, int *ret_fd, struct err *e)
 {
@@ -42,22 +41,20 @@ int handshake_listen(const char *path, int *ret_fd, struct err *e)
 static int wait_readable(int fd, uint64_t deadline)
 {
 	for (;;) {
-		uint64_t now = clock_monotonic_ns();
-		int left = now >= deadline ? 0 : (int)((deadline - now) / NSEC_PER_MSEC) + 1;
 		struct pollfd p = {.fd = fd, .events = POLLIN};
-		int n = poll(&p, 1, left);
+		int n = poll(&p, 1, deadline_left_ms(deadline));
 		if (n > 0)
 			return 0;
 		if (n < 0 && errno != EINTR)
 			return -errno;
-		if (n == 0 && now >= deadline)
+		if (n == 0)
 			return -ETIMEDOUT;
 	}
 }
 
 static int accept_peer(int listen_fd, int timeout_ms, struct handshake *h, struct err *e)
 {
-	uint64_t deadline = clock_monotonic_ns() + (uint64_t)timeout_ms * NSEC_PER_MSEC;
+	uint64_t deadline = deadline_in_ms(timeout_ms);
 	int r = wait_readable(listen_fd, deadline);
 	if (r == -ETIMEDOUT)
 		return err_set(e, ERR_TIMEOUT, "no VMM connected within %d ms", timeout_ms);
@@ -76,32 +73,10 @@ static int accept_peer(int listen_fd, int timeout_ms, struct handshake *h, struc
 	return 0;
 }
 
-// Keeps the first descriptor, closes what else came.
-static void take_fds(struct msghdr *msg, int *uffd)
-{
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		for (size_t i = 0; i < n; i++) {
-			int fd;
-			memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-			if (*uffd < 0)
-				*uffd = fd;
-			else
-				close(fd);
-		}
-	}
-}
-
 // The stream may deliver the message in pieces; the descriptor comes with one of them.
 static int receive(
 	struct handshake *h, uint64_t deadline, char *text, size_t *ret_len, struct err *e)
 {
-	union {
-		char buf[CMSG_SPACE(MAX_FDS * sizeof(int))];
-		struct cmsghdr align;
-	} control;
 	size_t len = 0;
 	for (;;) {
 		int complete = region_text_complete(text, len);
@@ -115,19 +90,12 @@ static int receive(
 		if (wait_readable(h->socket, deadline) < 0)
 			return err_set(
 				e, ERR_TIMEOUT, "hand-shake: the VMM did not finish it in time");
-		struct iovec iov = {text + len, REGION_MAX_JSON - len};
-		struct msghdr msg = {.msg_iov = &iov,
-			.msg_iovlen = 1,
-			.msg_control = control.buf,
-			.msg_controllen = sizeof control.buf};
-		ssize_t n = RETRY_EINTR(recvmsg(h->socket, &msg, MSG_CMSG_CLOEXEC));
-		if (n < 0 && errno == EAGAIN)
+		ssize_t n =
+			fdpass_receive(h->socket, text + len, REGION_MAX_JSON - len, &h->uffd, 0);
+		if (n == -EAGAIN)
 			continue;
 		if (n < 0)
-			return err_errno(e, errno, "hand-shake");
-		take_fds(&msg, &h->uffd);
-		if (msg.msg_flags & MSG_CTRUNC)
-			return err_set(e, ERR_INVALID, "hand-shake: too many descriptors");
+			return err_errno(e, (int)n, "hand-shake");
 		if (n == 0)
 			return err_set(e, ERR_INVALID,
 				"hand-shake: the VMM closed the connection before its end");
@@ -162,8 +130,7 @@ int handshake_accept(
 		return err_errno(e, ENOMEM, "hand-shake");
 	int r = accept_peer(listen_fd, timeout_ms, &h, e);
 	if (r == 0)
-		r = receive(&h, clock_monotonic_ns() + (uint64_t)timeout_ms * NSEC_PER_MSEC, text,
-			&len, e);
+		r = receive(&h, deadline_in_ms(timeout_ms), text, &len, e);
 	if (r == 0) {
 		r = region_parse(text, len, memory_size, &h.map, e);
 		if (r < 0)

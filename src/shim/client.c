@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include "base/clock.h"
+#include "base/fdpass.h"
 #include "base/file.h"
 #include "base/proc.h"
 #include "shim/spec.h"
@@ -19,22 +20,15 @@
 #define GONE_MS 10000 // from SIGKILL to the end of all processes; only a stuck disk takes longer
 #define JUDGE_TAIL 16384u // bytes at the end of the console
 
-static int left_ms(uint64_t end_ns)
+// 1 when fd became readable (a pidfd: the process is gone), 0 when the deadline was over first.
+static int wait_readable(int fd, uint64_t deadline)
 {
-	uint64_t now = clock_monotonic_ns();
-	return now >= end_ns ? 0 : (int)((end_ns - now + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC);
-}
-
-// 1 when fd became readable (a pidfd: the process is gone), 0 after the time.
-static int wait_readable(int fd, int timeout_ms)
-{
-	uint64_t end = clock_monotonic_ns() + (uint64_t)MAX(timeout_ms, 0) * NSEC_PER_MSEC;
 	struct pollfd pf = {.fd = fd, .events = POLLIN};
 	for (;;) {
-		int n = poll(&pf, 1, left_ms(end));
-		if (n >= 0)
+		int n = poll(&pf, 1, deadline_left_ms(deadline));
+		if (n > 0 || (n == 0 && deadline_over(deadline)))
 			return n;
-		if (errno != EINTR)
+		if (n < 0 && errno != EINTR)
 			return -errno;
 	}
 }
@@ -148,7 +142,7 @@ static int find_shim(const char *dir)
 
 static int wait_gone(int pidfd, int timeout_ms, struct err *e)
 {
-	int rc = wait_readable(pidfd, timeout_ms);
+	int rc = wait_readable(pidfd, deadline_in_ms(MAX(timeout_ms, 0)));
 	if (rc == 0)
 		return err_errno(e, ETIMEDOUT,
 			"processes of the sandbox do not end (stuck in a disk or network access?)");
@@ -158,7 +152,7 @@ static int wait_gone(int pidfd, int timeout_ms, struct err *e)
 static void end_process(int pidfd)
 {
 	proc_kill(pidfd, SIGKILL);
-	wait_readable(pidfd, GONE_MS);
+	wait_readable(pidfd, deadline_in_ms(GONE_MS));
 }
 
 int shim_poke_pager(int pidfd)
@@ -207,38 +201,24 @@ int shim_stop(const char *dir, int pidfd, struct err *e)
 
 // ---- start
 
-static int receive_pidfd(int fd, uint64_t end_ns, int *ret_pidfd, char *text, size_t size)
+static int receive_pidfd(int fd, uint64_t deadline, int *pidfd, char *text, size_t size)
 {
-	union {
-		char bytes[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} c;
-	struct iovec io = {text, size - 1};
-	struct msghdr m = {.msg_iov = &io,
-		.msg_iovlen = 1,
-		.msg_control = c.bytes,
-		.msg_controllen = sizeof c.bytes};
-	int rc = wait_readable(fd, left_ms(end_ns));
+	int rc = wait_readable(fd, deadline);
 	if (rc <= 0)
 		return rc < 0 ? rc : -ETIMEDOUT;
-	ssize_t n = RETRY_EINTR(recvmsg(fd, &m, MSG_CMSG_CLOEXEC));
-	if (n < 0)
-		return -errno;
-	text[n] = '\0';
-	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
-	if (h && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_RIGHTS &&
-		h->cmsg_len == CMSG_LEN(sizeof(int)) && *ret_pidfd < 0)
-		memcpy(ret_pidfd, CMSG_DATA(h), sizeof(int));
+	ssize_t n = fdpass_receive(fd, text, size - 1, pidfd, 0);
+	if (n >= 0)
+		text[n] = '\0';
 	return (int)n;
 }
 
 // Messages of stasis-shim, in order: its pidfd; then "ok" or an error. Either process may report an
 // error, so the descriptor may be missing.
-static int await_report(int fd, uint64_t end_ns, int timeout_ms, int *pidfd, struct err *e)
+static int await_report(int fd, uint64_t deadline, int timeout_ms, int *pidfd, struct err *e)
 {
 	char text[1200];
 	for (;;) {
-		int n = receive_pidfd(fd, end_ns, pidfd, text, sizeof text);
+		int n = receive_pidfd(fd, deadline, pidfd, text, sizeof text);
 		if (n == -ETIMEDOUT)
 			return err_set(e, ERR_TIMEOUT,
 				"the VMM's API socket did not accept within %d ms", timeout_ms);
@@ -278,7 +258,7 @@ static int write_spec(const struct shim_spec *spec, int *ret_fd, struct err *e)
 // sandbox's id.
 static int run_shim(const char *program, int spec_fd, int timeout_ms, int *ret_pidfd, struct err *e)
 {
-	uint64_t end = clock_monotonic_ns() + (uint64_t)MAX(timeout_ms, 0) * NSEC_PER_MSEC;
+	uint64_t deadline = deadline_in_ms(MAX(timeout_ms, 0));
 	int sv[2];
 	// Packets: a message is whole, and the end of all senders is seen.
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0)
@@ -298,8 +278,8 @@ static int run_shim(const char *program, int spec_fd, int timeout_ms, int *ret_p
 	if (rc < 0)
 		return rc;
 	theirs = safe_close(theirs);
-	rc = await_report(mine, end, timeout_ms, &pidfd, e);
-	if (proc_wait(starter, rc < 0 ? 0 : left_ms(end), NULL) == -ETIMEDOUT) {
+	rc = await_report(mine, deadline, timeout_ms, &pidfd, e);
+	if (proc_wait(starter, rc < 0 ? 0 : deadline_left_ms(deadline), NULL) == -ETIMEDOUT) {
 		proc_kill(starter, SIGKILL);
 		proc_wait(starter, -1, NULL);
 	}

@@ -20,9 +20,9 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include "base/fault.h"
+#include "base/fdpass.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/proc.h"
@@ -44,24 +44,8 @@ static int send_pidfd(int report_fd, pid_t pid, struct err *e)
 	_cleanup_close_ int pidfd = proc_pidfd_open(pid);
 	if (pidfd < 0)
 		return err_errno(e, pidfd, "open the new process");
-	char byte = 0;
-	struct iovec io = {&byte, 1};
-	union {
-		char bytes[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} c = {0};
-	struct msghdr m = {.msg_iov = &io,
-		.msg_iovlen = 1,
-		.msg_control = c.bytes,
-		.msg_controllen = sizeof c.bytes};
-	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
-	h->cmsg_level = SOL_SOCKET;
-	h->cmsg_type = SCM_RIGHTS;
-	h->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(h), &pidfd, sizeof pidfd);
-	if (sendmsg(report_fd, &m, MSG_NOSIGNAL) < 0)
-		return err_errno(e, errno, "hand over the new process");
-	return 0;
+	ssize_t n = fdpass_send(report_fd, "", 1, pidfd, 0);
+	return n < 0 ? err_errno(e, (int)n, "hand over the new process") : 0;
 }
 
 // From standard input, which is then nobody's.

@@ -30,6 +30,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "base/fdpass.h"
 #include "base/missing.h"
 
 extern char **environ;
@@ -234,21 +235,7 @@ static int hand_over(size_t size)
 	int n = snprintf(json, sizeof json,
 		"[{\"base_host_virt_addr\":%" PRIuPTR ",\"size\":%zu,\"offset\":0}]",
 		(uintptr_t)memory, size);
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control = {0};
-	struct iovec iov = {json, (size_t)n};
-	struct msghdr msg = {.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control.buf,
-		.msg_controllen = sizeof control.buf};
-	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &memory_uffd, sizeof memory_uffd);
-	return sendmsg(pager_socket, &msg, 0) == n ? 0 : -1;
+	return fdpass_send(pager_socket, json, (size_t)n, memory_uffd, 0) == n ? 0 : -1;
 }
 
 static void flood(FILE *f, long n)

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include "base/fdpass.h"
 #include "base/missing.h"
 #include "check.h"
 
@@ -99,24 +100,10 @@ int vm_connect(const char *path)
 
 void vm_send(int socket, const char *text, size_t len, int fd)
 {
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control = {0};
-	struct iovec iov = {(char *)text, len};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-	if (fd >= 0) {
-		msg.msg_control = control.buf;
-		msg.msg_controllen = sizeof control.buf;
-		struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(c), &fd, sizeof fd);
-	}
 	// The pager may have refused already.
-	if (sendmsg(socket, &msg, MSG_NOSIGNAL) < 0)
-		assert_int_equal(errno, EPIPE);
+	ssize_t n = fdpass_send(socket, text, len, fd, 0);
+	if (n < 0)
+		assert_int_equal(n, -EPIPE);
 }
 
 void vm_hand_over(struct vm *vm, const char *path)
