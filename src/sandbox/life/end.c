@@ -8,7 +8,7 @@
 //     its turn is sent away, the processes are killed: calls to them end
 //  2. the claim is waited for, WAIT_MS at most. Who does not let go in time keeps it, but has no
 //  say
-//     any more: sandbox.removed refuses its commit, and when it ends it frees what is there
+//     any more: sandbox.removed refuses its commit
 //  3. the row says stopped, its snapshots are dropped
 //  4. what is left is freed, FREE_MS of it awaited (free.h)
 #include "sandbox/life/end.h"
@@ -120,7 +120,9 @@ static int finish_destroy(struct host *h, struct sandbox *s, const char *op_id, 
 		if (e)
 			*e = why;
 	}
-	if (claimed && sandbox_free(h, s, FREE_ALL, FREE_MS) < 0)
+	if (!claimed)
+		sandbox_free_later(h, s);
+	else if (sandbox_free(h, s, FREE_ALL, FREE_MS) < 0)
 		log_warn("destroyed, its processes have not ended yet sandbox=%s", s->info.id);
 	pthread_mutex_lock(&h->lock);
 	if (committed == 0)

@@ -189,3 +189,45 @@ int sandbox_free(struct host *h, struct sandbox *s, enum free_what what, int wai
 	pthread_mutex_unlock(&h->lock);
 	return rc < 0 ? -EINPROGRESS : 0;
 }
+
+struct later {
+	struct host *h;
+	char id[64];
+	int64_t again_ms;
+};
+
+static void free_later(void *ctx)
+{
+	struct later *l = ctx;
+	struct host *h = l->h;
+	pthread_mutex_lock(&h->lock);
+	struct sandbox *s = host_find(h, l->id);
+	bool busy = s && s->operation;
+	if (s && !busy)
+		s->operation = "free";
+	pthread_mutex_unlock(&h->lock);
+	if (busy) {
+		l->again_ms = MIN(l->again_ms * 2, 1000);
+		if (workers_add(h->workers, true, deadline_in_ms(l->again_ms), free_later, l) < 0)
+			free(l);
+		return;
+	}
+	free(l);
+	if (!s)
+		return;
+	sandbox_free(h, s, FREE_ALL, 0);
+	pthread_mutex_lock(&h->lock);
+	host_release(h, s);
+	pthread_mutex_unlock(&h->lock);
+}
+
+void sandbox_free_later(struct host *h, const struct sandbox *s)
+{
+	struct later *l = malloc(sizeof *l);
+	if (!l)
+		return; // the next start does it
+	*l = (struct later){.h = h, .again_ms = 10};
+	memcpy(l->id, s->info.id, sizeof l->id);
+	if (workers_add(h->workers, true, deadline_in_ms(l->again_ms), free_later, l) < 0)
+		free(l);
+}

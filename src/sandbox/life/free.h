@@ -19,5 +19,7 @@ enum free_what {
 int sandbox_free(struct host *h, struct sandbox *s, enum free_what what, int wait_ms);
 // host.lock held: until it is free, or the deadline. -ETIMEDOUT.
 int sandbox_wait_free(struct host *h, struct sandbox *s, uint64_t deadline_ns);
+// Of one that another operation still has: as soon as that lets go.
+void sandbox_free_later(struct host *h, const struct sandbox *s);
 // Ends the claim; row and table lose the sandbox, as soon as it is free.
 void sandbox_forget(struct host *h, struct sandbox *s);

@@ -5,7 +5,6 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/json.h"
-#include "sandbox/life/free.h"
 #include "sandbox/life/still.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/claim.h"
@@ -66,8 +65,10 @@ static int begin(struct operation *o, struct err *e)
 			o->h, o->id, o->kind->name, s->info.id, &row, o->journal, o->layer, e);
 	if (rc < 0) {
 		pthread_mutex_lock(&o->h->lock);
-		if (!s->removed)
+		if (!s->removed) {
 			s->info.state = before.state;
+			s->info.generation = before.generation;
+		}
 		pthread_mutex_unlock(&o->h->lock);
 	}
 	return rc;
@@ -104,11 +105,13 @@ static int commit(struct operation *o, const struct err *failed, struct err *e)
 	pthread_mutex_lock(&o->h->lock);
 	uint64_t ends_at = s->info.ends_at_ns;
 	enum on_timeout on_timeout = s->info.on_timeout;
-	s->info = o->next.info;
+	bool removed = s->removed; // meanwhile, by a destroy that had the last word
+	if (!removed)
+		s->info = o->next.info;
 	s->full_next = o->next.full_next;
-	if (c.sets_time) {
+	if (c.sets_time && !removed) {
 		sandbox_set_end(s, o->next.info.ends_at_ns);
-	} else {
+	} else if (!removed) {
 		s->info.ends_at_ns = ends_at;
 		s->info.on_timeout = on_timeout;
 	}
@@ -183,12 +186,6 @@ void operation_release(struct operation *o, struct host_sandbox *ret)
 {
 	struct host *h = o->h;
 	struct sandbox *s = o->s;
-	pthread_mutex_lock(&h->lock);
-	bool frees = s->removed && !s->freeing;
-	pthread_mutex_unlock(&h->lock);
-	// A destroy that did not wait left this to whoever had the sandbox.
-	if (frees)
-		sandbox_free(h, s, FREE_ALL, 0);
 	pthread_mutex_lock(&h->lock);
 	if (ret)
 		*ret = s->info;

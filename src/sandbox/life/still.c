@@ -41,8 +41,10 @@ static int let_go(struct still *w, struct sandbox *s, struct err *e)
 	if (rc < 0)
 		return rc;
 	pthread_mutex_lock(&w->h->lock);
-	s->info.state = next.info.state;
-	s->info.generation = next.info.generation;
+	if (!s->removed) {
+		s->info.state = next.info.state;
+		s->info.generation = next.info.generation;
+	}
 	s->info.detail[0] = '\0';
 	pthread_mutex_unlock(&w->h->lock);
 	log_info("guest goes on sandbox=%s", w->id);

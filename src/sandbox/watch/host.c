@@ -186,11 +186,12 @@ struct host *host_close(struct host *h, bool kill_all)
 	pthread_mutex_unlock(&h->event_lock);
 	monitor_stop(h);
 	workers_stop(h->workers, free);
-	// Creates and destroys under way end by themselves; nobody starts new ones now. What waits
-	// for its settling or freeing is the next start's.
+	// Operations under way end by themselves; nobody starts new ones now. What a job had, or
+	// was left to one, is the next start's.
 	pthread_mutex_lock(&h->lock);
 	for (struct sandbox *s = NULL; (s = host_next(h, s));)
-		if (s->unsettled || s->freeing || s->forget)
+		if (s->unsettled || s->forget || str_eq(s->operation, "end") ||
+			str_eq(s->operation, "purge"))
 			s->operation = NULL;
 	for (size_t i = 0; i < HOST_BUCKETS; i++) {
 		while (h->buckets[i]) {

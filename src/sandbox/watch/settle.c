@@ -91,9 +91,10 @@ static int commit(struct host *h, struct sandbox *s, struct sandbox *next,
 	if (rc < 0)
 		return rc;
 	pthread_mutex_lock(&h->lock);
-	s->info = next->info;
+	if (!s->removed)
+		s->info = next->info;
 	s->full_next = next->full_next;
-	if (c.sets_time)
+	if (c.sets_time && !s->removed)
 		sandbox_set_end(s, next->info.ends_at_ns);
 	pthread_mutex_unlock(&h->lock);
 	return 0;
@@ -292,8 +293,7 @@ static void work(void *ctx)
 	pthread_mutex_lock(&h->lock);
 	bool removed = s->removed;
 	pthread_mutex_unlock(&h->lock);
-	if (removed) { // a destroy did not wait
-		sandbox_free(h, s, FREE_ALL, 0);
+	if (removed) { // a destroy did not wait, and frees it once it is let go
 		end_job(j, true);
 		return;
 	}
