@@ -31,13 +31,16 @@ static int load_row(struct host *h, struct sandbox *s, const char *open_kind, co
 	struct shim_state st;
 	struct err e = {0};
 	struct sandbox *first = host_find(h, s->info.id);
-	if (first) { // two open operations on one sandbox: the first one counts
-		log_warn("operation given up operation=%s kind=%s sandbox=%s", op_id, open_kind,
-			s->info.id);
+	if (first) { // a destroy comes first
+		struct unsettled *second = &first->unsettled[1];
+		if (!second->id[0])
+			unsettled_read(open_kind, op_id, op_data, second);
+		if (second->layer[0])
+			refs_hold_layer(h->refs, second->layer);
 		free(s);
 		return 0;
 	}
-	s->unsettled = calloc(1, sizeof *s->unsettled);
+	s->unsettled = calloc(2, sizeof *s->unsettled);
 	if (!s->unsettled) {
 		free(s);
 		return -ENOMEM;
@@ -143,10 +146,12 @@ static void hold_bases(struct host *h)
 static int hold_unsettled(struct host *h, struct err *e)
 {
 	int rc = 0;
-	for (struct sandbox *s = NULL; rc == 0 && (s = host_next(h, s));) {
+	size_t i = 0;
+	for (struct sandbox *s = host_next(h, NULL); rc == 0 && s;
+		s = i++ % 2 ? host_next(h, s) : s) {
 		_cleanup_(header_freep) struct header *hd = NULL;
 		char path[sizeof "snapshots//memory.hdr" + UUID_SIZE];
-		const char *id = s->unsettled->snapshot;
+		const char *id = s->unsettled[i % 2].snapshot;
 		snprintf(path, sizeof path, "snapshots/%.36s/memory.hdr", id);
 		if (id[0] && !refs_knows_snapshot(h->refs, id) &&
 			header_read(h->data_fd, path, &hd, NULL) == 0 &&

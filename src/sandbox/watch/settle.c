@@ -243,6 +243,21 @@ static int settle_stopping(struct host *h, struct sandbox *s, struct err *e)
 	return rc;
 }
 
+// What a destroy had cut off.
+static void settle_second(struct host *h, struct sandbox *s)
+{
+	struct unsettled *u = &s->unsettled[1];
+	struct err why = {0};
+	if (!u->id[0])
+		return;
+	drop_unfinished(h, u, true);
+	err_set(&why, ERR_CONFLICT, "sandbox '%s' was removed during the %s", s->info.id, u->kind);
+	store_op_end(h, u->id, s->info.id, &why);
+	if (u->layer[0])
+		refs_release_layer(h->refs, u->layer);
+	*u = (struct unsettled){0};
+}
+
 // 0: settled, the claim is the caller's to end; 1: settled, it has ended.
 static int settle(struct host *h, struct sandbox *s, struct err *e)
 {
@@ -300,6 +315,7 @@ static void work(void *ctx)
 	char id[64], layer[UUID_SIZE];
 	memcpy(id, s->info.id, sizeof id);
 	memcpy(layer, s->unsettled->layer, sizeof layer);
+	settle_second(h, s);
 	int rc = settle(h, s, &e);
 	if (rc == 1 && layer[0])
 		refs_release_layer(h->refs, layer);

@@ -98,7 +98,8 @@ static int look_at_run_dir(struct host *h, const char *name, struct err *e)
 static bool is_of_an_operation(struct host *h, const char *snapshot)
 {
 	for (struct sandbox *s = NULL; (s = host_next(h, s));)
-		if (s->unsettled && str_eq(s->unsettled->snapshot, snapshot))
+		if (s->unsettled && (str_eq(s->unsettled[0].snapshot, snapshot) ||
+					    str_eq(s->unsettled[1].snapshot, snapshot)))
 			return true;
 	return false;
 }

@@ -247,6 +247,25 @@ static void killed(const void *arg)
 
 // ---- what is not known
 
+// A destroy that did not wait for a pause, and then the server was killed: both are open.
+static void two_open(const void *point)
+{
+	struct play *p = make_some();
+	char sql[400];
+	p_of_copy = p;
+	check(!served(pause_killed, (void *)(uintptr_t)point), "not killed");
+	snprintf(sql, sizeof sql,
+		"INSERT INTO operations (op_id, kind, sandbox, state, started_ns, ended_ns) VALUES "
+		"('dddddddd-dddd-4ddd-8ddd-dddddddddddd', 'destroy', '%s', 'open', 1, 0)",
+		p->box[1].id);
+	database_sql(sql);
+	stage_calm();
+	then_destroyed(p, 1);
+	struct host *h = play_open();
+	play_check(h, p, "after the start");
+	play_close(h);
+}
+
 static void put_file(const char *name)
 {
 	char path[256];
@@ -380,6 +399,10 @@ int main(int argc, char **argv)
 		{"killed/resume.after_journal", killed, "resume.after_journal"},
 		{"killed/resume.after_shim", killed, "resume.after_shim"},
 		{"killed/resume.before_commit", killed, "resume.before_commit"},
+		{"two-open/pause.after_journal", two_open, "pause.after_journal"},
+		{"two-open/capture.after_disk", two_open, "capture.after_disk"},
+		{"two-open/ingest.after_layer", two_open, "ingest.after_layer"},
+		{"two-open/pause.before_commit", two_open, "pause.before_commit"},
 		{"forgotten", forgotten},
 		{"strange-files", strange_files},
 		{"no-state-file", no_state_file},
