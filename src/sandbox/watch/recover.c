@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "sandbox/machine/lineage.h"
 #include "sandbox/table/bells.h"
+#include "sandbox/table/statefile.h"
 #include "sandbox/table/store.h"
 #include "sandbox/watch/settle.h"
 #include "sandbox/watch/unknown.h"
@@ -232,6 +233,17 @@ static void adopt(struct host *h, struct sandbox *s)
 	}
 }
 
+// An older server wrote none, and one that was killed may not have come to it. Of what is to be
+// settled the file that is there says more than the row in memory.
+static void write_states(struct host *h)
+{
+	db_lock(h->db);
+	for (struct sandbox *s = NULL; (s = host_next(h, s));)
+		if (s->pidfd >= 0 && !s->unsettled->id[0])
+			statefile_write(h, s, NULL);
+	db_unlock(h->db);
+}
+
 int host_recover(struct host *h, const struct host_config *cfg, struct err *e)
 {
 	int rc = cfg->alone ? 0 : store_load(h, load_row, e);
@@ -243,6 +255,7 @@ int host_recover(struct host *h, const struct host_config *cfg, struct err *e)
 	if ((rc = hold_snapshots(h, e)) < 0 || (rc = hold_unsettled(h, e)) < 0 ||
 		(rc = unknown_find(h, e)) < 0)
 		return rc;
+	write_states(h);
 	// Jobs begin at once and may remove the sandbox they are about.
 	pthread_mutex_lock(&h->lock);
 	for (struct sandbox *s = NULL, *next = host_next(h, NULL); (s = next);) {
