@@ -451,7 +451,7 @@ static void finds(const void *arg)
 	pid_t pid = fork();
 	if (pid == 0) {
 		case_is_known = true; // it is to fail
-		live(1, SESSIONS, *(const enum wrong *)arg, (struct trouble_set){0});
+		live(1, MORE_SESSIONS, *(const enum wrong *)arg, (struct trouble_set){0});
 		exit(0);
 	}
 	check(pid > 0 && waitpid(pid, &status, 0) == pid, "fork");
