@@ -75,6 +75,9 @@ int host_templates(struct host *h, struct host_template **ret, size_t *ret_n, st
 // it is a load.
 int host_freeze(struct host *h, const char *template, struct err *e);
 int host_info(struct host *h, struct host_info *ret, struct err *e);
+// *ret_list: what is unknown, the caller's (free).
+int host_usage(struct host *h, struct host_usage *ret, struct host_unknown **ret_list,
+	size_t *ret_n, struct err *e);
 // Ends and removes what is on this machine and in no row. Goes on after an error: the first one is
 // told, and what could not be removed stays on the list.
 int host_remove_unknown(struct host *h, size_t *ret_n, struct err *e);

@@ -151,3 +151,22 @@ struct host_info {
 	uint64_t last_event; // number of its newest event
 	char journal_id[40]; // of host.db: with another one event numbers start anew
 };
+
+// Of files: blocks in use. Blocks that disks share (copies by reflink) count in each of them.
+struct host_usage {
+	uint64_t total_bytes, free_bytes;   // of the volume
+	uint64_t sandboxes, sandbox_bytes;  // disks of what runs, consoles
+	uint64_t snapshots, snapshot_bytes; // all but their memory
+	uint64_t layers;		    // their memory, and that of sandboxes made of them:
+	uint64_t own_layer_bytes, shared_layer_bytes; // needed by one, by several
+	uint64_t image_bytes;			      // base images, kernels, VMMs
+	uint64_t unknown, unknown_bytes;	      // in none of the above
+};
+
+// What is on the machine and the host does not know: kept until it is removed on demand.
+#define HOST_UNKNOWN_MAX 10000u // of a list
+struct host_unknown {
+	char kind[16]; // "shim" (a machine that runs), "sandbox", "snapshot", "layer"
+	char id[64];
+	uint64_t bytes;
+};

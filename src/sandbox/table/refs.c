@@ -290,3 +290,10 @@ bool refs_knows_layer(struct refs *r, const char *id)
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&r->lock);
 	return *place(&r->layers, id) != NULL;
 }
+
+unsigned refs_layer_users(struct refs *r, const char *id)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&r->lock);
+	const struct entry *e = *place(&r->layers, id);
+	return e ? e->users : 0;
+}

@@ -44,5 +44,6 @@ bool refs_next_snapshot(struct refs *r, char ret_id[UUID_SIZE]);
 void refs_snapshot_gone(struct refs *r, const char *id);
 void refs_snapshot_stays(struct refs *r, const char *id); // could not be removed: again later
 bool refs_next_layer(struct refs *r, char ret_id[UUID_SIZE]);
+unsigned refs_layer_users(struct refs *r, const char *id); // snapshots, sandboxes, operations
 // Whether somebody needs it, or it waits on the list.
 bool refs_knows_layer(struct refs *r, const char *id);
