@@ -375,6 +375,37 @@ static int metrics(void *p, struct strbuf *out, struct err *e)
 	return rc;
 }
 
+// All files are looked at.
+static int usage(void *p, struct host_usage *ret, struct host_unknown **ret_list, size_t *ret_n,
+	struct err *e)
+{
+	struct client *c = p;
+	struct rpc_usage got;
+	int rc = call(c, RPC_GET_USAGE, NULL, &got, c->read_timeout_ms * 6, e);
+	if (rc < 0)
+		return rc;
+	if (!got.has) {
+		free(got.list);
+		return err_set(e, ERR_INTERNAL, "answer of the host to GetUsage: empty");
+	}
+	*ret = got.usage;
+	*ret_list = got.list;
+	*ret_n = got.n;
+	return 0;
+}
+
+static int remove_unknown(void *p, const char *op_id, size_t *ret_n, struct err *e)
+{
+	struct rpc_request q = {0};
+	struct rpc_removed got;
+	int rc = set_op(&q, op_id, e);
+	if (rc == 0)
+		rc = order(p, RPC_REMOVE_UNKNOWN, &q, &got, e);
+	if (rc == 0)
+		*ret_n = (size_t)got.n;
+	return rc;
+}
+
 // --- streams
 
 struct incoming {
@@ -595,6 +626,8 @@ static const struct hostagent_ops remote = {
 	.drain = drain,
 	.info = info,
 	.metrics = metrics,
+	.usage = usage,
+	.remove_unknown = remove_unknown,
 };
 
 int hostagent_connect(

@@ -129,6 +129,17 @@ static int metrics(void *h, struct strbuf *out, struct err *e)
 {
 	return host_metrics(HOST(h), out, e);
 }
+static int usage(void *h, struct host_usage *ret, struct host_unknown **ret_list, size_t *ret_n,
+	struct err *e)
+{
+	return host_usage(HOST(h), ret, ret_list, ret_n, e);
+}
+// Done again it finds nothing.
+static int remove_unknown(void *h, const char *op_id, size_t *ret_n, struct err *e)
+{
+	log_info("what is unknown is removed operation=%s", op_id);
+	return host_remove_unknown(HOST(h), ret_n, e);
+}
 
 static const struct hostagent_ops local = {
 	.create = create,
@@ -151,6 +162,8 @@ static const struct hostagent_ops local = {
 	.drain = drain,
 	.info = info,
 	.metrics = metrics,
+	.usage = usage,
+	.remove_unknown = remove_unknown,
 };
 
 static struct local *local_free(struct local *l)

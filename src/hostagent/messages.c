@@ -149,6 +149,29 @@ static const struct wire_field host_fields[] = {
 };
 MESSAGE(host, "Host", host_info, host_fields);
 
+static const struct wire_field usage_fields[] = {
+	U64(host_usage, total_bytes, "totalBytes"),
+	U64(host_usage, free_bytes, "freeBytes"),
+	U64(host_usage, sandboxes, "sandboxes"),
+	U64(host_usage, sandbox_bytes, "sandboxBytes"),
+	U64(host_usage, snapshots, "snapshots"),
+	U64(host_usage, snapshot_bytes, "snapshotBytes"),
+	U64(host_usage, layers, "layers"),
+	U64(host_usage, own_layer_bytes, "ownLayerBytes"),
+	U64(host_usage, shared_layer_bytes, "sharedLayerBytes"),
+	U64(host_usage, image_bytes, "imageBytes"),
+	U64(host_usage, unknown, "unknown"),
+	U64(host_usage, unknown_bytes, "unknownBytes"),
+};
+MESSAGE(usage, "Usage", host_usage, usage_fields);
+
+static const struct wire_field unknown_fields[] = {
+	TEXT(host_unknown, kind, "kind"),
+	TEXT(host_unknown, id, "id"),
+	U64(host_unknown, bytes, "bytes"),
+};
+MESSAGE(unknown, "Unknown", host_unknown, unknown_fields);
+
 static const struct wire_field event_fields[] = {
 	U64(host_event, seq, "seq"),
 	U64(host_event, at_ns, "atNs"),
@@ -288,6 +311,9 @@ static const struct wire_field list_events_fields[] = {
 };
 MESSAGE(list_events, "ListEventsRequest", rpc_request, list_events_fields);
 
+static const struct wire_field remove_unknown_fields[] = {OPERATION(rpc_request)};
+MESSAGE(remove_unknown, "RemoveUnknownRequest", rpc_request, remove_unknown_fields);
+
 static const struct wire_field ack_fields[] = {U64(rpc_request, upto, "upto", .max = INT64_MAX)};
 MESSAGE(ack_events, "AckEventsRequest", rpc_request, ack_fields);
 
@@ -295,6 +321,7 @@ EMPTY(list_sandboxes, "ListSandboxesRequest");
 EMPTY(list_snapshots, "ListSnapshotsRequest");
 EMPTY(list_templates, "ListTemplatesRequest");
 EMPTY(get_metrics, "GetMetricsRequest");
+EMPTY(get_usage, "GetUsageRequest");
 
 // --- answers
 
@@ -350,6 +377,15 @@ static const struct wire_field events_fields[] = {LIST(rpc_events, list, n, "eve
 MESSAGE(watched, "WatchEventsResponse", rpc_events, events_fields);
 MESSAGE(events, "ListEventsResponse", rpc_events, events_fields);
 
+static const struct wire_field got_usage_fields[] = {
+	PART(rpc_usage, usage, has, "usage", &usage),
+	LIST(rpc_usage, list, n, "unknown", &unknown),
+};
+MESSAGE(got_usage, "GetUsageResponse", rpc_usage, got_usage_fields);
+
+static const struct wire_field removed_fields[] = {U64(rpc_removed, n, "removed")};
+MESSAGE(removed_unknown, "RemoveUnknownResponse", rpc_removed, removed_fields);
+
 EMPTY(destroyed, "DestroySandboxResponse");
 EMPTY(timeout_set, "SetTimeoutResponse");
 EMPTY(on_timeout_set, "SetOnTimeoutResponse");
@@ -364,7 +400,8 @@ const struct wire_message *const rpc_messages[] = {&phase, &sandbox, &snapshot, 
 	&list_sandboxes, &list_snapshots, &list_templates, &get_metrics, &created, &paused,
 	&resumed, &rolled_back, &got, &forked, &sandboxes, &address, &log_data, &snapshot_made,
 	&snapshots, &templates, &got_host, &metrics, &watched, &events, &destroyed, &timeout_set,
-	&on_timeout_set, &snapshot_deleted, &drained, &acked, NULL};
+	&on_timeout_set, &snapshot_deleted, &drained, &acked, &usage, &unknown, &get_usage,
+	&remove_unknown, &got_usage, &removed_unknown, NULL};
 
 #define UNARY(text, in, out)                                                                       \
 	{                                                                                          \
@@ -398,4 +435,6 @@ const struct rpc_method rpc_methods[RPC_MAX] = {
 	[RPC_WATCH_EVENTS] = STREAM("WatchEvents", &watch_events, &watched),
 	[RPC_LIST_EVENTS] = UNARY("ListEvents", &list_events, &events),
 	[RPC_ACK_EVENTS] = UNARY("AckEvents", &ack_events, &acked),
+	[RPC_GET_USAGE] = UNARY("GetUsage", &get_usage, &got_usage),
+	[RPC_REMOVE_UNKNOWN] = UNARY("RemoveUnknown", &remove_unknown, &removed_unknown),
 };

@@ -35,6 +35,8 @@ enum rpc {
 	RPC_WATCH_EVENTS,
 	RPC_LIST_EVENTS,
 	RPC_ACK_EVENTS,
+	RPC_GET_USAGE,
+	RPC_REMOVE_UNKNOWN,
 	RPC_MAX,
 };
 
@@ -123,6 +125,17 @@ struct rpc_host {
 struct rpc_events {
 	struct host_event *list;
 	size_t n;
+};
+
+struct rpc_usage {
+	struct host_usage usage;
+	bool has;
+	struct host_unknown *list;
+	size_t n;
+};
+
+struct rpc_removed {
+	uint64_t n;
 };
 
 struct rpc_text {

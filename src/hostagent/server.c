@@ -161,6 +161,22 @@ static int do_ack(const struct hostagent *h, void *in, void *out, struct err *e)
 	return h->ops->ack_events(h->host, ((const struct rpc_request *)in)->upto, e);
 }
 
+static int do_usage(const struct hostagent *h, void *in, void *out, struct err *e)
+{
+	struct rpc_usage *o = out;
+	int rc = h->ops->usage(h->host, &o->usage, &o->list, &o->n, e);
+	o->has = rc == 0;
+	return rc;
+}
+
+static int do_remove_unknown(const struct hostagent *h, void *in, void *out, struct err *e)
+{
+	size_t n = 0;
+	int rc = h->ops->remove_unknown(h->host, ((const struct rpc_request *)in)->op_id, &n, e);
+	((struct rpc_removed *)out)->n = n;
+	return rc;
+}
+
 static int (*const calls[RPC_MAX])(
 	const struct hostagent *h, void *in, void *out, struct err *e) = {
 	[RPC_CREATE_SANDBOX] = do_create,
@@ -182,6 +198,8 @@ static int (*const calls[RPC_MAX])(
 	[RPC_GET_METRICS] = do_metrics,
 	[RPC_LIST_EVENTS] = do_events,
 	[RPC_ACK_EVENTS] = do_ack,
+	[RPC_GET_USAGE] = do_usage,
+	[RPC_REMOVE_UNKNOWN] = do_remove_unknown,
 };
 
 // --- a job: one call's data, and its work where that runs on another thread

@@ -296,11 +296,32 @@ static int metrics(void *p, struct strbuf *out, struct err *e)
 	return rc;
 }
 
+static int usage(void *p, struct host_usage *ret, struct host_unknown **ret_list, size_t *ret_n,
+	struct err *e)
+{
+	int rc = enter(p, "usage", "", e);
+	if (rc < 0)
+		return rc;
+	*ret = (struct host_usage){1ull << 40, 1ull << 39, 3, 4, 5, 6, 7, 8, 9, 10, 1, 12};
+	*ret_list = calloc(1, sizeof **ret_list);
+	**ret_list = (struct host_unknown){.kind = "snapshot", .id = "abc", .bytes = 12};
+	*ret_n = 1;
+	return 0;
+}
+
+static int remove_unknown(void *p, const char *op_id, size_t *ret_n, struct err *e)
+{
+	int rc = operate(p, "remove_unknown", op_id, "", e);
+	*ret_n = 3;
+	return rc;
+}
+
 struct hostagent fake_host(struct fake *f)
 {
 	static const struct hostagent_ops ops = {create, destroy, pause_, resume, fork_,
 		snapshot_create, snapshot_delete, snapshots, get, list, set_timeout, set_on_timeout,
-		address, open_log, events, ack_events, templates, drain, info, metrics};
+		address, open_log, events, ack_events, templates, drain, info, metrics, usage,
+		remove_unknown};
 	return (struct hostagent){&ops, f};
 }
 

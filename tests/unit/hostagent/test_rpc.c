@@ -209,6 +209,16 @@ static void each_function_reaches_the_host_and_brings_its_answer(void **state)
 	strbuf_adds(&out, "# before\n");
 	OK(w, metrics, &out);
 	assert_string_equal(out.data, "# before\nstasis_fake 1\n");
+	struct host_usage usage;
+	struct host_unknown *unknown = NULL;
+	OK(w, usage, &usage, &unknown, &n);
+	assert_true(usage.total_bytes == 1ull << 40 && usage.unknown_bytes == 12);
+	assert_int_equal(n, 1);
+	assert_string_equal(unknown->kind, "snapshot");
+	assert_string_equal(unknown->id, "abc");
+	free(unknown);
+	OK(w, remove_unknown, OP, &n);
+	assert_int_equal(n, 3);
 }
 
 static void each_error_keeps_its_code_and_its_text(void **state)
