@@ -513,6 +513,28 @@ static int metrics(void *host, struct strbuf *out, struct err *e)
 	return 0;
 }
 
+static int usage(void *host, struct host_usage *ret, struct host_unknown **ret_list, size_t *ret_n,
+	struct err *e)
+{
+	*ret = (struct host_usage){.total_bytes = 1000,
+		.free_bytes = 400,
+		.sandboxes = 2,
+		.sandbox_bytes = 300,
+		.own_layer_bytes = 100,
+		.unknown = 1,
+		.unknown_bytes = 7};
+	*ret_list = calloc(1, sizeof **ret_list);
+	**ret_list = (struct host_unknown){.kind = "layer", .id = "abc", .bytes = 7};
+	*ret_n = 1;
+	return 0;
+}
+
+static int remove_unknown(void *host, const char *op_id, size_t *ret_n, struct err *e)
+{
+	*ret_n = 1;
+	return id_is_uuid(op_id) ? 0 : err_set(e, ERR_INVALID, "no operation id");
+}
+
 void model_init(struct model *m)
 {
 	*m = (struct model){.address = "127.0.0.1"};
@@ -552,6 +574,8 @@ struct hostagent model_host(struct model *m)
 		.templates = templates,
 		.info = info,
 		.metrics = metrics,
+		.usage = usage,
+		.remove_unknown = remove_unknown,
 	};
 	return (struct hostagent){&ops, m};
 }

@@ -629,6 +629,18 @@ static void test_metrics_and_others(void **state)
 			fail_msg("no '%s' in:\n%s", want[i], t);
 	_cleanup_json_ json_t *host = call(f, "GET", "/v1/host", NULL, 200);
 	assert_string_equal(text(host, "vmm"), "model");
+	_cleanup_json_ json_t *usage = call(f, "GET", "/v1/host/usage", NULL, 200);
+	assert_int_equal(json_integer_value(json_object_get(usage, "free_bytes")), 400);
+	json_t *part = json_object_get(usage, "unknown");
+	assert_int_equal(json_integer_value(json_object_get(part, "bytes")), 7);
+	part = json_object_get(usage, "layers");
+	assert_int_equal(json_integer_value(json_object_get(part, "own_bytes")), 100);
+	_cleanup_json_ json_t *unknown = call(f, "GET", "/v1/host/unknown", NULL, 200);
+	part = json_array_get(json_object_get(unknown, "unknown"), 0);
+	assert_string_equal(text(part, "kind"), "layer");
+	assert_string_equal(text(part, "id"), "abc");
+	_cleanup_json_ json_t *removed = call(f, "DELETE", "/v1/host/unknown", NULL, 200);
+	assert_int_equal(json_integer_value(json_object_get(removed, "removed")), 1);
 	_cleanup_json_ json_t *tpl = call(f, "GET", "/v1/templates", NULL, 200);
 	assert_string_equal(
 		text(json_array_get(json_object_get(tpl, "templates"), 0), "name"), "base");
