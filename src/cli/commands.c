@@ -162,6 +162,19 @@ static const char text_reconcile[] =
 	"Example:\n"
 	"  stasis reconcile --dry-run\n";
 
+static const char text_du[] =
+	"Blocks that disks share are counted in each of them, so that the sum may be more than the volume.\n"
+	"The memory of snapshots is in layers, which several may share. What is unknown is in no row of\n"
+	"host.db (one that is lost, or an older copy): it is kept, with the layers that it needs.\n";
+
+static const char text_gc[] =
+	"Snapshots and layers that nobody needs any more are removed by the server itself. What it does\n"
+	"not know it keeps, until this: machines are ended, disks, snapshots and layers removed.\n"
+	"\n"
+	"Example:\n"
+	"  stasis du --unknown\n"
+	"  stasis gc --unknown --yes\n";
+
 static const char text_db_check[] =
 	"Pages, indexes, foreign keys and versions of control.db and host.db; also while a server runs.\n";
 
@@ -175,6 +188,16 @@ static const char text_db_backup[] =
 static const char text_db_restore[] =
 	"Needs the server stopped; its sandboxes may go on. FILE is checked first; what was there is\n"
 	"kept beside it as *.before-restore.\n";
+
+static const char text_db_rebuild[] =
+	"For a host.db that is lost, damaged, or not of this volume and moment: the server refuses such\n"
+	"a one. Needs the server stopped; its sandboxes go on. What runs comes from the state files of the\n"
+	"run directory, what is paused and the snapshots from the volume. What was there is kept as\n"
+	"host.db.before-rebuild. With --forget the table begins empty: what is there is kept, shown by\n"
+	"'stasis du --unknown', and removed by 'stasis gc --unknown' alone.\n"
+	"\n"
+	"Example:\n"
+	"  stasis db rebuild host\n";
 
 static const char text_doctor[] =
 	"Each requirement is ok, degraded (works, with less) or missing; what is not ok has the\n"
@@ -242,12 +265,16 @@ const struct cli_command cli_commands[] = {
 		CLI_SERVER, true, false, cmd_operations},
 	{"reconcile", "", "compare the database with the host", text_reconcile, CLI_SERVER, true,
 		false, cmd_reconcile},
+	{"du", "", "show what uses the volume's space", text_du, CLI_SERVER, true, false, cmd_du},
+	{"gc", "", "remove what the host does not know", text_gc, CLI_SERVER, true, false, cmd_gc},
 	{"db check", "", "check the databases", text_db_check, CLI_MACHINE, false, true,
 		cmd_db_check},
 	{"db backup", "control|host FILE", "copy a database, also of a running server",
 		text_db_backup, CLI_MACHINE, false, true, cmd_db_backup},
 	{"db restore", "control|host FILE", "put a copy in a database's place", text_db_restore,
 		CLI_MACHINE, false, true, cmd_db_restore},
+	{"db rebuild", "host", "make host.db anew from what is on the disk", text_db_rebuild,
+		CLI_MACHINE, false, true, cmd_db_rebuild},
 	{"doctor", "", "check what this machine can do", text_doctor, CLI_MACHINE, false, false,
 		cmd_doctor},
 	{"setup volume", "", "make and mount the data volume", text_volume, CLI_MACHINE, false,

@@ -43,10 +43,14 @@ int cmd_key_rm(struct cli *c, struct err *e);
 // reconcile.c
 int cmd_reconcile(struct cli *c, struct err *e);
 int cmd_operations(struct cli *c, struct err *e);
+// usage.c
+int cmd_du(struct cli *c, struct err *e);
+int cmd_gc(struct cli *c, struct err *e);
 // db.c
 int cmd_db_check(struct cli *c, struct err *e);
 int cmd_db_backup(struct cli *c, struct err *e);
 int cmd_db_restore(struct cli *c, struct err *e);
+int cmd_db_rebuild(struct cli *c, struct err *e);
 // completion.c
 int cmd_completion(struct cli *c, struct err *e);
 // image.c

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// db check, db backup, db restore.
+// db check, db backup, db restore, db rebuild.
 #include <fcntl.h>
 #include <string.h>
 #include "base/db.h"
@@ -10,6 +10,7 @@
 #include "cli/base/option.h"
 #include "cli/base/output.h"
 #include "cli/command/all.h"
+#include "sandbox/host.h"
 
 extern const struct embed control_migrations[], host_migrations[];
 
@@ -140,5 +141,39 @@ int cmd_db_restore(struct cli *c, struct err *e)
 		rc = count_anew(d, path, e);
 	if (rc == 0)
 		fprintf(stderr, "stasis: restored; what was there is %s.before-restore\n", path);
+	return rc;
+}
+
+int cmd_db_rebuild(struct cli *c, struct err *e)
+{
+	const char *dir = NULL, *run_dir = PATH_RUN_DEFAULT;
+	bool forget = false;
+	struct host_rebuilt made;
+	const struct cli_option options[] = {DATA_DIR_OPTION(dir),
+		{0, "run-dir", "DIR",
+			"run directory of the server's host (default: " PATH_RUN_DEFAULT ")",
+			OPT_STRING, &run_dir},
+		{0, "forget", NULL,
+			"begin with an empty table: all that is there is kept as unknown", OPT_FLAG,
+			&forget},
+		{0}};
+	int rc = cli_parse(c, options, 1, 1, e);
+	if (rc != 0)
+		return rc;
+	if (!str_eq(c->argv[0], "host"))
+		return err_set(e, ERR_INVALID,
+			"only host.db can be made anew, not '%s': control.db has what is nowhere "
+			"else",
+			c->argv[0]);
+	rc = host_rebuild(cli_data_dir(dir), run_dir, forget, &made, e);
+	if (rc == 0) {
+		fputs(made.text.data ? made.text.data : "", stdout);
+		fprintf(stderr,
+			"stasis: host.db was made anew: sandboxes %u (paused: %u), snapshots %u, "
+			"kept as unknown %u; what was there is %s/host.db.before-rebuild\n",
+			made.sandboxes, made.paused, made.snapshots, made.unknown,
+			cli_data_dir(dir));
+	}
+	strbuf_done(&made.text);
 	return rc;
 }
