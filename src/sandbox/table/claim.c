@@ -10,11 +10,17 @@ int operation_told(struct host *h, const char *op_id, const char *id, struct err
 	struct err failed = {0};
 	if (!id_is_uuid(op_id))
 		return err_set(e, ERR_INVALID, "bad operation id");
-	// Where the same operation is at work in another thread, its answer is ours too.
+	// Where the same operation is at work in another thread, its answer is ours too. What a
+	// start has to settle may take as long as its VMM: nobody waits for that.
 	pthread_mutex_lock(&h->lock);
-	for (struct sandbox *s; (s = host_find(h, id)) && s->operation && str_eq(s->op_id, op_id);)
+	struct sandbox *s;
+	while ((s = host_find(h, id)) && s->operation && str_eq(s->op_id, op_id) && !s->unsettled)
 		pthread_cond_wait(&h->changed, &h->lock);
+	bool unsettled = s && s->unsettled && str_eq(s->op_id, op_id);
 	pthread_mutex_unlock(&h->lock);
+	if (unsettled)
+		return err_set(e, ERR_UNAVAILABLE,
+			"sandbox '%s' is not settled yet since the server's start: ask again", id);
 	int rc = store_op_find(h, op_id, state, sandbox, &failed, e);
 	if (rc < 0)
 		return rc;

@@ -3,7 +3,8 @@
 #include "sandbox/table/table.h"
 
 // 1: the operation was done before; 0: not; its own error where it failed. Waits for it where it is
-// under way. ERR_CONFLICT: the id was used for another sandbox.
+// under way. ERR_CONFLICT: the id was used for another sandbox. ERR_UNAVAILABLE: a start has not
+// settled it yet.
 int operation_told(struct host *h, const char *op_id, const char *id, struct err *e);
 // Claims a sandbox for an operation when it is in one of the states (bits 1 << state), waiting for
 // none: ERR_CONFLICT says what it is doing. 1: the operation was done before (*ret is filled).
