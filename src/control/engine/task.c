@@ -79,13 +79,17 @@ bool task_is_wanted(const struct engine *en, const struct task *t)
 bool task_is_no_word(struct engine *en, const struct task *t)
 {
 	struct host_info info = {0};
+	struct host_sandbox now;
 	struct err why = {0};
 	bool could_be = t->e.code == ERR_UNAVAILABLE || t->e.code == ERR_TIMEOUT ||
 			t->e.code == ERR_BAD_GATEWAY;
 	if (!t->adopted || !could_be || t->outcome == OUTCOME_GIVEN_UP)
 		return false;
-	return en->host.ops->info(en->host.host, &info, &why) < 0 || !info.volume_ok ||
-	       info.draining;
+	if (en->host.ops->info(en->host.host, &info, &why) < 0 || !info.volume_ok || info.draining)
+		return true;
+	// After a restart of the host it is still at it.
+	return en->host.ops->get(en->host.host, t->op.sandbox, &now, &why) == 0 &&
+	       (now.state == SANDBOX_PAUSING || now.state == SANDBOX_RESUMING);
 }
 
 int engine_get(struct engine *en, const char *id, struct host_sandbox *ret, struct err *e)

@@ -395,6 +395,33 @@ static void test_lost_reply_is_made_up_for(void **state)
 	assert_string_equal(text(done, "state"), "done");
 }
 
+static void check_operation(struct fixture *f, const char *op, const char *state)
+{
+	_cleanup_json_ json_t *reconciled = call(f, "POST", "/v1/reconcile", NULL, 200);
+	_cleanup_json_ json_t *j = operation(f, op);
+	assert_string_equal(text(j, "state"), state);
+}
+
+static void test_host_that_is_still_at_it(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200], op[UUID_SIZE];
+	if (f->host_server)
+		skip(); // as above
+	create_box(f, NULL, id);
+	f->model.lose_reply = true;
+	keyed_drop(f, "POST", path_of(id, "/pause", path), "p", NULL, 503);
+	f->model.lose_reply = false;
+	snprintf(op, sizeof op, "%s", newest_id);
+	// It was restarted, and settles what it had begun.
+	f->model.fail_pause = ERR_UNAVAILABLE;
+	f->model.box[0].state = SANDBOX_PAUSING;
+	check_operation(f, op, "open");
+	f->model.fail_pause = ERR_NONE;
+	f->model.box[0].state = SANDBOX_PAUSED;
+	check_operation(f, op, "done");
+}
+
 static json_t *reconcile_call(struct fixture *f, bool dry)
 {
 	return call(f, "POST", "/v1/reconcile", dry ? "{\"dry_run\":true}" : NULL, 200);
@@ -591,6 +618,7 @@ int main(void)
 		T(test_bad_keys),
 		T(test_same_key_at_once),
 		T(test_lost_reply_is_made_up_for),
+		T(test_host_that_is_still_at_it),
 		T(test_reconcile_explains_itself),
 		T(test_refused_ones_are_removed),
 		T(test_events_tell_the_cause),
