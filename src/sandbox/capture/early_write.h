@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Memory goes to the disk while the VMM still writes it into a file.
 #pragma once
 #include <pthread.h>
 #include "base/macro.h"

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// What a pager leaves behind: the record of a start, and its figures.
 #pragma once
 #include "sandbox/table/table.h"
 

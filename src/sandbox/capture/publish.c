@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// Memory becomes a layer, then layer, state and disk become a snapshot. All of it is durable before
+// snapshot.json has its name: the snapshot exists from that moment on, and not before.
 #include "sandbox/capture/publish.h"
 #include <fcntl.h>
 #include <string.h>

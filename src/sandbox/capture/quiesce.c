@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// The agent freezes or thaws the guest's processes. An agent that was restarted meanwhile is
+// greeted again first.
 #include "sandbox/capture/quiesce.h"
 #include <string.h>
 #include "agentclient/client.h"

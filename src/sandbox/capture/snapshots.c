@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// A copy shares all blocks with the snapshot that it is of. snapshot.json gets all that a
+// snapshot's row has, so that host.db can be made anew from the files.
 #include "sandbox/capture/snapshots.h"
 #include <fcntl.h>
 #include <string.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Names of the parts, and how they are taken out of the jail's directory.
 #include "sandbox/capture/stage.h"
 #include <unistd.h>
 #include "base/str.h"

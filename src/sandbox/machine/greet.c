@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Readiness, identity, time. The time is told again where it was long on its way to the guest.
 #include "sandbox/machine/greet.h"
 #include <string.h>
 #include "base/clock.h"

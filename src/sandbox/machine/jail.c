@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// The binds of a jail (disk, kernel or header, layers, state file) and the programs that the shim
+// starts in it.
 #include "sandbox/machine/jail.h"
 #include <string.h>
 #include "sandbox/machine/vmm_choice.h"

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// base.hdr is written and read, and its layers are held for as long as it is there (table/refs.h).
 #include "sandbox/machine/lineage.h"
 #include <fcntl.h>
 #include "base/file.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a machine comes up, booted from an image or loaded from a snapshot: dependent steps, read top
-// to bottom in machine_up. Nothing is undone here: sandbox_free_resources does that for whatever
-// was made.
+// to bottom in machine_up. Nothing is undone here: sandbox_free (life/free.h) frees whatever was
+// made.
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>

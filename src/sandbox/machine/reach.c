@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Clients of the VMM's socket and of the agent's port; whether the machine still lives.
 #include "sandbox/machine/reach.h"
 #include <poll.h>
 #include <string.h>

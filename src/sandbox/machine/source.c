@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// A snapshot is read and checked against this host's VMM. It is in use from source_open to
+// source_done: a deletion in between takes its name, its files stay until then.
 #include "sandbox/machine/source.h"
 #include <string.h>
 #include "base/file.h"

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The monitor's epoll set and event descriptor, and the upkeep's list of snapshots to look at.
 #include "sandbox/table/bells.h"
 #include <string.h>
 #include <sys/epoll.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Wake the loops of src/sandbox/watch from below.
+// Bells: what lower wings ring to wake the loops of src/sandbox/watch (the monitor, the upkeep).
 #pragma once
 #include "sandbox/table/host.h"
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Claims: one operation at a time has a sandbox, and an operation is done once.
 #pragma once
 #include "sandbox/table/table.h"
 

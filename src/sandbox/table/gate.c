@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The line is a list of tickets, each with a condition of its own: only the next one is woken.
 #include "sandbox/table/gate.h"
 
 void gate_init(struct gate *g, unsigned places)

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Two hash tables, of layers and of snapshots, and for each a list of those that nobody needs.
 #include "sandbox/table/refs.h"
 #include <string.h>
 #include "base/lock.h"

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// State files: one JSON object each, with the same names as the columns of the sandbox's row.
 #include "sandbox/table/statefile.h"
 #include <fcntl.h>
 #include <string.h>

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// host.db: it is opened and migrated, and each function that changes it is one transaction. Rows of
+// snapshots are read in store_snapshot.c, events in store_events.c.
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"

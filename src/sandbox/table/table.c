@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The table is a hash table by id; the paths of a sandbox are made here and nowhere else.
 #include "sandbox/table/table.h"
 #include <fcntl.h>
 #include <string.h>

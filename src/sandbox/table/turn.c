@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The turn of a start (a create, a resume, each child of a fork). A guest that comes up wants a
-// processor; where too many do so at once none has the share that its time-outs are made for. So a
-// start waits at the gate before it makes anything, and all of its time-outs begin after that. What
-// waits has its row in the table, and no slot, disk, process or lock of layers.
+// processor. Where too many come up at once, none gets the share that its time-outs are made for.
+// So a start waits at the gate before it makes anything, and all of its time-outs begin after that.
+// A start that waits has its row in the table, and no slot, disk or process.
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The turn of a start.
+// The turn of a start: it waits at the host's gate (gate.h) before it makes anything.
 #pragma once
 #include "sandbox/table/table.h"
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The marker is written after the database, so it may be behind it, and never ahead of it.
 #include "sandbox/watch/epoch.h"
 #include <dirent.h>
 #include <fcntl.h>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host is opened and closed.
+// The host is opened and closed. The order of host_open: locks, then the database, which must be
+// the volume's (epoch.h), then the VMM, and last what an earlier server left (recover.h).
 #include "sandbox/host.h"
 #include <fcntl.h>
 #include <inttypes.h>
@@ -41,8 +42,7 @@ static int make_dirs(struct host *h, struct err *e)
 	static const char *const below[] = {
 		"sandboxes", "layers", "snapshots", "kernels", "templates"};
 	// Nobody else has business in them: what a jail needs is bound into it by root. A group may
-	// pass through the run directory, to a socket that is the group's. Servers of before made
-	// them all 0711.
+	// pass through the run directory, to a socket that is the group's.
 	int rc = file_private_dir(AT_FDCWD, h->run_dir, 0710);
 	if (rc == 0)
 		rc = file_private_children(AT_FDCWD, h->run_dir);

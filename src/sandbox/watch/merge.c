@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// A merged layer is made beside those it replaces; then the header is replaced, and those are
+// released.
 #include "sandbox/watch/merge.h"
 #include <fcntl.h>
 #include <string.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The thread that notices ends and time-outs.
 #pragma once
 #include "sandbox/table/table.h"
 

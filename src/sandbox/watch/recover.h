@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The start of a server: what an earlier one left is loaded and adopted.
 #pragma once
 #include "sandbox/table/table.h"
 

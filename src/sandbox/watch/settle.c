@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+// One job a sandbox, in the pool: settle chooses by the row's state, what it calls looks at the
+// journal and at the files. What cannot be told now, since a VMM or a disk does not answer, is
+// tried again.
 #include "sandbox/capture/settle.h"
 #include "sandbox/watch/settle.h"
 #include <fcntl.h>

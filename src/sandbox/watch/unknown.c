@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The data and run directories are read once, at the start. Headers of what is unknown hold layers.
 #include "sandbox/watch/unknown.h"
 #include <fcntl.h>
 #include <string.h>
