@@ -32,11 +32,11 @@ int disk_usage(int dirfd, const char *path, uint64_t *ret);
 int disk_grow_ext4(const char *path, struct err *e);
 
 // --- the data volume
-// ------------------------------------------------------------------------------------ An XFS
-// (reflink=1) file system in a fully allocated loop file "<image>", mounted at the data directory.
-// Loop: direct I/O, autoclear. In-process (LOOP_CTL_GET_FREE, LOOP_CONFIGURE, mount(2)); only
-// mkfs.xfs is a program. The marker "stasis.volume" (JSON: uuid, format_version, epoch, journal) is
-// written inside.
+//
+// An XFS (reflink=1) file system in a fully allocated loop file "<image>", mounted at the data
+// directory. Loop: direct I/O, autoclear. In-process (LOOP_CTL_GET_FREE, LOOP_CONFIGURE, mount(2));
+// only mkfs.xfs is a program. The marker "stasis.volume" (JSON: uuid, format_version, epoch,
+// journal) is written inside.
 struct volume_info {
 	char uuid[37];
 	unsigned format_version;

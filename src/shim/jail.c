@@ -217,6 +217,19 @@ int jail_limit_caps(uint64_t keep_caps, struct err *e)
 	return rc < 0 ? err_errno(e, rc, "give up capabilities") : 0;
 }
 
+// What each step is for (capabilities(7), prctl(2)), and why in this order:
+//
+// 1. Bounding set: no program that is started later gains a capability from its file. This takes
+//    nothing from the process itself: it still needs some to work (step 5).
+// 2. Ambient set: no program that is started later is given one by inheritance.
+// 3. Securebits. NOROOT: a program that is started as uid 0 is given none for being that.
+//    NO_CAP_AMBIENT_RAISE: step 2 is for good. KEEP_CAPS and NO_SETUID_FIXUP stay off and are
+//    locked: whoever changes from uid 0 to another uid (jail_become) loses all capabilities by
+//    that. The locks cannot be taken off again, and all of it is inherited over fork and exec.
+// 4. no_new_privs: set-user-ID bits and capabilities of files mean nothing at an exec. The kernel
+//    would let this be done at any time; here it is before the first child exists.
+// 5. The process's own capabilities, last: steps 1 and 3 need CAP_SETPCAP, which is not among those
+//    that are kept. The inheritable set is emptied by the same call.
 int jail_seal(uint64_t keep_caps, struct err *e)
 {
 	for (unsigned long cap = 0; cap < 64; cap++)

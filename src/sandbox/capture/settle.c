@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// What becomes of a diff when its capture has ended: see capture_settle.
 #include "sandbox/capture/settle.h"
 #include <fcntl.h>
 #include <string.h>
@@ -42,6 +43,22 @@ static bool is_settled(int dir, const char *layer)
 	return false;
 }
 
+// The lineage rule (capture.c): base.hdr and the VMM's dirty tracking together are all of the
+// guest's memory. A VMM that has written a diff begins its tracking anew. The pages of that diff
+// are then in the diff alone: it becomes a layer of base.hdr, or the next snapshot is a full one
+// (full_next). The cases, in the order in which they are asked:
+//
+// * base.hdr names the layer already. A server was killed after the settling and before the row
+//   said so: the lineage is certain.
+// * The diff is complete: the VMM said so (taken), or fcqemu has left it. fcqemu gives the file its
+//   name when all of it is there, so a file with that name counts, whatever became of the answer.
+//   The diff becomes a layer and base.hdr names it: the lineage is certain, also where it was not
+//   before, since then the diff was a full one. If that fails the diff is lost, and the next one is
+//   full.
+// * Nothing was reset: the VMM was not asked, or fcqemu was and has left no diff. What was known of
+//   the lineage before is still true.
+// * All else: a Firecracker that was asked and did not say "done", a file system that cannot tell
+//   whether the diff is there. Uncertain, so the next one is full.
 void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 {
 	struct err e = {0};

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// take, let go, publish, settle (capture/capture.c) as steps of an operation. On every way out the
+// diff is settled once. A guest that could not be let go on is in the state error (still.h).
 #include "sandbox/capture/publish.h"
 #include "sandbox/capture/settle.h"
 #include "sandbox/life/checkpoint.h"

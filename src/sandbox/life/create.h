@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A new sandbox: asked for by a user, a child of a fork, or one that boots to be prewarmed.
 #pragma once
 #include "sandbox/life/operation.h"
 

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// A destroy does not wait for the guest, its VMM, or an operation that has the sandbox: whatever
-// they do it is answered in a few seconds, and then the sandbox is stopped, for good. In this
-// order:
+// How a sandbox ends: by a destroy (a call, a time-out), or by itself.
 //
-//  1. the destroy is in the journal; what has the sandbox is told to give up, a start that waits
-//  for
-//     its turn is sent away, the processes are killed: calls to them end
-//  2. the claim is waited for, WAIT_MS at most. Who does not let go in time keeps it, but has no
-//  say
-//     any more: sandbox.removed refuses its commit
-//  3. the row says stopped, its snapshots are dropped
-//  4. what is left is freed, FREE_MS of it awaited (free.h)
+// A destroy does not wait for the guest, its VMM, or an operation that has the sandbox. Whatever
+// these do, it is answered in a few seconds, and the sandbox is stopped for good. In this order:
+//
+// 1. The journal has the destroy. The operation that has the sandbox is told to give up
+//    (sandbox.ending), a start that waits for its turn is sent away, and the processes are killed,
+//    which ends calls to them.
+// 2. The claim is waited for, WAIT_MS at most. An operation that does not let go in time keeps the
+//    claim and loses its say: sandbox.removed makes the database refuse its commit (store_apply),
+//    and what is there when it ends is freed then (sandbox_free_later).
+// 3. The row says stopped, and the snapshots of its pauses are dropped.
+// 4. What is left is freed; FREE_MS of that is waited for (free.h).
 #include "sandbox/life/end.h"
 #include <string.h>
 #include "base/clock.h"

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+// A freeing is a job of the pool: free_step kills, waits a moment, and gives back slot and files.
+// It is repeated with growing breaks until all is gone. While it goes on, sandbox.freeing is set
+// and the sandbox stays in the table.
 #include "sandbox/life/free.h"
 #include <fcntl.h>
 #include <string.h>

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a sandbox has on this machine is given back: processes, slot, uid, files.
 //
-// Processes can be slow to die (a stuck disk, much memory to give back), and nobody waits for them
-// without end. What is not gone in time stays with its sandbox in the state *freeing*: slot, uid
-// and files are in use and given to no one else, and the host tries on until they are free, over
-// restarts too.
+// Processes can be slow to die: a disk is stuck, or there is much memory to free. Every caller
+// waits for a limited time. What is not gone by then is *freeing*: slot, uid and files are still in
+// use, no other sandbox gets them, and the host goes on trying. A server that starts takes up what
+// the one before left (watch/settle.h).
 #pragma once
 #include "sandbox/table/table.h"
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The runner: operation.h says what it does, in the order of operation_do.
 #include "sandbox/life/operation.h"
 #include <string.h>
 #include "base/clock.h"

@@ -1,22 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // One runner for all operations on a sandbox. An operation is a struct operation_kind: what it
-// needs, its steps, what undoes them. The runner does what they have in common, in this order:
+// needs, its steps, and what undoes them. The runner does what all kinds have in common:
 //
-//	claim	 the sandbox is in a state that the kind may begin in, and nothing else has it; an
-//		 operation that was done before has the same answer
-//	turn	 a kind that starts a machine waits at the gate
-//	prepare	 checks, chooses ids: nothing is made, a refusal leaves no trace
-//	journal	 the operation, and the row with the state "during", are durable
-//	steps	 all side effects; they fill in what the row becomes (next), and what changes with
-// it 	commit	 row, snapshots, event and the end of the operation in one transaction
-//	finish	 what is freed once that is durable
-//	undo	 instead of commit and finish, where a step or the commit failed: next is what the
-// row is 		 then; it is committed with the operation's failure 	release	 the claim
-// ends
+// 1. claim: the sandbox is in a state in which the kind may begin, and no other operation has it.
+//    An operation that was done before gets the same answer again, and nothing is done.
+// 2. turn: a kind that starts a machine waits at the gate (create.c, resume.c; the runner does
+//    not).
+// 3. prepare: checks, and chooses ids. Nothing is made: a refusal leaves no trace.
+// 4. journal: the operation and the ids, and the row with the state "during", are durable.
+// 5. steps: all side effects. They fill in "next", which the row becomes, and "change".
+// 6. commit: row, snapshots, event and the end of the operation, in one transaction.
+// 7. finish: frees what is free once that is durable.
+// 8. release: the claim ends. This is the caller's (operation_release), or operation_run's.
 //
-// A server that is killed in between leaves the journal's entry open; its next start calls recover
-// (src/sandbox/watch/recover.c). A destroy sets sandbox.ending: an operation then ends without
-// undo, for all of the sandbox goes.
+// Where a step or the commit fails, undo takes the place of 6 and 7: it frees what the steps made
+// and fills in what the row is then. The runner commits that as the operation's failure. If this
+// commit fails too, the sandbox in memory is as undo left it, the journal's entry stays open, and
+// the next start settles it.
+//
+// Two things end an operation from outside. A server that is killed leaves the journal's entry
+// open: the next start finishes or undoes the operation (src/sandbox/watch/settle.c). A destroy
+// sets sandbox.ending or sandbox.removed: the operation ends without undo, since all of the sandbox
+// goes.
 //
 // Fault points: <name>.after_journal and <name>.before_commit, and those of the steps.
 #pragma once

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// A request is checked against what it names, an image or a snapshot, and the sandbox's size is
+// chosen.
 #include "sandbox/life/origin.h"
 #include <string.h>
 #include "base/clock.h"

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pause: the sandbox becomes a snapshot, then everything it has on the machine is freed.
 //
-// What if the power, or the server, goes at a given line:
-//	before snapshot.json exists	it was never paused: the next start lets it go on
-//	after that			it is paused: the next start writes the row and frees the
-// rest
-// snapshot.json is the line between the two, the database comes after it, and the machine is freed
-// last: one whose processes are slow to die is paused all the same (free.h).
+// The line between "it was never paused" and "it is paused" is snapshot.json, which is written
+// last. If the server is killed before that line, the next start lets the sandbox go on; if the
+// power goes before it, the machine is gone and its end is recorded. After that line the next start
+// writes the row and frees the rest. The database comes after the line, and the machine is freed
+// last: a sandbox whose processes are slow to die is paused all the same (free.h).
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"

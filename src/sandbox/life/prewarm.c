@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The frozen machine of a base image: booted once, made ready, captured. From then on a create from
-// that image is a load. It is made anew when the image, the kernel, the VMM or the machine's size
-// changes: all of that is in its key.
+// Prewarming: a base image is booted once, its machine is made ready and captured. From then on a
+// create from that image is a load. The snapshot is of the kind "frozen". It is made anew when the
+// image, the kernel, the VMM or the machine's size changes: all of that is in its key.
 #include "sandbox/capture/publish.h"
 #include "sandbox/life/prewarm.h"
 #include <string.h>

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// A base image's machine is booted once and kept as a snapshot, from which creates are loaded. It
+// is called "frozen" in the database and in the API, and host_freeze in host.h.
 #pragma once
 #include "disk/image.h"
 #include "sandbox/table/table.h"

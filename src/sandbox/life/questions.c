@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The questions that need no machine.
+// The host is asked: about sandboxes, about itself, for metrics. No machine is needed to answer.
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>

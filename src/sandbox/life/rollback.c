@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// See rollback.h for the rules. The undo is done alone: what was copied is removed.
 #include "sandbox/life/rollback.h"
 #include <string.h>
 #include "base/clock.h"

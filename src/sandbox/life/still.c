@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// A job of the pool tries to let the guest go on, with growing breaks, whenever no operation has
+// the sandbox.
 #include "sandbox/life/still.h"
 #include <string.h>
 #include "base/clock.h"

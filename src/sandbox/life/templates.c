@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Base images as the host shows them. (Templates that are snapshots: life/snapshots.c.)
 #include "base/clock.h"
 #include "base/log.h"
 #include "disk/disk.h"

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // host.db made anew (host_rebuild). What each row comes from:
 //
-//	a sandbox with a state file	all of its row and its open operation; the next start
-//					settles it as if the server had been killed
-//	one without, paused		its newest snapshot of kind pause. Its time-out pauses, for
-// it 					is not known, and nothing is lost by that
-//	one without, whose shim lives	no row: it is kept, and so are its snapshots
-//	a snapshot			snapshot.json, where it has all (format 2)
-//	a layer				the headers of the above
+// * A sandbox with a state file: all of its row and its open operation. The next start settles it
+//   as if the server had been killed.
+// * One without a state file that is paused: its newest snapshot of the kind pause. Its time-out is
+//   not known and becomes "pause", by which nothing is lost.
+// * One without a state file whose shim lives: no row. It is kept as unknown, and so are its
+//   snapshots.
+// * A snapshot: snapshot.json, where that has all of it (format 2).
+// * A layer: the headers of the above.
 //
 // Pauses of a sandbox with a state file other than the one it names are spent: dropped. What an
 // open operation was making has no row, as ever.

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a starting server does with what an earlier one left, in this order:
-//  1. every row is loaded; the shims that are alive are found, whatever the rows say (boot id, pid
-//  and
-//     start time agree)
-//  2. the slot pool starts and removes all slots but theirs
-//  3. the headers tell who needs which layer (refs.h)
-//  4. what ran without an operation is adopted: it can be used from here on
-//  5. the rest is settled in the background, in parallel (settle.h)
-//  6. what is on the disk and in no row is counted, kept, and what it needs is held (unknown.h)
-// Each step can be cut by another kill and done again.
+//
+// 1. Every row is loaded. The shims that are alive are found, whatever the rows say: boot id, pid
+//    and start time agree.
+// 2. The slot pool starts, and removes all slots but theirs.
+// 3. The headers tell who needs which layer (refs.h).
+// 4. What is on the disk and in no row is counted and kept, and what it needs is held (unknown.h).
+// 5. What ran without an operation is adopted: it can be used from here on.
+// 6. The rest is settled in the background, in parallel (settle.h).
+//
+// Each step can be cut off by another kill and done again.
 #include "sandbox/watch/recover.h"
 #include <fcntl.h>
 #include <string.h>

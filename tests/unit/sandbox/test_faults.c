@@ -3,13 +3,12 @@
 // operation is run once, and tells which it passes. A point in the code that none of them passes
 // fails the test "points".
 //
-//	OPERATION/POINT/fail	the step fails: the error is told, the state is the one before (or
-//				after), nothing is left over, and the operation works when tried
-// again 	OPERATION/POINT/kill	the server is killed there; the next one finds it before or
-// after 	OPERATION/POINT/again	the same, and that server is killed at its first, the next
-// at its
-//				second point, and so on
-//	OPERATION/POINT/slow	the step takes long: meanwhile users do other things
+// * OPERATION/POINT/fail: the step fails. The error is told, the state is the one before (or
+//   after), nothing is left over, and the operation works when it is tried again.
+// * OPERATION/POINT/kill: the server is killed there. The next one finds it before or after.
+// * OPERATION/POINT/again: the same, and that server is killed at its first point, the next one at
+//   its second, and so on.
+// * OPERATION/POINT/slow: the step takes long. Meanwhile users do other things.
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>

@@ -5,13 +5,13 @@
 // they are. Of the rooms below that touch a machine they link *players* with the same functions
 // (the linker takes a symbol from here before it looks into a library):
 //
-//	shim.c	   shim/shim.h: starts a "VM", a process that only waits to be killed
-//	vmm.c	   vmm/vmm.h: a machine with 1 MiB of memory, with states and dirty tracking
-//	agent.c	   agentclient/client.h: the agent in it, which knows its token and stands still
-// when told
-// to 	slots.c	   net/slot.h, net/sockets.h: numbers 	wraps.c	   a few functions of base, by the
-// linker's --wrap: programs of ours that are asked 		   who they are, the monotonic
-// clock, and the fault points
+// * shim.c: shim/shim.h. Starts a "VM", a process that only waits to be killed.
+// * vmm.c: vmm/vmm.h. A machine with 1 MiB of memory, with states and dirty tracking.
+// * agent.c: agentclient/client.h. The agent in it, which knows its token and stands still when it
+//   is told to.
+// * slots.c: net/slot.h, net/sockets.h. Numbers.
+// * wraps.c: a few functions of base, by the linker's --wrap: programs of ours that are asked who
+//   they are, the monotonic clock, and the fault points.
 //
 // A machine is files in the run directory of its sandbox (struct machine, its memory, the list of
 // its binds), changed by read and write alone. So it belongs to nobody's process: the server may be

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The played VMM (vmm/vmm.h). Its promises are those of the two real ones:
 //
-//	fcqemu	     writes mem.tmp and vmstate.tmp; when both are whole they get their names, and
-// only 		     then the tracking begins anew. A snapshot that failed changed nothing.
-// Firecracker  begins the tracking anew as it writes mem: one that failed has lost what was
-// written before.
+// * fcqemu writes mem.tmp and vmstate.tmp. When both are whole they get their names, and only then
+//   the tracking begins anew. A snapshot that failed changed nothing.
+// * Firecracker begins the tracking anew as it writes mem: a snapshot that failed has lost what was
+//   written before.
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
