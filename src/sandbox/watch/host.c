@@ -158,62 +158,48 @@ void host_stop_starts(struct host *h)
 	gate_close(&h->gate);
 }
 
-struct host *host_close(struct host *h, bool kill_all)
+// What is paused has nothing that runs, and is not to be lost.
+static void end_all(struct host *h)
 {
-	if (!h)
-		return NULL;
-	host_stop_starts(h);
-	upkeep_stop(h);
-	if (kill_all) {
-		struct host_sandbox *list = NULL;
-		size_t n = 0;
-		struct err e = {0};
-		if (host_list(h, &list, &n, &e) == 0)
-			for (size_t i = 0; i < n; i++) {
-				char op[UUID_SIZE];
-				if (list[i].state == SANDBOX_PAUSED)
-					continue; // nothing of it runs, and it is not to be lost
-				id_new_uuid(op);
-				if (host_destroy(h, op, list[i].id, "server_stopped", &e) < 0)
-					log_warn("not ended sandbox=%s error=%s", list[i].id,
-						e.text);
-			}
-		free(list);
+	struct host_sandbox *list = NULL;
+	size_t n = 0;
+	struct err e = {0};
+	if (host_list(h, &list, &n, &e) < 0)
+		return;
+	for (size_t i = 0; i < n; i++) {
+		char op[UUID_SIZE];
+		id_new_uuid(op);
+		if (list[i].state != SANDBOX_PAUSED &&
+			host_destroy(h, op, list[i].id, "server_stopped", &e) < 0)
+			log_warn("not ended sandbox=%s error=%s", list[i].id, e.text);
 	}
-	pthread_mutex_lock(&h->event_lock);
-	h->closing = true;
-	pthread_cond_broadcast(&h->event_added);
-	pthread_mutex_unlock(&h->event_lock);
-	monitor_stop(h);
-	workers_stop(h->workers, free);
-	// Operations under way end by themselves; nobody starts new ones now. What a job had, or
-	// was left to one, is the next start's.
+	free(list);
+}
+
+// Operations under way end by themselves; nobody starts new ones now. What a job had, or was left
+// to one, is the next start's.
+static void empty_table(struct host *h)
+{
+	struct sandbox *s = NULL;
 	pthread_mutex_lock(&h->lock);
-	for (struct sandbox *s = NULL; (s = host_next(h, s));)
+	while ((s = host_next(h, s)))
 		if (s->unsettled || s->forget || str_eq(s->operation, "end") ||
 			str_eq(s->operation, "purge"))
 			s->operation = NULL;
-	for (size_t i = 0; i < HOST_BUCKETS; i++) {
-		while (h->buckets[i]) {
-			struct sandbox *s = h->buckets[i];
-			while (s && s->operation)
-				s = s->next;
-			if (s)
-				host_remove(h, s);
-			else
-				pthread_cond_wait(&h->changed, &h->lock);
-		}
+	while (host_next(h, NULL)) {
+		while ((s = host_next(h, s)) && s->operation)
+			;
+		if (s)
+			host_remove(h, s);
+		else
+			pthread_cond_wait(&h->changed, &h->lock);
+		s = NULL;
 	}
 	pthread_mutex_unlock(&h->lock);
-	char id[UUID_SIZE];
-	while (upkeep_take(h, id))
-		;
-	workers_free(h->workers);
-	epoch_raise(h); // a copy that was made while it ran is behind from here on
-	unknown_free(h);
-	slot_pool_free(h->slots);
-	refs_free(h->refs);
-	db_close(h->db);
+}
+
+static void free_host(struct host *h)
+{
 	safe_close(h->run_lock_fd);
 	safe_close(h->lock_fd);
 	safe_close(h->data_fd);
@@ -230,5 +216,32 @@ struct host *host_close(struct host *h, bool kill_all)
 	pthread_mutex_destroy(&h->lock);
 	pthread_mutex_destroy(&h->event_lock);
 	free(h);
+}
+
+struct host *host_close(struct host *h, bool kill_all)
+{
+	char id[UUID_SIZE];
+	if (!h)
+		return NULL;
+	host_stop_starts(h);
+	upkeep_stop(h);
+	if (kill_all)
+		end_all(h);
+	pthread_mutex_lock(&h->event_lock);
+	h->closing = true;
+	pthread_cond_broadcast(&h->event_added);
+	pthread_mutex_unlock(&h->event_lock);
+	monitor_stop(h);
+	workers_stop(h->workers, free);
+	empty_table(h);
+	while (upkeep_take(h, id))
+		;
+	workers_free(h->workers);
+	epoch_raise(h); // a copy that was made while it ran is behind from here on
+	unknown_free(h);
+	slot_pool_free(h->slots);
+	refs_free(h->refs);
+	db_close(h->db);
+	free_host(h);
 	return NULL;
 }
