@@ -85,14 +85,16 @@ int epoch_check(struct host *h, struct err *e)
 	return 0;
 }
 
-void epoch_follow(struct host *h)
+bool epoch_follow(struct host *h)
 {
 	struct err e = {0};
 	uint64_t epoch = h->epoch;
 	if (h->volume.epoch == epoch && str_eq(h->volume.journal, h->journal_id))
-		return;
-	if (volume_set_epoch(h->data_fd, &h->volume, epoch, h->journal_id, &e) < 0)
-		log_warn("the volume's marker is behind host.db error=%s", e.text);
+		return true;
+	if (volume_set_epoch(h->data_fd, &h->volume, epoch, h->journal_id, &e) == 0)
+		return true;
+	log_warn("the volume's marker is behind host.db error=%s", e.text);
+	return false;
 }
 
 void epoch_raise(struct host *h)

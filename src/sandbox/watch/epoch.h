@@ -15,5 +15,5 @@ int epoch_check(struct host *h, struct err *e);
 // At the start, when the database was found right, and at the end. A volume that is full keeps
 // nobody from starting: what fails is logged.
 void epoch_raise(struct host *h);
-// The marker follows the database.
-void epoch_follow(struct host *h);
+// The marker follows the database; false when it could not be written (it is logged).
+bool epoch_follow(struct host *h);

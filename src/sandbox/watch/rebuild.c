@@ -383,15 +383,28 @@ static int make_file(struct rebuild *r, struct err *e)
 	return rc;
 }
 
-static int lock(struct rebuild *r, struct err *e)
+static int lock_dir(int dirfd, const char *path, const char *dir, int *ret_fd, struct err *e)
 {
 	pid_t holder = 0;
-	int rc = file_lock(r->h.data_fd, "lock", &r->h.lock_fd, &holder);
+	int rc = file_lock(dirfd, path, ret_fd, &holder);
 	if (rc == -EBUSY)
 		return err_set(e, ERR_CONFLICT,
-			"%s is used by a server (pid %d): stop it first, its sandboxes go on",
-			r->h.data_dir, (int)holder);
-	return rc < 0 ? err_errno(e, rc, "%s/lock", r->h.data_dir) : 0;
+			"%s is used by a server (pid %d): stop it first, its sandboxes go on", dir,
+			(int)holder);
+	return rc < 0 ? err_errno(e, rc, "%s/%s", dir, path) : 0;
+}
+
+// What another host has in its run directory is none of this volume's.
+static int lock(struct rebuild *r, struct err *e)
+{
+	struct host *h = &r->h;
+	char path[512];
+	int rc = lock_dir(h->data_fd, "lock", h->data_dir, &h->lock_fd, e);
+	if (rc < 0 || file_there(AT_FDCWD, h->run_dir) == 0)
+		return rc;
+	if (str_format(path, sizeof path, "%s/host.lock", h->run_dir) < 0)
+		return err_set(e, ERR_INTERNAL, "run directory path too long");
+	return lock_dir(AT_FDCWD, path, h->run_dir, &h->run_lock_fd, e);
 }
 
 int host_rebuild(const char *data_dir, const char *run_dir, bool forget, struct host_rebuilt *ret,
@@ -403,7 +416,7 @@ int host_rebuild(const char *data_dir, const char *run_dir, bool forget, struct 
 	*ret = (struct host_rebuilt){0};
 	h->data_dir = data;
 	h->run_dir = run;
-	h->data_fd = h->lock_fd = -1;
+	h->data_fd = h->lock_fd = h->run_lock_fd = -1;
 	int rc = data && run ? volume_open(data_dir, &h->volume, e)
 			     : err_errno(e, ENOMEM, "%s", data_dir);
 	if (rc == 0 && (h->data_fd = open(data, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
@@ -418,6 +431,7 @@ int host_rebuild(const char *data_dir, const char *run_dir, bool forget, struct 
 		header_free(r.found[i].header);
 	free(r.found);
 	free(r.boxes);
+	safe_close(h->run_lock_fd);
 	safe_close(h->lock_fd);
 	safe_close(h->data_fd);
 	return rc < 0 ? rc : strbuf_check(&ret->text);

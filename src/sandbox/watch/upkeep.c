@@ -210,8 +210,8 @@ static uint64_t pass(struct upkeep *u)
 	}
 	remove_layers(h);
 	if (h->epoch != h->volume.epoch && deadline_over(u->marker_after_ns)) {
-		u->marker_after_ns = clock_monotonic_ns() + MARKER_NS;
-		epoch_follow(h);
+		uint64_t wait = epoch_follow(h) ? MARKER_NS : RETRY_NS;
+		u->marker_after_ns = clock_monotonic_ns() + wait;
 	}
 	return h->epoch != h->volume.epoch ? MIN(next, u->marker_after_ns) : next;
 }
