@@ -52,7 +52,7 @@ static int fail(struct db *db, int rc, const char *what, struct err *e)
 	case SQLITE_CORRUPT:
 	case SQLITE_NOTADB:
 		hint = ": see 'stasis db check'; a backup is put in its place with 'stasis db "
-		       "restore'";
+		       "restore', and host.db made anew with 'stasis db rebuild host'";
 		break;
 	default:
 		break;
