@@ -20,7 +20,7 @@ class Lost(unittest.TestCase):
         self.runs = self.w.create(on_timeout="pause", timeout_sec=3000)
         self.boot = self.runs.sh("cat /proc/sys/kernel/random/boot_id")
         self.paused = self.w.create()
-        self.paused.sh("echo kept > /root/note")
+        self.paused.sh("echo kept > ~/note")
         self.paused.snapshot("before-loss")
         self.paused.pause()
 
@@ -49,9 +49,9 @@ class Lost(unittest.TestCase):
         self.assertEqual(self.runs.sh("cat /proc/sys/kernel/random/boot_id"), self.boot)
         self.assertEqual(self.paused.get()["state"], "paused")
         self.paused.resume()
-        self.assertEqual(self.paused.sh("cat /root/note").strip(), "kept")
+        self.assertEqual(self.paused.sh("cat ~/note").strip(), "kept")
         child = self.w.create(template="before-loss")
-        self.assertEqual(child.sh("cat /root/note").strip(), "kept")
+        self.assertEqual(child.sh("cat ~/note").strip(), "kept")
         child.delete()
 
     def test_missing_or_older_it_is_refused_and_made_anew(self):

@@ -26,6 +26,28 @@ class Case(unittest.TestCase):
         return s
 
 
+class Usage(Case):
+    def test_space_and_what_is_unknown(self):
+        unknown = {"unknown": [{"kind": "snapshot", "id": "abc\x1b", "bytes": 4096}]}
+        s = self.serve({
+            "GET /v1/host/usage": (200, {
+                "total_bytes": 1 << 30, "free_bytes": 1 << 20, "sandboxes": {"count": 2, "bytes": 4096},
+                "snapshots": {"count": 3, "bytes": 0}, "layers": {"count": 1, "own_bytes": 1 << 21, "shared_bytes": 0},
+                "images": {"bytes": 0}, "unknown": {"count": 1, "bytes": 4096}}),
+            "GET /v1/host/unknown": (200, unknown),
+            "DELETE /v1/host/unknown": (200, {"removed": 1})})
+        lines = s.out("du").splitlines()
+        self.assertIn("2.0 MiB", next(x for x in lines if x.startswith("memory of one")))
+        self.assertIn("1.0 MiB", next(x for x in lines if x.startswith("free")))
+        listed = s.out("du", "--unknown")
+        self.assertIn("snapshot", listed)
+        self.assertNotIn("\x1b", listed)
+        for words in ([], ["--unknown"], ["--yes"]):
+            self.assertIn("gc --unknown --yes", s.run("gc", *words, code=2).stderr)
+        self.assertNotIn("DELETE", {a.method for a in s.asked})
+        self.assertIn("removed 1", s.run("gc", "--unknown", "--yes").stderr)
+
+
 class Create(Case):
     def test_name_and_quiet(self):
         s = self.serve({"POST /v1/sandboxes": (201, SANDBOX)})
