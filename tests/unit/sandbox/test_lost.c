@@ -10,6 +10,7 @@
 #include "disk/disk.h"
 #include "played/lost.h"
 #include "played/play.h"
+#include "snapshot/store.h"
 
 #define OK(call)                                                                                   \
 	do {                                                                                       \
@@ -382,6 +383,46 @@ static void no_state_file(const void *arg)
 	play_close(h);
 }
 
+// Of format 1 it does not say whose it is.
+static void of_format_1(const void *arg)
+{
+	struct play *p = make_some();
+	struct host_sandbox s;
+	struct snapshot_info info;
+	_cleanup_strbuf_ struct strbuf text = {0};
+	char path[256];
+	struct host *h = play_open();
+	OK(host_get(h, p->box[0].id, &s, &e));
+	play_close(h);
+	_cleanup_close_ int data = open(world.data, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	OK(snapshot_read(data, s.snapshot, &info, NULL, &e));
+	info.format = 1;
+	check(snapshot_encode(&info, &text) == 0, "encode");
+	snprintf(path, sizeof path, "snapshots/%s/snapshot.json", s.snapshot);
+	check(file_write_atomic(data, path, text.data, text.len, 0644) == 0, "%s", path);
+	database_move("", "kept.");
+	rebuild(false);
+	h = play_open();
+	check(metric(h, "snapshot") == 1 && has_file(path), "it is not kept");
+	struct err why = {0};
+	check(host_get(h, p->box[0].id, &s, &why) < 0 && why.code == ERR_NOT_FOUND, "box 0");
+	OK(host_get(h, p->box[3].id, &s, &e));
+	check(s.state == SANDBOX_PAUSED, "box 3");
+	play_close(h);
+}
+
+static void while_it_runs(const void *arg)
+{
+	struct play *p = make_some();
+	struct host_rebuilt r;
+	struct err why = {0};
+	struct host *h = play_open();
+	check(host_rebuild(world.data, world.run, false, &r, &why) < 0 && why.code == ERR_CONFLICT,
+		"a database that is in use: %s", why.text);
+	play_check(h, p, "after the refusal");
+	play_close(h);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct played_case cases[] = {
@@ -406,6 +447,8 @@ int main(int argc, char **argv)
 		{"forgotten", forgotten},
 		{"strange-files", strange_files},
 		{"no-state-file", no_state_file},
+		{"format-1", of_format_1},
+		{"while-it-runs", while_it_runs},
 	};
 	return cases_run(argc, argv, cases, ARRAY_SIZE(cases), NULL, 0);
 }
