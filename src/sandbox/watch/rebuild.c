@@ -13,166 +13,17 @@
 // Pauses of a sandbox with a state file other than the one it names are spent: dropped. What an
 // open operation was making has no row, as ever.
 #include <fcntl.h>
-#include <stdarg.h>
 #include <string.h>
 #include "base/clock.h"
 #include "base/dbfile.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "disk/disk.h"
 #include "sandbox/machine/lineage.h"
-#include "sandbox/table/statefile.h"
 #include "sandbox/table/store_rows.h"
-#include "sandbox/watch/unknown.h"
+#include "sandbox/watch/rebuild_look.h"
 #include "shim/shim.h"
-#include "snapshot/seal.h"
-#include "snapshot/store.h"
 
 extern const struct embed host_migrations[];
-
-struct box {
-	struct sandbox s;
-	struct statefile_op op;
-	char made[UUID_SIZE], layer[UUID_SIZE]; // by its open operation
-};
-
-struct found {
-	struct store_snapshot row;
-	struct header *header;
-	char kernel_id[72];
-	bool dropped, unknown;
-};
-
-struct rebuild {
-	struct host h; // as much of one as rows need
-	struct seal seal;
-	struct box *boxes;
-	size_t n_boxes;
-	struct found *found;
-	size_t n_found;
-	struct host_rebuilt *out;
-};
-
-_printf_(2, 3) static void say(struct rebuild *r, const char *fmt, ...)
-{
-	char line[700];
-	va_list ap;
-	va_start(ap, fmt);
-	vsnprintf(line, sizeof line, fmt, ap);
-	va_end(ap);
-	strbuf_addf(&r->out->text, "%s\n", line);
-}
-
-// --- what there is
-
-static struct box *box_find(const struct rebuild *r, const char *id)
-{
-	for (size_t i = 0; i < r->n_boxes; i++)
-		if (str_eq(r->boxes[i].s.info.id, id))
-			return &r->boxes[i];
-	return NULL;
-}
-
-static struct rebuild *rebuild_of(struct host *h)
-{
-	return (struct rebuild *)(void *)((char *)h - offsetof(struct rebuild, h));
-}
-
-static void take_text(const json_t *j, const char *key, char out[UUID_SIZE])
-{
-	const char *text = json_string_value(json_object_get(j, key));
-	snprintf(out, UUID_SIZE, "%s", text && id_is_uuid(text) ? text : "");
-}
-
-static int add_box(struct host *h, const char *name, struct err *e)
-{
-	struct rebuild *r = rebuild_of(h);
-	struct err why = {0};
-	struct box b = {0};
-	char id[64];
-	size_t n = strlen(name);
-	if (n < 6 || n - 5 >= sizeof id || !str_eq(name + n - 5, ".json"))
-		return 0;
-	snprintf(id, sizeof id, "%.*s", (int)(n - 5), name);
-	if (statefile_read(h->run_dir, id, &b.s, &b.op, &why) < 0) {
-		say(r, "sandbox %s: %s: kept as unknown", id, why.text);
-		r->out->unknown++;
-		return 0;
-	}
-	_cleanup_json_ json_t *data = b.op.id[0] ? json_loads(b.op.data, 0, NULL) : NULL;
-	take_text(data, "snapshot", b.made);
-	take_text(data, "layer", b.layer);
-	struct box *list = reallocarray(r->boxes, r->n_boxes + 1, sizeof *list);
-	if (!list)
-		return err_errno(e, ENOMEM, "sandboxes");
-	r->boxes = list;
-	list[r->n_boxes++] = b;
-	return 0;
-}
-
-static bool is_being_made(const struct rebuild *r, const char *snapshot)
-{
-	for (size_t i = 0; i < r->n_boxes; i++)
-		if (str_eq(r->boxes[i].made, snapshot))
-			return true;
-	return false;
-}
-
-static void fill_row(
-	struct rebuild *r, const struct snapshot_info *i, struct found *f, struct err *why)
-{
-	struct host_snapshot *s = &f->row.info;
-	char token[SEAL_TOKEN_MAX + 1] = "", disk[sizeof "snapshots//disk.img" + UUID_SIZE];
-	snprintf(s->id, sizeof s->id, "%s", i->id);
-	snprintf(s->kind, sizeof s->kind, "%s", snapshot_kind_name(i->kind));
-	snprintf(s->sandbox, sizeof s->sandbox, "%s", i->sandbox);
-	snprintf(s->template, sizeof s->template, "%s", i->template);
-	snprintf(s->parent, sizeof s->parent, "%s", i->parent);
-	snprintf(f->row.image_key, sizeof f->row.image_key, "%s", i->image_key);
-	snprintf(f->kernel_id, sizeof f->kernel_id, "%s", i->kernel_id);
-	s->vcpus = i->vcpus;
-	s->memory_mb = (unsigned)(i->memory_bytes >> 20);
-	s->disk_mb = i->disk_bytes >> 20;
-	s->memory_bytes = header_data_bytes(f->header);
-	s->created_ns = i->created_ns;
-	snprintf(disk, sizeof disk, "snapshots/%s/disk.img", i->id);
-	if (disk_usage(r->h.data_fd, disk, &s->disk_bytes) < 0)
-		s->disk_bytes = 0;
-	if (unseal_token(&r->seal, i->id, &i->token, token, why) < 0)
-		say(r, "snapshot %s: its memory cannot be used, its disk can: %s", i->id,
-			why->text);
-	snprintf(f->row.token, sizeof f->row.token, "%s", token);
-}
-
-static int add_snapshot(void *ctx, const char *id, bool complete)
-{
-	struct rebuild *r = ctx;
-	struct snapshot_info info;
-	struct err why = {0};
-	struct found f = {0};
-	if (is_being_made(r, id))
-		return 0;
-	int rc = complete ? snapshot_read(r->h.data_fd, id, &info, &f.header, &why)
-			  : err_set(&why, ERR_NOT_FOUND, "is not complete");
-	if (rc == 0 && info.format < 2)
-		rc = err_set(&why, ERR_INVALID,
-			"of format 1, which does not say whose it is and has no token");
-	if (rc < 0) {
-		header_free(f.header);
-		say(r, "snapshot %s: %s: kept as unknown", id, why.text);
-		r->out->unknown++;
-		return 0;
-	}
-	fill_row(r, &info, &f, &why);
-	struct found *list = reallocarray(r->found, r->n_found + 1, sizeof *list);
-	if (!list) {
-		header_free(f.header);
-		return -ENOMEM;
-	}
-	r->found = list;
-	list[r->n_found++] = f;
-	return 0;
-}
 
 // --- what it means
 
@@ -206,7 +57,7 @@ static bool is_newest(const struct rebuild *r, const struct found *f)
 static void judge(struct rebuild *r, struct found *f)
 {
 	const struct host_snapshot *i = &f->row.info;
-	const struct box *b = box_find(r, i->sandbox);
+	const struct box *b = rebuild_box(r, i->sandbox);
 	if (!is_pause(f))
 		return;
 	if (b) {
@@ -216,7 +67,7 @@ static void judge(struct rebuild *r, struct found *f)
 	bool lives = shim_lives(r, i->sandbox);
 	f->unknown = lives || !is_newest(r, f);
 	if (f->unknown)
-		say(r, "snapshot %s: %s '%s': kept as unknown", i->id,
+		rebuild_say(r, "snapshot %s: %s '%s': kept as unknown", i->id,
 			lives ? "nothing tells the state of the machine that runs of sandbox"
 			      : "there is a newer pause of sandbox",
 			i->sandbox);
@@ -250,7 +101,7 @@ static int put_box(struct rebuild *r, const struct box *b, struct err *e)
 	// One that is missing or damaged is the next start's to tell of.
 	if (rc == 0 && lineage_read(&r->h, &b->s, &base, NULL) == 0)
 		rc = put_layers(r, base, e);
-	say(r, "sandbox %s: %s%s%s", i->id, sandbox_state_name(i->state),
+	rebuild_say(r, "sandbox %s: %s%s%s", i->id, sandbox_state_name(i->state),
 		b->op.id[0] ? ", to be settled: " : "", b->op.kind);
 	r->out->sandboxes++;
 	return rc;
@@ -261,7 +112,7 @@ static int put_paused(struct rebuild *r, const struct found *f, struct err *e)
 	const struct host_snapshot *i = &f->row.info;
 	struct sandbox s = {.pidfd = -1};
 	const struct time_settings t = {0, ON_TIMEOUT_PAUSE};
-	if (!is_pause(f) || box_find(r, i->sandbox))
+	if (!is_pause(f) || rebuild_box(r, i->sandbox))
 		return 0;
 	snprintf(s.info.id, sizeof s.info.id, "%s", i->sandbox);
 	snprintf(s.info.template, sizeof s.info.template, "%s", i->template);
@@ -275,7 +126,7 @@ static int put_paused(struct rebuild *r, const struct found *f, struct err *e)
 	s.info.disk_mb = i->disk_mb;
 	s.info.created_ns = s.info.started_ns = i->created_ns;
 	s.info.generation = 1;
-	say(r, "sandbox %s: paused", i->sandbox);
+	rebuild_say(r, "sandbox %s: paused", i->sandbox);
 	r->out->sandboxes++;
 	r->out->paused++;
 	return store_put_sandbox(&r->h, &s, &t, e);
@@ -339,17 +190,6 @@ static int write_rows(struct rebuild *r, struct err *e)
 }
 
 // --- the file
-
-static int look(struct rebuild *r, struct err *e)
-{
-	_cleanup_free_ char *states = str_printf("%s/" STATEFILE_DIR, r->h.run_dir);
-	if (!states)
-		return err_errno(e, ENOMEM, "%s", r->h.run_dir);
-	int rc = seal_open(r->h.data_fd, &r->seal, e);
-	if (rc == 0)
-		rc = unknown_each_name(&r->h, states, add_box, e);
-	return rc == 0 ? snapshot_list(r->h.data_fd, add_snapshot, r, e) : rc;
-}
 
 static void remove_file(const struct host *h, const char *name)
 {
@@ -424,7 +264,7 @@ int host_rebuild(const char *data_dir, const char *run_dir, bool forget, struct 
 	if (rc == 0)
 		rc = lock(&r, e);
 	if (rc == 0 && !forget)
-		rc = look(&r, e);
+		rc = rebuild_look(&r, e);
 	if (rc == 0)
 		rc = make_file(&r, e);
 	for (size_t i = 0; i < r.n_found; i++)
