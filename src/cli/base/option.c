@@ -185,6 +185,70 @@ static int bad_option(struct cli *c, const struct cli_option_set *set, const cha
 	return err_set(e, ERR_INVALID, "unknown option '-%c'%s", letter, hint);
 }
 
+// Of getopt_long: letters, and names whose values begin where letters end.
+struct getopt_lists {
+	struct option names[CLI_MAX_OPTIONS + 1];
+	char letters[2 * CLI_MAX_OPTIONS + 2];
+};
+#define FIRST_NAME 256
+
+static struct getopt_lists make_lists(const struct cli_option_set *set)
+{
+	struct getopt_lists l = {.letters = ":"};
+	size_t n = 1;
+	for (size_t i = 0; i < set->n; i++) {
+		const struct cli_option *o = &set->rows[i];
+		l.names[i] = (struct option){o->name, o->arg ? required_argument : no_argument,
+			NULL, FIRST_NAME + (int)i};
+		if (!o->letter)
+			continue;
+		l.letters[n++] = o->letter;
+		if (o->arg)
+			l.letters[n++] = ':';
+	}
+	return l;
+}
+
+static int read_options(struct cli *c, const struct cli_option_set *set, struct err *e)
+{
+	const struct getopt_lists l = make_lists(set);
+	opterr = 0;
+	optind = 0; // glibc: start afresh, with a new list of options
+	for (int o; (o = getopt_long(c->argc, c->argv, l.letters, l.names, NULL)) != -1;) {
+		const struct cli_option *row = NULL;
+		const char *word = c->argv[optind - 1];
+		if (o == '?' && optopt >= FIRST_NAME)
+			return err_set(e, ERR_INVALID, "--%s takes no value",
+				set->rows[optopt - FIRST_NAME].name);
+		if (o == '?')
+			return bad_option(c, set, optopt ? NULL : word + 2, optopt, e);
+		if (o == ':')
+			return err_set(e, ERR_INVALID, "option '%s' needs a value", word);
+		for (size_t i = 0; i < set->n && !row; i++)
+			if (o == FIRST_NAME + (int)i || o == set->rows[i].letter)
+				row = &set->rows[i];
+		int rc = row ? cli_set_option(row, optarg, e) : -EINVAL;
+		if (rc < 0)
+			return rc;
+		if (row->present)
+			*row->present = true;
+	}
+	c->argc -= optind;
+	c->argv += optind;
+	return 0;
+}
+
+static int check_operands(const struct cli *c, int min, int max, struct err *e)
+{
+	if (max >= 0 && c->argc > max)
+		return err_set(e, ERR_INVALID, "unexpected '%s'; usage: stasis %s %s", c->argv[max],
+			c->command->name, c->command->synopsis);
+	if (c->argc < min)
+		return err_set(e, ERR_INVALID, "missing operand; usage: stasis %s %s",
+			c->command->name, c->command->synopsis);
+	return 0;
+}
+
 int cli_parse(struct cli *c, const struct cli_option *options, int min_operands, int max_operands,
 	struct err *e)
 {
@@ -219,40 +283,9 @@ int cli_parse(struct cli *c, const struct cli_option *options, int min_operands,
 		return 1;
 	}
 
-	struct option longs[CLI_MAX_OPTIONS + 1] = {0};
-	char shorts[2 * CLI_MAX_OPTIONS + 2] = ":";
-	size_t n_shorts = 1;
-	for (size_t i = 0; i < set.n; i++) {
-		const struct cli_option *o = &set.rows[i];
-		longs[i] = (struct option){
-			o->name, o->arg ? required_argument : no_argument, NULL, 256 + (int)i};
-		if (o->letter) {
-			shorts[n_shorts++] = o->letter;
-			if (o->arg)
-				shorts[n_shorts++] = ':';
-		}
-	}
-	opterr = 0;
-	optind = 0; // glibc: start afresh, with a new list of options
-	for (int o; (o = getopt_long(c->argc, c->argv, shorts, longs, NULL)) != -1;) {
-		const struct cli_option *row = NULL;
-		const char *word = c->argv[optind - 1];
-		if (o == '?' && optopt >= 256)
-			return err_set(
-				e, ERR_INVALID, "--%s takes no value", set.rows[optopt - 256].name);
-		if (o == '?')
-			return bad_option(c, &set, optopt ? NULL : word + 2, optopt, e);
-		if (o == ':')
-			return err_set(e, ERR_INVALID, "option '%s' needs a value", word);
-		for (size_t i = 0; i < set.n && !row; i++)
-			if (o == 256 + (int)i || o == set.rows[i].letter)
-				row = &set.rows[i];
-		int rc = row ? cli_set_option(row, optarg, e) : -EINVAL;
-		if (rc < 0)
-			return rc;
-		if (row->present)
-			*row->present = true;
-	}
+	int rc = read_options(c, &set, e);
+	if (rc < 0)
+		return rc;
 	if (help) {
 		print_help(c, &set);
 		return 1;
@@ -261,14 +294,5 @@ int cli_parse(struct cli *c, const struct cli_option *options, int min_operands,
 		c->json = true;
 	else if (strcmp(format, "table") != 0)
 		return err_set(e, ERR_INVALID, "-o: '%s' is not table or json", format);
-	c->argc -= optind;
-	c->argv += optind;
-	if (c->argc < min_operands || (max_operands >= 0 && c->argc > max_operands)) {
-		if (c->argc > max_operands && max_operands >= 0)
-			return err_set(e, ERR_INVALID, "unexpected '%s'; usage: stasis %s %s",
-				c->argv[max_operands], c->command->name, c->command->synopsis);
-		return err_set(e, ERR_INVALID, "missing operand; usage: stasis %s %s",
-			c->command->name, c->command->synopsis);
-	}
-	return 0;
+	return check_operands(c, min_operands, max_operands, e);
 }
