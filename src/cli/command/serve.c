@@ -31,11 +31,14 @@
 #define CONFIG_CONTROL "/etc/stasis/control.conf"
 #define HOST_SOCKET "host.sock"
 
+#define N_SETTINGS 16
+
 struct settings {
 	const char *config, *data_dir, *run_dir, *listen, *domain, *slot_range, *vmm, *firecracker,
 		*nginx, *log_level, *role, *host_socket, *socket_group;
 	uint64_t max_sandboxes, warm_slots;
 	bool kill_on_exit;
+	bool given[N_SETTINGS]; // by the command line
 };
 
 // --- the configuration file: the options' own names with '_', a command line's flag wins
@@ -57,13 +60,21 @@ static bool same_name(const char *option, const char *key)
 	return *option == *key;
 }
 
+static void file_reader_done(struct file_reader *f)
+{
+	for (size_t i = 0; i < f->n_kept; i++)
+		free(f->kept[i]);
+	free(f->kept);
+}
+
 static int on_setting(void *ctx, const char *section, const char *key, const char *value)
 {
 	struct file_reader *f = ctx;
 	for (const struct cli_option *o = f->options; o->name; o++) {
 		if (!same_name(o->name, key) || strcmp(key, "config") == 0)
 			continue;
-		if (*o->present)
+		// Which file is read depends on the role, so the file cannot choose it.
+		if (*o->present || str_eq(key, "role"))
 			return 1;
 		char **items = reallocarray(f->kept, f->n_kept + 1, sizeof *items);
 		char *copy = strdup(value);
@@ -294,100 +305,119 @@ static const struct role *find_role(const char *name, struct err *e)
 	return NULL;
 }
 
-int cmd_serve(struct cli *c, struct err *e)
+// Flags and file are one table.
+static void list_options(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
 {
-	struct settings s = {.log_level = "info", .role = "both"};
-	bool given[16] = {0};
 	const struct cli_option options[] = {
 		{0, "config", "FILE",
 			"settings (default: " CONFIG_DEFAULT ", of role control " CONFIG_CONTROL
 			", if there)",
-			OPT_STRING, &s.config, 0, 0, &given[0]},
+			OPT_STRING, &s->config},
 		{0, "data-dir", "DIR",
 			"data directory (default: STASIS_DATA, else " PATH_DATA_DEFAULT
 			"; of role control with \"" CLI_CONTROL_SUFFIX "\" added)",
-			OPT_STRING, &s.data_dir, 0, 0, &given[1]},
+			OPT_STRING, &s->data_dir},
 		{0, "run-dir", "DIR",
 			"sockets and jails (default: " PATH_RUN_DEFAULT
 			"; of role control " PATH_RUN_DEFAULT CLI_CONTROL_SUFFIX ")",
-			OPT_STRING, &s.run_dir, 0, 0, &given[2]},
+			OPT_STRING, &s->run_dir},
 		{0, "listen", "ADDR:PORT", "where clients connect (default: 127.0.0.1:7070)",
-			OPT_STRING, &s.listen, 0, 0, &given[3]},
+			OPT_STRING, &s->listen},
 		{0, "domain", "NAME", "ports are at {port}-{id}.NAME (default: localhost)",
-			OPT_STRING, &s.domain, 0, 0, &given[4]},
+			OPT_STRING, &s->domain},
 		{0, "slot-range", "CIDR",
 			"host side of the guests' network (default: 10.213.0.0/16)", OPT_STRING,
-			&s.slot_range, 0, 0, &given[5]},
+			&s->slot_range},
 		{0, "max-sandboxes", "N", "at most so many at once (default: 200)", OPT_U64,
-			&s.max_sandboxes, 1, 10000, &given[6]},
+			&s->max_sandboxes, 1, 10000},
 		{0, "warm-slots", "N", "network slots kept ready (default: 4)", OPT_U64,
-			&s.warm_slots, 1, 1000, &given[7]},
+			&s->warm_slots, 1, 1000},
 		{0, "vmm", "auto|firecracker|fcqemu", "what runs the guests (default: auto)",
-			OPT_STRING, &s.vmm, 0, 0, &given[8]},
+			OPT_STRING, &s->vmm},
 		{0, "firecracker", "FILE", "its binary (default: firecracker of PATH)", OPT_STRING,
-			&s.firecracker, 0, 0, &given[9]},
+			&s->firecracker},
 		{0, "nginx", "FILE", "the edge's program (default: nginx of PATH)", OPT_STRING,
-			&s.nginx, 0, 0, &given[10]},
+			&s->nginx},
 		{0, "kill-on-exit", NULL, "end the sandboxes with the server", OPT_FLAG,
-			&s.kill_on_exit, 0, 0, &given[11]},
+			&s->kill_on_exit},
 		{0, "log-level", "error|warn|info|debug", "how much is logged (default: info)",
-			OPT_STRING, &s.log_level, 0, 0, &given[12]},
+			OPT_STRING, &s->log_level},
 		{0, "role", "both|host|control", "of this process (default: both)", OPT_STRING,
-			&s.role, 0, 0, &given[13]},
+			&s->role},
 		{0, "host-socket", "PATH",
 			"where the roles meet (default: " PATH_RUN_DEFAULT "/" HOST_SOCKET
 			"; of role host " HOST_SOCKET " in its run directory)",
-			OPT_STRING, &s.host_socket, 0, 0, &given[14]},
+			OPT_STRING, &s->host_socket},
 		{0, "socket-group", "GROUP", "who may connect to it besides root (role host)",
-			OPT_STRING, &s.socket_group, 0, 0, &given[15]},
+			OPT_STRING, &s->socket_group},
 		{0},
 	};
+	_Static_assert(ARRAY_SIZE(options) == N_SETTINGS + 1);
+	memcpy(ret, options, sizeof options);
+	for (size_t i = 0; i < N_SETTINGS; i++)
+		ret[i].present = &s->given[i];
+}
+
+// Which directories are meant depends on the role where none is named. *kept: what settings point
+// to.
+static void fill_paths(struct settings *s, bool is_host, char **kept)
+{
+	if (!s->data_dir && !is_host) {
+		*kept = str_printf("%s" CLI_CONTROL_SUFFIX, cli_data_dir(NULL));
+		s->data_dir = *kept;
+	}
+	s->data_dir = cli_data_dir(s->data_dir);
+	if (!s->run_dir)
+		s->run_dir = is_host ? PATH_RUN_DEFAULT : PATH_RUN_DEFAULT CLI_CONTROL_SUFFIX;
+	if (!s->host_socket && !is_host)
+		s->host_socket = PATH_RUN_DEFAULT "/" HOST_SOCKET;
+}
+
+static int run_role(const struct settings *s, const struct role *role, struct err *e)
+{
 	enum log_level level;
 	sigset_t stop;
+	if (!log_level_parse(s->log_level, &level))
+		return err_set(e, ERR_INVALID,
+			"--log-level: '%s' is not error, warn, info or debug", s->log_level);
+	int rc = fault_setup(getenv("STASIS_FAULT"), e);
+	if (rc < 0)
+		return rc;
+	if (role->is_host && geteuid() != 0)
+		return err_set(e, ERR_FORBIDDEN,
+			"serve needs root: it makes namespaces, mounts and network links (--role "
+			"control does not)");
+	log_setup("stasis", level);
+	raise_descriptor_limit();
+	// Before there are threads, so that all of them have it blocked.
+	sigemptyset(&stop);
+	sigaddset(&stop, SIGINT);
+	sigaddset(&stop, SIGTERM);
+	pthread_sigmask(SIG_BLOCK, &stop, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	return role->run(s, &stop, e);
+}
+
+int cmd_serve(struct cli *c, struct err *e)
+{
+	struct settings s = {.log_level = "info", .role = "both"};
+	struct cli_option options[N_SETTINGS + 1];
+	list_options(&s, options);
 	int rc = cli_parse(c, options, 0, 0, e);
 	if (rc != 0)
 		return rc;
-	// Which file is read depends on the role, so the file cannot choose it.
 	const struct role *role = find_role(s.role, e);
 	if (!role)
 		return -EINVAL;
-	given[13] = true;
-	if (!s.config)
+	bool is_named = s.config != NULL;
+	if (!is_named)
 		s.config = role->is_host ? CONFIG_DEFAULT : CONFIG_CONTROL;
-	struct file_reader f = {.options = options, .path = s.config, .e = e};
+	_cleanup_(file_reader_done) struct file_reader f = {
+		.options = options, .path = s.config, .e = e};
 	_cleanup_free_ char *control_data = NULL;
-	rc = read_config(&f, given[0]);
-	if (!s.data_dir && !role->is_host) {
-		control_data = str_printf("%s" CLI_CONTROL_SUFFIX, cli_data_dir(NULL));
-		s.data_dir = control_data;
-	}
-	s.data_dir = cli_data_dir(s.data_dir);
-	if (!s.run_dir)
-		s.run_dir = role->is_host ? PATH_RUN_DEFAULT : PATH_RUN_DEFAULT CLI_CONTROL_SUFFIX;
-	if (!s.host_socket && !role->is_host)
-		s.host_socket = PATH_RUN_DEFAULT "/" HOST_SOCKET;
-	if (rc == 0 && !log_level_parse(s.log_level, &level))
-		rc = err_set(e, ERR_INVALID, "--log-level: '%s' is not error, warn, info or debug",
-			s.log_level);
-	if (rc == 0)
-		rc = fault_setup(getenv("STASIS_FAULT"), e);
-	if (rc == 0 && role->is_host && geteuid() != 0)
-		rc = err_set(e, ERR_FORBIDDEN,
-			"serve needs root: it makes namespaces, mounts and network links (--role "
-			"control does not)");
-	if (rc == 0) {
-		log_setup("stasis", level);
-		raise_descriptor_limit();
-		// Before there are threads, so that all of them have it blocked.
-		sigemptyset(&stop);
-		sigaddset(&stop, SIGINT);
-		sigaddset(&stop, SIGTERM);
-		pthread_sigmask(SIG_BLOCK, &stop, NULL);
-		signal(SIGPIPE, SIG_IGN);
-		rc = role->run(&s, &stop, e);
-	}
-	for (size_t i = 0; i < f.n_kept; i++)
-		free(f.kept[i]);
-	free(f.kept);
-	return rc;
+	rc = read_config(&f, is_named);
+	if (rc < 0)
+		return rc;
+	fill_paths(&s, role->is_host, &control_data);
+	return run_role(&s, role, e);
 }
