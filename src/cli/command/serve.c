@@ -4,7 +4,6 @@
 // a socket; the control plane's has neither rights nor the host's files, and only that socket.
 #include <fcntl.h>
 #include <grp.h>
-#include <ini.h>
 #include <pthread.h>
 #include <pwd.h>
 #include <signal.h>
@@ -16,101 +15,15 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "base/paths.h"
 #include "base/str.h"
 #include "cli/base/local.h"
-#include "cli/base/option.h"
 #include "cli/base/output.h"
 #include "cli/command/all.h"
+#include "cli/command/settings.h"
 #include "control/control.h"
 #include "control/edge/edge.h"
 #include "hostagent/hostagent.h"
 #include "sandbox/host.h"
-
-#define CONFIG_DEFAULT "/etc/stasis/stasis.conf"
-#define CONFIG_CONTROL "/etc/stasis/control.conf"
-#define HOST_SOCKET "host.sock"
-
-#define N_SETTINGS 16
-
-struct settings {
-	const char *config, *data_dir, *run_dir, *listen, *domain, *slot_range, *vmm, *firecracker,
-		*nginx, *log_level, *role, *host_socket, *socket_group;
-	uint64_t max_sandboxes, warm_slots;
-	bool kill_on_exit;
-	bool given[N_SETTINGS]; // by the command line
-};
-
-// --- the configuration file: the options' own names with '_', a command line's flag wins
-
-struct file_reader {
-	const struct cli_option *options;
-	char **kept; // the texts that settings point to
-	size_t n_kept;
-	const char *path;
-	struct err *e;
-	int rc;
-};
-
-static bool same_name(const char *option, const char *key)
-{
-	for (; *option && *key; option++, key++)
-		if (*option != *key && !(*option == '-' && *key == '_'))
-			return false;
-	return *option == *key;
-}
-
-static void file_reader_done(struct file_reader *f)
-{
-	for (size_t i = 0; i < f->n_kept; i++)
-		free(f->kept[i]);
-	free(f->kept);
-}
-
-static int on_setting(void *ctx, const char *section, const char *key, const char *value)
-{
-	struct file_reader *f = ctx;
-	for (const struct cli_option *o = f->options; o->name; o++) {
-		if (!same_name(o->name, key) || strcmp(key, "config") == 0)
-			continue;
-		// Which file is read depends on the role, so the file cannot choose it.
-		if (*o->present || str_eq(key, "role"))
-			return 1;
-		char **items = reallocarray(f->kept, f->n_kept + 1, sizeof *items);
-		char *copy = strdup(value);
-		if (items)
-			f->kept = items;
-		if (!items || !copy) {
-			free(copy);
-			f->rc = -ENOMEM;
-			return 0;
-		}
-		f->kept[f->n_kept++] = copy;
-		if (o->type == OPT_FLAG) {
-			*(bool *)o->out =
-				str_eq(value, "yes") || str_eq(value, "true") || str_eq(value, "1");
-			return 1;
-		}
-		f->rc = cli_set_option(o, copy, f->e);
-		return f->rc == 0;
-	}
-	f->rc = err_set(f->e, ERR_INVALID, "unknown setting '%s'", key);
-	return 0;
-}
-
-static int read_config(struct file_reader *f, bool given)
-{
-	if (!given && access(f->path, F_OK) < 0)
-		return 0;
-	int line = ini_parse(f->path, on_setting, f);
-	if (f->rc < 0)
-		return err_prefix(f->e, f->rc, "%s, line %d", f->path, line);
-	if (line > 0)
-		return err_set(f->e, ERR_INVALID, "%s, line %d: not 'name = value'", f->path, line);
-	if (line < 0)
-		return err_errno(f->e, errno ? errno : EIO, "%s", f->path);
-	return 0;
-}
 
 // --- the server's life
 
@@ -305,74 +218,6 @@ static const struct role *find_role(const char *name, struct err *e)
 	return NULL;
 }
 
-// Flags and file are one table.
-static void list_options(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
-{
-	const struct cli_option options[] = {
-		{0, "config", "FILE",
-			"settings (default: " CONFIG_DEFAULT ", of role control " CONFIG_CONTROL
-			", if there)",
-			OPT_STRING, &s->config},
-		{0, "data-dir", "DIR",
-			"data directory (default: STASIS_DATA, else " PATH_DATA_DEFAULT
-			"; of role control with \"" CLI_CONTROL_SUFFIX "\" added)",
-			OPT_STRING, &s->data_dir},
-		{0, "run-dir", "DIR",
-			"sockets and jails (default: " PATH_RUN_DEFAULT
-			"; of role control " PATH_RUN_DEFAULT CLI_CONTROL_SUFFIX ")",
-			OPT_STRING, &s->run_dir},
-		{0, "listen", "ADDR:PORT", "where clients connect (default: 127.0.0.1:7070)",
-			OPT_STRING, &s->listen},
-		{0, "domain", "NAME", "ports are at {port}-{id}.NAME (default: localhost)",
-			OPT_STRING, &s->domain},
-		{0, "slot-range", "CIDR",
-			"host side of the guests' network (default: 10.213.0.0/16)", OPT_STRING,
-			&s->slot_range},
-		{0, "max-sandboxes", "N", "at most so many at once (default: 200)", OPT_U64,
-			&s->max_sandboxes, 1, 10000},
-		{0, "warm-slots", "N", "network slots kept ready (default: 4)", OPT_U64,
-			&s->warm_slots, 1, 1000},
-		{0, "vmm", "auto|firecracker|fcqemu", "what runs the guests (default: auto)",
-			OPT_STRING, &s->vmm},
-		{0, "firecracker", "FILE", "its binary (default: firecracker of PATH)", OPT_STRING,
-			&s->firecracker},
-		{0, "nginx", "FILE", "the edge's program (default: nginx of PATH)", OPT_STRING,
-			&s->nginx},
-		{0, "kill-on-exit", NULL, "end the sandboxes with the server", OPT_FLAG,
-			&s->kill_on_exit},
-		{0, "log-level", "error|warn|info|debug", "how much is logged (default: info)",
-			OPT_STRING, &s->log_level},
-		{0, "role", "both|host|control", "of this process (default: both)", OPT_STRING,
-			&s->role},
-		{0, "host-socket", "PATH",
-			"where the roles meet (default: " PATH_RUN_DEFAULT "/" HOST_SOCKET
-			"; of role host " HOST_SOCKET " in its run directory)",
-			OPT_STRING, &s->host_socket},
-		{0, "socket-group", "GROUP", "who may connect to it besides root (role host)",
-			OPT_STRING, &s->socket_group},
-		{0},
-	};
-	_Static_assert(ARRAY_SIZE(options) == N_SETTINGS + 1);
-	memcpy(ret, options, sizeof options);
-	for (size_t i = 0; i < N_SETTINGS; i++)
-		ret[i].present = &s->given[i];
-}
-
-// Which directories are meant depends on the role where none is named. *kept: what settings point
-// to.
-static void fill_paths(struct settings *s, bool is_host, char **kept)
-{
-	if (!s->data_dir && !is_host) {
-		*kept = str_printf("%s" CLI_CONTROL_SUFFIX, cli_data_dir(NULL));
-		s->data_dir = *kept;
-	}
-	s->data_dir = cli_data_dir(s->data_dir);
-	if (!s->run_dir)
-		s->run_dir = is_host ? PATH_RUN_DEFAULT : PATH_RUN_DEFAULT CLI_CONTROL_SUFFIX;
-	if (!s->host_socket && !is_host)
-		s->host_socket = PATH_RUN_DEFAULT "/" HOST_SOCKET;
-}
-
 static int run_role(const struct settings *s, const struct role *role, struct err *e)
 {
 	enum log_level level;
@@ -400,24 +245,15 @@ static int run_role(const struct settings *s, const struct role *role, struct er
 
 int cmd_serve(struct cli *c, struct err *e)
 {
-	struct settings s = {.log_level = "info", .role = "both"};
+	_cleanup_(settings_done) struct settings s = {.log_level = "info", .role = "both"};
 	struct cli_option options[N_SETTINGS + 1];
-	list_options(&s, options);
+	settings_list(&s, options);
 	int rc = cli_parse(c, options, 0, 0, e);
 	if (rc != 0)
 		return rc;
 	const struct role *role = find_role(s.role, e);
 	if (!role)
 		return -EINVAL;
-	bool is_named = s.config != NULL;
-	if (!is_named)
-		s.config = role->is_host ? CONFIG_DEFAULT : CONFIG_CONTROL;
-	_cleanup_(file_reader_done) struct file_reader f = {
-		.options = options, .path = s.config, .e = e};
-	_cleanup_free_ char *control_data = NULL;
-	rc = read_config(&f, is_named);
-	if (rc < 0)
-		return rc;
-	fill_paths(&s, role->is_host, &control_data);
-	return run_role(&s, role, e);
+	rc = settings_read(&s, options, role->is_host, e);
+	return rc < 0 ? rc : run_role(&s, role, e);
 }

@@ -52,6 +52,18 @@ static bool forgive_absence(int *rc, struct err *e)
 	return true;
 }
 
+static int read_console(struct cli *c, const char *path, struct strbuf *ret, struct err *e)
+{
+	return api_call_with(c,
+		&(struct http_call){
+			.method = "GET",
+			.path = path,
+			.write = collect,
+			.ctx = ret,
+		},
+		NULL, e);
+}
+
 int cmd_logs(struct cli *c, struct err *e)
 {
 	bool follow = false, first = true, known = false;
@@ -88,14 +100,7 @@ int cmd_logs(struct cli *c, struct err *e)
 			return rc;
 		const char *state = json_string_value(json_object_get(s, "state"));
 		running = follow && !str_eq(state, "stopped") && !str_eq(state, "error");
-		rc = api_call_with(c,
-			&(struct http_call){
-				.method = "GET",
-				.path = path,
-				.write = collect,
-				.ctx = &now,
-			},
-			NULL, e);
+		rc = read_console(c, path, &now, e);
 		// The end may also come between the two; the next state says so.
 		bool absent = (known || running) && forgive_absence(&rc, e);
 		known = true;

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/command/settings.h"
+#include <ini.h>
+#include <string.h>
+#include "base/paths.h"
+#include "base/str.h"
+#include "cli/base/local.h"
+
+#define CONFIG_DEFAULT "/etc/stasis/stasis.conf"
+#define CONFIG_CONTROL "/etc/stasis/control.conf"
+
+// Of the configuration file: the options' own names with '_', a command line's flag wins.
+struct file_reader {
+	const struct cli_option *options;
+	struct settings *settings;
+	const char *path;
+	struct err *e;
+	int rc;
+};
+
+static bool same_name(const char *option, const char *key)
+{
+	for (; *option && *key; option++, key++)
+		if (*option != *key && !(*option == '-' && *key == '_'))
+			return false;
+	return *option == *key;
+}
+
+// text: owned by the settings from now on, NULL when out of memory. 0 or -ENOMEM.
+static int keep(struct settings *s, char *text)
+{
+	char **items = reallocarray(s->kept, s->n_kept + 1, sizeof *items);
+	if (items)
+		s->kept = items;
+	if (!items || !text) {
+		free(text);
+		return -ENOMEM;
+	}
+	s->kept[s->n_kept++] = text;
+	return 0;
+}
+
+static int on_setting(void *ctx, const char *section, const char *key, const char *value)
+{
+	struct file_reader *f = ctx;
+	for (const struct cli_option *o = f->options; o->name; o++) {
+		if (!same_name(o->name, key) || strcmp(key, "config") == 0)
+			continue;
+		// Which file is read depends on the role, so the file cannot choose it.
+		if (*o->present || str_eq(key, "role"))
+			return 1;
+		char *copy = strdup(value);
+		f->rc = keep(f->settings, copy);
+		if (f->rc < 0)
+			return 0;
+		if (o->type == OPT_FLAG) {
+			*(bool *)o->out =
+				str_eq(value, "yes") || str_eq(value, "true") || str_eq(value, "1");
+			return 1;
+		}
+		f->rc = cli_set_option(o, copy, f->e);
+		return f->rc == 0;
+	}
+	f->rc = err_set(f->e, ERR_INVALID, "unknown setting '%s'", key);
+	return 0;
+}
+
+static int read_config(struct file_reader *f, bool given)
+{
+	if (!given && access(f->path, F_OK) < 0)
+		return 0;
+	int line = ini_parse(f->path, on_setting, f);
+	if (f->rc < 0)
+		return err_prefix(f->e, f->rc, "%s, line %d", f->path, line);
+	if (line > 0)
+		return err_set(f->e, ERR_INVALID, "%s, line %d: not 'name = value'", f->path, line);
+	if (line < 0)
+		return err_errno(f->e, errno ? errno : EIO, "%s", f->path);
+	return 0;
+}
+
+void settings_list(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
+{
+	const struct cli_option options[] = {
+		{0, "config", "FILE",
+			"settings (default: " CONFIG_DEFAULT ", of role control " CONFIG_CONTROL
+			", if there)",
+			OPT_STRING, &s->config},
+		{0, "data-dir", "DIR",
+			"data directory (default: STASIS_DATA, else " PATH_DATA_DEFAULT
+			"; of role control with \"" CLI_CONTROL_SUFFIX "\" added)",
+			OPT_STRING, &s->data_dir},
+		{0, "run-dir", "DIR",
+			"sockets and jails (default: " PATH_RUN_DEFAULT
+			"; of role control " PATH_RUN_DEFAULT CLI_CONTROL_SUFFIX ")",
+			OPT_STRING, &s->run_dir},
+		{0, "listen", "ADDR:PORT", "where clients connect (default: 127.0.0.1:7070)",
+			OPT_STRING, &s->listen},
+		{0, "domain", "NAME", "ports are at {port}-{id}.NAME (default: localhost)",
+			OPT_STRING, &s->domain},
+		{0, "slot-range", "CIDR",
+			"host side of the guests' network (default: 10.213.0.0/16)", OPT_STRING,
+			&s->slot_range},
+		{0, "max-sandboxes", "N", "at most so many at once (default: 200)", OPT_U64,
+			&s->max_sandboxes, 1, 10000},
+		{0, "warm-slots", "N", "network slots kept ready (default: 4)", OPT_U64,
+			&s->warm_slots, 1, 1000},
+		{0, "vmm", "auto|firecracker|fcqemu", "what runs the guests (default: auto)",
+			OPT_STRING, &s->vmm},
+		{0, "firecracker", "FILE", "its binary (default: firecracker of PATH)", OPT_STRING,
+			&s->firecracker},
+		{0, "nginx", "FILE", "the edge's program (default: nginx of PATH)", OPT_STRING,
+			&s->nginx},
+		{0, "kill-on-exit", NULL, "end the sandboxes with the server", OPT_FLAG,
+			&s->kill_on_exit},
+		{0, "log-level", "error|warn|info|debug", "how much is logged (default: info)",
+			OPT_STRING, &s->log_level},
+		{0, "role", "both|host|control", "of this process (default: both)", OPT_STRING,
+			&s->role},
+		{0, "host-socket", "PATH",
+			"where the roles meet (default: " PATH_RUN_DEFAULT "/" HOST_SOCKET
+			"; of role host " HOST_SOCKET " in its run directory)",
+			OPT_STRING, &s->host_socket},
+		{0, "socket-group", "GROUP", "who may connect to it besides root (role host)",
+			OPT_STRING, &s->socket_group},
+		{0},
+	};
+	_Static_assert(ARRAY_SIZE(options) == N_SETTINGS + 1);
+	memcpy(ret, options, sizeof options);
+	for (size_t i = 0; i < N_SETTINGS; i++)
+		ret[i].present = &s->given[i];
+}
+
+int settings_read(struct settings *s, const struct cli_option *options, bool is_host, struct err *e)
+{
+	bool is_named = s->config != NULL;
+	if (!is_named)
+		s->config = is_host ? CONFIG_DEFAULT : CONFIG_CONTROL;
+	struct file_reader f = {.options = options, .settings = s, .path = s->config, .e = e};
+	int rc = read_config(&f, is_named);
+	if (rc < 0)
+		return rc;
+	if (!s->data_dir && !is_host) {
+		char *apart = str_printf("%s" CLI_CONTROL_SUFFIX, cli_data_dir(NULL));
+		rc = keep(s, apart);
+		if (rc < 0)
+			return err_errno(e, rc, "start");
+		s->data_dir = apart;
+	}
+	s->data_dir = cli_data_dir(s->data_dir);
+	if (!s->run_dir)
+		s->run_dir = is_host ? PATH_RUN_DEFAULT : PATH_RUN_DEFAULT CLI_CONTROL_SUFFIX;
+	if (!s->host_socket && !is_host)
+		s->host_socket = PATH_RUN_DEFAULT "/" HOST_SOCKET;
+	return 0;
+}
+
+void settings_done(struct settings *s)
+{
+	for (size_t i = 0; i < s->n_kept; i++)
+		free(s->kept[i]);
+	free(s->kept);
+}

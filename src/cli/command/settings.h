@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// The settings of serve: flags of the command line, then the configuration file, then defaults.
+#pragma once
+#include "cli/base/option.h"
+
+#define HOST_SOCKET "host.sock"
+#define N_SETTINGS 16
+
+struct settings {
+	const char *config, *data_dir, *run_dir, *listen, *domain, *slot_range, *vmm, *firecracker,
+		*nginx, *log_level, *role, *host_socket, *socket_group;
+	uint64_t max_sandboxes, warm_slots;
+	bool kill_on_exit;
+	char **kept; // the texts of the file that are pointed to, and the data directory
+	size_t n_kept;
+	bool given[N_SETTINGS]; // by the command line
+};
+
+// The options, flags and file alike; they point into the settings.
+void settings_list(struct settings *s, struct cli_option ret[N_SETTINGS + 1]);
+// After the command line was parsed: adds what the file says, and the paths where none are named.
+int settings_read(
+	struct settings *s, const struct cli_option *options, bool is_host, struct err *e);
+void settings_done(struct settings *s);
