@@ -490,6 +490,16 @@ class Sandbox:
         assert self.sh("echo well") == "well\n"
 
 
+def vmm_of(w, sandbox):
+    """Process ids of the adapter and of QEMU; of Firecracker alone where that is the VMM."""
+    with open(os.path.join(w.run, sandbox.id, "state.json")) as f:
+        pids = [json.load(f)["vmm_pid"]]
+    for thread in os.listdir(f"/proc/{pids[0]}/task"):
+        with open(f"/proc/{pids[0]}/task/{thread}/children") as f:
+            pids += map(int, f.read().split())
+    return pids
+
+
 def b64(data):
     return base64.b64encode(data).decode()
 

@@ -133,6 +133,75 @@ class Restart(unittest.TestCase):
         self.same_guest()
 
 
+class Stuck(unittest.TestCase):
+    """Killed in the middle of pauses, with VMMs that answer nothing to the next server."""
+    ALL, STUCK = 6, 2
+
+    def setUp(self):
+        self.w = lib.world()
+        if self.w.server is None:
+            self.w.start()
+        self.w.clear()
+        self.before = self.w.leftovers()
+        self.stopped = []
+        self.addCleanup(self.clean)
+
+    def clean(self):
+        self.signal(signal.SIGCONT)
+        if self.w.server is None:
+            self.w.start()
+        self.w.clear()
+        self.w.settle(self.before)
+
+    def signal(self, sig):
+        for pid in self.stopped:
+            try:
+                os.kill(pid, sig)
+            except ProcessLookupError:
+                pass
+
+    def cut_a_pause(self, s):
+        """At a stopped VM, whose VMM does not answer from then on."""
+        if self.w.server is not None:
+            self.w.stop()
+        self.w.start(fault="capture.after_stop:kill")
+        try:
+            self.w.api("POST", f"/v1/sandboxes/{s.id}/pause", {})
+        except OSError:
+            pass
+        self.w.reap()
+        self.stopped += lib.vmm_of(self.w, s)
+        self.signal(signal.SIGSTOP)
+
+    def same_memory(self, s):
+        self.assertEqual(s.sh("md5sum < /dev/shm/keep"), self.sums[s.id])
+
+    def test_the_others_are_served_at_once(self):
+        w = self.w
+        boxes = [w.create() for _ in range(self.ALL)]
+        self.sums = {s.id: s.sh("head -c 4M /dev/urandom > /dev/shm/keep; md5sum < /dev/shm/keep")
+                     for s in boxes}
+        stuck, others = boxes[:self.STUCK], boxes[self.STUCK:]
+        for s in stuck:
+            self.cut_a_pause(s)
+        w.start()
+        for s in others:
+            self.same_memory(s)
+        others[0].pause()
+        self.assertEqual(others[1].delete().status, 204)
+        others[0].resume()
+        self.same_memory(others[0])
+        for s in stuck:
+            self.assertEqual(s.get()["state"], "pausing")
+        self.signal(signal.SIGCONT)
+        for s in stuck:
+            lib.wait_until("runs again", lambda s=s: s.get()["state"] == "running", 60)
+            self.same_memory(s)
+        stuck[0].pause()
+        stuck[0].resume()
+        self.same_memory(stuck[0])
+
+
 class KilledBuild(unittest.TestCase):
     def test_its_guest_does_not_outlive_the_next_one(self):
         w = lib.World("killed-build")
