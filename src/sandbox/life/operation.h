@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// One runner for all operations on a sandbox. An operation is a struct operation_kind: what it
-// needs, its steps, and what undoes them. The runner does what all kinds have in common:
+// One runner for the operations on a sandbox. (A destroy is not one of them: it waits for nobody,
+// see end.c. Nor is a time-out, which is a setting, see timeout.c.) An operation is a struct
+// operation_kind: what it needs, its steps, and what undoes them. The runner does what all kinds
+// have in common:
 //
 // 1. claim: the sandbox is in a state in which the kind may begin, and no other operation has it.
 //    An operation that was done before gets the same answer again, and nothing is done.
