@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// One row of each table, as SQL: the columns of a sandbox, a snapshot, a layer, an event.
 #include "sandbox/table/store_rows.h"
 #include <string.h>
 #include "base/clock.h"
