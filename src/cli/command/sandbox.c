@@ -62,7 +62,7 @@ static void add_row(struct table *t, const json_t *s)
 	human_size((uint64_t)int_of(s, "disk_used_bytes"), disk);
 	human_when(json_object_get(s, "created_at"), created);
 	// What has ended still has the time at which it would have.
-	bool ended = str_eq(text_of(s, "state"), "stopped") || str_eq(text_of(s, "state"), "error");
+	bool ended = str_eq(text_of(s, "state"), "stopped");
 	human_when(ended ? NULL : json_object_get(s, "ends_at"), ends);
 	table_cell(t, "%s", text_of(s, "id"));
 	table_cell(t, "%s", text_of(s, "name"));

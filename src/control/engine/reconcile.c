@@ -249,7 +249,7 @@ static void judge_row(
 		a->generation = s->generation;
 		a->row = (size_t)(row - r->in->rows);
 	} else if (s->state == SANDBOX_ERROR) {
-		add(out, RECONCILE_NONE, row->id, "the host could not end it and tries again");
+		add(out, RECONCILE_NONE, row->id, "its guest stands still, and the host tries on");
 	} else {
 		judge_both(r, row, s);
 	}

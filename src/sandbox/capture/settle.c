@@ -64,7 +64,7 @@ void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 	struct err e = {0};
 	_cleanup_close_ int dir = host_open_disk(h, s->info.id, &e);
 	if (dir < 0) {
-		s->full_next = c->asked;
+		s->full_next |= c->asked; // what was uncertain stays so
 		return;
 	}
 	if (is_settled(dir, c->layer)) {

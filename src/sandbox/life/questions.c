@@ -156,7 +156,7 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 	if (rc < 0)
 		return rc;
 	pthread_mutex_lock(&h->lock);
-	unsigned freeing = 0, damaged = h->damaged;
+	unsigned freeing = 0;
 	for (const struct sandbox *s = NULL; (s = host_next(h, s));)
 		freeing += s->freeing;
 	uint64_t creates = h->creates, failures = h->create_failures, destroys = h->destroys,
@@ -193,10 +193,7 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 		"stasis_host_starts{state=\"under_way\"} %u\n"
 		"stasis_host_starts{state=\"waiting\"} %zu\n",
 		inside, in_line);
-	strbuf_addf(out,
-		"# TYPE stasis_host_freeing gauge\nstasis_host_freeing %u\n"
-		"# TYPE stasis_host_damaged_headers gauge\nstasis_host_damaged_headers %u\n",
-		freeing, damaged);
+	strbuf_addf(out, "# TYPE stasis_host_freeing gauge\nstasis_host_freeing %u\n", freeing);
 	strbuf_addf(out,
 		"# TYPE stasis_host_pauses_total counter\nstasis_host_pauses_total %lu\n"
 		"# TYPE stasis_host_resumes_total counter\nstasis_host_resumes_total %lu\n"

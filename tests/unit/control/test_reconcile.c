@@ -91,7 +91,7 @@ static const struct row_case table[] = {
 	{"the host resumes", P, 0, NO_OP, SANDBOX_RESUMING, 0, 0, RECONCILE_NONE, 0, "resuming"},
 	{"the host ends it", R, 0, NO_OP, SANDBOX_STOPPING, 0, 0, RECONCILE_NONE, 0, "stopping"},
 	{"the host failed to end it", R, 0, NO_OP, SANDBOX_ERROR, 0, 0, RECONCILE_NONE, 0,
-		"tries again"},
+		"tries on"},
 	// operations that nobody is at any more
 	{"create left over", C, 0, ORPHAN, NO_BOX, 0, 0, RECONCILE_FINISH_OPERATION, 0, OP},
 	{"pause left over", R, 0, ORPHAN, SANDBOX_PAUSED, 0, 1, RECONCILE_FINISH_OPERATION, 0, OP},

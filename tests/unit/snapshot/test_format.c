@@ -10,7 +10,6 @@
 #include <sys/wait.h>
 #include "base/fault.h"
 #include "base/file.h"
-#include "snapshot/collect.h"
 #include "snapshot/format.h"
 #include "snapshot/layer.h"
 #include "snapshot/merge.h"
@@ -748,112 +747,6 @@ static void test_a_full_disk_at_each_write(void **state)
 	assert_int_equal(rmdir(dir), 0);
 }
 
-// --- collection
-
-static bool named_layer(void *ctx, const char *id)
-{
-	return str_eq(ctx, id);
-}
-
-static void test_collection_keeps_what_the_journal_names(void **state)
-{
-	struct world w;
-	struct err e = {0};
-	struct collect_stats stats;
-	world_init(&w);
-	header_free(ingest_first(&w, NULL));
-	assert_int_equal(file_write_atomic(w.layers_fd,
-				 "22222222-2222-4222-8222-222222222222.sum.tmp", "", 0, 0600),
-		0);
-	assert_int_equal(file_write_atomic(w.layers_fd, "notes.txt", "", 0, 0600), 0);
-	struct collect_roots roots = {.named = named_layer, .ctx = (void *)layer_1};
-	run_ok(collect_layers(w.data_fd, &roots, &stats, &e), &e);
-	assert_int_equal(stats.kept, 1);
-	assert_int_equal(stats.removed, 1);
-	assert_int_equal(
-		world_count_files(w.layers_fd, "."), 3); // foreign files are not ours to remove
-	roots.ctx = (void *)layer_2;
-	run_ok(collect_layers(w.data_fd, &roots, &stats, &e), &e);
-	assert_int_equal(stats.removed, 1);
-	assert_int_equal(stats.removed_bytes > 6 * B, 1);
-	assert_int_equal(world_count_files(w.layers_fd, "."), 1);
-	world_done(&w);
-}
-
-static void test_an_unreadable_root_stops_the_collection(void **state)
-{
-	struct world w;
-	struct err e = {0};
-	struct collect_stats stats;
-	struct collect_roots roots = {0};
-	char path[128];
-	world_init(&w);
-	_cleanup_(header_freep) struct header *z = zero(16);
-	header_free(ingest_first(&w, NULL));
-	struct snapshot_info s = write_snapshot(&w, z); // does not use the layer
-	snprintf(path, sizeof path, "snapshots/%s/memory.hdr", s.id);
-	flip(w.data_fd, path, 50);
-	expect_reason(
-		collect_layers(w.data_fd, &roots, &stats, &e), &e, path, "no layer was removed");
-	assert_int_equal(unlinkat(w.data_fd, path, 0), 0);
-	expect_reason(
-		collect_layers(w.data_fd, &roots, &stats, &e), &e, path, "no layer was removed");
-	assert_int_equal(world_count_files(w.layers_fd, "."), 2);
-	world_done(&w);
-}
-
-// Whether a snapshot is there cannot be known: that is not "it is not there".
-static void test_a_snapshot_that_cannot_be_looked_at_stops_the_collection(void **state)
-{
-	struct world w;
-	struct err e = {0};
-	struct collect_stats stats;
-	struct collect_roots roots = {0};
-	char path[64];
-	world_init(&w);
-	_cleanup_(header_freep) struct header *h = ingest_first(&w, NULL);
-	struct snapshot_info s = write_snapshot(&w, h);
-	snprintf(path, sizeof path, "snapshots/%s", s.id);
-	assert_int_equal(renameat(w.data_fd, path, w.work_fd, "away"), 0);
-	assert_int_equal(symlinkat(s.id, w.data_fd, path), 0); // ELOOP
-	assert_int_equal(collect_layers(w.data_fd, &roots, &stats, &e), -ELOOP);
-	assert_true(file_exists(w.layers_fd, layer_1));
-	assert_int_equal(unlinkat(w.data_fd, path, 0), 0);
-	assert_int_equal(renameat(w.work_fd, "away", w.data_fd, path), 0);
-	run_ok(collect_layers(w.data_fd, &roots, &stats, &e), &e);
-	assert_int_equal(stats.kept, 1);
-	world_done(&w);
-}
-
-static void test_a_collection_killed_half_way_is_finished_by_the_next(void **state)
-{
-	struct world w;
-	struct err e = {0};
-	struct collect_stats stats;
-	struct collect_roots roots = {0};
-	world_init(&w);
-	_cleanup_(header_freep) struct header *h = ingest_first(&w, NULL), *child = NULL;
-	bool dirty[16] = {true};
-	world_write_diff(&w, "diff", memory, dirty, sizeof memory);
-	memory[0] = 1;
-	run_ok(layer_ingest(w.work_fd, "diff", w.layers_fd, layer_2, h, image_b, &child, NULL, &e),
-		&e);
-	pid_t pid = fork();
-	assert_true(pid >= 0);
-	if (pid == 0) {
-		fault_setup("collect.before_remove:kill@2", &e);
-		collect_layers(w.data_fd, &roots, &stats, &e);
-		_exit(0);
-	}
-	int status;
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFSIGNALED(status));
-	assert_int_equal(world_count_files(w.layers_fd, "."), 2);
-	run_ok(collect_layers(w.data_fd, &roots, &stats, &e), &e);
-	assert_int_equal(world_count_files(w.layers_fd, "."), 0);
-	world_done(&w);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -876,10 +769,6 @@ int main(void)
 		cmocka_unit_test(test_store_writes_reads_lists_deletes),
 		cmocka_unit_test(test_a_failed_write_leaves_everything_where_it_was),
 		cmocka_unit_test(test_damaged_snapshots_are_refused_by_file),
-		cmocka_unit_test(test_collection_keeps_what_the_journal_names),
-		cmocka_unit_test(test_an_unreadable_root_stops_the_collection),
-		cmocka_unit_test(test_a_snapshot_that_cannot_be_looked_at_stops_the_collection),
-		cmocka_unit_test(test_a_collection_killed_half_way_is_finished_by_the_next),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/file.h"
-#include "snapshot/collect.h"
+#include "collect.h"
 #include "snapshot/layer.h"
 #include "snapshot/merge.h"
 #include "snapshot/verify.h"

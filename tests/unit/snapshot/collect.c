@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "snapshot/collect.h"
+#include "collect.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <string.h>

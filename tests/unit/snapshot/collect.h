@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Collection of layers by reachability: a layer stays while a header names it or the journal does.
+// For the histories of tests, which have no counts (sandbox/table/refs.h): collection of layers by
+// reachability: a layer stays while a header names it or the journal does.
 // No grace time, and safe to kill at any point.
 #pragma once
 #include "base/err.h"
