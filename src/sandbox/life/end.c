@@ -33,6 +33,8 @@ static int record_end(struct host *h, struct sandbox *s, const char *op_id, cons
 	pthread_mutex_lock(&h->lock);
 	struct sandbox done = *s;
 	pthread_mutex_unlock(&h->lock);
+	if (done.info.state == SANDBOX_STOPPED) // by another end: that one counts
+		return op_id ? store_op_end(h, op_id, s->info.id, NULL) : 0;
 	if (done.info.state != SANDBOX_STOPPING)
 		sandbox_move(&done.info, SANDBOX_STOPPING, cause);
 	sandbox_move(&done.info, SANDBOX_STOPPED, cause);
@@ -68,8 +70,8 @@ static int forget_ended(struct host *h, struct sandbox *s)
 static struct sandbox *find(struct host *h, const char *id)
 {
 	struct sandbox *s = host_find(h, id);
-	bool gone = s && s->info.state == SANDBOX_STOPPED && !s->operation && !s->has_files;
-	return s && (s->removed || gone) ? NULL : s;
+	bool over = s && s->info.state == SANDBOX_STOPPED;
+	return over && (s->removed || (!s->operation && !s->has_files)) ? NULL : s;
 }
 
 // Claims it, or takes the last word from who has it. host.lock held, but not all the time. 0:
@@ -92,7 +94,8 @@ static int take_over(struct host *h, const char *id, struct sandbox **ret)
 		if ((s = find(h, id)) && s->operation)
 			cond_wait_until(&h->changed, &h->lock, MIN(until, deadline_in_ms(50)));
 	}
-	if (!s)
+	// It is over, and what has it frees or forgets it: there is no last word to take.
+	if (!s || (s->operation && s->info.state == SANDBOX_STOPPED))
 		return -ENOENT;
 	*ret = s;
 	if (s->operation) {

@@ -100,8 +100,10 @@ static void remove_row(struct host *h, struct sandbox *s)
 	if (store_forget(h, s->info.id, NULL, &e) < 0)
 		log_error("row not removed sandbox=%s error=%s", s->info.id, e.text);
 	pthread_mutex_lock(&h->lock);
+	bool taken = s->removed; // a destroy holds it, and frees it
 	host_release(h, s);
-	host_remove(h, s);
+	if (!taken)
+		host_remove(h, s);
 	pthread_mutex_unlock(&h->lock);
 }
 

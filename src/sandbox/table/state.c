@@ -46,6 +46,10 @@ void sandbox_move(struct host_sandbox *s, enum sandbox_state to, const char *why
 {
 	log_debug("state sandbox=%s from=%s to=%s why=%s", s->id, sandbox_state_name(s->state),
 		sandbox_state_name(to), why);
+	// A destroy does not wait for what has the sandbox. That may come to its end later: what it
+	// makes of its copy has no effect, the database refuses it (store_apply).
+	if (s->state == SANDBOX_STOPPED)
+		return;
 	assert(s->state == to || sandbox_state_may(s->state, to));
 	s->generation += s->state != to;
 	s->state = to;

@@ -11,6 +11,8 @@
 //				destroyed
 //	twice/OPERATION		asked again, with the same id, while it is at work
 //	rm/OPERATION		destroyed while it is at work
+//	rm/late/OPERATION	the same, and it lets go only when the destroy has long been
+//answered 	rm/again		destroyed again and again while its processes do not end
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -257,6 +259,53 @@ static void rm(const void *arg)
 	play_close(h);
 }
 
+// A step that is at a disk and not at the VMM ends well, although the machine is dead: after the
+// destroy has been answered without it.
+struct late_rm {
+	const char *operation, *point;
+};
+
+static void rm_late(const void *arg)
+{
+	const struct late_rm *l = arg;
+	pthread_t thread;
+	struct err e = {0};
+	act = find_act(l->operation);
+	run = act_prepare(act);
+	struct host *h = play_open();
+	act_prepare_in(h, act, run, false);
+	unsigned box = str_starts(act->name, "create") ? NEW : SUBJECT;
+	stage_fault(l->point, FAULT_HOLD);
+	check(pthread_create(&thread, NULL, first, h) == 0, "thread");
+	stage_wait_holding();
+	check(play_destroy(h, &run->after, box, NULL, &e) == 0, "destroy: %s", e.text);
+	stage_calm();
+	pthread_join(thread, NULL);
+	check(run->rc < 0 && run->e.code == ERR_CONFLICT, "%s: %s", act->name, run->e.text);
+	run->after = run->before;
+	then_destroyed(&run->after, box);
+	play_check(h, &run->after, "after both");
+	play_close(h);
+}
+
+static void rm_again(const void *arg)
+{
+	act = find_act("destroy-running");
+	run = act_prepare(act);
+	struct host *h = play_open();
+	act_prepare_in(h, act, run, false);
+	atomic_store(&world.stage->stuck, 1);
+	for (unsigned i = 0; i < 4; i++) {
+		struct err e = {0};
+		int rc = play_destroy(h, &run->after, SUBJECT, NULL, &e);
+		check(rc == 0 || (i && e.code == ERR_NOT_FOUND), "destroy %u: %s", i, e.text);
+	}
+	atomic_store(&world.stage->stuck, 0);
+	then_destroyed(&run->before, SUBJECT);
+	play_check(h, &run->before, "when its processes have ended");
+	play_close(h);
+}
+
 // The destroy has killed it and the operation has let go, but the destroy has not taken it up yet:
 // the end is the destroy's, not one by itself.
 static void rm_and_end(const void *arg)
@@ -333,7 +382,18 @@ static void add_named(const char *first_half, const struct act *a, void (*f)(con
 
 int main(int argc, char **argv)
 {
+	static const struct late_rm late_rms[] = {
+		{"pause", "ingest.after_layer"},
+		{"resume", "resume.after_disk"},
+		{"create-image", "create.after_disk"},
+		{"rollback-running", "snapshot.after_files"},
+	};
 	static const struct played_case others[] = {
+		{"rm/late/pause", rm_late, &late_rms[0]},
+		{"rm/late/resume", rm_late, &late_rms[1]},
+		{"rm/late/create", rm_late, &late_rms[2]},
+		{"rm/late/rollback", rm_late, &late_rms[3]},
+		{"rm/again", rm_again},
 		{"late/pause", late, "pause"},
 		{"late/rollback-running", late, "rollback-running"},
 		{"late/destroy-running", late, "destroy-running"},
