@@ -43,6 +43,14 @@ static bool is_settled(int dir, const char *layer)
 	return false;
 }
 
+// The diff goes, or cannot be told from one that is not there: whoever settles it once more (the
+// row does not say yet how this ended) must not take that for "nothing was reset". So base.hdr,
+// which is of no use any more, goes first.
+static bool give_up_base(int dir)
+{
+	return unlinkat(dir, LINEAGE_FILE, 0) == 0 || errno == ENOENT;
+}
+
 // The lineage rule (capture.c): base.hdr and the VMM's dirty tracking together are all of the
 // guest's memory. A VMM that has written a diff begins its tracking anew. The pages of that diff
 // are then in the diff alone: it becomes a layer of base.hdr, or the next snapshot is a full one
@@ -50,6 +58,8 @@ static bool is_settled(int dir, const char *layer)
 //
 // * base.hdr names the layer already. A server was killed after the settling and before the row
 //   said so: the lineage is certain.
+// * There is no base.hdr, although the last one was not to be a full one: the diff was lost by an
+//   earlier settling. The next one is full.
 // * The diff is complete: the VMM said so (taken), or fcqemu has left it. fcqemu gives the file its
 //   name when all of it is there, so a file with that name counts, whatever became of the answer.
 //   The diff becomes a layer and base.hdr names it: the lineage is certain, also where it was not
@@ -72,6 +82,11 @@ void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 		stage_drop(h, dir, &c->stage);
 		return;
 	}
+	if (!s->full_next && file_there(dir, LINEAGE_FILE) == 0) {
+		s->full_next = true;
+		stage_drop(h, dir, &c->stage);
+		return;
+	}
 	// The VMM's answer may have been lost, not what it wrote.
 	int there = diff_is_there(h, dir, c);
 	bool complete = c->taken || (there == 1 && !h->vmm->firecracker);
@@ -84,5 +99,6 @@ void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 			s->info.id, e.text);
 	// What was uncertain before stays so unless a full one was taken just now.
 	s->full_next = complete ? rc < 0 : untouched ? s->full_next : true;
-	stage_drop(h, dir, &c->stage);
+	if (!s->full_next || untouched || give_up_base(dir))
+		stage_drop(h, dir, &c->stage);
 }

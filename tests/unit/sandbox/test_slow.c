@@ -9,13 +9,15 @@
 //				VMM or an agent in trouble
 //	adopt/rm/POINT		killed there; the next one's VMM answers nothing, and it is
 //				destroyed
+//	adopt/lost/...		its diff cannot become a layer, and it is settled once more
 //	twice/OPERATION		asked again, with the same id, while it is at work
 //	rm/OPERATION		destroyed while it is at work
 //	rm/late/OPERATION	the same, and it lets go only when the destroy has long been
-//answered 	rm/again		destroyed again and again while its processes do not end
+// answered 	rm/again		destroyed again and again while its processes do not end
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/clock.h"
 #include "base/str.h"
 #include "played/judge.h"
@@ -166,6 +168,44 @@ static void adopt_silent(const void *arg)
 {
 	call = arg;
 	adopt(TROUBLE_SILENT);
+}
+
+// The diff of the pause that was cut off is lost to the server that adopts it, which then tries
+// again (the agent does not answer), or is killed and leaves it to the next one. What the diff had
+// must be in the next snapshot all the same.
+static void serve_and_lose_it(void *arg)
+{
+	struct host *h = world_open();
+	for (int i = 0; !guest_goes_on(run->before.box[SUBJECT].id); i++) {
+		check(i < 60000, "it never goes on");
+		stage_skip_ms(10);
+		clock_sleep_ns(NSEC_PER_MSEC);
+	}
+	play_close(h);
+}
+
+static void serve_and_be_killed(void *arg)
+{
+	world_open();
+	stage_wait_holding();
+	kill(getpid(), SIGKILL);
+}
+
+static void adopt_and_lose(const void *arg)
+{
+	char diff[256];
+	killed_at = "capture.after_memory";
+	act = find_act("pause");
+	run = act_prepare(act);
+	check(!served(serve_and_stop_it, NULL), "it lives");
+	stage_calm();
+	snprintf(diff, sizeof diff, "%s/sandboxes/%s/snap/mem", world.data,
+		run->before.box[SUBJECT].id);
+	check(truncate(diff, 100) == 0, "%s", diff); // as where the volume was full
+	stage_trouble("envd_call_thaw", NULL, arg ? TROUBLE_HOLDS : TROUBLE_FAILS, true);
+	check(served(arg ? serve_and_be_killed : serve_and_lose_it, NULL) == !arg, "the server");
+	stage_calm();
+	check(served(serve_and_judge, NULL), "killed");
 }
 
 // Destroyed while its VMM answers nothing to the server that adopts it.
@@ -406,6 +446,8 @@ int main(int argc, char **argv)
 		{"adopt/vmm_resume/fails", adopt_fails, "vmm_resume"},
 		{"adopt/envd_call_thaw/silent", adopt_silent, "envd_call_thaw"},
 		{"adopt/envd_call_thaw/fails", adopt_fails, "envd_call_thaw"},
+		{"adopt/lost/again", adopt_and_lose, NULL},
+		{"adopt/lost/killed", adopt_and_lose, ""},
 		{"rm/end", rm_and_end},
 		{"adopt/rm/capture.after_freeze", adopt_and_rm, "capture.after_freeze"},
 		{"adopt/rm/capture.after_stop", adopt_and_rm, "capture.after_stop"},
