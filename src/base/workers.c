@@ -22,6 +22,14 @@ struct workers {
 	pthread_t *threads;
 };
 
+bool workers_is_job(const struct workers *w)
+{
+	for (unsigned i = 0; i < w->n_threads; i++)
+		if (pthread_equal(w->threads[i], pthread_self()))
+			return true;
+	return false;
+}
+
 static struct job *take(struct workers *w, uint64_t now, bool *ret_urgent)
 {
 	for (int urgent = 1; urgent >= 0; urgent--) {

@@ -17,5 +17,7 @@ int workers_add(struct workers *w, bool urgent, uint64_t at_ns, work_fn f, void 
 // drop is called for each job that was not begun.
 void workers_stop(struct workers *w, void (*drop)(void *ctx));
 struct workers *workers_free(struct workers *w); // stopped before
+// Whether the caller is a job: it must not wait for another one, all threads might.
+bool workers_is_job(const struct workers *w);
 // Jobs in line whose time has come, and under way.
 void workers_count(struct workers *w, size_t *ret_waiting, size_t *ret_running);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A freeing is a job of the pool: free_step kills, waits a moment, and gives back slot and files.
-// It is repeated with growing breaks until all is gone. While it goes on, sandbox.freeing is set
-// and the sandbox stays in the table.
+// A freeing is a job of the pool, or begun by the job that wants it: free_step kills, waits a
+// moment, and gives back slot and files. It is repeated with growing breaks until all is gone.
+// While it goes on, sandbox.freeing is set and the sandbox stays in the table.
 #include "sandbox/life/free.h"
 #include <fcntl.h>
 #include <string.h>
@@ -185,9 +185,15 @@ int sandbox_free(struct host *h, struct sandbox *s, enum free_what what, int wai
 	// At once, whatever the pool is at.
 	if (host_run_path(h, s->info.id, dir) == 0)
 		shim_kill(dir, s->pidfd);
-	if (join(h, s, what, wait_ms) < 0 || workers_add(h->workers, true, 0, work, f) < 0) {
+	bool here = wait_ms > 0 && workers_is_job(h->workers);
+	if (join(h, s, what, wait_ms) < 0 ||
+		(!here && workers_add(h->workers, true, 0, work, f) < 0)) {
 		free(f);
 		return -EINPROGRESS;
+	}
+	if (here) { // what it does not get done now is a job's, which is not waited for
+		work(f);
+		wait_ms = 0;
 	}
 	pthread_mutex_lock(&h->lock);
 	int rc = sandbox_wait_free(h, s, deadline_in_ms(wait_ms));

@@ -192,9 +192,34 @@ static void recovery(const void *arg)
 	wait_for(all_live, NULL, ALL - 1, "alone");
 }
 
+// ---- all of their times are over at once
+
+// A job of the pool that ends one must not wait for another job of the pool: all threads would.
+static void due(const void *arg)
+{
+	struct host *h = play_open();
+	char op[UUID_SIZE];
+	struct err e = {0};
+	for (unsigned i = 0; i < ALL; i++)
+		create(h, i);
+	uint64_t end = clock_realtime_ns() + 60 * NSEC_PER_SEC;
+	for (unsigned i = 0; i < ALL; i++) {
+		id_new_uuid(op);
+		check(host_set_timeout(h, op, name_of(i), end, &e) == 0, "%u: %s", i, e.text);
+	}
+	uint64_t began = clock_monotonic_ns() + 60 * NSEC_PER_SEC;
+	stage_skip_ms(60000);
+	for (unsigned i = 0; i < ALL; i++)
+		wait_for(is_gone, h, i, "ended");
+	wait_for(all_live, NULL, 0, "gone");
+	uint64_t ms = (clock_monotonic_ns() - began) / NSEC_PER_MSEC;
+	check(ms < 8000, "%u ended after %lu ms", ALL, ms);
+	host_close(h, false);
+}
+
 int main(int argc, char **argv)
 {
-	static const struct played_case cases[] = {{"recovery", recovery}};
+	static const struct played_case cases[] = {{"recovery", recovery}, {"due", due}};
 	static const struct known_fault known[] = {{"", ""}};
 	return cases_run(argc, argv, cases, ARRAY_SIZE(cases), known, ARRAY_SIZE(known));
 }
