@@ -317,7 +317,7 @@ def fork(box, n):
         data = json.loads(box.rows("SELECT data FROM events WHERE kind = 'forked' ORDER BY seq DESC")[0][0]) \
             if box.rows("SELECT data FROM events WHERE kind = 'forked'") else None
         if data is None:
-            events = box.w.api("GET", "/v1/events?limit=100&after=0").json()["events"]
+            events = box.w.api("GET", "/v1/events?limit=100").json()["events"]
             data = [e for e in events if e["kind"] == "forked"][-1]["data"]
         if i:
             stops.append(data["stopped_us"] / 1000)
