@@ -39,7 +39,7 @@ static int add_extent(int fd, uint64_t from, uint64_t to, uint8_t *buf, struct c
 	return 0;
 }
 
-static int scan_diff(int fd, const char *diff, struct content *c, struct err *e)
+static int scan_diff(int fd, int from, const char *diff, struct content *c, struct err *e)
 {
 	struct stat st;
 	struct statvfs vfs;
@@ -58,7 +58,7 @@ static int scan_diff(int fd, const char *diff, struct content *c, struct err *e)
 	// The disk writes while the sums are computed.
 	sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 	for (; (r = layer_next_extent(fd, c->size, &at, &end)) > 0; at = end) {
-		r = add_extent(fd, at, end, buf, c);
+		r = add_extent(from, at, end, buf, c);
 		if (r < 0)
 			break;
 	}
@@ -148,6 +148,13 @@ int layer_ingest(int dirfd, const char *diff, int layers_fd, const char *id,
 	const struct header *parent, const char *image, struct header **ret,
 	struct layer_stats *ret_stats, struct err *e)
 {
+	return layer_ingest_from(dirfd, diff, -1, layers_fd, id, parent, image, ret, ret_stats, e);
+}
+
+int layer_ingest_from(int dirfd, const char *diff, int source, int layers_fd, const char *id,
+	const struct header *parent, const char *image, struct header **ret,
+	struct layer_stats *ret_stats, struct err *e)
+{
 	if (!id_is_uuid(id))
 		return err_set(e, ERR_INVALID, "layer id is not a UUID");
 	struct layer_name name = layer_names(id);
@@ -170,7 +177,8 @@ int layer_ingest(int dirfd, const char *diff, int layers_fd, const char *id,
 			r = recall_content(&l, &c, e);
 	} else {
 		r = content_init(&c, parent->size);
-		r = r < 0 ? err_errno(e, r, "%s", diff) : scan_diff(fd, diff, &c, e);
+		r = r < 0 ? err_errno(e, r, "%s", diff)
+			  : scan_diff(fd, source >= 0 ? source : fd, diff, &c, e);
 		if (r == 0)
 			r = sums_write(layers_fd, &name, id, &c, e);
 	}

@@ -27,6 +27,14 @@ struct layer_stats {
 int layer_ingest(int dirfd, const char *diff, int layers_fd, const char *id,
 	const struct header *parent, const char *image, struct header **ret,
 	struct layer_stats *ret_stats, struct err *e);
+// The same where diff is a clone of a file that was just written: the bytes are read from that one
+// (source, a regular file), whose pages are in memory, while a clone has none and comes from the
+// disk. Where its dirty ranges are is the clone's word. A writer that still holds source and
+// changes it spoils its own snapshot alone: what was read then does not match the clone, and is
+// told at the block's first use.
+int layer_ingest_from(int dirfd, const char *diff, int source, int layers_fd, const char *id,
+	const struct header *parent, const char *image, struct header **ret,
+	struct layer_stats *ret_stats, struct err *e);
 
 // Can the image be mapped as it lies in its single layer (holes and all)? True for a layer made
 // from a booted guest or by a merge. *ret_layer is the index in h->layers.

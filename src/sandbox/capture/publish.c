@@ -4,6 +4,7 @@
 #include "sandbox/capture/publish.h"
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/file.h"
@@ -16,6 +17,13 @@
 #include "sandbox/table/state.h"
 #include "snapshot/layer.h"
 
+static int open_regular(int dir, const char *name)
+{
+	struct stat st;
+	_cleanup_close_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	return fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? TAKE_FD(fd) : -1;
+}
+
 int capture_ingest(struct host *h, struct sandbox *s, struct capture *c, int dir, struct err *e)
 {
 	_cleanup_(header_freep) struct header *parent = NULL;
@@ -27,6 +35,7 @@ int capture_ingest(struct host *h, struct sandbox *s, struct capture *c, int dir
 	int rc = file_there(dir, SNAP_MEM);
 	if (rc < 0)
 		return err_errno(e, rc, SNAP_MEM);
+	_cleanup_close_ int source = rc == 1 ? open_regular(dir, SNAP_MEM) : -1;
 	if (rc == 1)
 		rc = stage_take(
 			h, dir, SNAP_MEM, c->stage.mem, (uint64_t)s->info.memory_mb << 20, e);
@@ -35,8 +44,8 @@ int capture_ingest(struct host *h, struct sandbox *s, struct capture *c, int dir
 					    (uint64_t)s->info.memory_mb << 20, c->image, &parent, e)
 				  : header_read(dir, LINEAGE_FILE, &parent, e);
 	if (rc == 0)
-		rc = layer_ingest(h->data_fd, c->stage.mem, layers, c->layer, parent, c->image,
-			&c->header, &stats, e);
+		rc = layer_ingest_from(h->data_fd, c->stage.mem, source, layers, c->layer, parent,
+			c->image, &c->header, &stats, e);
 	return rc;
 }
 

@@ -298,6 +298,42 @@ static void test_a_zeroed_page_hides_the_parents(void **state)
 	world_done(&w);
 }
 
+static void flip(int dirfd, const char *name, off_t at)
+{
+	_cleanup_close_ int fd = openat(dirfd, name, O_RDWR | O_CLOEXEC);
+	uint8_t byte = 0;
+	assert_int_equal(pread(fd, &byte, 1, at), 1);
+	byte ^= 0x40;
+	assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+}
+
+// What a writer changes in the file that was cloned is found, never served: the sums are of what
+// was read, the bytes of the clone.
+static void test_ingest_from_a_source_that_changes(void **state)
+{
+	struct world w;
+	struct err e = {0};
+	struct layer l;
+	char block[64];
+	bool dirty[16] = {[5] = true, [6] = true};
+	_cleanup_(header_freep) struct header *z = zero(16), *h = NULL;
+	world_init(&w);
+	memset(memory, 0, sizeof memory);
+	memset(memory + 5 * B, 5, 2 * B);
+	world_write_diff(&w, "diff", memory, dirty, sizeof memory);
+	world_write_diff(&w, "source", memory, dirty, sizeof memory);
+	flip(w.work_fd, "source", 5 * B + 77);
+	_cleanup_close_ int source = openat(w.work_fd, "source", O_RDONLY | O_CLOEXEC);
+	run_ok(layer_ingest_from(
+		       w.work_fd, "diff", source, w.layers_fd, layer_1, z, image_a, &h, NULL, &e),
+		&e);
+	run_ok(layer_open(w.layers_fd, layer_1, sizeof memory, &l, &e), &e);
+	snprintf(block, sizeof block, "block at offset %u", 5 * B);
+	expect_reason(layer_verify(&l, &e), &e, layer_1, block);
+	layer_close(&l);
+	world_done(&w);
+}
+
 static void test_ingest_refuses_what_is_no_diff(void **state)
 {
 	struct world w;
@@ -378,15 +414,6 @@ static void test_an_ingest_that_failed_late_can_be_repeated(void **state)
 	layer_close(&l);
 	world_expect(&w, h, memory);
 	world_done(&w);
-}
-
-static void flip(int dirfd, const char *name, off_t at)
-{
-	_cleanup_close_ int fd = openat(dirfd, name, O_RDWR | O_CLOEXEC);
-	uint8_t byte = 0;
-	assert_int_equal(pread(fd, &byte, 1, at), 1);
-	byte ^= 0x40;
-	assert_int_equal(pwrite(fd, &byte, 1, at), 1);
 }
 
 static void test_damaged_layers_are_told_by_block(void **state)
@@ -758,6 +785,7 @@ int main(void)
 		cmocka_unit_test(test_working_set_flips_lengths_and_strangers),
 		cmocka_unit_test(test_ingest_moves_and_punches),
 		cmocka_unit_test(test_a_zeroed_page_hides_the_parents),
+		cmocka_unit_test(test_ingest_from_a_source_that_changes),
 		cmocka_unit_test(test_ingest_refuses_what_is_no_diff),
 		cmocka_unit_test(test_ingest_refuses_what_a_jailed_vmm_may_leave),
 		cmocka_unit_test(test_an_ingest_that_failed_late_can_be_repeated),
