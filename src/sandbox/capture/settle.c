@@ -46,9 +46,12 @@ static bool is_settled(int dir, const char *layer)
 // The diff goes, or cannot be told from one that is not there: whoever settles it once more (the
 // row does not say yet how this ended) must not take that for "nothing was reset". So base.hdr,
 // which is of no use any more, goes first.
-static bool give_up_base(int dir)
+static bool give_up_base(struct host *h, struct sandbox *s, int dir)
 {
-	return unlinkat(dir, LINEAGE_FILE, 0) == 0 || errno == ENOENT;
+	if (unlinkat(dir, LINEAGE_FILE, 0) < 0 && errno != ENOENT)
+		return false;
+	lineage_forget(h, s); // its layers are not needed for it any more
+	return true;
 }
 
 // The lineage rule (capture.c): base.hdr and the VMM's dirty tracking together are all of the
@@ -84,6 +87,7 @@ void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 	}
 	if (!s->full_next && file_there(dir, LINEAGE_FILE) == 0) {
 		s->full_next = true;
+		lineage_forget(h, s);
 		stage_drop(h, dir, &c->stage);
 		return;
 	}
@@ -99,6 +103,6 @@ void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 			s->info.id, e.text);
 	// What was uncertain before stays so unless a full one was taken just now.
 	s->full_next = complete ? rc < 0 : untouched ? s->full_next : true;
-	if (!s->full_next || untouched || give_up_base(dir))
+	if (!s->full_next || untouched || give_up_base(h, s, dir))
 		stage_drop(h, dir, &c->stage);
 }
