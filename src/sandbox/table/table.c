@@ -62,6 +62,7 @@ void host_release(struct host *h, struct sandbox *s)
 	bool lives = s->info.state == SANDBOX_RUNNING || s->info.state == SANDBOX_ERROR;
 	if (lives && s->pidfd >= 0 && !s->freeing && !s->hidden)
 		monitor_watch(h, s);
+	monitor_wake(h); // its time may have come meanwhile
 	pthread_cond_broadcast(&h->changed);
 }
 

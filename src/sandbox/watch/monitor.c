@@ -23,15 +23,18 @@ struct job {
 	struct host *h;
 	char id[64];
 	bool pause;
+	uint64_t due_ns; // of a time-out: the sandbox's when it was found
 };
 
-static int add_job(struct host *h, bool urgent, work_fn f, const char *id, bool pause)
+static int add_job(
+	struct host *h, bool urgent, work_fn f, const char *id, bool pause, uint64_t due_ns)
 {
 	struct job *j = calloc(1, sizeof *j);
 	if (!j)
 		return -ENOMEM;
 	j->h = h;
 	j->pause = pause;
+	j->due_ns = due_ns;
 	snprintf(j->id, sizeof j->id, "%s", id);
 	int rc = workers_add(h->workers, urgent, 0, f, j);
 	if (rc < 0)
@@ -71,15 +74,34 @@ static void note_end(struct host *h, int pidfd)
 		memcpy(id, s->info.id, sizeof id);
 	}
 	pthread_mutex_unlock(&h->lock);
-	if (ours && add_job(h, true, end_one, id, false) < 0)
+	if (ours && add_job(h, true, end_one, id, false, 0) < 0)
 		log_error("end not taken up sandbox=%s", id);
 }
 
 // --- time-outs
 
+// The job may have waited in line, and the settings are others now: the last ones count.
+static bool is_moved(const struct job *j)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&j->h->lock);
+	struct sandbox *s = host_find(j->h, j->id);
+	if (!s || s->due_ns != j->due_ns)
+		return true;
+	bool other = j->pause != (s->info.on_timeout == ON_TIMEOUT_PAUSE);
+	if (other) { // due all the same
+		s->due_ns = clock_monotonic_ns();
+		monitor_wake(j->h);
+	}
+	return other;
+}
+
 static void time_out(void *ctx)
 {
 	struct job *j = ctx;
+	if (is_moved(j)) {
+		free(j);
+		return;
+	}
 	struct host_sandbox info;
 	struct err e = {0};
 	char op[UUID_SIZE];
@@ -94,7 +116,8 @@ static void time_out(void *ctx)
 
 // Copies the id of one whose time is up; otherwise *ret_next is when the next one's is. One that
 // stands still cannot be paused, only ended.
-static bool find_due(struct host *h, char id[64], bool *ret_pause, uint64_t *ret_next)
+static bool find_due(
+	struct host *h, char id[64], bool *ret_pause, uint64_t *ret_due, uint64_t *ret_next)
 {
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
 	uint64_t now = clock_monotonic_ns();
@@ -103,17 +126,20 @@ static bool find_due(struct host *h, char id[64], bool *ret_pause, uint64_t *ret
 		bool pause = s->info.on_timeout == ON_TIMEOUT_PAUSE;
 		bool counts = s->info.state == SANDBOX_RUNNING ||
 			      (s->info.state == SANDBOX_ERROR && !pause);
-		// What pauses it anyway needs no second one; an end need not wait for anything.
-		if (!counts || !s->due_ns || s->removed || (s->operation && pause))
+		if (!counts || !s->due_ns || s->removed)
 			continue;
 		if (s->due_ns > now) {
 			*ret_next = MIN(*ret_next, s->due_ns);
 			continue;
 		}
+		// What pauses it anyway needs no second one, and wakes the monitor when it lets go;
+		// an end need not wait for anything.
+		if (s->operation && pause)
+			continue;
 		memcpy(id, s->info.id, 64);
 		*ret_pause = pause;
 		// One that cannot be ended or paused must not keep the others waiting.
-		s->due_ns = now + RETRY_NS;
+		s->due_ns = *ret_due = now + RETRY_NS;
 		return true;
 	}
 	return false;
@@ -165,13 +191,13 @@ static void *loop(void *arg)
 	uint64_t purge_at = clock_monotonic_ns() + PURGE_NS;
 	for (;;) {
 		char id[64];
-		uint64_t next;
+		uint64_t next, due = 0;
 		bool pause = false;
-		while (find_due(h, id, &pause, &next))
-			if (add_job(h, !pause, time_out, id, pause) < 0)
+		while (find_due(h, id, &pause, &due, &next))
+			if (add_job(h, !pause, time_out, id, pause, due) < 0)
 				log_error("time-out not taken up sandbox=%s", id);
 		if (deadline_over(purge_at)) {
-			add_job(h, false, purge, "", false);
+			add_job(h, false, purge, "", false, 0);
 			purge_at = clock_monotonic_ns() + PURGE_NS;
 		}
 		struct epoll_event ev[16];

@@ -217,9 +217,54 @@ static void due(const void *arg)
 	host_close(h, false);
 }
 
+// ---- a time that is moved while the pool has not come to the end yet
+
+#define BUSY 40u // more than the pool has threads
+
+static bool some_hold(void *ctx, unsigned n)
+{
+	return atomic_load(&world.stage->holding) >= (int)n;
+}
+
+static void moved(const void *arg)
+{
+	struct host *h = play_open();
+	bool told[BUSY] = {false};
+	char op[UUID_SIZE];
+	struct err e = {0};
+	for (unsigned i = 0; i < BUSY; i++)
+		create(h, i);
+	stage_trouble("shim_kill", NULL, TROUBLE_HOLDS, false);
+	for (unsigned i = 0; i < BUSY; i++) {
+		id_new_uuid(op);
+		check(host_set_timeout(h, op, name_of(i), clock_realtime_ns(), &e) == 0, "%u: %s",
+			i, e.text);
+	}
+	wait_for(some_hold, NULL, 30, "at their ends");
+	clock_sleep_ns(50 * NSEC_PER_MSEC);
+	unsigned n = 0;
+	for (unsigned i = 0; i < BUSY; i++) {
+		id_new_uuid(op);
+		told[i] = host_set_timeout(h, op, name_of(i),
+				  clock_realtime_ns() + 3600 * NSEC_PER_SEC, NULL) == 0;
+		n += told[i];
+	}
+	check(n > 0, "all of them have ended");
+	stage_calm();
+	for (unsigned i = 0; i < BUSY; i++)
+		if (!told[i])
+			wait_for(is_gone, h, i, "ended");
+	clock_sleep_ns(50 * NSEC_PER_MSEC);
+	for (unsigned i = 0; i < BUSY; i++)
+		check(!told[i] || runs(h, i), "%u was to have an hour and is %s", i,
+			sandbox_state_name(state_of(h, i)));
+	host_close(h, true);
+}
+
 int main(int argc, char **argv)
 {
-	static const struct played_case cases[] = {{"recovery", recovery}, {"due", due}};
+	static const struct played_case cases[] = {
+		{"recovery", recovery}, {"due", due}, {"moved", moved}};
 	static const struct known_fault known[] = {{"", ""}};
 	return cases_run(argc, argv, cases, ARRAY_SIZE(cases), known, ARRAY_SIZE(known));
 }
