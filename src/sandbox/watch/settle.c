@@ -312,6 +312,8 @@ static void work(void *ctx)
 	bool removed = s->removed;
 	pthread_mutex_unlock(&h->lock);
 	if (removed) { // a destroy did not wait, and frees it once it is let go
+		drop_unfinished(h, s->unsettled, true);
+		settle_second(h, s);
 		end_job(j, true);
 		return;
 	}

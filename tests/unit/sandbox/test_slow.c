@@ -10,6 +10,7 @@
 //	adopt/rm/POINT		killed there; the next one's VMM answers nothing, and it is
 //				destroyed
 //	adopt/lost/...		its diff cannot become a layer, and it is settled once more
+//	adopt/between/POINT	the same, while that is about to be tried again
 //	twice/OPERATION		asked again, with the same id, while it is at work
 //	rm/OPERATION		destroyed while it is at work
 //	rm/late/OPERATION	the same, and it lets go only when the destroy has long been
@@ -232,6 +233,38 @@ static void adopt_and_rm(const void *arg)
 	check(served(serve_a_destroy, NULL), "killed");
 }
 
+static void skip_for(unsigned real_ms)
+{
+	for (unsigned i = 0; i < real_ms; i++) {
+		stage_skip_ms(500);
+		clock_sleep_ns(NSEC_PER_MSEC);
+	}
+}
+
+static void serve_a_destroy_between(void *arg)
+{
+	struct err e = {0};
+	struct host *h = world_open();
+	skip_for(200); // there is a long time between the tries by now
+	check(play_destroy(h, &run->before, SUBJECT, NULL, &e) == 0, "destroy: %s", e.text);
+	then_destroyed(&run->before, SUBJECT);
+	stage_calm();
+	skip_for(100);
+	play_check(h, &run->before, "after the destroy");
+	play_close(h);
+}
+
+static void adopt_and_rm_between(const void *arg)
+{
+	killed_at = arg;
+	act = find_act("pause");
+	run = act_prepare(act);
+	check(!served(serve_and_stop_it, NULL), "it lives");
+	stage_calm();
+	stage_trouble("vmm_get_state", NULL, TROUBLE_FAILS, false);
+	check(served(serve_a_destroy_between, NULL), "killed");
+}
+
 // ---- users who do not wait
 
 static int second_rc;
@@ -449,6 +482,10 @@ int main(int argc, char **argv)
 		{"adopt/lost/again", adopt_and_lose, NULL},
 		{"adopt/lost/killed", adopt_and_lose, ""},
 		{"rm/end", rm_and_end},
+		{"adopt/between/capture.after_disk", adopt_and_rm_between, "capture.after_disk"},
+		{"adopt/between/ingest.after_layer", adopt_and_rm_between, "ingest.after_layer"},
+		{"adopt/between/snapshot.after_files", adopt_and_rm_between,
+			"snapshot.after_files"},
 		{"adopt/rm/capture.after_freeze", adopt_and_rm, "capture.after_freeze"},
 		{"adopt/rm/capture.after_stop", adopt_and_rm, "capture.after_stop"},
 		{"adopt/rm/capture.after_memory", adopt_and_rm, "capture.after_memory"},
