@@ -123,7 +123,16 @@ static int told_before(
 	if (rc <= 0)
 		return rc;
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
+	uint64_t until = deadline_in_ms(FREE_MS);
 	const struct sandbox *s = host_find(h, req->id);
+	bool failed = s && sandbox_is_no_create(&s->info);
+	while (failed && (s = host_find(h, req->id)))
+		if (cond_wait_until(&h->changed, &h->lock, until) < 0)
+			return err_set(e, ERR_UNAVAILABLE,
+				"sandbox '%s' could not be made, and is not free yet: try again",
+				req->id);
+	if (failed)
+		return 0;
 	if (s)
 		*ret = s->info;
 	return s ? 1

@@ -218,6 +218,10 @@ static void free_later(void *ctx)
 		s->operation = "free";
 	pthread_mutex_unlock(&h->lock);
 	if (busy) {
+		char dir[512];
+		// What has it may have started processes since it was killed.
+		if (host_run_path(h, l->id, dir) == 0)
+			shim_kill(dir, -1);
 		l->again_ms = MIN(l->again_ms * 2, 1000);
 		if (workers_add(h->workers, true, deadline_in_ms(l->again_ms), free_later, l) < 0)
 			free(l);

@@ -110,12 +110,12 @@ static int commit(struct operation *o, const struct err *failed, struct err *e)
 	if (!removed)
 		s->info = o->next.info;
 	s->full_next = o->next.full_next;
-	if (c.sets_time && !removed) {
-		sandbox_set_end(s, o->next.info.ends_at_ns);
-	} else if (!removed) {
-		s->info.ends_at_ns = ends_at;
+	if (!removed)
 		s->info.on_timeout = on_timeout;
-	}
+	if (c.sets_time && !removed)
+		sandbox_set_end(s, o->next.info.ends_at_ns);
+	else if (!removed)
+		s->info.ends_at_ns = ends_at;
 	pthread_mutex_unlock(&o->h->lock);
 	o->succeeded = !failed;
 	return 0;

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "sandbox/capture/publish.h"
+#include "sandbox/capture/snapshots.h"
 #include "sandbox/capture/settle.h"
 #include "sandbox/capture/capture.h"
 #include "sandbox/capture/harvest.h"
@@ -69,6 +70,10 @@ static void undo(struct operation *o, const struct err *why)
 {
 	struct capture *c = o->work;
 	struct err e = {0};
+	// The line between paused and never paused (see above) goes before the guest goes on.
+	if (c->published)
+		snapshot_discard(o->h, c->snapshot);
+	c->published = false;
 	bool still = !c->went_on && c->stopped_ns && capture_let_go(o->h, o->s, c, &e) < 0;
 	capture_settle(o->h, o->s, c);
 	o->next = *o->s;

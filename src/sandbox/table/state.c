@@ -80,3 +80,8 @@ json_t *sandbox_phases_json(const struct host_sandbox *i)
 			a, json_pack("[s, I]", i->phases[k].name, (json_int_t)i->phases[k].us));
 	return a;
 }
+
+bool sandbox_is_no_create(const struct host_sandbox *s)
+{
+	return s->state == SANDBOX_STOPPED && str_eq(s->cause, "create_failed");
+}

@@ -10,3 +10,5 @@ void sandbox_move(struct host_sandbox *s, enum sandbox_state to, const char *why
 // Measures a step of an operation: from *since, CLOCK_MONOTONIC, to now, which *since becomes.
 void sandbox_phase(struct host_sandbox *s, const char *name, uint64_t *since);
 json_t *sandbox_phases_json(const struct host_sandbox *s); // [["slot", 120], ...]
+// Stopped, for its create failed: it is about to be forgotten.
+bool sandbox_is_no_create(const struct host_sandbox *s);

@@ -51,9 +51,11 @@ static struct time_settings newest_time(struct host *h, const struct sandbox *s,
 {
 	struct time_settings t = {s->info.ends_at_ns, s->info.on_timeout};
 	pthread_mutex_lock(&h->lock);
-	const struct sandbox *now = sets_time ? NULL : host_find(h, s->info.id);
+	const struct sandbox *now = host_find(h, s->info.id);
 	if (now)
-		t = (struct time_settings){now->info.ends_at_ns, now->info.on_timeout};
+		t.on_timeout = now->info.on_timeout;
+	if (now && !sets_time)
+		t.ends_at_ns = now->info.ends_at_ns;
 	pthread_mutex_unlock(&h->lock);
 	return t;
 }

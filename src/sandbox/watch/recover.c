@@ -18,6 +18,7 @@
 #include "sandbox/machine/lineage.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/statefile.h"
+#include "sandbox/table/state.h"
 #include "sandbox/table/store.h"
 #include "sandbox/watch/settle.h"
 #include "sandbox/watch/unknown.h"
@@ -35,10 +36,11 @@ static int load_row(struct host *h, struct sandbox *s, const char *open_kind, co
 	struct sandbox *first = host_find(h, s->info.id);
 	if (first) { // a destroy comes first
 		struct unsettled *second = &first->unsettled[1];
-		if (!second->id[0])
+		if (!second->id[0] || str_eq(second->kind, "destroy")) {
 			unsettled_read(open_kind, op_id, op_data, second);
-		if (second->layer[0])
-			refs_hold_layer(h->refs, second->layer);
+			if (second->layer[0])
+				refs_hold_layer(h->refs, second->layer);
+		}
 		free(s);
 		return 0;
 	}
@@ -212,7 +214,7 @@ static bool is_settled(const struct host *h, const struct sandbox *s)
 		return s->pidfd >= 0 && s->has_slot;
 	case SANDBOX_STOPPED:
 	case SANDBOX_PAUSED:
-		return is_clean(h, s);
+		return is_clean(h, s) && !sandbox_is_no_create(&s->info);
 	default:
 		return false;
 	}

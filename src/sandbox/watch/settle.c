@@ -94,11 +94,16 @@ static int commit(struct host *h, struct sandbox *s, struct sandbox *next,
 	if (rc < 0)
 		return rc;
 	pthread_mutex_lock(&h->lock);
-	if (!s->removed)
-		s->info = next->info;
+	uint64_t ends_at = s->info.ends_at_ns;
+	enum on_timeout on_timeout = s->info.on_timeout;
 	s->full_next = next->full_next;
-	if (c.sets_time && !s->removed)
-		sandbox_set_end(s, next->info.ends_at_ns);
+	if (!s->removed) {
+		s->info = next->info;
+		s->info.on_timeout = on_timeout; // settings change meanwhile
+		s->info.ends_at_ns = ends_at;
+		if (c.sets_time)
+			sandbox_set_end(s, next->info.ends_at_ns);
+	}
 	pthread_mutex_unlock(&h->lock);
 	return 0;
 }
@@ -219,6 +224,7 @@ static int settle_pending(struct host *h, struct sandbox *s, struct err *e)
 	drop_unfinished(h, s->unsettled, true);
 	sandbox_move(&next.info, SANDBOX_STOPPED, "server restarted");
 	next.info.stopped_ns = clock_realtime_ns();
+	snprintf(next.info.cause, sizeof next.info.cause, "create_failed");
 	int rc = commit(h, s, &next, &(struct store_change){.event = &ev}, e);
 	if (rc < 0)
 		return rc;
@@ -266,6 +272,11 @@ static int settle(struct host *h, struct sandbox *s, struct err *e)
 {
 	switch (s->info.state) {
 	case SANDBOX_STOPPED:
+		if (sandbox_is_no_create(&s->info)) {
+			sandbox_free(h, s, FREE_ALL, 0);
+			sandbox_forget(h, s); // the claim ends
+			return 1;
+		}
 		sandbox_free(h, s, FREE_BUT_CONSOLE, 0);
 		return 0;
 	case SANDBOX_PAUSED:

@@ -6,8 +6,8 @@
 #pragma once
 #include "sandbox/table/table.h"
 
-// What the journal says of the sandbox's open operation; all empty: it had none. A sandbox has two of
-// them in an array: a destroy does not wait for what it cuts off, which is then the second one.
+// What the journal says of the sandbox's open operation; all empty: it had none. A sandbox has two
+// of them in an array: a destroy does not wait for what it cuts off, which is then the second one.
 struct unsettled {
 	char kind[24], id[UUID_SIZE], snapshot[UUID_SIZE], layer[UUID_SIZE];
 	bool full; // full_next of before

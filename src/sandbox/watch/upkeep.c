@@ -32,6 +32,7 @@
 #define RECORD_NS NSEC_PER_SEC // after it was ready: what it did first is recorded by then
 #define RETRY_NS (300 * NSEC_PER_SEC)
 #define MARKER_NS NSEC_PER_SEC // between writes of the volume's marker
+#define STUCK_MAX 16u	       // that cannot be removed, in one pass
 #define GONE_MAX 64u	       // layers forgotten in one transaction
 
 struct upkeep {
@@ -45,8 +46,10 @@ struct upkeep {
 
 static void remove_snapshots(struct host *h)
 {
-	char id[UUID_SIZE];
-	while (refs_next_snapshot(h->refs, id)) {
+	char id[UUID_SIZE], stuck[STUCK_MAX][UUID_SIZE];
+	size_t n = 0;
+	// One that cannot be removed keeps no other.
+	while (n < STUCK_MAX && refs_next_snapshot(h->refs, id)) {
 		struct err e = {0};
 		int rc = snapshot_delete(h->data_fd, id, &e);
 		if (rc == 0)
@@ -57,38 +60,56 @@ static void remove_snapshots(struct host *h)
 		}
 		log_warn("spent snapshot is kept for now snapshot=%s error=%s", id,
 			err_text(&e, rc));
-		refs_snapshot_stays(h->refs, id);
-		return;
+		memcpy(stuck[n++], id, UUID_SIZE);
 	}
+	while (n)
+		refs_snapshot_stays(h->refs, stuck[--n]);
+}
+
+static int remove_layer(int layers, const char *id)
+{
+	struct err e = {0};
+	int rc = fault_hit("collect.before_remove", &e);
+	if (rc == 0 && (rc = layer_remove(layers, id)) < 0)
+		err_errno(&e, rc, "layers/%s", id);
+	if (rc < 0)
+		log_warn("layer stays for now layer=%s error=%s", id, err_text(&e, rc));
+	return rc;
+}
+
+static void forget_layers(struct host *h, const char (*ids)[UUID_SIZE], size_t n)
+{
+	struct err e = {0};
+	if (n && store_layers_gone(h, ids, n, &e) < 0) // the next start finds that they are gone
+		log_warn("layers are not forgotten error=%s", e.text);
 }
 
 static void remove_layers(struct host *h)
 {
-	char ids[GONE_MAX][UUID_SIZE];
-	size_t n = 0, removed = 0;
-	struct err e = {0};
-	int rc = 0;
+	char gone[GONE_MAX][UUID_SIZE], stuck[STUCK_MAX][UUID_SIZE], id[UUID_SIZE];
+	size_t n = 0, n_stuck = 0, removed = 0;
+	_cleanup_close_ int layers = -1;
 	if (h->damaged)
 		return; // which layers are needed is not known
-	_cleanup_close_ int layers = -1;
-	while (rc == 0 && refs_next_layer(h->refs, ids[n])) {
+	while (n_stuck < STUCK_MAX && refs_next_layer(h->refs, id)) {
 		if (layers < 0)
 			layers = openat(h->data_fd, "layers", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		rc = fault_hit("collect.before_remove", &e);
-		if (rc == 0 && (rc = layer_remove(layers, ids[n])) < 0)
-			err_errno(&e, rc, "layers/%s", ids[n]);
-		if (rc < 0) { // on the list again
-			refs_hold_layer(h->refs, ids[n]);
-			refs_release_layer(h->refs, ids[n]);
-		} else if (removed++, ++n == GONE_MAX) {
-			rc = store_layers_gone(h, ids, n, &e);
+		if (remove_layer(layers, id) < 0) {
+			memcpy(stuck[n_stuck++], id, UUID_SIZE);
+			continue;
+		}
+		removed++;
+		memcpy(gone[n++], id, UUID_SIZE);
+		if (n == GONE_MAX) {
+			forget_layers(h, gone, n);
 			n = 0;
 		}
 	}
-	if (n && rc == 0)
-		rc = store_layers_gone(h, ids, n, &e);
-	if (rc < 0)
-		log_warn("layers stay for now error=%s", err_text(&e, rc));
+	forget_layers(h, gone, n);
+	while (n_stuck--) { // on the list again
+		refs_hold_layer(h->refs, stuck[n_stuck]);
+		refs_release_layer(h->refs, stuck[n_stuck]);
+	}
 	if (removed)
 		log_info("layers removed n=%zu", removed);
 }
