@@ -125,7 +125,7 @@ void settings_list(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
 			OPT_STRING, &s->socket_group},
 		{0},
 	};
-	_Static_assert(ARRAY_SIZE(options) == N_SETTINGS + 1);
+	_Static_assert(ARRAY_SIZE(options) == N_SETTINGS + 1, "N_SETTINGS");
 	memcpy(ret, options, sizeof options);
 	for (size_t i = 0; i < N_SETTINGS; i++)
 		ret[i].present = &s->given[i];

@@ -397,7 +397,7 @@ static void test_lost_reply_is_made_up_for(void **state)
 
 static void check_operation(struct fixture *f, const char *op, const char *state)
 {
-	_cleanup_json_ json_t *reconciled = call(f, "POST", "/v1/reconcile", NULL, 200);
+	json_decref(call(f, "POST", "/v1/reconcile", NULL, 200));
 	_cleanup_json_ json_t *j = operation(f, op);
 	assert_string_equal(text(j, "state"), state);
 }
