@@ -165,8 +165,11 @@ int cases_run(int argc, char **argv, const struct played_case *cases, size_t n,
 			printf("%s\n", cases[i].name);
 		return 0;
 	}
+	// Under a sanitizer a case takes five times as long.
+	const char *share_text = getenv("PLAYED_SHARE");
+	size_t share = share_text ? MAX(1u, strtoul(share_text, NULL, 10)) : 1;
 	while (next < n || running) {
-		bool wanted = names >= argc;
+		bool wanted = names >= argc && next % share == 0;
 		for (int a = names; next < n && a < argc; a++)
 			wanted |= fits(argv[a], cases[next].name);
 		if (next < n && !wanted) {

@@ -16,7 +16,8 @@ struct known_fault {
 	const char *name, *letter;
 };
 
-// Options: --list; PATTERN...: only those; -j N. Returns the exit status.
+// Options: --list; PATTERN...: only those; -j N. Where no pattern is given and the environment has
+// PLAYED_SHARE=N: every Nth of the table. Returns the exit status.
 int cases_run(int argc, char **argv, const struct played_case *cases, size_t n,
 	const struct known_fault *known, size_t n_known);
 
