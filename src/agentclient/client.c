@@ -275,6 +275,7 @@ static int on_message(struct run *r)
 		const char *status = json_string_value(json_object_get(v, "status"));
 		r->end.exit_code = (int)json_integer_value(json_object_get(v, "exitCode"));
 		r->end.exited = json_is_true(json_object_get(v, "exited"));
+		r->end.output_open = json_is_true(json_object_get(v, "outputOpen"));
 		snprintf(r->end.status, sizeof r->end.status, "%s", status ? status : "");
 		r->ended = true;
 	}
@@ -326,6 +327,8 @@ static json_t *start_request(const struct envd_process *p)
 	if (process && p->cwd)
 		json_object_set_new(process, "cwd", json_string(p->cwd));
 	json_t *j = json_pack("{s:o, s:b}", "process", process, "stdin", (int)p->stdin_open);
+	if (j && p->end_on_exit)
+		json_object_set_new(j, "endOnExit", json_true());
 	if (j && p->tag)
 		json_object_set_new(j, "tag", json_string(p->tag));
 	if (j && p->pty)

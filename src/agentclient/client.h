@@ -49,6 +49,9 @@ struct envd_process {
 	const char *tag;
 	bool stdin_open;
 	bool pty;
+	// The end comes with the process's exit and what it wrote until then, whoever else holds
+	// its output; without it, as E2B's clients expect, with the end of the output.
+	bool end_on_exit;
 	unsigned cols, rows;
 	uint64_t timeout_ms; // Connect-Timeout-Ms; 0: none. The agent kills the process when it
 			     // elapses.
@@ -63,7 +66,8 @@ struct envd_process {
 struct envd_exit {
 	int exit_code; // -1 when killed by a signal
 	bool exited;
-	char status[64]; // "exit status 1", "signal: killed"
+	bool output_open; // others hold its output, and what they write is not told
+	char status[64];  // "exit status 1", "signal: killed"
 };
 
 // GET /health on the client's connection, which stays open for the next call.

@@ -71,6 +71,22 @@ class Stream(unittest.TestCase):
         self.assertEqual(r.code, 8, r.errors)
         self.assertEqual(self.s.run("pgrep -f 'sleep 77[7]'")["exit_code"], 1)
 
+    def test_ends_with_the_program(self):
+        """Not with its output, which a child in the background holds; that goes on."""
+        for script in ("sleep 781 & echo up", "setsid sleep 781 >/dev/null & echo up",
+                       "nohup sleep 781 2>&1 & echo up"):
+            for options in ([], ["-i"]):
+                began = time.monotonic()
+                r = self.exec("sh", "-c", script, options=options, stdin=b"").ok()
+                self.assertEqual(r.out, b"up\n")
+                self.assertLess(time.monotonic() - began, 300)
+                self.assertEqual(self.s.run("pkill -f '[s]leep 781'")["exit_code"], 0)
+
+    def test_nothing_is_lost_at_the_end(self):
+        r = self.exec("sh", "-c", "sleep 782 & head -c 10000000 /dev/zero; echo end >&2").ok()
+        self.s.run("pkill -f '[s]leep 782'")
+        self.assertEqual((len(r.out), r.err), (10000000, b"end\n"))
+
     def test_missing_program_and_what_cannot_run(self):
         """As of a shell."""
         for form in ((), ("-o", "json")):
@@ -162,6 +178,34 @@ class Buffered(unittest.TestCase):
         self.assertEqual((a.status, a.error()), (504, "timeout"))
         self.assertLess(time.monotonic() - began, 15)
         self.assertEqual(self.s.run("pgrep -f 'sleep 78[0]'")["exit_code"], 1)
+
+    def test_time_out_tells_what_was_written_and_kills_the_group(self):
+        a = self.post(cmd="echo one; sleep 783 & echo two >&2; setsid sleep 784 & sleep 783",
+                      timeout_sec=2)
+        details = a.json()["error"]["details"]
+        self.assertIn("was killed", a.json()["error"]["message"])
+        self.assertEqual((details["stdout"], details["stderr"], details["exit_code"],
+                          details["process"]), ("one\n", "two\n", None, "killed"))
+        lib.wait_until("its group is gone",
+                       lambda: self.s.run("pgrep -f 'sleep 78[3]'")["exit_code"] == 1, 10)
+        self.assertEqual(self.s.run("pkill -f 'sleep 78[4]'")["exit_code"], 0)
+
+    def test_a_server_in_the_background(self):
+        """The answer comes with the shell's end; the server goes on, and can write on."""
+        a = self.post(cmd="cd /tmp; python3 -m http.server 8123 & echo up", timeout_sec=30)
+        self.assertEqual(a.status, 200, a.body)
+        a = a.json()
+        self.assertEqual((a["exit_code"], a["stdout"], a["output_open"]), (0, "up\n", True))
+        # Each request is a line on the standard error that nobody reads any more.
+        self.assertEqual(self.s.sh(
+            "for i in 1 2 3; do until curl -so /dev/null -w '%{http_code} ' localhost:8123/; "
+            "do sleep 0.2; done; done", timeout_sec=120).split(), ["200"] * 3)
+        self.s.run("pkill -f 'http.serve[r]'")
+        for cmd in ("yes >&2 & echo up", "exec 3>&1; (sleep 785 >&3 &) ; echo up",
+                    "sleep 785 >/dev/null & echo up", "(setsid -f sleep 785); echo up"):
+            a = self.s.run(cmd, timeout_sec=30)
+            self.assertEqual((a["exit_code"], a["stdout"]), (0, "up\n"), cmd)
+        self.s.run("pkill yes; pkill -f 'sleep 78[5]'")
 
     def test_missing_program(self):
         for program, reason in (("no-such-program", "no_program"), ("/etc", "cannot_run")):

@@ -113,6 +113,14 @@ class Pty(unittest.TestCase):
                 t.process.send_signal(signal.SIGTERM)
             self.assertEqual(t.wait(), code)
 
+    def test_ends_with_the_shell(self):
+        """As by sshd: a child in the background that holds the terminal goes on without it."""
+        t = self.shell()
+        t.send("(trap '' HUP; exec sleep 786) & disown; echo left; exit 5\n")
+        t.expect("left")
+        self.assertEqual(t.wait(), 5)
+        self.assertEqual(self.s.run("pkill -f 'sleep 78[6]'")["exit_code"], 0)
+
     def test_it_needs_a_terminal(self):
         r = self.w.cli("exec", self.s.id, "-it", "--", "true")
         self.assertEqual(r.code, 2)

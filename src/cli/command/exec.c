@@ -306,6 +306,7 @@ int exec_command(
 		.env = o->env,
 		.cwd = o->cwd,
 		.stdin_open = o->interactive,
+		.end_on_exit = true,
 		.pty = o->tty,
 		.timeout_ms = o->timeout * 1000,
 		.on_start = on_start,

@@ -5,13 +5,13 @@
 #include "base/clock.h"
 #include "base/str.h"
 #include "control/api/agents.h"
+#include "control/api/exec_answer.h"
 #include "control/api/find.h"
 #include "control/api/reply.h"
 #include "control/api/work.h"
 #include "agentclient/client.h"
 #include "base/json.h"
 
-#define MAX_OUTPUT (8u << 20) // per stream
 #define MAX_EXEC_SEC 3600
 #define DEFAULT_TIMEOUT_SEC 60
 #define GUEST_GRACE_NS (5 * NSEC_PER_SEC) // the agent kills at the time-out; then we give up
@@ -24,21 +24,16 @@ struct exec_body {
 	uint64_t timeout_sec;
 };
 
-struct output {
-	struct strbuf text;
-	bool truncated;
-};
-
 enum stop_reason { STOP_NONE, STOP_CLIENT_GONE, STOP_CLOSING, STOP_DEADLINE, STOP_NO_MEMORY };
 
 struct exec {
 	struct http_request *req;
 	struct envd_target target;
 	char base_url[80];
-	uint32_t pid;
 	uint64_t deadline_ns; // CLOCK_MONOTONIC
+	uint64_t began_ns;    // CLOCK_REALTIME
 	enum stop_reason stop;
-	struct output out, err;
+	struct exec_result result;
 	struct strbuf input;
 	bool has_input;
 	pthread_t feeder;
@@ -86,7 +81,7 @@ static void *feed(void *arg);
 static int on_start(void *ctx, uint32_t pid)
 {
 	struct exec *x = ctx;
-	x->pid = pid;
+	x->result.pid = pid;
 	// Its own thread: a program that writes while it reads would otherwise block both of us.
 	if (!x->has_input)
 		return 0;
@@ -99,11 +94,7 @@ static int on_start(void *ctx, uint32_t pid)
 static int on_data(void *ctx, int stream, const void *data, size_t len)
 {
 	struct exec *x = ctx;
-	struct output *o = stream == 2 ? &x->err : &x->out;
-	size_t room = MAX_OUTPUT - o->text.len;
-	o->truncated |= len > room;
-	strbuf_add(&o->text, data, MIN(len, room));
-	if (!o->text.failed)
+	if (exec_result_add(&x->result, stream, data, len) == 0)
 		return 0;
 	x->stop = STOP_NO_MEMORY;
 	return -ENOMEM;
@@ -141,78 +132,72 @@ static void *feed(void *arg)
 		_cleanup_strbuf_ struct strbuf b64 = {0};
 		str_base64_encode(&b64, x->input.data + at, MIN(x->input.len - at, STDIN_PIECE));
 		_cleanup_json_ json_t *req = json_pack("{s:{s:I}, s:{s:s}}", "process", "pid",
-			(json_int_t)x->pid, "input", "stdin", b64.data);
+			(json_int_t)x->result.pid, "input", "stdin", b64.data);
 		uint64_t now = clock_monotonic_ns();
 		if (!req || now >= x->deadline_ns)
 			return NULL;
 		r = envd_unary(client, &x->target, "process.Process/SendInput", req,
 			(int)((x->deadline_ns - now) / NSEC_PER_MSEC) + 1, NULL, NULL);
 	}
-	_cleanup_json_ json_t *req = json_pack("{s:{s:I}}", "process", "pid", (json_int_t)x->pid);
+	_cleanup_json_ json_t *req =
+		json_pack("{s:{s:I}}", "process", "pid", (json_int_t)x->result.pid);
 	envd_unary(
 		client, &x->target, "process.Process/CloseStdin", req, CONTROL_CALL_MS, NULL, NULL);
 	return NULL;
 }
 
 // The program of a request that nobody waits for any more.
-static void kill_program(struct exec *x)
+static enum exec_fate kill_program(struct exec *x)
 {
 	_cleanup_(http_client_freep) struct http_client *client = NULL;
+	struct err e = {0};
 	if (client_new(x->base_url, &client, NULL) < 0)
-		return;
-	_cleanup_json_ json_t *req = json_pack(
-		"{s:{s:I}, s:s}", "process", "pid", (json_int_t)x->pid, "signal", "SIGNAL_SIGKILL");
-	envd_unary(
-		client, &x->target, "process.Process/SendSignal", req, CONTROL_CALL_MS, NULL, NULL);
+		return EXEC_UNKNOWN;
+	_cleanup_json_ json_t *req = json_pack("{s:{s:I}, s:s}", "process", "pid",
+		(json_int_t)x->result.pid, "signal", "SIGNAL_SIGKILL");
+	int r = envd_unary(
+		client, &x->target, "process.Process/SendSignal", req, CONTROL_CALL_MS, NULL, &e);
+	return r == 0 ? EXEC_KILLED : e.code == ERR_NOT_FOUND ? EXEC_GONE : EXEC_UNKNOWN;
 }
 
-// --- the reply
+// --- what went wrong
 
-static int add_output(json_t *reply, const char *name, const char *encoding_name,
-	const struct output *o, bool always_base64)
+static int stop_error(struct exec *x, uint64_t timeout_sec, struct err *e)
 {
-	const char *data = o->text.data ? o->text.data : "";
-	if (!always_base64 && str_is_utf8(data, o->text.len))
-		return json_object_set_new(reply, name, json_stringn(data, o->text.len)) |
-		       json_object_set_new(reply, encoding_name, json_string("utf8"));
-	_cleanup_strbuf_ struct strbuf b64 = {0};
-	str_base64_encode(&b64, data, o->text.len);
-	if (strbuf_check(&b64) < 0)
-		return -ENOMEM;
-	return json_object_set_new(reply, name, json_stringn(b64.data ? b64.data : "", b64.len)) |
-	       json_object_set_new(reply, encoding_name, json_string("base64"));
-}
-
-static json_t *reply_json(struct exec *x, const struct envd_exit *exit, bool base64)
-{
-	static const char prefix[] = "signal: ";
-	const char *signal =
-		str_starts(exit->status, prefix) ? exit->status + sizeof prefix - 1 : NULL;
-	json_t *j = json_pack("{s:i, s:s?, s:b, s:I}", "exit_code", exit->exit_code, "signal",
-		signal, "truncated", x->out.truncated || x->err.truncated, "duration_ms",
-		(json_int_t)((clock_monotonic_ns() - http_req_started_ns(x->req)) / NSEC_PER_MSEC));
-	if (j && (add_output(j, "stdout", "stdout_encoding", &x->out, base64) ||
-			 add_output(j, "stderr", "stderr_encoding", &x->err, base64))) {
-		json_decref(j);
-		return NULL;
-	}
-	return j;
-}
-
-static int stop_error(const struct exec *x, uint64_t timeout_sec, struct err *e)
-{
+	static const char *const became[] = {[EXEC_UNKNOWN] = "whether it was killed is not known",
+		[EXEC_KILLED] = "the command was killed",
+		[EXEC_GONE] = "the command had ended by itself"};
+	struct exec_result *res = &x->result;
+	if (res->pid)
+		res->fate = kill_program(x);
+	const char *what = res->pid ? became[res->fate] : "the command had not started";
 	switch (x->stop) {
 	case STOP_CLIENT_GONE:
-		return err_set(e, ERR_CANCELED, "the client went away");
+		return err_set(e, ERR_CANCELED, "the client went away; %s", what);
 	case STOP_CLOSING:
-		return err_set(
-			e, ERR_UNAVAILABLE, "the server is stopping; the program was killed");
+		return err_set(e, ERR_UNAVAILABLE, "the server is stopping; %s", what);
 	case STOP_DEADLINE:
-		return err_set(e, ERR_TIMEOUT, "the program did not end within %u s",
-			(unsigned)timeout_sec);
+		return err_set(e, ERR_TIMEOUT,
+			"the sandbox's agent told no end of the command within %u s; %s",
+			(unsigned)timeout_sec, what);
 	default:
-		return err_set(e, ERR_INTERNAL, "out of memory");
+		return err_set(e, ERR_INTERNAL, "out of memory; %s", what);
 	}
+}
+
+// What the end of the call to the agent means.
+static int explain(struct exec *x, uint64_t timeout_sec, int rc, struct err *e)
+{
+	if (x->stop != STOP_NONE)
+		return stop_error(x, timeout_sec, e);
+	if (x->result.pid && e->code == ERR_TIMEOUT) {
+		x->result.fate = EXEC_KILLED; // by the agent, which says so
+		return err_set(e, ERR_TIMEOUT,
+			"the command did not end within %u s and was killed, with its process "
+			"group",
+			(unsigned)timeout_sec);
+	}
+	return rc;
 }
 
 // Where its agent is.
@@ -254,7 +239,7 @@ static int call_agent(struct control *c, struct exec *x, const char *id,
 		return r;
 	r = envd_run(client, &x->target, p, ret, &why);
 	// An agent that was started anew and has lost its settings, or a user that is none.
-	if (r < 0 && why.code == ERR_UNAUTHENTICATED && !x->pid &&
+	if (r < 0 && why.code == ERR_UNAUTHENTICATED && !x->result.pid &&
 		envd_call_greet(client, &x->target, id, CONTROL_CALL_MS, NULL) == 0)
 		r = envd_run(client, &x->target, p, ret, &why);
 	if (r < 0)
@@ -264,8 +249,7 @@ static int call_agent(struct control *c, struct exec *x, const char *id,
 	return r;
 }
 
-static int run(struct control *c, struct exec *x, const struct exec_body *b, struct envd_exit *ret,
-	struct err *e)
+static int run(struct control *c, struct exec *x, const struct exec_body *b, struct err *e)
 {
 	char id[64];
 	_cleanup_(row_unrefp) struct sandbox_row *row = NULL;
@@ -286,6 +270,7 @@ static int run(struct control *c, struct exec *x, const struct exec_body *b, str
 		.env = b->env,
 		.cwd = b->cwd,
 		.stdin_open = b->stdin_text != NULL,
+		.end_on_exit = true,
 		.timeout_ms = b->timeout_sec * 1000,
 		.on_start = on_start,
 		.on_data = on_data,
@@ -293,13 +278,12 @@ static int run(struct control *c, struct exec *x, const struct exec_body *b, str
 		.ctx = x,
 	};
 	x->has_input = b->stdin_text != NULL;
+	x->began_ns = clock_realtime_ns();
 	x->deadline_ns = clock_monotonic_ns() + b->timeout_sec * NSEC_PER_SEC + GUEST_GRACE_NS;
-	r = call_agent(c, x, id, &p, ret, e);
-	if (r < 0 && x->stop != STOP_NONE) {
-		if (x->pid)
-			kill_program(x);
-		r = stop_error(x, b->timeout_sec, e);
-	}
+	r = call_agent(c, x, id, &p, &x->result.exit, e);
+	x->result.ended = r == 0;
+	if (r < 0)
+		r = explain(x, b->timeout_sec, r, e);
 	if (x->feeder_runs)
 		pthread_join(x->feeder, NULL);
 	return r;
@@ -309,7 +293,6 @@ void exec_run(struct http_request *r, void *ctx)
 {
 	struct exec x = {.req = r};
 	struct exec_body b = {0};
-	struct envd_exit exit = {0};
 	struct err e = {0};
 	_cleanup_json_ json_t *body = NULL;
 	if (work_refuse_key(r, "a command's output is not kept, so not told again either"))
@@ -320,18 +303,13 @@ void exec_run(struct http_request *r, void *ctx)
 	if (rc == 0 && b.stdin_text &&
 		str_base64_decode(&x.input, b.stdin_text, strlen(b.stdin_text)) < 0)
 		rc = err_set(&e, ERR_INVALID, "stdin: is not base64");
+	x.result.base64 = str_eq(b.encoding, "base64");
 	if (rc == 0)
-		rc = run(ctx, &x, &b, &exit, &e);
-	if (rc == 0) {
-		json_t *reply = reply_json(&x, &exit, str_eq(b.encoding, "base64"));
-		if (reply)
-			http_reply_json(r, 200, reply);
-		else
-			err_set(&e, ERR_INTERNAL, "out of memory");
-	}
-	if (!http_replied(r))
-		reply_error(r, &e);
-	strbuf_done(&x.out.text);
-	strbuf_done(&x.err.text);
+		rc = run(ctx, &x, &b, &e);
+	if (rc == 0)
+		exec_answer(r, &x.result);
+	else
+		exec_answer_error(r, &x.result, &e);
+	exec_result_done(&x.result);
 	strbuf_done(&x.input);
 }

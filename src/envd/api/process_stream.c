@@ -54,7 +54,15 @@ static void add_end(struct stream *s)
 	const struct process_end *end = process_sub_end(s->sub);
 	if (s->is_start && end->timed_out) {
 		struct err e = {0};
-		err_set(&e, ERR_TIMEOUT, "the process did not end in time and was killed");
+		if (end->exited)
+			err_set(&e, ERR_TIMEOUT,
+				"the process has ended (%s), but others still hold its output: "
+				"they go on",
+				end->status);
+		else
+			err_set(&e, ERR_TIMEOUT,
+				"the process did not end in time and was killed, with its process "
+				"group");
 		rpc_add_end(&s->out, &e);
 	} else {
 		bool ok = end->exited && end->exit_code == 0;
@@ -63,6 +71,9 @@ static void add_end(struct stream *s)
 		if (!ok)
 			json_object_set_new(json_object_get(json_object_get(o, "event"), "end"),
 				"error", json_string(end->status));
+		if (end->output_open) // beyond E2B's protocol
+			json_object_set_new(json_object_get(json_object_get(o, "event"), "end"),
+				"outputOpen", json_true());
 		connect_envelope_add_json(&s->out, 0, o);
 		json_decref(o);
 		rpc_add_end(&s->out, NULL);

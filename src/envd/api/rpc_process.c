@@ -56,7 +56,7 @@ static int read_size(json_t *pty, uint16_t *ret_cols, uint16_t *ret_rows, struct
 struct start_request {
 	json_t *process, *args, *envs, *pty;
 	const char *cmd, *cwd, *tag;
-	bool stdin_open;
+	bool stdin_open, ends_on_exit;
 	uint16_t cols, rows;
 };
 
@@ -64,10 +64,9 @@ static int read_start(json_t *in, struct start_request *r, struct err *e)
 {
 	*r = (struct start_request){.cwd = "", .stdin_open = true};
 	const struct json_field outer[] = {
-		{"process", JF_OBJECT, &r->process, .required = true},
-		{"pty", JF_OBJECT, &r->pty},
-		{"tag", JF_STRING, &r->tag, .max = MAX_TAG},
-		{"stdin", JF_BOOL, &r->stdin_open},
+		{"process", JF_OBJECT, &r->process, .required = true}, {"pty", JF_OBJECT, &r->pty},
+		{"tag", JF_STRING, &r->tag, .max = MAX_TAG}, {"stdin", JF_BOOL, &r->stdin_open},
+		{"endOnExit", JF_BOOL, &r->ends_on_exit}, // beyond E2B's protocol
 	};
 	int rc = json_read_fields(in, outer, ARRAY_SIZE(outer), true, e);
 	const struct json_field inner[] = {
@@ -133,6 +132,7 @@ static int start(
 		.user = a->as_root || c->user.uid != geteuid() ? &c->user : NULL,
 		.stdin_open = r.stdin_open,
 		.pty = r.pty != NULL,
+		.ends_on_exit = r.ends_on_exit,
 		.cols = r.cols,
 		.rows = r.rows,
 		.timeout_ns = rpc_header_time(req, "Connect-Timeout-Ms", NSEC_PER_MSEC),

@@ -2,9 +2,13 @@
 // How this works. Each process has one thread, its pump, that reads the output, watches the pidfd
 // and the time-out, and gives each piece to every subscriber's queue; it waits while one of the
 // queues is full, so the slowest subscriber sets the pace (and without any, output is dropped).
-// The pump publishes the end when the leader was reaped and the pipes are at their end, or, after a
-// signal or time-out, when the leader was reaped and what the pipes held then was read: a child in
-// the background may hold them for ever.
+//
+// The pump publishes the end when the leader was reaped and the pipes are at their end. A child in
+// the background may hold them for ever, so there are two shorter ways, both of which pass on what
+// the pipes held when the leader was reaped: after a signal or a time-out at once, and for a
+// process that ends with its leader (ends_on_exit) when nothing has come for DRAIN_QUIET_NS, or
+// DRAIN_MAX_NS after the leader. From then on the pump reads and drops, so that whoever holds the
+// pipes never meets a closed one; a terminal is hung up.
 //
 // One lock guards the table, all queues and all states; nothing blocks under it. Standard input has
 // a lock of its own per process, held while a client's bytes are written, which keeps them in
@@ -25,6 +29,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include "base/clock.h"
@@ -39,8 +44,12 @@
 #define PTY_CHUNK (16u << 10)
 #define QUEUE_CHUNKS 32
 #define QUEUE_BYTES (128u << 10)
-#define DRAIN_MAX (1u << 20) // read at most after a kill, should a survivor go on writing
+#define DRAIN_QUIET_NS (200 * NSEC_PER_MSEC)
+#define DRAIN_MAX_NS (2 * NSEC_PER_SEC)
 #define MAX_ENDED 1024
+#ifndef PIDFD_SIGNAL_PROCESS_GROUP // include/uapi/linux/pidfd.h, since Linux 6.9
+#define PIDFD_SIGNAL_PROCESS_GROUP (1u << 2)
+#endif
 #define PUMP_STACK (128u << 10)
 
 struct process {
@@ -50,13 +59,15 @@ struct process {
 	pid_t pid;
 	int pidfd;
 	int out[2]; // read by the pump: stdout and stderr, or the terminal and -1
-	bool pty;
+	bool pty, ends_on_exit;
 	char *tag;
 	json_t *config;
 	uint64_t deadline_ns; // TIME_NEVER: none
 	int wake_fd;	      // wakes a pump whose leader is gone; -1 before that
 	bool reaped, forced, timed_out, ended, wake_tried;
 	int status;
+	uint64_t reaped_ns, output_ns; // the pump's: of the leader's end, and of what was read last
+	int64_t owed;		       // the pump's: bytes of before the leader's end, still unread
 	uint64_t ended_ns;
 	struct process_end end;
 	struct process_sub *subs;
@@ -82,6 +93,7 @@ struct process_table {
 	unsigned n_ended, n_pumps;
 	bool closing;
 	int cgroup_fd, null_fd;
+	int stop_fd;	      // readable when the table is closing: for pumps that only drop
 	struct rlimit nofile; // what we were started with: for the processes
 	struct gate *gate;
 };
@@ -95,9 +107,11 @@ struct process_table *process_table_new(int cgroup_fd)
 		return NULL;
 	t->cgroup_fd = cgroup_fd;
 	t->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	t->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	t->gate = gate_new(cgroup_fd);
-	if (t->null_fd < 0 || !t->gate) {
+	if (t->null_fd < 0 || t->stop_fd < 0 || !t->gate) {
 		safe_close(t->null_fd);
+		safe_close(t->stop_fd);
 		gate_free(t->gate);
 		free(t);
 		return NULL;
@@ -194,12 +208,16 @@ static struct process *get_running(
 	return p;
 }
 
-static void kill_locked(struct process *p, int sig)
+// false: there was nobody to be reached.
+static bool kill_locked(struct process *p, int sig)
 {
-	if (p->reaped)
-		return;
 	// The pid is ours until it is reaped, and reaping happens under this lock.
-	kill(sig == SIGKILL ? -p->pid : p->pid, sig);
+	if (!p->reaped)
+		return kill(sig == SIGKILL ? -p->pid : p->pid, sig) == 0;
+	// The number may be another's now, what the pidfd stands for is not. An older kernel cannot
+	// reach the rest of a group.
+	return p->pidfd >= 0 &&
+	       syscall(SYS_pidfd_send_signal, p->pidfd, sig, NULL, PIDFD_SIGNAL_PROCESS_GROUP) == 0;
 }
 
 void process_table_stop(struct process_table *t)
@@ -207,8 +225,10 @@ void process_table_stop(struct process_table *t)
 	gate_close(t->gate);
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
 	t->closing = true;
+	eventfd_write(t->stop_fd, 1);
 	for (struct process *p = t->list; p; p = p->next) {
-		kill_locked(p, SIGKILL);
+		if (!p->reaped)
+			kill_locked(p, SIGKILL);
 		p->forced = true;
 		pthread_cond_signal(&p->space);
 		if (p->wake_fd >= 0)
@@ -232,6 +252,7 @@ struct process_table *process_table_free(struct process_table *t)
 	pthread_mutex_destroy(&t->lock);
 	gate_free(t->gate);
 	close(t->null_fd);
+	close(t->stop_fd);
 	free(t);
 	return NULL;
 }
@@ -370,12 +391,14 @@ static bool any_full_locked(const struct process *p)
 	return false;
 }
 
-// The time is over: kills the leader's group if it still lives.
+// The time is over: kills the leader's group if the leader still lives. Who outlived it was meant
+// to.
 static void expire_locked(struct process *p)
 {
 	p->deadline_ns = TIME_NEVER;
 	p->timed_out = p->forced = true;
-	kill_locked(p, SIGKILL);
+	if (!p->reaped)
+		kill_locked(p, SIGKILL);
 }
 
 static void publish(struct process *p, enum process_stream stream, const char *data, size_t len)
@@ -401,19 +424,25 @@ static void publish(struct process *p, enum process_stream stream, const char *d
 	chunk_unref_locked(c);
 }
 
-// One read of output i; false when there is nothing more to be had.
-static bool pump_read(struct process *p, int i, char *buf)
+static enum process_stream stream_of(const struct process *p, int i)
 {
-	enum process_stream stream = p->pty ? PROCESS_PTY : i ? PROCESS_STDERR : PROCESS_STDOUT;
+	return p->pty ? PROCESS_PTY : i ? PROCESS_STDERR : PROCESS_STDOUT;
+}
+
+// One read of output i, passed on unless the end was told.
+static void pump_read(struct process *p, int i, char *buf)
+{
 	ssize_t n = RETRY_EINTR(read(p->out[i], buf, p->pty ? PTY_CHUNK : PIPE_CHUNK));
 	if (n < 0 && errno == EAGAIN)
-		return false;
+		return;
 	if (n <= 0) { // a terminal whose last user is gone gives EIO
 		p->out[i] = safe_close(p->out[i]);
-		return false;
+		return;
 	}
-	publish(p, stream, buf, (size_t)n);
-	return true;
+	p->owed -= n;
+	p->output_ns = clock_monotonic_ns();
+	if (!p->ended)
+		publish(p, stream_of(p, i), buf, (size_t)n);
 }
 
 static void reap(struct process *p)
@@ -424,6 +453,16 @@ static void reap(struct process *p)
 	p->status = si.si_code == CLD_EXITED ? W_EXITCODE(si.si_status, 0)
 					     : W_EXITCODE(0, si.si_status);
 	p->reaped = true;
+	p->reaped_ns = p->output_ns = clock_monotonic_ns();
+	p->owed = 0;
+	for (int i = 0; i < 2; i++) {
+		int n;
+		if (p->out[i] >= 0 && ioctl(p->out[i], FIONREAD, &n) == 0)
+			p->owed += n;
+	}
+	// The time was the leader's. What its output still needs is bounded by itself.
+	if (p->ends_on_exit)
+		p->deadline_ns = TIME_NEVER;
 }
 
 // Without a leader, process_signal can only be heard through this.
@@ -434,76 +473,124 @@ static void open_wake(struct process *p)
 	p->wake_tried = true; // without descriptors a kill is heard at the next output
 }
 
-static bool over(struct process *p)
+// When the pump looks up at the latest. 0 is at once.
+static uint64_t pump_until(struct process *p)
 {
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&p->table->lock);
-	return p->reaped && (p->forced || (p->out[0] < 0 && p->out[1] < 0));
+	if (!p->reaped)
+		return p->deadline_ns;
+	if (!p->wake_tried)
+		return 0;
+	if (p->ends_on_exit)
+		return MIN(p->output_ns + DRAIN_QUIET_NS, p->reaped_ns + DRAIN_MAX_NS);
+	return p->forced ? 0 : p->deadline_ns;
+}
+
+// Nothing more is to be waited for. quiet: since the leader's end there was a moment at which
+// nothing was left to be read.
+static bool over(struct process *p, bool quiet)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&p->table->lock);
+	if (!p->reaped)
+		return false;
+	if ((p->out[0] < 0 && p->out[1] < 0) || p->table->closing)
+		return true;
+	if (!quiet && p->owed > 0)
+		return false;
+	uint64_t now = clock_monotonic_ns();
+	if (p->ends_on_exit)
+		return now >= p->reaped_ns + DRAIN_MAX_NS ||
+		       (quiet && now >= p->output_ns + DRAIN_QUIET_NS);
+	return p->forced;
 }
 
 static void publish_end(struct process *p)
 {
 	struct process_table *t = p->table;
-	pthread_mutex_lock(&p->stdin_lock);
+	_cleanup_unlock_ pthread_mutex_t *input = mutex_lock(&p->stdin_lock);
 	p->stdin_fd = safe_close(p->stdin_fd);
-	p->pidfd = safe_close(p->pidfd); // watched only by who writes to stdin_fd
-	pthread_mutex_unlock(&p->stdin_lock);
-	pthread_mutex_lock(&t->lock);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
 	p->end.exited = WIFEXITED(p->status);
 	p->end.exit_code = p->end.exited ? WEXITSTATUS(p->status) : -1;
-	p->end.timed_out = p->timed_out;
+	p->end.output_open = p->out[0] >= 0 || p->out[1] >= 0;
+	// One that ended by itself at the last moment was not killed.
+	p->end.timed_out = p->timed_out && (!p->end.exited || p->end.output_open);
 	proc_status_text(p->status, p->end.status, sizeof p->end.status);
 	p->ended = true;
 	p->ended_ns = clock_monotonic_ns();
+	p->pidfd = safe_close(p->pidfd); // used under either lock
 	p->wake_fd = safe_close(p->wake_fd);
 	json_decref(TAKE_PTR(p->config));
-	p->wake_fd = safe_close(p->wake_fd);
 	for (struct process_sub *s = p->subs; s; s = s->next)
 		wake_locked(s);
 	t->n_ended++;
+}
+
+static void pump_leave(struct process *p)
+{
+	struct process_table *t = p->table;
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
 	t->n_pumps--;
 	pthread_cond_signal(&t->pump_done);
 	unref_locked(p);
-	pthread_mutex_unlock(&t->lock);
+}
+
+// To the leader's end, and that of its output.
+static void pump_run(struct process *p, char *buf)
+{
+	for (bool quiet = false; !over(p, quiet);) {
+		struct pollfd pf[4] = {{.fd = p->out[0], .events = POLLIN},
+			{.fd = p->out[1], .events = POLLIN},
+			{.fd = p->reaped ? -1 : p->pidfd, .events = POLLIN},
+			{.fd = p->wake_fd, .events = POLLIN}};
+		int n = poll(pf, 4, deadline_left_ms(pump_until(p)));
+		quiet = n == 0 || (n > 0 && !pf[0].revents && !pf[1].revents);
+		// The ends of the pipes mostly come with the leader's; only a process that leaves
+		// them to others needs more.
+		if (n == 0 && p->reaped && !p->wake_tried)
+			open_wake(p);
+		// Also beside output that never pauses.
+		pthread_mutex_lock(&p->table->lock);
+		if (deadline_over(p->deadline_ns))
+			expire_locked(p);
+		pthread_mutex_unlock(&p->table->lock);
+		for (int i = 0; i < 2; i++)
+			if (n > 0 && pf[i].revents)
+				pump_read(p, i, buf);
+		if (n > 0 && pf[2].revents) {
+			reap(p);
+			quiet = false;
+		}
+	}
+}
+
+// What outlives its leader writes on into pipes that nobody looks at.
+static void pump_drop(struct process *p, char *buf)
+{
+	if (p->pty) // a hang-up: as when a connection to a terminal ends
+		p->out[0] = safe_close(p->out[0]);
+	while (p->out[0] >= 0 || p->out[1] >= 0) {
+		struct pollfd pf[3] = {{.fd = p->out[0], .events = POLLIN},
+			{.fd = p->out[1], .events = POLLIN},
+			{.fd = p->table->stop_fd, .events = POLLIN}};
+		if (poll(pf, 3, -1) < 0)
+			continue;
+		if (pf[2].revents)
+			return;
+		for (int i = 0; i < 2; i++)
+			if (pf[i].revents)
+				pump_read(p, i, buf);
+	}
 }
 
 static void *pump_main(void *arg)
 {
 	struct process *p = arg;
 	char buf[PIPE_CHUNK];
-	while (!over(p)) {
-		struct pollfd pf[4] = {{.fd = p->out[0], .events = POLLIN},
-			{.fd = p->out[1], .events = POLLIN},
-			{.fd = p->reaped ? -1 : p->pidfd, .events = POLLIN},
-			{.fd = p->wake_fd, .events = POLLIN}};
-		// The ends of the pipes mostly come with the leader's; only a process that leaves
-		// them to others needs more.
-		bool left_behind = p->reaped && !p->wake_tried;
-		int n = poll(pf, 4, left_behind ? 0 : deadline_left_ms(p->deadline_ns));
-		if (n == 0 && left_behind) {
-			open_wake(p);
-			continue;
-		}
-		if (n == 0) {
-			pthread_mutex_lock(&p->table->lock);
-			expire_locked(p);
-			pthread_mutex_unlock(&p->table->lock);
-			continue;
-		}
-		for (int i = 0; i < 2; i++)
-			if (n > 0 && pf[i].revents)
-				pump_read(p, i, buf);
-		if (n > 0 && pf[2].revents)
-			reap(p);
-	}
-	for (int i = 0; i < 2; i++) {
-		if (p->out[i] < 0)
-			continue;
-		fcntl(p->out[i], F_SETFL, O_NONBLOCK);
-		for (size_t left = DRAIN_MAX / PTY_CHUNK; left && pump_read(p, i, buf); left--)
-			;
-		p->out[i] = safe_close(p->out[i]);
-	}
+	pump_run(p, buf);
 	publish_end(p);
+	pump_drop(p, buf);
+	pump_leave(p);
 	return NULL;
 }
 
@@ -530,6 +617,7 @@ static struct process *process_new(struct process_table *t, const struct process
 	p->refs = 1;
 	p->pidfd = p->out[0] = p->out[1] = p->stdin_fd = p->wake_fd = -1;
 	p->pty = s->pty;
+	p->ends_on_exit = s->ends_on_exit;
 	p->deadline_ns = TIME_NEVER;
 	p->config = json_incref(s->config);
 	pthread_cond_init(&p->space, NULL);
@@ -649,13 +737,18 @@ int process_signal(
 {
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
 	struct process *p = find_locked(t, w, false);
-	if (p) {
-		kill_locked(p, sig);
-		p->forced = true;
-		if (p->wake_fd >= 0)
-			eventfd_write(p->wake_fd, 1);
-	}
-	return p ? 0 : not_found(w, e);
+	if (!p)
+		return not_found(w, e);
+	bool reached = kill_locked(p, sig);
+	p->forced = true;
+	if (p->wake_fd >= 0)
+		eventfd_write(p->wake_fd, 1);
+	if (!reached)
+		return err_set(e, ERR_NOT_FOUND,
+			"process %d has ended, and nobody of its group was reached: others hold "
+			"its output",
+			(int)p->pid);
+	return 0;
 }
 
 // Under the lock of standard input.

@@ -20,8 +20,9 @@ struct process_start {
 	const char *cwd, *tag;		// tag may be NULL
 	const struct user *user;	// NULL: stays who we are
 	bool stdin_open, pty;
+	bool ends_on_exit; // its end does not wait for others that hold its output
 	uint16_t cols, rows;
-	uint64_t timeout_ns; // SIGKILL after that; 0: none
+	uint64_t timeout_ns; // SIGKILL for its group after that; 0: none
 	json_t *config;	     // borrowed; shown by process_list
 	int client_fd;	     // over 0: nothing is started when this connection has ended
 };
@@ -33,8 +34,12 @@ struct process_selector {
 
 struct process_end {
 	int exit_code; // -1 when killed by a signal
-	bool exited, timed_out;
-	char status[64]; // "exit status 1", "signal: killed"
+	bool exited;
+	// The time was over while it ran (it was killed), or, with exited, while others held its
+	// output (they go on).
+	bool timed_out;
+	bool output_open; // others hold its output; what they write from now on is dropped
+	char status[64];  // "exit status 1", "signal: killed"
 };
 
 enum process_stream { PROCESS_STDOUT, PROCESS_STDERR, PROCESS_PTY };
@@ -73,8 +78,10 @@ int process_connect(struct process_table *t, const struct process_selector *whic
 	struct process_sub **ret, struct err *e);
 // [{"config", "pid", "tag"}], owned by the caller.
 json_t *process_list(struct process_table *t);
-// SIGKILL goes to the whole process group while its leader lives. Signalling makes the end come
-// with the leader's, whoever else holds its output.
+// SIGKILL goes to the whole process group, any other signal to the leader. Where the leader has
+// ended and others hold its output, both go to what is left of the group; ERR_NOT_FOUND when that
+// is nobody, or the kernel cannot do it (before Linux 6.9). Signalling makes the end come with the
+// leader's, whoever else holds its output.
 int process_signal(
 	struct process_table *t, const struct process_selector *which, int sig, struct err *e);
 // Blocks while the process does not read. pty tells which kind the caller believes it to be.

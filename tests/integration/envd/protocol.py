@@ -101,7 +101,7 @@ class Agent:
         return Stream(self, method, message, **kw)
 
     def start(self, cmd, *args, stdin=False, **kw):
-        fields = {k: kw.pop(k) for k in ("tag", "pty") if k in kw}
+        fields = {k: kw.pop(k) for k in ("tag", "pty", "endOnExit") if k in kw}
         process = {"cmd": cmd, "args": list(args)}
         process.update({k: kw.pop(k) for k in ("envs", "cwd") if k in kw})
         message = {"process": process, "stdin": stdin, **fields}
@@ -401,6 +401,120 @@ class Processes(Case):
         self.assertLess(time.monotonic() - before, 10)
         self.assertEqual(s.end["status"], "signal: killed")
         os.kill(int(s.out["stdout"]), signal.SIGKILL)
+
+    def ends_with_its_leader(self, script, **kw):
+        """The finished stream of one that leaves a child behind, and the child, which has its number
+        in the file "child". The limit is for a machine that is busy; the old rule waits 100 s."""
+        child = self.path("child")
+        before = time.monotonic()
+        s = self.a.sh(script.replace("LEFT", f"echo $! >{child}"), endOnExit=True, **kw)
+        s.begin()
+        s.finish()
+        self.assertLess(time.monotonic() - before, 30, script)
+        pid = int(content(child))
+        self.addCleanup(lambda: alive(pid) and os.kill(pid, signal.SIGKILL))
+        self.assertTrue(alive(pid), script)
+        return s, pid
+
+    def test_end_on_exit(self):
+        for script in ("sleep 100 & LEFT; echo up; echo err >&2; exit 3",
+                       "sleep 100 >/dev/null & LEFT; echo up; echo err >&2; exit 3",
+                       "sleep 100 2>/dev/null & LEFT; echo up; echo err >&2; exit 3",
+                       "nohup sleep 100 & LEFT; disown; echo up; echo err >&2; exit 3",
+                       "setsid sleep 100 & LEFT; echo up; echo err >&2; exit 3",
+                       "yes >&2 & LEFT; echo up; exit 3",
+                       "(while sleep 0.05; do echo; done) >&2 & LEFT; echo up; exit 3"):
+            s, _ = self.ends_with_its_leader(script)
+            self.assertEqual(s.out["stdout"], b"up\n", script)
+            self.assertEqual(s.end, {"exitCode": 3, "exited": True, "status": "exit status 3",
+                                     "error": "exit status 3", "outputOpen": True})
+            self.assertEqual(s.ended, {})
+
+    def test_end_on_exit_without_children_is_as_ever(self):
+        s = self.a.sh("echo out; exit 3", endOnExit=True)
+        s.begin()
+        s.finish()
+        self.assertEqual(s.out["stdout"], b"out\n")
+        self.assertEqual(s.end, {"exitCode": 3, "exited": True, "status": "exit status 3", "error": "exit status 3"})
+
+    def test_end_on_exit_loses_nothing(self):
+        """What was written before the exit comes, however late it is taken."""
+        s = self.a.sh("sleep 100 & echo $!; head -c 10000000 /dev/zero; echo last >&2", endOnExit=True)
+        s.begin()
+        time.sleep(3)
+        s.finish()
+        out = bytes(s.out["stdout"])
+        self.assertEqual(len(out[out.index(b"\n") + 1:]), 10000000)
+        self.assertEqual(s.out["stderr"], b"last\n")
+        os.kill(int(out.split(b"\n")[0]), signal.SIGKILL)
+
+    def test_what_is_left_behind_can_write_on(self):
+        fifo, done = self.path("left-fifo"), self.path("left-done")
+        os.mkfifo(fifo)
+        s, _ = self.ends_with_its_leader(f"(cat {fifo}; echo late; touch {done}) & LEFT; echo up")
+        self.assertEqual(s.out["stdout"], b"up\n")
+        with open(fifo, "w") as f:
+            f.write("x" * 200000)
+        wait(lambda: os.path.exists(done), "the child writes 200,000 bytes and goes on")
+
+    def test_end_on_exit_of_a_terminal(self):
+        s = self.a.start("/bin/bash", "--norc", "-i", pty={"size": {"cols": 80, "rows": 24}}, endOnExit=True,
+                         envs={"PS1": "ready> ", "TERM": "dumb"})
+        pid = s.begin()
+        s.until("pty", b"ready> ")
+        self.send(pid, b"(trap '' HUP; exec sleep 100) & echo pid=$!.; exit 5\n", "pty")
+        s.finish()
+        self.assertEqual(s.end["exitCode"], 5)
+        self.assertTrue(s.end["outputOpen"])
+        child = int(re.search(rb"pid=(\d+)", s.out["pty"]).group(1))
+        self.assertTrue(alive(child))
+        os.kill(child, signal.SIGKILL)
+
+    def test_time_out_kills_the_group_and_says_so(self):
+        for extra in ({}, {"endOnExit": True}):
+            s = self.a.sh("setsid sleep 100 & echo $!; sleep 100 & echo $!; sleep 100", timeout_ms=1000, **extra)
+            s.begin()
+            s.finish()
+            self.assertEqual(s.ended["error"]["code"], "deadline_exceeded")
+            self.assertIn("was killed", s.ended["error"]["message"])
+            apart, member = map(int, s.out["stdout"].split())
+            wait(lambda: not alive(member), "its group is gone")
+            self.assertTrue(alive(apart))  # a session of its own
+            os.kill(apart, signal.SIGKILL)
+
+    def test_time_out_beside_output_that_never_pauses(self):
+        for extra in ({}, {"endOnExit": True}):
+            s = self.a.sh("yes & exec yes", timeout_ms=500, **extra)
+            s.begin()
+            s.finish()
+            self.assertEqual(s.ended["error"]["code"], "deadline_exceeded")
+
+    def test_time_out_of_a_stream_whose_process_has_ended(self):
+        """It was not killed, and neither is who holds its output: nothing says so."""
+        s = self.a.sh("sleep 100 & echo $!; exit 4", timeout_ms=500)
+        s.begin()
+        s.finish()
+        self.assertEqual(s.ended["error"]["code"], "deadline_exceeded")
+        self.assertNotIn("killed", s.ended["error"]["message"])
+        self.assertIn("exit status 4", s.ended["error"]["message"])
+        child = int(s.out["stdout"])
+        self.assertTrue(alive(child))
+        os.kill(child, signal.SIGKILL)
+
+    def test_a_kill_after_the_leaders_end_reaches_somebody_or_says_so(self):
+        s = self.a.sh("sleep 100 & echo $!; exit 4")
+        pid = s.begin()
+        s.until("stdout", b"\n")
+        wait(lambda: not alive(pid) and not os.path.exists(f"/proc/{pid}"), "the shell ends")
+        status, e = self.a.rpc("process.Process/SendSignal", {"process": {"pid": pid}, "signal": 9})
+        child = int(s.out["stdout"])
+        if status == 200:
+            wait(lambda: not alive(child), "the child is killed")
+        else:  # a kernel before 6.9 has no call for it
+            self.assertEqual((status, e["code"]), (404, "not_found"))
+            os.kill(child, signal.SIGKILL)
+        s.finish()
+        self.assertEqual(s.end["exitCode"], 4)
 
     def test_survives_its_client(self):
         s = self.a.sh("echo first; read x; echo second; read x; exit 9", stdin=True, tag="survivor")

@@ -25,6 +25,7 @@ static struct {
 	unsigned greeted;
 	char base_url[80], token[80], user[32], cwd[64];
 	uint64_t timeout_ms;
+	enum err_code kill_answer; // ERR_NONE: it was killed
 } agent;
 
 int envd_unary(struct http_client *c, const struct envd_target *t, const char *method, json_t *req,
@@ -41,6 +42,8 @@ int envd_unary(struct http_client *c, const struct envd_target *t, const char *m
 	__atomic_store_n(
 		&agent.closed, agent.closed || str_ends(method, "/CloseStdin"), __ATOMIC_SEQ_CST);
 	agent.killed |= str_ends(method, "/SendSignal");
+	if (str_ends(method, "/SendSignal") && agent.kill_answer)
+		return err_set(e, agent.kill_answer, "SendSignal");
 	return 0;
 }
 
@@ -90,6 +93,14 @@ int envd_run(struct http_client *c, const struct envd_target *t, const struct en
 	if (str_eq(what, "/bin/args"))
 		for (int i = 0; p->args[i]; i++)
 			p->on_data(p->ctx, 1, p->args[i], strlen(p->args[i]));
+	if (str_eq(what, "long")) {
+		p->on_data(p->ctx, 1, "so f\xc3\xa9\xc3", 7);
+		return err_set(e, ERR_TIMEOUT, "killed");
+	}
+	if (str_eq(what, "background")) {
+		assert_true(p->end_on_exit);
+		ret->output_open = true;
+	}
 	if (str_eq(what, "shot"))
 		*ret = (struct envd_exit){.exit_code = -1, .status = "signal: killed"};
 	if (str_eq(what, "fail"))
@@ -449,6 +460,10 @@ static void test_exec(void **state)
 	_cleanup_json_ json_t *shot = call(f, "POST", path, "{\"cmd\":\"shot\"}", 200);
 	assert_int_equal(json_integer_value(json_object_get(shot, "exit_code")), -1);
 	assert_string_equal(text(shot, "signal"), "killed");
+	assert_int_equal(json_integer_value(json_object_get(shot, "pid")), 77);
+	assert_true(json_is_false(json_object_get(shot, "output_open")));
+	_cleanup_json_ json_t *left = call(f, "POST", path, "{\"cmd\":\"background\"}", 200);
+	assert_true(json_is_true(json_object_get(left, "output_open")));
 	_cleanup_json_ json_t *bin = call(f, "POST", path, "{\"cmd\":\"binary\"}", 200);
 	assert_string_equal(text(bin, "stdout"), "/wB4");
 	assert_string_equal(text(bin, "stdout_encoding"), "base64");
@@ -473,6 +488,25 @@ static void test_exec(void **state)
 	refused(f, "POST", "/v1/sandboxes/no/exec", "{\"cmd\":\"a\"}", 404, "no sandbox 'no'");
 	model_end(&f->model, id, "timeout");
 	refused(f, "POST", path, "{\"cmd\":\"fail\"}", 404, "it has ended (timeout)");
+}
+
+// What it wrote so far comes with the error, and no half of a character.
+static void test_exec_that_is_too_long(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200];
+	create_box(f, NULL, id);
+	path_of(id, "/exec", path);
+	_cleanup_json_ json_t *j =
+		call(f, "POST", path, "{\"cmd\":\"long\",\"timeout_sec\":3}", 504);
+	json_t *error = json_object_get(j, "error"), *details = json_object_get(error, "details");
+	assert_string_equal(text(error, "code"), "timeout");
+	assert_non_null(strstr(text(error, "message"), "within 3 s and was killed"));
+	assert_string_equal(text(details, "stdout"), "so f\xc3\xa9");
+	assert_string_equal(text(details, "stdout_encoding"), "utf8");
+	assert_string_equal(text(details, "process"), "killed");
+	assert_int_equal(json_integer_value(json_object_get(details, "pid")), 77);
+	assert_true(json_is_null(json_object_get(details, "exit_code")));
 }
 
 static int once_it_runs(void *ctx)
@@ -753,6 +787,7 @@ int main(void)
 		T(test_unfinished_create),
 		T(test_exec),
 		T(test_exec_greets_an_agent_that_has_lost_its_settings),
+		T(test_exec_that_is_too_long),
 		T(test_exec_of_gone_client_is_killed),
 		T(test_keys),
 		T(test_events),
