@@ -81,8 +81,9 @@ static const char text_ls[] =
 static const char text_exec[] =
 	"Output streams as the program writes it. The exit code is the program's; 128+N when signal N\n"
 	"ended it, 127 when there is no such program, 126 when it cannot be run; 8 when the time-out of\n"
-	"the sandbox ended it, 5 when the sandbox ended otherwise, or was paused. With -o json the\n"
-	"command is buffered and the API's answer is printed.\n"
+	"the sandbox ended it, 5 when the sandbox ended otherwise, or was paused; the command goes on\n"
+	"then when it is resumed, and its pid is told. With -o json the command is buffered and the\n"
+	"API's answer is printed.\n"
 	"\n"
 	"  -i     sends standard input to the program; its end closes the program's input\n"
 	"  -t     gives it a terminal (with -i: this one, in raw mode, resized with it)\n"

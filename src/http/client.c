@@ -103,35 +103,57 @@ struct http_client *http_client_free(struct http_client *c)
 	return NULL;
 }
 
+// libcurl's own words are for programmers; of a certificate only they say what is wrong with it.
+static const struct failure {
+	CURLcode rc;
+	enum err_code code;
+	int errnum; // 0: the system's, of the connection
+	const char *text;
+} failures[] = {
+	{CURLE_OPERATION_TIMEDOUT, ERR_TIMEOUT, ETIMEDOUT, "no answer in time"},
+	{CURLE_COULDNT_CONNECT, ERR_BAD_GATEWAY, 0, "no connection"},
+	{CURLE_COULDNT_RESOLVE_HOST, ERR_BAD_GATEWAY, 0, "the host's name is not known"},
+	{CURLE_GOT_NOTHING, ERR_BAD_GATEWAY, ECONNRESET, "the connection ended before an answer"},
+	{CURLE_SEND_ERROR, ERR_BAD_GATEWAY, ECONNRESET, "the connection broke"},
+	{CURLE_RECV_ERROR, ERR_BAD_GATEWAY, ECONNRESET, "the connection broke"},
+	{CURLE_PARTIAL_FILE, ERR_BAD_GATEWAY, ECONNRESET,
+		"the connection ended before the answer was complete"},
+	{CURLE_URL_MALFORMAT, ERR_INVALID, EINVAL, "the URL is malformed"},
+	{CURLE_OUT_OF_MEMORY, ERR_INTERNAL, ENOMEM, "out of memory"},
+	{CURLE_UNSUPPORTED_PROTOCOL, ERR_BAD_GATEWAY, EPROTO,
+		"the answer is not HTTP, or libcurl was built without https://"},
+	{CURLE_WEIRD_SERVER_REPLY, ERR_BAD_GATEWAY, EPROTO, "the answer is not HTTP"},
+	{CURLE_SSL_CONNECT_ERROR, ERR_BAD_GATEWAY, EPROTO, "no TLS connection"},
+	{CURLE_PEER_FAILED_VERIFICATION, ERR_BAD_GATEWAY, EPROTO,
+		"the server's certificate is not trusted"},
+};
+
 static int map_error(struct transfer *t, CURLcode rc, const char *what, struct err *e)
 {
-	const char *text = t->client->error[0] ? t->client->error : curl_easy_strerror(rc);
+	const struct failure *f = NULL;
 	long os = 0;
-	int err = EIO;
 	if (t->too_large)
 		return err_set(e, ERR_TOO_LARGE, "%s: answer over %zu bytes", what, t->max_body);
 	if (t->failed)
 		return err_errno(e, ENOMEM, "%s", what);
 	if (t->aborted)
 		return err_set(e, ERR_CANCELED, "%s: canceled", what);
-	curl_easy_getinfo(t->client->curl, CURLINFO_OS_ERRNO, &os);
-	switch (rc) {
-	case CURLE_OPERATION_TIMEDOUT:
-		return err_set(e, ERR_TIMEOUT, "%s: %s", what, text);
-	case CURLE_COULDNT_CONNECT:
-	case CURLE_COULDNT_RESOLVE_HOST:
-		err = os ? (int)os : ECONNREFUSED;
-		break;
-	case CURLE_GOT_NOTHING:
-	case CURLE_SEND_ERROR:
-	case CURLE_RECV_ERROR:
-	case CURLE_PARTIAL_FILE:
-		err = ECONNRESET;
-		break;
-	default:
-		break;
+	for (size_t i = 0; i < ARRAY_SIZE(failures) && !f; i++)
+		if (failures[i].rc == rc)
+			f = &failures[i];
+	if (!f) {
+		err_set(e, ERR_INTERNAL, "%s: the call failed (libcurl's error %d)", what, (int)rc);
+		if (e)
+			e->errnum = EIO;
+		return -EIO;
 	}
-	err_set(e, err == EIO ? ERR_INTERNAL : ERR_BAD_GATEWAY, "%s: %s", what, text);
+	curl_easy_getinfo(t->client->curl, CURLINFO_OS_ERRNO, &os);
+	int err = f->errnum ? f->errnum : os ? (int)os : ECONNREFUSED;
+	bool tls = rc == CURLE_SSL_CONNECT_ERROR || rc == CURLE_PEER_FAILED_VERIFICATION;
+	const char *more = tls				 ? t->client->error
+			   : rc == CURLE_COULDNT_CONNECT ? strerror(err)
+							 : "";
+	err_set(e, f->code, "%s: %s%s%s", what, f->text, *more ? ": " : "", more);
 	if (e)
 		e->errnum = err;
 	return -err;

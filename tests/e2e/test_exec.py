@@ -3,6 +3,7 @@ import hashlib
 import os
 import signal
 import subprocess
+import threading
 import time
 import unittest
 
@@ -73,14 +74,13 @@ class Stream(unittest.TestCase):
 
     def test_ends_with_the_program(self):
         """Not with its output, which a child in the background holds; that goes on."""
-        for script in ("sleep 781 & echo up", "setsid sleep 781 >/dev/null & echo up",
-                       "nohup sleep 781 2>&1 & echo up"):
-            for options in ([], ["-i"]):
-                began = time.monotonic()
-                r = self.exec("sh", "-c", script, options=options, stdin=b"").ok()
-                self.assertEqual(r.out, b"up\n")
-                self.assertLess(time.monotonic() - began, 300)
-                self.assertEqual(self.s.run("pkill -f '[s]leep 781'")["exit_code"], 0)
+        for script, options in (("sleep 781 & echo up", []), ("sleep 781 & echo up", ["-i"]),
+                                ("setsid sleep 781 >/dev/null & echo up", [])):
+            began = time.monotonic()
+            r = self.exec("sh", "-c", script, options=options, stdin=b"").ok()
+            self.assertEqual(r.out, b"up\n")
+            self.assertLess(time.monotonic() - began, 300)
+            self.assertEqual(self.s.run("pkill -f '[s]leep 781'")["exit_code"], 0)
 
     def test_nothing_is_lost_at_the_end(self):
         r = self.exec("sh", "-c", "sleep 782 & head -c 10000000 /dev/zero; echo end >&2").ok()
@@ -198,8 +198,8 @@ class Buffered(unittest.TestCase):
         self.assertEqual((a["exit_code"], a["stdout"], a["output_open"]), (0, "up\n", True))
         # Each request is a line on the standard error that nobody reads any more.
         self.assertEqual(self.s.sh(
-            "for i in 1 2 3; do until curl -so /dev/null -w '%{http_code} ' localhost:8123/; "
-            "do sleep 0.2; done; done", timeout_sec=120).split(), ["200"] * 3)
+            "for i in 1 2 3; do until curl -fso /dev/null localhost:8123/; do sleep 0.2; done; "
+            "echo $i; done", timeout_sec=120).split(), ["1", "2", "3"])
         self.s.run("pkill -f 'http.serve[r]'")
         for cmd in ("yes >&2 & echo up", "exec 3>&1; (sleep 785 >&3 &) ; echo up",
                     "sleep 785 >/dev/null & echo up", "(setsid -f sleep 785); echo up"):
@@ -217,3 +217,89 @@ class Buffered(unittest.TestCase):
     def test_cwd_env_user(self):
         self.assertEqual(self.s.sh("pwd; echo $X; id -un", cwd="/tmp", env={"X": "y"},
                                    user="root"), "/tmp\ny\nroot\n")
+
+
+class Meanwhile(unittest.TestCase):
+    """What happens to the sandbox under a command is told in the sandbox's words."""
+
+    def begin(self, s):
+        """A command by each way; what each will have said."""
+        def buffered():
+            told["rest"] = s.world.api("POST", f"/v1/sandboxes/{s.id}/exec",
+                                       {"cmd": "echo so far; exec sleep 787"})
+
+        told = {}
+        thread = threading.Thread(target=buffered)
+        thread.start()
+        cli = s.world.popen("exec", s.id, "--", "sh", "-c", "echo up; exec sleep 788",
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        cli.stdout.readline()
+        lib.wait_until("it runs", lambda: s.run("pgrep -x sleep")["stdout"].count("\n") == 2)
+
+        def end():
+            thread.join()
+            _, error = cli.communicate(timeout=60)
+            a = told["rest"]
+            for text in (a.body.decode(), error.decode()):
+                for word in ("Recv", "Send", "transfer", "outstanding", "curl", "abort"):
+                    self.assertNotIn(word, text)
+            self.assertEqual((a.status, a.error(), a.json()["error"]["details"]["stdout"]),
+                             (409, "conflict", "so far\n"), a.body)
+            return a.json()["error"], error.decode(), cli.returncode
+
+        return end
+
+    def test_pause_rollback_and_destroy(self):
+        s = lib.world().create()
+        self.addCleanup(s.delete)
+        end = self.begin(s)
+        s.pause()
+        error, said, code = end()
+        pid = error["details"]["pid"]
+        self.assertEqual(error["message"], f"the sandbox was paused: the command (pid {pid}) goes on "
+                         "in it when it is resumed")
+        self.assertEqual(error["details"]["process"], "running")
+        self.assertRegex(said, r"^stasis: the sandbox was paused: the command \(pid \d+\) goes on in "
+                         r"it when it is resumed\n$")
+        self.assertEqual(code, 5)
+        s.resume()
+        self.assertEqual(s.sh(f"cat /proc/{pid}/comm"), "sleep\n")
+        s.sh("pkill -x sleep")
+        s.snapshot("meanwhile")
+        self.addCleanup(lambda: s.world.api("DELETE", "/v1/snapshots/meanwhile"))
+        end = self.begin(s)
+        s.resume(**{"from": "meanwhile"})
+        error, said, code = end()
+        self.assertIn("went back to a snapshot", error["message"])
+        self.assertEqual(error["details"]["process"], "gone")
+        self.assertIn("went back to a snapshot", said)
+        self.assertEqual(code, 5)
+        end = self.begin(s)
+        s.delete()
+        error, said, code = end()
+        self.assertIn("was destroyed (killed)", error["message"])
+        self.assertEqual((error["cause"], error["details"]["process"]), ("killed", "gone"))
+        self.assertIn("was destroyed (killed)", said)
+        self.assertEqual(code, 5)
+
+    def test_time_out_of_the_sandbox(self):
+        for kind, text, code in (("pause", "the sandbox was paused: ", 5),
+                                 ("kill", "the sandbox ended (timeout): ", 8)):
+            s = lib.world().create(on_timeout=kind)
+            self.addCleanup(s.delete)
+            end = self.begin(s)
+            s.ok(s.world.api("POST", f"/v1/sandboxes/{s.id}/timeout", {"timeout_sec": 1}))
+            error, said, got = end()
+            self.assertIn(text, error["message"])
+            self.assertIn(text, said)
+            self.assertEqual(got, code)
+
+    def test_crash(self):
+        s = lib.world().create()
+        self.addCleanup(s.delete)
+        end = self.begin(s)
+        os.kill(lib.vmm_of(s.world, s)[-1], signal.SIGKILL)
+        error, said, code = end()
+        self.assertRegex(error["message"], r"the sandbox ended \((vmm_crash|shim_lost|pager_lost)\)")
+        self.assertIn("the sandbox ended (", said)
+        self.assertEqual(code, 5)

@@ -223,6 +223,8 @@ int guest_open(struct cli *c, const char *id, const char *user, struct guest *re
 	g.id = strdup(real);
 	g.token = strdup(token);
 	g.user = user ? strdup(user) : NULL;
+	const char *since = json_string_value(json_object_get(j, "started_at"));
+	snprintf(g.since, sizeof g.since, "%s", since ? since : "");
 	rc = guest_init(c, &g, e);
 	if (rc < 0)
 		return rc;

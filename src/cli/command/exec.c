@@ -16,13 +16,13 @@
 #include "base/json.h"
 #include "base/str.h"
 #include "cli/base/api.h"
+#include "cli/base/ending.h"
 #include "cli/base/output.h"
 #include "cli/base/term.h"
 #include "cli/command/all.h"
 
 #define INPUT_CHUNK 32768
 #define CONTROL_TIMEOUT_MS 5000
-#define END_WAIT_SEC "10" // for the server to know why a connection broke
 #define GRACE_NS (2 * NSEC_PER_SEC)
 // A guest that does not answer any more keeps nobody here: at so many signals, or so long after the
 // first one, it is left alone.
@@ -157,38 +157,6 @@ static int signal_number(const char *status)
 	return 0;
 }
 
-static int stop_waiting(void *ctx)
-{
-	(void)ctx;
-	return term_interrupts(NULL) ? -1 : 0;
-}
-
-// A connection that broke because the sandbox ended, or was paused, says so. Its end is waited for:
-// the connection breaks before the server has written down why.
-static int explain_end(struct cli *c, const char *id, int rc, struct err *e)
-{
-	_cleanup_json_ json_t *s = NULL;
-	_cleanup_free_ char *path = NULL;
-	struct err lost = {0};
-	if ((e->code != ERR_BAD_GATEWAY && e->code != ERR_UNAVAILABLE) ||
-		api_sandbox_path(id, "/wait?state=stopped,paused&timeout_sec=" END_WAIT_SEC, &path,
-			&lost) < 0)
-		return rc;
-	int found = api_call_with(c,
-		&(struct http_call){.method = "GET", .path = path, .tick = stop_waiting}, &s,
-		&lost);
-	if (found < 0 && lost.code != ERR_NOT_FOUND && !lost.cause[0])
-		return rc;
-	if (str_eq(json_string_value(json_object_get(s, "state")), "paused"))
-		return err_set(e, ERR_CONFLICT,
-			"the sandbox was paused: the command goes on in it when it is resumed");
-	const char *cause = json_string_value(json_object_get(s, "cause"));
-	if (!cause)
-		cause = lost.cause[0] ? lost.cause : "removed";
-	return err_set(e, str_eq(cause, "timeout") ? ERR_TIMEOUT : ERR_CONFLICT,
-		"the sandbox ended (%s): the command is gone with it", cause);
-}
-
 static int exec_buffered(struct cli *c, const char *id, char *const *command,
 	const struct exec_options *o, struct err *e)
 {
@@ -210,7 +178,7 @@ static int exec_buffered(struct cli *c, const char *id, char *const *command,
 	if (rc == 0)
 		rc = api_call(c, "POST", path, body, &answer, e);
 	if (rc < 0)
-		return explain_end(c, id, rc, e);
+		return rc;
 	const char *sig = json_string_value(json_object_get(answer, "signal"));
 	_cleanup_free_ char *status = str_printf("signal: %s", sig ? sig : "");
 	c->exit_code = sig ? 128 + (status ? signal_number(status) : 0)
@@ -250,6 +218,27 @@ static int run(struct cli *c, struct exec *x, struct envd_process *p, struct err
 	return 0;
 }
 
+static int explain_end(struct cli *c, const struct exec *x, int rc, struct err *e)
+{
+	char paused[120], gone[60], unknown[120] = "";
+	uint32_t pid = x->pid;
+	if (pid) {
+		snprintf(paused, sizeof paused,
+			"the command (pid %u) goes on in it when it is resumed", pid);
+		snprintf(gone, sizeof gone, "the command (pid %u) is gone with it", pid);
+		snprintf(unknown, sizeof unknown,
+			"the connection to the sandbox was lost: whether the command (pid %u) goes "
+			"on is not known",
+			pid);
+	} else {
+		snprintf(paused, sizeof paused, "whether the command had started is not known");
+		snprintf(gone, sizeof gone, "the command, if it had started, is gone with it");
+	}
+	const struct ending_words words = {
+		.paused = paused, .gone = gone, .unknown = *unknown ? unknown : NULL};
+	return ending_explain(c, &x->stream, &words, rc, e);
+}
+
 static int exec_stream(struct cli *c, const char *id, struct exec *x, struct envd_process *p,
 	const char *user, struct err *e)
 {
@@ -271,7 +260,7 @@ static int exec_stream(struct cli *c, const char *id, struct exec *x, struct env
 	}
 	rc = run(c, x, p, e);
 	term_restore(&term);
-	return rc < 0 ? explain_end(c, x->stream.id, rc, e) : 0;
+	return rc < 0 ? explain_end(c, x, rc, e) : 0;
 }
 
 int exec_check(const struct cli *c, const struct exec_options *o, struct err *e)

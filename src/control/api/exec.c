@@ -6,6 +6,7 @@
 #include "base/str.h"
 #include "control/api/agents.h"
 #include "control/api/exec_answer.h"
+#include "control/api/exec_end.h"
 #include "control/api/find.h"
 #include "control/api/reply.h"
 #include "control/api/work.h"
@@ -185,8 +186,16 @@ static int stop_error(struct exec *x, uint64_t timeout_sec, struct err *e)
 	}
 }
 
+// Not by an answer of the agent's.
+static bool is_broken(const struct exec *x, const struct err *e)
+{
+	return e->code == ERR_BAD_GATEWAY || e->code == ERR_UNAVAILABLE ||
+	       (e->code == ERR_TIMEOUT && !x->result.pid);
+}
+
 // What the end of the call to the agent means.
-static int explain(struct exec *x, uint64_t timeout_sec, int rc, struct err *e)
+static int explain(struct control *c, struct exec *x, struct sandbox_row *row, uint64_t timeout_sec,
+	int rc, struct err *e)
 {
 	if (x->stop != STOP_NONE)
 		return stop_error(x, timeout_sec, e);
@@ -197,6 +206,8 @@ static int explain(struct exec *x, uint64_t timeout_sec, int rc, struct err *e)
 			"group",
 			(unsigned)timeout_sec);
 	}
+	if (is_broken(x, e))
+		return exec_explain(c, x->req, row, x->began_ns, &x->result, e);
 	return rc;
 }
 
@@ -283,7 +294,7 @@ static int run(struct control *c, struct exec *x, const struct exec_body *b, str
 	r = call_agent(c, x, id, &p, &x->result.exit, e);
 	x->result.ended = r == 0;
 	if (r < 0)
-		r = explain(x, b->timeout_sec, r, e);
+		r = explain(c, x, row, b->timeout_sec, r, e);
 	if (x->feeder_runs)
 		pthread_join(x->feeder, NULL);
 	return r;

@@ -78,10 +78,11 @@ def envelope(message, flags=0):
 
 class Agent:
     """The guest's agent behind the edge, for a program that is played: what it wrote, and how it
-    ends. With hold it runs until it gets a signal."""
+    ends. With hold it runs until it gets a signal, with breaks its connection is lost before its end."""
 
-    def __init__(self, out=b"", err=b"", exit_code=0, error=None, hold=False):
+    def __init__(self, out=b"", err=b"", exit_code=0, error=None, hold=False, breaks=False):
         self.out, self.err, self.exit_code, self.error, self.hold = out, err, exit_code, error, hold
+        self.breaks = breaks
         self.started, self.signals, self.input = None, [], b""
         self.running, self.ended, self.closed = (threading.Event() for _ in range(3))
 
@@ -95,6 +96,8 @@ class Agent:
         h.send_response(200)
         h.send_header("Content-Type", "application/connect+json")
         h.send_header("Connection", "close")
+        if self.breaks:
+            h.send_header("Content-Length", "1000000")
         h.end_headers()
         h.close_connection = True
 
@@ -110,6 +113,8 @@ class Agent:
                 event(data={name: base64.b64encode(data).decode()})
         h.wfile.flush()
         self.running.set()
+        if self.breaks:
+            return False
         if self.started.get("stdin"):
             self.closed.wait(60)
             event(data={"stdout": base64.b64encode(self.input).decode()})

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """run.py STASIS: stasis run and exec against a played server and agent: what is passed, and that --rm
 removes the sandbox on every way out."""
+import json
 import os
 import signal
 import subprocess
@@ -15,8 +16,9 @@ import played  # noqa: E402
 from played import ID, Agent, error  # noqa: E402
 
 STASIS = sys.argv[1]
+STARTED = "2026-01-31T12:00:00.123Z"
 SANDBOX = {"id": ID, "name": None, "state": "running", "envd_token": "t", "cause": None,
-           "phases": [{"name": "slot", "us": 1500}]}
+           "started_at": STARTED, "phases": [{"name": "slot", "us": 1500}]}
 
 
 class Case(unittest.TestCase):
@@ -116,43 +118,67 @@ class WaysOut(Case):
             self.assertIn("prog: no", s.run("run", "--rm", "--", "prog", code=code).stderr)
             self.assertTrue(self.removed(s))
 
+    def happened(self, *events):
+        """The events of the sandbox since its start, one a line."""
+        lines = [json.dumps({"kind": kind, "cause": cause}) + "\n" for kind, cause in events]
+        return 200, ("application/x-ndjson", "".join(lines).encode())
+
     def test_agent_that_is_lost(self):
         s = self.serve()
-        s.routes[f"GET /v1/sandboxes/{ID}/wait"] = error(504, "timeout", "it is running")
+        s.routes["GET /v1/events"] = self.happened(("running", None))
         s.routes["POST /process.Process/Start"] = lambda _: None
         s.run("run", "--rm", "--", "prog", code=7)
         self.assertTrue(self.removed(s))
 
     def test_sandbox_that_ended_meanwhile(self):
-        """Its end is waited for: at first it is still stopping."""
-        gone = "the sandbox ended (%s): the command is gone with it"
-        for answer, text, code in (
-                ((200, {**SANDBOX, "state": "stopped", "cause": "timeout"}), gone % "timeout", 8),
-                ((200, {**SANDBOX, "state": "stopped", "cause": "killed"}), gone % "killed", 5),
-                ((200, {**SANDBOX, "state": "paused"}), "the sandbox was paused: the command goes "
-                 "on in it when it is resumed", 5),
-                (error(409, "conflict", "it is in error", cause="vmm_crash"), gone % "vmm_crash", 5),
-                (error(404, "not_found", "it has ended"), gone % "removed", 5)):
-            s = self.serve()
-            s.routes[f"GET /v1/sandboxes/{ID}/wait"] = answer
-            s.routes["POST /process.Process/Start"] = lambda _: None
-            s.routes[f"POST /v1/sandboxes/{ID}/exec"] = error(502, "bad_gateway", "it broke")
+        """Its end is told, not the connection's. It is waited for: at first there is none."""
+        for kind, cause, text, code in (
+                ("stopped", "timeout", "ended (timeout): the command (pid 77) is gone with it", 8),
+                ("stopped", "killed", "was destroyed (killed): the command (pid 77) is gone with it", 5),
+                ("stopped", "vmm_crash", "ended (vmm_crash): the command (pid 77) is gone with it", 5),
+                ("rolled_back", None, "went back to a snapshot: the command (pid 77) is gone with it", 5),
+                ("paused", None, "was paused: the command (pid 77) goes on in it when it is resumed", 5)):
+            s = self.serve(Agent(b"so far\n", breaks=True))
+            s.routes["GET /v1/events"] = self.happened(("running", None), ("timeout_set", None), (kind, cause))
             s.routes[f"DELETE /v1/sandboxes/{ID}"] = error(404, "not_found", "it has ended")
-            for args in (["run", "--rm", "--"], ["exec", ID, "--"],
-                         ["exec", "-o", "json", ID, "--"]):
+            for args in (["run", "--rm", "--"], ["exec", ID, "--"], ["exec", "-i", ID, "--"]):
                 done = s.run(*args, "prog", code=code)
-                self.assertEqual(done.stderr, f"stasis: {text}\n")
+                self.assertEqual((done.stdout, done.stderr), ("so far\n", f"stasis: the sandbox {text}\n"))
             for r in s.asked:
-                if r.path.endswith("/wait"):
-                    self.assertEqual(r.query, {"state": "stopped,paused", "timeout_sec": "10"})
+                if r.path == "/v1/events":
+                    self.assertEqual(r.query, {"follow": "1", "since": STARTED, "sandbox": ID})
 
     def test_connection_that_broke_alone(self):
-        """The sandbox goes on, or the server knows no more: what failed is said, as before."""
-        for answer in (error(504, "timeout", "it is running"), error(503, "unavailable", "no"), None):
-            s = self.serve(buffered=error(502, "bad_gateway", "it broke"))
-            s.routes[f"GET /v1/sandboxes/{ID}/wait"] = answer
+        """The sandbox goes on, or the server knows no more: what failed is said, in words of ours."""
+        for answer in (self.happened(("running", None)), error(503, "unavailable", "no"), None):
+            s = self.serve(Agent(breaks=True), buffered=error(502, "bad_gateway", "it broke"))
+            s.routes["GET /v1/events"] = answer
             done = s.run("exec", "-o", "json", ID, "--", "prog", code=7)
             self.assertEqual(done.stderr, "stasis: it broke\n")
+            done = s.run("exec", ID, "--", "prog", code=7)
+            self.assertEqual(done.stderr, "stasis: the connection to the sandbox was lost: whether "
+                             "the command (pid 77) goes on is not known\n")
+
+    def test_connections_that_fail(self):
+        """In words of ours, whatever libcurl says of them."""
+        def half(request):
+            h = request.handler
+            h.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+            h.close_connection = True
+            return False
+
+        def other(request):
+            request.handler.wfile.write(b"220 mail.example ESMTP\r\n")
+            request.handler.close_connection = True
+            return False
+
+        for answer, text in ((half, "the connection ended before the answer was complete"),
+                             (lambda _: None, "the connection ended before an answer"),
+                             (other, "the answer is not HTTP, or libcurl was built without https://")):
+            s = self.serve()
+            s.routes["GET /v1/health"] = answer
+            done = s.run("health", code=None)
+            self.assertEqual(done.stderr, f"stasis: GET /v1/health: {text}\n")
 
     def test_sandbox_that_has_ended(self):
         for state, cause in (("stopped", "timeout"), ("error", "host_lost")):

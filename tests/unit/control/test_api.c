@@ -26,6 +26,7 @@ static struct {
 	char base_url[80], token[80], user[32], cwd[64];
 	uint64_t timeout_ms;
 	enum err_code kill_answer; // ERR_NONE: it was killed
+	void (*meanwhile)(void);   // what breaks the connection of "broken"
 } agent;
 
 int envd_unary(struct http_client *c, const struct envd_target *t, const char *method, json_t *req,
@@ -96,6 +97,11 @@ int envd_run(struct http_client *c, const struct envd_target *t, const struct en
 	if (str_eq(what, "long")) {
 		p->on_data(p->ctx, 1, "so f\xc3\xa9\xc3", 7);
 		return err_set(e, ERR_TIMEOUT, "killed");
+	}
+	if (str_eq(what, "broken")) {
+		p->on_data(p->ctx, 1, "so far", 6);
+		agent.meanwhile();
+		return err_set(e, ERR_BAD_GATEWAY, "POST /process.Process/Start: Recv failure");
 	}
 	if (str_eq(what, "background")) {
 		assert_true(p->end_on_exit);
@@ -509,6 +515,74 @@ static void test_exec_that_is_too_long(void **state)
 	assert_true(json_is_null(json_object_get(details, "exit_code")));
 }
 
+static struct {
+	struct fixture *f;
+	char id[64];
+} broken;
+
+static void is_paused(void)
+{
+	struct host_sandbox now;
+	struct hostagent *h = &broken.f->host;
+	char op[UUID_SIZE];
+	id_new_uuid(op);
+	h->ops->pause(h->host, op, broken.id, &now, NULL);
+}
+
+static void is_destroyed(void)
+{
+	model_end(&broken.f->model, broken.id, "killed");
+}
+
+static void times_out(void)
+{
+	model_end(&broken.f->model, broken.id, "timeout");
+}
+
+static void crashes(void)
+{
+	model_end(&broken.f->model, broken.id, "vmm_crash");
+}
+
+static void goes_on(void)
+{
+}
+
+// What happened to the sandbox is the answer, not what became of the connection.
+static void test_exec_whose_connection_breaks(void **state)
+{
+	static const struct {
+		void (*meanwhile)(void);
+		int status;
+		const char *message, *process, *cause;
+	} cases[] = {
+		{is_paused, 409, "was paused: the command (pid 77) goes on", "running", NULL},
+		{is_destroyed, 409, "was destroyed (killed)", "gone", "killed"},
+		{times_out, 409, "ended (timeout)", "gone", "timeout"},
+		{crashes, 409, "ended (vmm_crash)", "gone", "vmm_crash"},
+		{goes_on, 502, "agent went away", "unknown", NULL},
+	};
+	struct fixture *f = *state;
+	broken.f = f;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char path[200];
+		create_box(f, NULL, broken.id);
+		path_of(broken.id, "/exec", path);
+		agent.meanwhile = cases[i].meanwhile;
+		_cleanup_json_ json_t *j =
+			call(f, "POST", path, "{\"cmd\":\"broken\"}", cases[i].status);
+		json_t *error = json_object_get(j, "error");
+		json_t *details = json_object_get(error, "details");
+		assert_non_null(strstr(text(error, "message"), cases[i].message));
+		assert_null(strstr(text(error, "message"), "Recv"));
+		assert_string_equal(text(details, "process"), cases[i].process);
+		assert_string_equal(text(details, "stdout"), "so far");
+		assert_int_equal(json_integer_value(json_object_get(details, "pid")), 77);
+		if (cases[i].cause)
+			assert_string_equal(text(error, "cause"), cases[i].cause);
+	}
+}
+
 static int once_it_runs(void *ctx)
 {
 	return __atomic_load_n(&agent.hangs, __ATOMIC_SEQ_CST);
@@ -788,6 +862,7 @@ int main(void)
 		T(test_exec),
 		T(test_exec_greets_an_agent_that_has_lost_its_settings),
 		T(test_exec_that_is_too_long),
+		T(test_exec_whose_connection_breaks),
 		T(test_exec_of_gone_client_is_killed),
 		T(test_keys),
 		T(test_events),
