@@ -157,6 +157,23 @@ class Buffered(unittest.TestCase):
         a = self.s.run("printf t", encoding="base64")
         self.assertEqual((a["stdout"], a["stdout_encoding"]), (lib.b64(b"t"), "base64"))
 
+    def test_text_is_utf8(self):
+        """Characters are whole in commands, and so is what they write; a locale of one's own wins."""
+        a = self.s.run("printf é | wc -m; echo café | sed 's/.$/X/'; python3 -c 'print(\"é\", "
+                       "__import__(\"sys\").stdout.encoding)'; echo ${LC_ALL-none}")
+        self.assertEqual((a["stdout"], a["stdout_encoding"]), ("1\ncafX\né utf-8\nnone\n", "utf8"))
+        self.assertEqual(self.s.sh("echo $LANG", env={"LANG": "C"}), "C\n")
+        a = self.post(args=["locale", "charmap"]).json()
+        self.assertEqual((a["stdout"], a["stderr"]), ("UTF-8\n", ""))
+        a = self.post(cmd="mkdir -p /tmp/ü/日本; cd /tmp/ü; ls; echo $B", env={"B": "ß"},
+                      cwd="/tmp").json()
+        self.assertEqual(a["stdout"], "日本\nß\n" if a["exit_code"] == 0 else None, a)
+        self.assertEqual(self.s.sh("pwd", cwd="/tmp/ü/日本"), "/tmp/ü/日本\n")
+        # Cut in the middle of a character by the limit: a whole one less, and text all the same.
+        a = self.s.run("printf x; yes é | tr -d '\\n' | head -c 9000000")
+        self.assertEqual((a["stdout_encoding"], a["truncated"]), ("utf8", True))
+        self.assertEqual(len(a["stdout"].encode()), (8 << 20) - 1)
+
     def test_input(self):
         data = bytes(range(256))
         a = self.s.run("cat", stdin=lib.b64(data))

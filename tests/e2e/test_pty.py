@@ -90,6 +90,8 @@ class Pty(unittest.TestCase):
         t = self.shell()
         t.send("test -t 0 && test -t 1 && echo kind=$TERM\n")
         t.expect("kind=xterm")
+        t.send("cd $(mktemp -d); touch café; ls; locale charmap\n")
+        self.assertIn("café", t.expect("UTF-8"))
         t.send("exit\n")
         self.assertEqual(t.wait(), 0)
 

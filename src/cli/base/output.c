@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/base/output.h"
+#include <locale.h>
 #include <stdarg.h>
 #include <string.h>
+#include <wchar.h>
 #include "base/clock.h"
 #include "base/str.h"
 
@@ -66,12 +68,29 @@ void table_cell(struct table *t, const char *fmt, ...)
 	add_cell(t, n < 0 ? NULL : text);
 }
 
-static size_t width_of(const char *s)
+// Columns of a terminal: a wide character has two, a combining one none. locale is one of UTF-8, or
+// 0: then each character counts as one.
+static size_t width_of(const char *s, locale_t locale)
 {
-	size_t n = 0;
-	for (; *s; s++)
-		n += ((unsigned char)*s & 0xc0) != 0x80; // characters, not bytes
-	return n;
+	size_t width = 0, n = strlen(s);
+	mbstate_t state = {0};
+	locale_t before = locale ? uselocale(locale) : 0;
+	while (n > 0) {
+		wchar_t c;
+		size_t len = locale ? mbrtowc(&c, s, n, &state) : 0;
+		bool known = len > 0 && len <= n;
+		if (!known) {
+			state = (mbstate_t){0};
+			len = 1;
+		}
+		int columns = known ? wcwidth(c) : ((unsigned char)*s & 0xc0) != 0x80;
+		width += columns < 0 ? 1 : (size_t)columns;
+		s += len;
+		n -= len;
+	}
+	if (locale)
+		uselocale(before);
+	return width;
 }
 
 bool output_colored(FILE *out)
@@ -124,8 +143,9 @@ int table_print(struct table *t, FILE *out)
 	bool colored = t->states && output_colored(out);
 	if (t->failed)
 		return -ENOMEM;
+	locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
 	for (size_t i = first; i < t->n; i++)
-		width[i % t->columns] = MAX(width[i % t->columns], width_of(t->cells[i]));
+		width[i % t->columns] = MAX(width[i % t->columns], width_of(t->cells[i], utf8));
 	for (size_t i = first; i < t->n; i++) {
 		size_t column = i % t->columns;
 		const char *color = colored && column == t->states && i >= t->columns
@@ -136,8 +156,11 @@ int table_print(struct table *t, FILE *out)
 		if (column == t->columns - 1)
 			fputc('\n', out);
 		else
-			fprintf(out, "%*s", (int)(width[column] - width_of(t->cells[i]) + 2), "");
+			fprintf(out, "%*s", (int)(width[column] - width_of(t->cells[i], utf8) + 2),
+				"");
 	}
+	if (utf8)
+		freelocale(utf8);
 	return fflush(out) == 0 ? 0 : -errno;
 }
 

@@ -281,9 +281,12 @@ int exec_command(
 		return exec_buffered(c, id, command, o, e);
 	if (o->tty && !o->env)
 		o->env = json_object();
-	const char *kind = getenv("TERM");
-	if (o->tty && kind && *kind && !json_object_get(o->env, "TERM"))
-		json_object_set_new(o->env, "TERM", json_string(kind));
+	static const char *const of_terminal[] = {"TERM", "COLORTERM"};
+	for (size_t i = 0; o->tty && i < ARRAY_SIZE(of_terminal); i++) {
+		const char *kind = getenv(of_terminal[i]);
+		if (kind && *kind && !json_object_get(o->env, of_terminal[i]))
+			json_object_set_new(o->env, of_terminal[i], json_string(kind));
+	}
 	// Not on the stack: a feeder that could not be joined goes on looking at it until exit.
 	struct exec *x = calloc(1, sizeof *x);
 	if (!x)

@@ -589,16 +589,16 @@ class Processes(Case):
     def test_credentials_and_environment(self):
         import pwd
         u = pwd.getpwnam(USER)
-        s = self.a.sh("id -u; id -g; id -G; echo $HOME,$USER,$LOGNAME,$A,$E2B_SANDBOX; env | wc -l", user=USER,
-                      cwd="/", envs={"A": "b c"})
+        s = self.a.sh("id -u; id -g; id -G; echo $HOME,$USER,$LOGNAME,$A,$E2B_SANDBOX,$LANG; "
+                      "env | grep -cvE '^(LC_|LANGUAGE)'", user=USER, cwd="/", envs={"A": "b c", "LANG": "x"})
         s.begin()
         s.finish()
         lines = s.out["stdout"].decode().split("\n")
         self.assertEqual(lines[0], str(u.pw_uid))
         self.assertEqual(lines[1], str(u.pw_gid))
         self.assertEqual(lines[2].split(), [str(g) for g in os.getgrouplist(USER, u.pw_gid)])
-        self.assertEqual(lines[3], f"{u.pw_dir},{USER},{USER},b c,true")
-        self.assertEqual(int(lines[4]), 6 + 3)  # and bash's PWD, SHLVL, _
+        self.assertEqual(lines[3], f"{u.pw_dir},{USER},{USER},b c,true,x")
+        self.assertEqual(int(lines[4]), 7 + 3)  # and bash's PWD, SHLVL, _
 
     def test_child_starts_clean(self):
         s = self.a.start("/bin/sh", "-c", "grep -E '^Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd; cat "

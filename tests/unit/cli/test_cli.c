@@ -202,6 +202,24 @@ static void tables_align_and_hide_control_characters(void **state)
 	assert_string_equal(text, "ID     NAME\ncaf\xc3\xa9   a?[31mb?\n???\xc2\xa0?  y\n");
 }
 
+// By columns of the terminal: a wide character has two, a combining one none.
+static void tables_align_wide_characters(void **state)
+{
+	_cleanup_table_ struct table t;
+	_cleanup_free_ char *text = NULL;
+	size_t size;
+	static const char *const cells[] = {"\xe6\x97\xa5\xe6\x9c\xac", "1", "cafe\xcc\x81", "2",
+		"\xf0\x9f\x98\x80", "3", "bad\xff\xc3", "4"};
+	table_init(&t, (const char *const[]){"A", "B", NULL});
+	for (size_t i = 0; i < ARRAY_SIZE(cells); i++)
+		table_cell(&t, "%s", cells[i]);
+	FILE *f = open_memstream(&text, &size);
+	assert_int_equal(table_print(&t, f), 0);
+	fclose(f);
+	assert_string_equal(text, "A      B\n\xe6\x97\xa5\xe6\x9c\xac   1\ncafe\xcc\x81   2\n"
+				  "\xf0\x9f\x98\x80     3\nbad\xff\xc3  4\n");
+}
+
 static void human(void **state)
 {
 	char out[32];
@@ -254,6 +272,7 @@ int main(void)
 		cmocka_unit_test(synonyms_lead_to_commands),
 		cmocka_unit_test(every_command_has_its_help),
 		cmocka_unit_test(tables_align_and_hide_control_characters),
+		cmocka_unit_test(tables_align_wide_characters),
 		cmocka_unit_test(human),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

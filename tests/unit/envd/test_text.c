@@ -196,10 +196,45 @@ static void test_later_variables_win(void **state)
 	assert_string_equal(env_get(env, "E"), "");
 	assert_string_equal(env_get(env, "LONG"), "a=b\nc");
 	assert_null(env_get(env, "LON"));
-	size_t n = 0;
-	while (env[n])
-		n++;
-	assert_int_equal(n, 8);
+	for (size_t i = 0; env[i]; i++)
+		for (size_t k = i + 1; env[k]; k++)
+			assert_true(strncmp(env[i], env[k], strcspn(env[i], "=") + 1) != 0);
+}
+
+// UTF-8 unless somebody says otherwise.
+static void test_locale(void **state)
+{
+	_cleanup_free_ char **env = NULL, **asked = NULL;
+	assert_int_equal(env_build("/bin", "u", "/", NULL, NULL, &env, NULL), 0);
+	assert_true(access("/etc/default/locale", F_OK) == 0 ||
+		    access("/etc/locale.conf", F_OK) == 0 ||
+		    str_eq(env_get(env, "LANG"), "C.UTF-8"));
+	assert_non_null(env_get(env, "LANG"));
+	_cleanup_json_ json_t *request = json_pack("{s:s}", "LANG", "tr_TR.UTF-8");
+	assert_int_equal(env_build("/bin", "u", "/", NULL, request, &asked, NULL), 0);
+	assert_string_equal(env_get(asked, "LANG"), "tr_TR.UTF-8");
+
+	static const char file[] =
+		"# LANG=no\nLANG=\"de_DE.UTF-8\"\nLANGUAGE='de:en'\n LC_TIME=x\n"
+		"LC_NUMERIC=C.UTF-8 # as it is\r\nPATH=/evil\nLD_PRELOAD=x\nLC_\n"
+		"LC_BAD=\xff\nLC_=x\nLANGS=x\nLC_ALL=";
+	char path[] = "/tmp/locale-XXXXXX";
+	_cleanup_close_ int fd = mkstemp(path);
+	assert_int_equal(write(fd, file, sizeof file - 1), sizeof file - 1);
+	_cleanup_json_ json_t *all = json_pack("{s:s}", "LANG", "C.UTF-8");
+	env_add_locale(all, path);
+	_cleanup_json_ json_t *want = json_pack("{s:s, s:s, s:s, s:s}", "LANG", "de_DE.UTF-8",
+		"LANGUAGE", "de:en", "LC_NUMERIC", "C.UTF-8", "LC_ALL", "");
+	assert_true(json_equal(all, want));
+	// Neither waits nor takes what is no such file.
+	assert_int_equal(unlink(path), 0);
+	static const char *const none[] = {"/no/such", "/dev/zero", "/tmp", "/dev/tty"};
+	for (size_t i = 0; i < ARRAY_SIZE(none); i++)
+		env_add_locale(all, none[i]);
+	assert_int_equal(mkfifo(path, 0600), 0);
+	env_add_locale(all, path);
+	assert_int_equal(unlink(path), 0);
+	assert_true(json_equal(all, want));
 }
 
 static void test_bad_variables_are_refused(void **state)
@@ -456,6 +491,7 @@ int main(void)
 		cmocka_unit_test(test_bad_paths_are_refused),
 		cmocka_unit_test(test_paths_are_cut),
 		cmocka_unit_test(test_later_variables_win),
+		cmocka_unit_test(test_locale),
 		cmocka_unit_test(test_bad_variables_are_refused),
 		cmocka_unit_test(test_modes_read_as_go_writes_them),
 		cmocka_unit_test(test_times_have_years_that_clients_know),
