@@ -244,11 +244,12 @@ static int start_http(struct control *c, struct err *e)
 	return http_server_start(&cfg, &c->http, e);
 }
 
-static int start_edge(struct control *c, const char *nginx, struct err *e)
+static int start_edge(struct control *c, const struct control_config *config, struct err *e)
 {
 	_cleanup_free_ char *dir = str_printf("%s/nginx", c->run_dir);
 	const struct edge_config cfg = {
-		.nginx = nginx,
+		.nginx = config->nginx,
+		.trusted = config->trusted,
 		.dir = dir,
 		.listen = c->listen,
 		.domain = c->domain,
@@ -331,7 +332,7 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 		r = start_http(c, e);
 	}
 	if (r == 0 && !cfg->no_edge)
-		r = start_edge(c, cfg->nginx, e);
+		r = start_edge(c, cfg, e);
 	if (r == 0)
 		r = start_threads(c, e);
 	if (r == 0)

@@ -16,6 +16,7 @@ struct control_config {
 	const char *listen;   // address:port of the edge; NULL: CONTROL_LISTEN_DEFAULT
 	const char *domain;   // {port}-{id}.<domain>; NULL: CONTROL_DOMAIN_DEFAULT
 	const char *nginx;    // program; NULL: "nginx"
+	const char *trusted;  // see struct edge_config; NULL: its default
 	bool no_edge;	      // only the socket: for tests and benchmarks
 	struct hostagent host;
 };

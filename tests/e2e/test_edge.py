@@ -51,6 +51,23 @@ class H(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("0.0.0.0", 8091), H).serve_forever()
 """
 
+# Tells its clients what they sent.
+HEADS = r"""
+import http.server
+class H(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = (self.requestline + "\r\n" + str(self.headers)).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Policy", "p" * 50000)
+        self.send_header("X-Policy-2", "q" * 50000)
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *a): pass
+http.server.ThreadingHTTPServer(("0.0.0.0", 8092), H).serve_forever()
+"""
+
 
 def listening(s, port):
     return s.run(f"python3 -c \"import socket; socket.create_connection(('127.0.0.1', {port}))\""
@@ -63,17 +80,17 @@ class Ports(unittest.TestCase):
         cls.s = lib.shared()
         cls.w = cls.s.world
         cls.s.sh("mkdir -p /tmp/www && echo page > /tmp/www/index.html")
-        for name, program in (("echo", ECHO), ("ticks", TICKS)):
+        for name, program in (("echo", ECHO), ("ticks", TICKS), ("heads", HEADS)):
             cls.s.sh(f"cat > /tmp/{name}.py", stdin=lib.b64(program.encode()))
         for command in ("python3 -m http.server -d /tmp/www 8088", "python3 /tmp/echo.py",
-                        "python3 /tmp/ticks.py"):
+                        "python3 /tmp/ticks.py", "python3 /tmp/heads.py"):
             cls.s.sh(f"setsid {command} >/dev/null 2>&1 </dev/null &")
-        for port in (8088, 8090, 8091):
+        for port in (8088, 8090, 8091, 8092):
             lib.wait_until(f"port {port}", lambda port=port: listening(cls.s, port), 60)
 
     @classmethod
     def tearDownClass(cls):
-        cls.s.run("pkill -f 'http.server|echo.py|ticks.py'; rm -rf /tmp/www /tmp/go")
+        cls.s.run("pkill -f 'http.server|echo.py|ticks.py|heads.py'; rm -rf /tmp/www /tmp/go")
 
     def test_by_header(self):
         a = self.s.edge("GET", "/", port=8088, token=False)
@@ -87,6 +104,36 @@ class Ports(unittest.TestCase):
         a = self.w.api("GET", "/", key="",
                        headers={"Host": f"8088-{self.s.id}.localhost:{self.w.port}"})
         self.assertEqual((a.status, a.body), (200, b"page\n"))
+
+    def heads(self, path="/", **headers):
+        headers = {k.replace("__", "-"): v for k, v in headers.items()}
+        c = http.client.HTTPConnection("127.0.0.1", self.w.port, timeout=60)
+        c.request("GET", path, headers={"Host": f"8092-{self.s.id}.localhost", **headers})
+        a = c.getresponse()
+        self.assertEqual(a.status, 200)
+        self.assertEqual(len(a.getheader("X-Policy")), 50000)
+        seen = a.read().decode()
+        c.close()
+        return seen
+
+    def test_headers_of_any_name_and_length(self):
+        seen = self.heads("/a//b/%2F..?x=1", session_id="abc", X_b="1", **{"x.y": "2"},
+                          Cookie="c" * 60000)
+        for line in ("GET /a//b/%2F..?x=1 HTTP/1.1", "session_id: abc", "X_b: 1", "x.y: 2",
+                     "Cookie: " + "c" * 60000):
+            self.assertIn(line + "\n", seen.replace("\r", ""))
+
+    def test_where_a_request_comes_from(self):
+        """A proxy on this machine is believed."""
+        seen = self.heads(X__Forwarded__Proto="https", X__Forwarded__Host="app.example",
+                          X__Forwarded__For="203.0.113.5")
+        for line in ("X-Forwarded-Proto: https", "X-Forwarded-Host: app.example",
+                     "X-Forwarded-For: 203.0.113.5, 127.0.0.1", "X-Real-IP: 203.0.113.5"):
+            self.assertIn(line, seen)
+        seen = self.heads()
+        for line in ("X-Forwarded-Proto: http", "X-Forwarded-For: 127.0.0.1",
+                     f"X-Forwarded-Host: 8092-{self.s.id}.localhost"):
+            self.assertIn(line, seen)
 
     def test_websocket(self):
         c = socket.create_connection(("127.0.0.1", self.w.port), timeout=20)
@@ -162,6 +209,15 @@ class Agent(unittest.TestCase):
         self.assertEqual(a.json(), {"sandboxId": self.s.id, "port": 3999, "code": 502,
                                     "message": "The sandbox is running but port is not open"})
         self.assertLess(time.monotonic() - began, 20)
+
+    def test_every_refusal_is_json(self):
+        for method, headers, status in (("TRACE", {"E2b-Sandbox-Id": self.s.id}, 405),
+                                        ("TRACE", {}, 405),
+                                        ("GET", {"Cookie": "c" * 140000}, 431),
+                                        ("GET", {"Cookie": "c" * 60000}, 431)):
+            a = self.w.api(method, "/v1/health", key="", headers=headers)
+            self.assertEqual(a.status, status)
+            self.assertTrue(a.json())
 
     def test_malformed(self):
         for headers in ({"E2b-Sandbox-Id": "../../etc"}, {"E2b-Sandbox-Id": "A" * 300},

@@ -294,9 +294,10 @@ static void check_nginx(struct report *r)
 		tell(r, "nginx", MISSING, "apt-get install nginx-light", "nginx is not installed");
 	else if (proc_run((const char *const[]){nginx, "-V", NULL}, NULL, 0, 5000, &out, &e) < 0)
 		tell(r, "nginx", MISSING, "apt-get install --reinstall nginx-light", "%s", e.text);
-	else if (!strstr(out.data, "http_auth_request_module"))
+	else if (!strstr(out.data, "http_auth_request_module") ||
+		 !strstr(out.data, "http_realip_module"))
 		tell(r, "nginx", MISSING, "apt-get install nginx-light",
-			"%s lacks the auth_request module", nginx);
+			"%s lacks the auth_request or the realip module", nginx);
 	else
 		tell(r, "nginx", OK, NULL, "%s with auth_request", nginx);
 }

@@ -110,6 +110,7 @@ static int start_control(
 			.listen = s->listen,
 			.domain = s->domain,
 			.nginx = s->nginx,
+			.trusted = s->trusted_proxies,
 			.host = *host,
 		},
 		ret, e);

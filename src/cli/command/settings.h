@@ -4,11 +4,11 @@
 #include "cli/base/option.h"
 
 #define HOST_SOCKET "host.sock"
-#define N_SETTINGS 16
+#define N_SETTINGS 17
 
 struct settings {
 	const char *config, *data_dir, *run_dir, *listen, *domain, *slot_range, *vmm, *firecracker,
-		*nginx, *log_level, *role, *host_socket, *socket_group;
+		*nginx, *trusted_proxies, *log_level, *role, *host_socket, *socket_group;
 	uint64_t max_sandboxes, warm_slots;
 	bool kill_on_exit;
 	char **kept; // the texts of the file that are pointed to, and the data directory

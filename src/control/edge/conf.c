@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/edge/conf.h"
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
@@ -30,7 +31,80 @@ static bool is_plain(const char *text, const char *more)
 	return true;
 }
 
-int conf_write(const char *path, const char *listen, const struct edge_config *cfg, struct err *e)
+// One address or CIDR of the list; the edge listens on IPv4 alone, so its peers have no others.
+static bool is_network(char *text)
+{
+	struct in_addr a;
+	uint64_t prefix = 32;
+	char *slash = strchr(text, '/');
+	if (slash)
+		*slash = '\0';
+	bool ok = inet_pton(AF_INET, text, &a) == 1 &&
+		  (!slash || str_to_u64(slash + 1, 32, &prefix) == 0);
+	uint32_t host_bits = prefix == 32 ? 0 : UINT32_MAX >> prefix;
+	if (slash)
+		*slash = '/';
+	return ok && (ntohl(a.s_addr) & host_bits) == 0;
+}
+
+// geo: lines of nginx's geo block; real_ip: its set_real_ip_from.
+static int add_trusted(const char *list, struct strbuf *geo, struct strbuf *real_ip, struct err *e)
+{
+	static const char between[] = ", \t";
+	if (str_eq(list, "none"))
+		return 0;
+	for (const char *p = list; *(p += strspn(p, between));) {
+		char network[32];
+		size_t len = strcspn(p, between);
+		snprintf(network, sizeof network, "%.*s", (int)MIN(len, sizeof network), p);
+		if (len >= sizeof network || !is_network(network))
+			return err_set(e, ERR_INVALID,
+				"trusted_proxies: '%.*s' is not an IPv4 address or network "
+				"(192.0.2.7, 192.0.2.0/24, or none)",
+				(int)MIN(len, 60u), p);
+		strbuf_addf(geo, "%s 1; ", network);
+		strbuf_addf(real_ip, "set_real_ip_from %s; ", network);
+		p += len;
+	}
+	return 0;
+}
+
+// What a request came from and by which name, as guests are told. A guest's server that has names
+// of variables for headers (CGI, WSGI) takes '_' for '-', so other spellings of them are removed.
+static void add_forwarded(struct strbuf *out)
+{
+	static const struct {
+		const char *name, *value;
+	} headers[] = {
+		{"X-Forwarded-For", "$stasis_for"},
+		{"X-Forwarded-Proto", "$stasis_proto"},
+		{"X-Forwarded-Host", "$stasis_host"},
+		{"X-Forwarded-Port", "$stasis_forwarded_port"},
+		{"X-Forwarded-Ssl", "$stasis_said_ssl"},
+		{"X-Forwarded-Scheme", "$stasis_said_scheme"},
+		{"X-Forwarded-Protocol", "$stasis_said_protocol"},
+		{"X-Forwarded-Prefix", "$stasis_said_prefix"},
+		{"X-Real-IP", "$stasis_real_ip"},
+		{"Forwarded", "$stasis_forwarded"},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(headers); i++) {
+		unsigned dashes = 0;
+		for (const char *p = headers[i].name; *p; p++)
+			dashes += *p == '-';
+		// Bit n of spelling: the n-th dash is an underscore.
+		for (unsigned spelling = 0; spelling < 1u << dashes; spelling++) {
+			unsigned n = 0;
+			strbuf_adds(out, "proxy_set_header ");
+			for (const char *p = headers[i].name; *p; p++) {
+				bool other = *p == '-' && (spelling >> n++ & 1);
+				strbuf_addc(out, other ? '_' : *p);
+			}
+			strbuf_addf(out, " %s;\n\t\t\t", spelling ? "''" : headers[i].value);
+		}
+	}
+}
+
+static int check_names(const struct edge_config *cfg, struct err *e)
 {
 	static const char path_chars[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ/._+=,:-";
 	if (!is_plain(cfg->domain, ".-") || !cfg->domain[0])
@@ -42,18 +116,51 @@ int conf_write(const char *path, const char *listen, const struct edge_config *c
 			"the run directory must have a name of letters, digits and /._+=,:- only: "
 			"%s",
 			cfg->dir);
-	_cleanup_strbuf_ struct strbuf domain = {0}, conf = {0};
+	return 0;
+}
+
+struct placeholder {
+	const char *name, *value;
+};
+
+// The template with its placeholders replaced; '@' before anything else stays.
+static void fill_in(struct strbuf *out, const struct placeholder *values, size_t n)
+{
+	for (const char *p = control_nginx[0].data; *p;) {
+		size_t plain = strcspn(p, "@"), i = 0;
+		strbuf_add(out, p, plain);
+		p += plain;
+		while (i < n && !str_starts(p, values[i].name))
+			i++;
+		if (i < n) {
+			strbuf_adds(out, values[i].value ? values[i].value : "");
+			p += strlen(values[i].name);
+		} else if (*p) {
+			strbuf_addc(out, *p++); // a named location
+		}
+	}
+}
+
+int conf_write(const char *path, const char *listen, const struct edge_config *cfg, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf domain = {0}, geo = {0}, real_ip = {0}, forwarded = {0},
+				       conf = {0};
+	int r = check_names(cfg, e);
+	if (r == 0)
+		r = add_trusted(
+			cfg->trusted ? cfg->trusted : CONF_TRUSTED_DEFAULT, &geo, &real_ip, e);
+	if (r < 0)
+		return r;
 	for (const char *p = cfg->domain; *p; p++)
 		strbuf_addf(&domain, "%s%c", *p == '.' ? "\\" : "", *p);
+	add_forwarded(&forwarded);
 	struct passwd pw;
 	char buf[1024], user[80] = "", workers[16];
 	const struct passwd *found = geteuid() == 0 ? conf_worker_user(&pw, buf, sizeof buf) : NULL;
 	if (found)
 		snprintf(user, sizeof user, "user %s;", found->pw_name);
 	snprintf(workers, sizeof workers, "%ld", MIN(MAX(sysconf(_SC_NPROCESSORS_ONLN), 1), 4));
-	const struct {
-		const char *name, *value;
-	} values[] = {
+	const struct placeholder values[] = {
 		{"@USER@", user},
 		{"@WORKERS@", workers},
 		{"@DIR@", cfg->dir},
@@ -61,23 +168,16 @@ int conf_write(const char *path, const char *listen, const struct edge_config *c
 		{"@DOMAIN@", domain.data},
 		{"@SOCKET@", cfg->socket},
 		{"@KEY@", cfg->key},
+		{"@TRUSTED_GEO@", geo.data},
+		{"@REAL_IP@", real_ip.data},
+		{"@FORWARDED@", forwarded.data},
 	};
-	for (const char *p = control_nginx[0].data; *p;) {
-		size_t plain = strcspn(p, "@"), i = 0;
-		strbuf_add(&conf, p, plain);
-		p += plain;
-		while (i < ARRAY_SIZE(values) && !str_starts(p, values[i].name))
-			i++;
-		if (i < ARRAY_SIZE(values)) {
-			strbuf_adds(&conf, values[i].value);
-			p += strlen(values[i].name);
-		} else if (*p) {
-			strbuf_addc(&conf, *p++); // a named location
-		}
-	}
-	if (strbuf_check(&domain) < 0 || strbuf_check(&conf) < 0)
-		return err_errno(e, ENOMEM, "nginx.conf");
-	int r = file_write_atomic(AT_FDCWD, path, conf.data, conf.len, 0600);
+	fill_in(&conf, values, ARRAY_SIZE(values));
+	const struct strbuf *const parts[] = {&domain, &geo, &real_ip, &forwarded, &conf};
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++)
+		if (strbuf_check(parts[i]) < 0)
+			return err_errno(e, ENOMEM, "nginx.conf");
+	r = file_write_atomic(AT_FDCWD, path, conf.data, conf.len, 0600);
 	return r < 0 ? err_errno(e, r, "%s", path) : 0;
 }
 

@@ -11,7 +11,14 @@ struct edge_config {
 	const char *domain; // of sandbox hosts
 	const char *socket; // the API server's
 	const char *key;    // sent with each internal request as X-Stasis-Edge
+	// Proxies whose X-Forwarded-* are believed: IPv4 addresses and CIDRs with ',' or blanks
+	// between, or "none"; NULL: CONF_TRUSTED_DEFAULT.
+	const char *trusted;
 };
+
+// A proxy on this machine. Nobody else connects where the edge listens on loopback alone; where it
+// listens on more, strangers come from other addresses.
+#define CONF_TRUSTED_DEFAULT "127.0.0.0/8"
 
 // Whom nginx's workers run as where it is started by root; NULL: nobody suitable.
 const struct passwd *conf_worker_user(struct passwd *pw, char *buf, size_t size);

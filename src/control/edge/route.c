@@ -33,6 +33,12 @@ struct refusal {
 static const struct refusal refusals[] = {
 	{"not_found", 502, "The sandbox was not found", false},
 	{"closed", 502, "The sandbox is running but port is not open", true},
+	{"no_answer", 502,
+		"The port is open, but what listens there gave no answer in HTTP/1.1 (or one with "
+		"more than 256 KiB of headers)",
+		true},
+	{"no_answer_in_time", 504,
+		"The port is open, but what listens there did not answer in time", true},
 	{"bad_id", 400, "The sandbox id is malformed", false},
 	{"bad_port", 400, "The port must be a number from 1 to 65535", false},
 	{"token", 401, "The access token is missing or wrong", false},
@@ -149,16 +155,22 @@ int route_drop_body(struct http_request *r, void *ctx, const void *data, size_t 
 	return 0;
 }
 
+// nginx found no answer of the guest, and says how many bytes it could send: none to a closed port.
+static const char *tell_no_answer(const struct http_request *r)
+{
+	const char *sent = http_req_header(r, "X-Stasis-Sent"),
+		   *status = http_req_header(r, "X-Stasis-Status");
+	if (!sent || !strpbrk(sent, "123456789"))
+		return "closed";
+	return str_eq(status, "504") ? "no_answer_in_time" : "no_answer";
+}
+
 void route_refuse(struct http_request *r, void *ctx)
 {
 	const char *reason = http_req_param(r, "reason");
-	if (str_eq(reason, "too_large")) {
-		struct err e = {0};
-		err_set(&e, ERR_TOO_LARGE, "the body is larger than 1 MiB");
-		reply_error(r, &e);
-		return;
-	}
 	const struct refusal *f = &refusals[0];
+	if (str_eq(reason, "closed"))
+		reason = tell_no_answer(r);
 	for (size_t i = 0; i < ARRAY_SIZE(refusals); i++)
 		if (str_eq(refusals[i].name, reason))
 			f = &refusals[i];

@@ -57,7 +57,7 @@ bool target_is_internal_path(const char *uri)
 {
 	static const char *const internal[] = {
 		"init", "freeze", "thaw", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"};
-	_cleanup_free_ char *path = strndup(uri ? uri : "", strcspn(uri ? uri : "", "?#"));
+	_cleanup_free_ char *path = uri ? strndup(uri, strcspn(uri, "?#")) : NULL;
 	if (!path || str_percent_decode(path, false) < 0)
 		return true;
 	const char *first = NULL;

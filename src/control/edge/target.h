@@ -13,5 +13,5 @@ struct edge_target {
 const char *target_parse(const char *id, const char *port, const char *host, const char *domain,
 	struct edge_target *ret);
 // Paths of the agent that only the host may ask: compared after decoding and removing "." and "..",
-// more generously than the agent itself matches.
+// more generously than the agent itself matches. NULL: a path that was too long to be told, true.
 bool target_is_internal_path(const char *uri);

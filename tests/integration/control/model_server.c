@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The real control plane with its edge, on a model host whose sandboxes are all at one address.
 //
-//	model_server DIR LISTEN ADDRESS [CHILDREN]
+//	model_server DIR LISTEN ADDRESS [CHILDREN [TRUSTED]]
 //
 // DIR gets data/ and run/. Of every fork those children do not come up whose bits are set in
-// CHILDREN. Prints "ready" and runs until SIGTERM.
+// CHILDREN. TRUSTED: the proxies that the edge believes. Prints "ready" and runs until SIGTERM.
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -17,8 +17,8 @@
 
 int main(int argc, char **argv)
 {
-	if (argc < 4 || argc > 5) {
-		fprintf(stderr, "usage: model_server DIR LISTEN ADDRESS [CHILDREN]\n");
+	if (argc < 4 || argc > 6) {
+		fprintf(stderr, "usage: model_server DIR LISTEN ADDRESS [CHILDREN [TRUSTED]]\n");
 		return 2;
 	}
 	log_setup("model_server", LOG_LEVEL_WARN);
@@ -35,8 +35,11 @@ int main(int argc, char **argv)
 	model.fail_children = argc > 4 ? (unsigned)strtoul(argv[4], NULL, 0) : 0;
 	_cleanup_free_ char *data = str_printf("%s/data", argv[1]);
 	_cleanup_free_ char *run = str_printf("%s/run", argv[1]);
-	const struct control_config cfg = {
-		.data_dir = data, .run_dir = run, .listen = argv[2], .host = model_host(&model)};
+	const struct control_config cfg = {.data_dir = data,
+		.run_dir = run,
+		.listen = argv[2],
+		.trusted = argc > 5 ? argv[5] : NULL,
+		.host = model_host(&model)};
 	struct control *c = NULL;
 	struct err e = {0};
 	int r = file_mkdir_p(AT_FDCWD, data, 0700);
