@@ -169,9 +169,15 @@ static const char text_reconcile[] =
 	"  stasis reconcile --dry-run\n";
 
 static const char text_du[] =
-	"Blocks that disks share are counted in each of them, so that the sum may be more than the volume.\n"
-	"The memory of snapshots is in layers, which several may share. What is unknown is in no row of\n"
-	"host.db (one that is lost, or an older copy): it is kept, with the layers that it needs.\n";
+	"SIZE is all that a sandbox, snapshot or image has, MEMORY its part in layers. UNIQUE is what nobody\n"
+	"else has, SHARED what others have too, FREES what its removal gives back now; the first come first.\n"
+	"Blocks that a guest frees stay while a snapshot or a copy shares them: they are given back when the\n"
+	"last one goes. With a NAME, with whom it shares. What is unknown is in no row of host.db (one that\n"
+	"is lost, or an older copy): it is kept, with the layers that it needs.\n"
+	"\n"
+	"Example:\n"
+	"  stasis du --sort size\n"
+	"  stasis du --unknown\n";
 
 static const char text_gc[] =
 	"Snapshots and layers that nobody needs any more are removed by the server itself. What it does\n"
@@ -271,7 +277,7 @@ const struct cli_command cli_commands[] = {
 		CLI_SERVER, true, false, cmd_operations},
 	{"reconcile", "", "compare the database with the host", text_reconcile, CLI_SERVER, true,
 		false, cmd_reconcile},
-	{"du", "", "show what uses the volume's space", text_du, CLI_SERVER, true, false, cmd_du},
+	{"du", "[NAME]", "show what uses the volume's space", text_du, CLI_SERVER, true, false, cmd_du},
 	{"gc", "", "remove what the host does not know", text_gc, CLI_SERVER, true, false, cmd_gc},
 	{"db check", "", "check the databases", text_db_check, CLI_MACHINE, false, true,
 		cmd_db_check},

@@ -58,7 +58,7 @@ const struct http_route control_routes[] = {
 	{.method = "GET", .pattern = "/v1/health", .handler = status_health, .flags = ROUTE_PUBLIC},
 	{.method = "GET", .pattern = "/v1/metrics", .handler = status_metrics},
 	{.method = "GET", .pattern = "/v1/host", .handler = status_host},
-	{.method = "GET", .pattern = "/v1/host/usage", .handler = usage_get},
+	{.method = "GET", .pattern = "/v1/host/usage", .handler = usage_get, .query = "of"},
 	{.method = "GET", .pattern = "/v1/host/unknown", .handler = usage_get_unknown},
 	{.method = "DELETE", .pattern = "/v1/host/unknown", .handler = usage_remove_unknown},
 	{.method = "GET", .pattern = "/v1/templates", .handler = templates_list_all},

@@ -376,21 +376,22 @@ static int metrics(void *p, struct strbuf *out, struct err *e)
 }
 
 // All files are looked at.
-static int usage(void *p, struct host_usage *ret, struct host_unknown **ret_list, size_t *ret_n,
-	struct err *e)
+static int usage(
+	void *p, const struct host_usage_ask *ask, struct host_usage_report *ret, struct err *e)
 {
 	struct client *c = p;
+	struct rpc_request q = {0};
 	struct rpc_usage got;
-	int rc = call(c, RPC_GET_USAGE, NULL, &got, c->read_timeout_ms * 6, e);
+	if (str_format(q.of, sizeof q.of, "%s", ask->of ? ask->of : "") < 0)
+		return err_set(e, ERR_NOT_FOUND, "the host has no '%.64s'", ask->of);
+	int rc = call(c, RPC_GET_USAGE, &q, &got, c->read_timeout_ms * 6, e);
 	if (rc < 0)
 		return rc;
 	if (!got.has) {
-		free(got.list);
+		host_usage_report_done(&got.report);
 		return err_set(e, ERR_INTERNAL, "answer of the host to GetUsage: empty");
 	}
-	*ret = got.usage;
-	*ret_list = got.list;
-	*ret_n = got.n;
+	*ret = got.report;
 	return 0;
 }
 

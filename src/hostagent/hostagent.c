@@ -129,10 +129,10 @@ static int metrics(void *h, struct strbuf *out, struct err *e)
 {
 	return host_metrics(HOST(h), out, e);
 }
-static int usage(void *h, struct host_usage *ret, struct host_unknown **ret_list, size_t *ret_n,
-	struct err *e)
+static int usage(
+	void *h, const struct host_usage_ask *ask, struct host_usage_report *ret, struct err *e)
 {
-	return host_usage(HOST(h), ret, ret_list, ret_n, e);
+	return host_usage(HOST(h), ask, ret, e);
 }
 // Done again it finds nothing.
 static int remove_unknown(void *h, const char *op_id, size_t *ret_n, struct err *e)

@@ -62,10 +62,10 @@ struct hostagent_ops {
 	int (*info)(void *host, struct host_info *ret, struct err *e);
 	// Counters of the host as Prometheus text, appended.
 	int (*metrics)(void *host, struct strbuf *out, struct err *e);
-	// What uses the volume's space, and what is there and unknown: array owned by the caller
-	// (free).
-	int (*usage)(void *host, struct host_usage *ret, struct host_unknown **ret_list,
-		size_t *ret_n, struct err *e);
+	// What uses the volume's space, whose it is, and what is there and unknown: *ret is the
+	// caller's (host_usage_report_done). ERR_NOT_FOUND when what is asked about is not there.
+	int (*usage)(void *host, const struct host_usage_ask *ask, struct host_usage_report *ret,
+		struct err *e);
 	// Ends and removes all that is unknown; *ret_n: how many.
 	int (*remove_unknown)(void *host, const char *op_id, size_t *ret_n, struct err *e);
 };

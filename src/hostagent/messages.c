@@ -162,8 +162,35 @@ static const struct wire_field usage_fields[] = {
 	U64(host_usage, image_bytes, "imageBytes"),
 	U64(host_usage, unknown, "unknown"),
 	U64(host_usage, unknown_bytes, "unknownBytes"),
+	U64(host_usage, used_bytes, "usedBytes"),
+	U64(host_usage, images, "images"),
+	U64(host_usage, shared_bytes, "sharedBytes"),
+	U64(host_usage, program_bytes, "programBytes"),
+	U64(host_usage, database_bytes, "databaseBytes"),
+	U64(host_usage, pending_bytes, "pendingBytes"),
+	U64(host_usage, other_bytes, "otherBytes"),
+	U64(host_usage, left_out, "leftOut"),
+	BOOL(host_usage, estimated, "estimated"),
 };
 MESSAGE(usage, "Usage", host_usage, usage_fields);
+
+static const struct wire_field usage_item_fields[] = {
+	TEXT(host_usage_item, kind, "kind"),
+	TEXT(host_usage_item, id, "id"),
+	U64(host_usage_item, bytes, "bytes"),
+	U64(host_usage_item, unique_bytes, "uniqueBytes"),
+	U64(host_usage_item, frees_bytes, "freesBytes"),
+	U64(host_usage_item, memory_bytes, "memoryBytes"),
+	U64(host_usage_item, layers, "layers"),
+};
+MESSAGE(usage_item, "UsageItem", host_usage_item, usage_item_fields);
+
+static const struct wire_field usage_share_fields[] = {
+	TEXT(host_usage_share, kind, "kind"),
+	TEXT(host_usage_share, id, "id"),
+	U64(host_usage_share, bytes, "bytes"),
+};
+MESSAGE(usage_share, "UsageShare", host_usage_share, usage_share_fields);
 
 static const struct wire_field unknown_fields[] = {
 	TEXT(host_unknown, kind, "kind"),
@@ -321,7 +348,8 @@ EMPTY(list_sandboxes, "ListSandboxesRequest");
 EMPTY(list_snapshots, "ListSnapshotsRequest");
 EMPTY(list_templates, "ListTemplatesRequest");
 EMPTY(get_metrics, "GetMetricsRequest");
-EMPTY(get_usage, "GetUsageRequest");
+static const struct wire_field get_usage_fields[] = {TEXT(rpc_request, of, "of")};
+MESSAGE(get_usage, "GetUsageRequest", rpc_request, get_usage_fields);
 
 // --- answers
 
@@ -378,8 +406,10 @@ MESSAGE(watched, "WatchEventsResponse", rpc_events, events_fields);
 MESSAGE(events, "ListEventsResponse", rpc_events, events_fields);
 
 static const struct wire_field got_usage_fields[] = {
-	PART(rpc_usage, usage, has, "usage", &usage),
-	LIST(rpc_usage, list, n, "unknown", &unknown),
+	PART(rpc_usage, report.sum, has, "usage", &usage),
+	LIST(rpc_usage, report.unknown, report.n_unknown, "unknown", &unknown),
+	LIST(rpc_usage, report.items, report.n_items, "items", &usage_item),
+	LIST(rpc_usage, report.shares, report.n_shares, "shares", &usage_share),
 };
 MESSAGE(got_usage, "GetUsageResponse", rpc_usage, got_usage_fields);
 
@@ -400,8 +430,8 @@ const struct wire_message *const rpc_messages[] = {&phase, &sandbox, &snapshot, 
 	&list_sandboxes, &list_snapshots, &list_templates, &get_metrics, &created, &paused,
 	&resumed, &rolled_back, &got, &forked, &sandboxes, &address, &log_data, &snapshot_made,
 	&snapshots, &templates, &got_host, &metrics, &watched, &events, &destroyed, &timeout_set,
-	&on_timeout_set, &snapshot_deleted, &drained, &acked, &usage, &unknown, &get_usage,
-	&remove_unknown, &got_usage, &removed_unknown, NULL};
+	&on_timeout_set, &snapshot_deleted, &drained, &acked, &usage, &usage_item, &usage_share,
+	&unknown, &get_usage, &remove_unknown, &got_usage, &removed_unknown, NULL};
 
 #define UNARY(text, in, out)                                                                       \
 	{                                                                                          \

@@ -68,6 +68,7 @@ struct rpc_request {
 	char id[64];
 	char snapshot[UUID_SIZE];
 	char cause[64];
+	char of[64]; // of GetUsage
 	uint64_t ends_at_ns, after, upto, offset;
 	unsigned max, wait_ms;
 	bool enabled, omit_templates;
@@ -128,10 +129,8 @@ struct rpc_events {
 };
 
 struct rpc_usage {
-	struct host_usage usage;
+	struct host_usage_report report;
 	bool has;
-	struct host_unknown *list;
-	size_t n;
 };
 
 struct rpc_removed {

@@ -164,7 +164,8 @@ static int do_ack(const struct hostagent *h, void *in, void *out, struct err *e)
 static int do_usage(const struct hostagent *h, void *in, void *out, struct err *e)
 {
 	struct rpc_usage *o = out;
-	int rc = h->ops->usage(h->host, &o->usage, &o->list, &o->n, e);
+	const struct host_usage_ask ask = {.of = ((const struct rpc_request *)in)->of};
+	int rc = h->ops->usage(h->host, &ask, &o->report, e);
 	o->has = rc == 0;
 	return rc;
 }

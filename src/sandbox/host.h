@@ -75,9 +75,10 @@ int host_templates(struct host *h, struct host_template **ret, size_t *ret_n, st
 // it is a load.
 int host_freeze(struct host *h, const char *template, struct err *e);
 int host_info(struct host *h, struct host_info *ret, struct err *e);
-// *ret_list: what is unknown, the caller's (free).
-int host_usage(struct host *h, struct host_usage *ret, struct host_unknown **ret_list,
-	size_t *ret_n, struct err *e);
+// *ret is the caller's (host_usage_report_done). One at a time; all files are looked at, for half a
+// minute at most (ERR_TIMEOUT). ERR_NOT_FOUND when what is asked about is not there.
+int host_usage(struct host *h, const struct host_usage_ask *ask, struct host_usage_report *ret,
+	struct err *e);
 // Ends and removes what is on this machine and in no row. Goes on after an error: the first one is
 // told, and what could not be removed stays on the list.
 int host_remove_unknown(struct host *h, size_t *ret_n, struct err *e);

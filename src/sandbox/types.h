@@ -152,15 +152,49 @@ struct host_info {
 	char journal_id[40]; // of host.db: with another one event numbers start anew
 };
 
-// Of files: blocks in use. Blocks that disks share (copies by reflink) count in each of them.
+// What uses the volume, in bytes of blocks. Each block is counted once: those of one thing alone
+// are its own (unique), those of several are shared. What is below total adds up to what is used of
+// the volume; own and shared layers are said besides.
 struct host_usage {
-	uint64_t total_bytes, free_bytes;   // of the volume
-	uint64_t sandboxes, sandbox_bytes;  // disks of what runs, consoles
-	uint64_t snapshots, snapshot_bytes; // all but their memory
-	uint64_t layers;		    // their memory, and that of sandboxes made of them:
+	uint64_t total_bytes, free_bytes, used_bytes; // of the volume
+	uint64_t sandboxes, sandbox_bytes;	      // running and paused: unique
+	uint64_t snapshots, snapshot_bytes;	      // templates: unique
+	uint64_t images, image_bytes;		      // base images with their machines: unique
+	uint64_t shared_bytes;			      // of several of these
+	uint64_t program_bytes;			      // kernels, VMMs
+	uint64_t database_bytes;		      // and other files at the top
+	uint64_t pending_bytes;			      // being made, or to be removed
+	uint64_t unknown, unknown_bytes;	      // in no row
+	uint64_t other_bytes;			      // the file system's own, other people's
+	uint64_t layers;			      // memory, of whatever it is:
 	uint64_t own_layer_bytes, shared_layer_bytes; // needed by one, by several
-	uint64_t image_bytes;			      // base images, kernels, VMMs
-	uint64_t unknown, unknown_bytes;	      // in none of the above
+	uint64_t left_out; // items that are not told: more than HOST_USAGE_MAX
+	bool estimated;	   // too many shared extents: some count as shared that may be unique
+};
+
+// A sandbox, a named snapshot (kind "snapshot"), an image, or a layer that several need.
+#define HOST_USAGE_MAX 20000u // of a list
+struct host_usage_item {
+	char kind[16];
+	char id[64];		      // of an image its name
+	uint64_t bytes, unique_bytes; // all it has; what nobody else has
+	uint64_t frees_bytes;	      // what its removal gives back now
+	uint64_t memory_bytes;	      // of bytes: in layers
+	uint64_t layers;	      // that it needs; of a layer: who need it
+};
+
+// What one item has together with another.
+struct host_usage_share {
+	char kind[16];
+	char id[64];
+	uint64_t bytes;
+};
+
+struct host_usage_ask {
+	const char *of; // id of the item whose shares are told; "" or NULL: of none
+	// The caller has gone; may be NULL. Called often.
+	bool (*stop)(void *ctx);
+	void *ctx;
 };
 
 // What is on the machine and the host does not know: kept until it is removed on demand.
@@ -170,3 +204,20 @@ struct host_unknown {
 	char id[64];
 	uint64_t bytes;
 };
+
+struct host_usage_report {
+	struct host_usage sum;
+	struct host_usage_item *items; // those first that free most
+	size_t n_items;
+	struct host_usage_share *shares; // of the one that was asked about, most first
+	size_t n_shares;
+	struct host_unknown *unknown;
+	size_t n_unknown;
+};
+static inline void host_usage_report_done(struct host_usage_report *r)
+{
+	free(r->items);
+	free(r->shares);
+	free(r->unknown);
+	*r = (struct host_usage_report){0};
+}

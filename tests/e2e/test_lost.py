@@ -69,7 +69,7 @@ class Lost(unittest.TestCase):
         self.assertIn(f"sandbox {self.paused.id}: paused", said)
         self.w.start()
         self.same()
-        self.assertIn("memory of several", self.w.cli("du").ok().text)
+        self.assertIn("shared by several", self.w.cli("du").ok().text)
 
     def test_forgotten_it_is_kept_until_it_is_removed(self):
         self.w.stop()

@@ -110,6 +110,7 @@ struct host {
 	_Atomic unsigned damaged;
 	struct unknown *unknown;
 	size_t n_unknown;
+	pthread_mutex_t usage_lock; // one looks at all files at a time; innermost of none
 	pthread_t upkeep;
 	bool upkeep_started;
 	pthread_mutex_t upkeep_lock;

@@ -189,19 +189,36 @@ int refs_add_snapshot(struct refs *r, const char *id, const struct header *h)
 	return 0;
 }
 
+static int copy_set(const struct layer_set *from, struct layer_set *ret)
+{
+	*ret = (struct layer_set){0};
+	if (!from->n)
+		return 0;
+	if (!(ret->ids = calloc(from->n, sizeof *ret->ids)))
+		return -ENOMEM;
+	memcpy(ret->ids, from->ids, from->n * sizeof *ret->ids);
+	ret->n = from->n;
+	return 0;
+}
+
+int refs_snapshot_layers(struct refs *r, const char *id, struct layer_set *ret)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&r->lock);
+	const struct entry *e = *place(&r->snapshots, id);
+	*ret = (struct layer_set){0};
+	return e ? copy_set(&e->layers, ret) : 0;
+}
+
 int refs_use_snapshot(struct refs *r, const char *id, struct layer_set *ret)
 {
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&r->lock);
 	struct entry *e = *place(&r->snapshots, id);
-	struct layer_set copy = {0};
+	struct layer_set copy;
 	if (!e || e->dropped)
 		return -ENOENT;
-	if (e->layers.n && !(copy.ids = calloc(e->layers.n, sizeof *copy.ids)))
-		return -ENOMEM;
-	if (e->layers.n)
-		memcpy(copy.ids, e->layers.ids, e->layers.n * sizeof *copy.ids);
-	copy.n = e->layers.n;
-	int rc = hold(r, &copy);
+	int rc = copy_set(&e->layers, &copy);
+	if (rc == 0)
+		rc = hold(r, &copy);
 	if (rc < 0) {
 		layer_set_done(&copy);
 		return rc;

@@ -43,6 +43,9 @@ bool refs_knows_snapshot(struct refs *r, const char *id); // a dropped one too
 bool refs_next_snapshot(struct refs *r, char ret_id[UUID_SIZE]);
 void refs_snapshot_gone(struct refs *r, const char *id);
 void refs_snapshot_stays(struct refs *r, const char *id); // could not be removed: again later
+// A copy of the layers that a snapshot needs, the caller's; nothing is held. Empty where it is not
+// known.
+int refs_snapshot_layers(struct refs *r, const char *id, struct layer_set *ret);
 bool refs_next_layer(struct refs *r, char ret_id[UUID_SIZE]);
 unsigned refs_layer_users(struct refs *r, const char *id); // snapshots, sandboxes, operations
 // Whether somebody needs it, or it waits on the list.

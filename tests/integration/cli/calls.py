@@ -30,14 +30,33 @@ class Usage(Case):
     def test_space_and_what_is_unknown(self):
         unknown = {"unknown": [{"kind": "snapshot", "id": "abc\x1b", "bytes": 4096}]}
         s = self.serve({
-            "GET /v1/host/usage": (200, {
+            "GET /v1/host/usage": lambda r: (200, {"items": [], "shared_with": [
+                {"kind": "image", "id": r.query["of"], "name": "base", "state": None, "bytes": 7 << 20}]}
+                if "of" in r.query else {
                 "total_bytes": 1 << 30, "free_bytes": 1 << 20, "sandboxes": {"count": 2, "bytes": 4096},
                 "snapshots": {"count": 3, "bytes": 0}, "layers": {"count": 1, "own_bytes": 1 << 21, "shared_bytes": 0},
-                "images": {"bytes": 0}, "unknown": {"count": 1, "bytes": 4096}}),
+                "images": {"count": 1, "bytes": 0}, "unknown": {"count": 1, "bytes": 4096},
+                "shared": {"bytes": 3 << 20}, "left_out": 2, "items": [
+                    {"kind": "snapshot", "id": "s" * 8, "name": "warm\x1b", "state": None, "bytes": 5 << 20,
+                     "unique_bytes": 1 << 20, "shared_bytes": 4 << 20, "frees_bytes": 1 << 20, "memory_bytes": 0, "layers": 1},
+                    {"kind": "layer", "id": "l" * 8, "name": None, "state": None, "bytes": 4 << 20,
+                     "unique_bytes": 0, "shared_bytes": 4 << 20, "frees_bytes": 0, "memory_bytes": 4 << 20, "layers": 2},
+                    {"kind": "sandbox", "id": ID, "name": "web", "state": "paused", "bytes": 3 << 20,
+                     "unique_bytes": 3 << 20, "shared_bytes": 0, "frees_bytes": 3 << 20, "memory_bytes": 0, "layers": 1}]}),
             "GET /v1/host/unknown": (200, unknown),
             "DELETE /v1/host/unknown": (200, {"removed": 1})})
-        lines = s.out("du").splitlines()
-        self.assertIn("2.0 MiB", next(x for x in lines if x.startswith("memory of one")))
+        lines = s.run("du").stdout.splitlines()
+        self.assertEqual(lines[1].split()[:4], ["sandbox", ID, "web", "paused"])  # it frees most
+        self.assertEqual(lines[2].split()[-2:], ["MiB", "1"])
+        self.assertIn("warm?", lines[2])
+        self.assertFalse(any(x.startswith("layer") for x in lines))
+        self.assertIn("3.0 MiB", next(x for x in lines if x.startswith("shared by several")))
+        self.assertTrue(s.run("du", "--sort", "size").stdout.splitlines()[1].startswith("snapshot"))
+        self.assertTrue(s.run("du", "--sort", "name", "--layers").stdout.splitlines()[1].startswith("layer"))
+        self.assertIn("7.0 MiB", s.out("du", "a b&"))
+        self.assertIn("a b&", s.out("du", "a b&"))
+        self.assertIn("frees, size or name", s.run("du", "--sort", "age", code=2).stderr)
+        self.assertIn("2 more", s.run("du").stderr)
         self.assertIn("1.0 MiB", next(x for x in lines if x.startswith("free")))
         listed = s.out("du", "--unknown")
         self.assertIn("snapshot", listed)

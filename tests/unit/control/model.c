@@ -513,19 +513,49 @@ static int metrics(void *host, struct strbuf *out, struct err *e)
 	return 0;
 }
 
-static int usage(void *host, struct host_usage *ret, struct host_unknown **ret_list, size_t *ret_n,
-	struct err *e)
+// Each has 100 bytes, 60 of them alone; all share the rest.
+static void add_usage(struct host_usage_report *r, const char *kind, const char *id,
+	const struct host_usage_ask *ask)
 {
-	*ret = (struct host_usage){.total_bytes = 1000,
-		.free_bytes = 400,
-		.sandboxes = 2,
-		.sandbox_bytes = 300,
-		.own_layer_bytes = 100,
-		.unknown = 1,
-		.unknown_bytes = 7};
-	*ret_list = calloc(1, sizeof **ret_list);
-	**ret_list = (struct host_unknown){.kind = "layer", .id = "abc", .bytes = 7};
-	*ret_n = 1;
+	struct host_usage_item *x = &r->items[r->n_items++];
+	*x = (struct host_usage_item){.bytes = 100,
+		.unique_bytes = 60,
+		.frees_bytes = 60,
+		.memory_bytes = 30,
+		.layers = 2};
+	snprintf(x->kind, sizeof x->kind, "%s", kind);
+	snprintf(x->id, sizeof x->id, "%s", id);
+	if (!ask->of || !*ask->of || !strcmp(ask->of, id))
+		return;
+	struct host_usage_share *s = &r->shares[r->n_shares++];
+	s->bytes = 40;
+	memcpy(s->kind, x->kind, sizeof s->kind);
+	memcpy(s->id, x->id, sizeof s->id);
+}
+
+static int usage(
+	void *host, const struct host_usage_ask *ask, struct host_usage_report *ret, struct err *e)
+{
+	struct model *m = host;
+	*ret = (struct host_usage_report){.sum = {.total_bytes = 1000,
+						  .free_bytes = 400,
+						  .sandboxes = 2,
+						  .sandbox_bytes = 300,
+						  .own_layer_bytes = 100,
+						  .unknown = 1,
+						  .unknown_bytes = 7}};
+	ret->unknown = calloc(1, sizeof *ret->unknown);
+	*ret->unknown = (struct host_unknown){.kind = "layer", .id = "abc", .bytes = 7};
+	ret->n_unknown = 1;
+	ret->items = calloc(MODEL_MAX * 2, sizeof *ret->items);
+	ret->shares = calloc(MODEL_MAX * 2, sizeof *ret->shares);
+	pthread_mutex_lock(&m->lock);
+	for (size_t i = 0; i < m->n; i++)
+		if (m->box[i].state != SANDBOX_STOPPED)
+			add_usage(ret, "sandbox", m->box[i].id, ask);
+	for (size_t i = 0; i < m->n_snapshots; i++)
+		add_usage(ret, "snapshot", m->snapshot[i].id, ask);
+	pthread_mutex_unlock(&m->lock);
 	return 0;
 }
 

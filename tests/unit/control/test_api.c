@@ -716,6 +716,38 @@ static void test_events_follow(void **state)
 	http_response_done(&r);
 }
 
+static const char *const usage_parts[] = {"sandboxes", "snapshots", "images", "shared", "programs",
+	"databases", "pending", "unknown", "other"};
+
+// The host knows ids, users know names.
+static void test_usage_has_names(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_json_ json_t *box = call(f, "POST", "/v1/sandboxes", "{\"name\":\"web\"}", 201);
+	char body[200];
+	snprintf(body, sizeof body, "{\"sandbox_id\":\"%s\",\"name\":\"warm\"}", text(box, "id"));
+	_cleanup_json_ json_t *snapshot = call(f, "POST", "/v1/snapshots", body, 201);
+	_cleanup_json_ json_t *all = call(f, "GET", "/v1/host/usage", NULL, 200);
+	json_t *items = json_object_get(all, "items");
+	assert_int_equal(json_array_size(items), 2);
+	assert_string_equal(text(json_array_get(items, 0), "name"), "web");
+	assert_string_equal(text(json_array_get(items, 0), "state"), "running");
+	assert_string_equal(text(json_array_get(items, 1), "name"), "warm");
+	assert_null(json_object_get(all, "shared_with"));
+	static const char *const names[] = {"web", "warm"};
+	for (size_t i = 0; i < 2; i++) {
+		char path[80];
+		snprintf(path, sizeof path, "/v1/host/usage?of=%s", names[i]);
+		_cleanup_json_ json_t *one = call(f, "GET", path, NULL, 200);
+		items = json_object_get(one, "items");
+		assert_int_equal(json_array_size(items), 1);
+		assert_string_equal(text(json_array_get(items, 0), "name"), names[i]);
+		json_t *shares = json_object_get(one, "shared_with");
+		assert_int_equal(json_array_size(shares), 1);
+		assert_string_equal(text(json_array_get(shares, 0), "name"), names[1 - i]);
+	}
+}
+
 static void test_metrics_and_others(void **state)
 {
 	struct fixture *f = *state;
@@ -743,6 +775,10 @@ static void test_metrics_and_others(void **state)
 	assert_int_equal(json_integer_value(json_object_get(part, "bytes")), 7);
 	part = json_object_get(usage, "layers");
 	assert_int_equal(json_integer_value(json_object_get(part, "own_bytes")), 100);
+	for (size_t i = 0; i < ARRAY_SIZE(usage_parts); i++)
+		if (!json_object_get(json_object_get(usage, usage_parts[i]), "bytes"))
+			fail_msg("no '%s' in the sum", usage_parts[i]);
+	_cleanup_json_ json_t *nobody = call(f, "GET", "/v1/host/usage?of=", NULL, 400);
 	_cleanup_json_ json_t *unknown = call(f, "GET", "/v1/host/unknown", NULL, 200);
 	part = json_array_get(json_object_get(unknown, "unknown"), 0);
 	assert_string_equal(text(part, "kind"), "layer");
@@ -867,6 +903,7 @@ int main(void)
 		T(test_keys),
 		T(test_events),
 		T(test_events_follow),
+		T(test_usage_has_names),
 		T(test_metrics_and_others),
 		T(test_openapi_has_every_route),
 		T(test_second_server_is_refused),

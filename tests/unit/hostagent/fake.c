@@ -296,16 +296,20 @@ static int metrics(void *p, struct strbuf *out, struct err *e)
 	return rc;
 }
 
-static int usage(void *p, struct host_usage *ret, struct host_unknown **ret_list, size_t *ret_n,
-	struct err *e)
+static int usage(
+	void *p, const struct host_usage_ask *ask, struct host_usage_report *ret, struct err *e)
 {
-	int rc = enter(p, "usage", "", e);
+	int rc = enter(p, "usage", ask->of ? ask->of : "", e);
 	if (rc < 0)
 		return rc;
-	*ret = (struct host_usage){1ull << 40, 1ull << 39, 3, 4, 5, 6, 7, 8, 9, 10, 1, 12};
-	*ret_list = calloc(1, sizeof **ret_list);
-	**ret_list = (struct host_unknown){.kind = "snapshot", .id = "abc", .bytes = 12};
-	*ret_n = 1;
+	*ret = (struct host_usage_report){.n_items = 1, .n_unknown = 1, .n_shares = 1};
+	ret->sum = (struct host_usage){.total_bytes = 1ull << 40, .unknown_bytes = 12};
+	ret->unknown = calloc(1, sizeof *ret->unknown);
+	*ret->unknown = (struct host_unknown){.kind = "snapshot", .id = "abc", .bytes = 12};
+	ret->items = calloc(1, sizeof *ret->items);
+	*ret->items = (struct host_usage_item){"sandbox", "box", 5, 4, 3, 2, 1};
+	ret->shares = calloc(1, sizeof *ret->shares);
+	*ret->shares = (struct host_usage_share){"image", "base", 1};
 	return 0;
 }
 

@@ -209,14 +209,18 @@ static void each_function_reaches_the_host_and_brings_its_answer(void **state)
 	strbuf_adds(&out, "# before\n");
 	OK(w, metrics, &out);
 	assert_string_equal(out.data, "# before\nstasis_fake 1\n");
-	struct host_usage usage;
-	struct host_unknown *unknown = NULL;
-	OK(w, usage, &usage, &unknown, &n);
-	assert_true(usage.total_bytes == 1ull << 40 && usage.unknown_bytes == 12);
-	assert_int_equal(n, 1);
-	assert_string_equal(unknown->kind, "snapshot");
-	assert_string_equal(unknown->id, "abc");
-	free(unknown);
+	struct host_usage_report usage;
+	OK(w, usage, &(struct host_usage_ask){.of = "box"}, &usage);
+	assert_true(usage.sum.total_bytes == 1ull << 40 && usage.sum.unknown_bytes == 12);
+	assert_int_equal(usage.n_unknown, 1);
+	assert_string_equal(usage.unknown->kind, "snapshot");
+	assert_string_equal(usage.unknown->id, "abc");
+	assert_int_equal(usage.n_items, 1);
+	const struct host_usage_item item = {"sandbox", "box", 5, 4, 3, 2, 1};
+	assert_memory_equal(usage.items, &item, sizeof item);
+	assert_int_equal(usage.n_shares, 1);
+	assert_string_equal(usage.shares->id, "base");
+	host_usage_report_done(&usage);
 	OK(w, remove_unknown, OP, &n);
 	assert_int_equal(n, 3);
 }
