@@ -5,6 +5,7 @@
 // piece under its name is complete. The cache's lock covers building and installing; .tmp-* of a
 // killed build are removed by the next one that gets it. Installing copies by reflink where it can.
 #include "disk/image_build.h"
+#include "disk/space.h"
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -586,6 +587,23 @@ static int find_file(const char *given, const char *name, char **ret, struct err
 	return 0;
 }
 
+// The server's own reserve may be another one (serve --disk-reserve); this is the least that is
+// wise.
+static int check_room(const char *data_dir, struct err *e)
+{
+	struct disk_space s;
+	_cleanup_close_ int fd = open(data_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || disk_space(fd, &s) < 0)
+		return err_errno(e, errno, "%s", data_dir);
+	uint64_t reserve = disk_reserve(&s, 0, 0);
+	if (s.free >= reserve && s.free_inodes >= disk_inode_reserve(&s))
+		return 0;
+	return err_set(e, ERR_NO_SPACE,
+		"no image is built while the volume is low: %" PRIu64 " MiB are free on %s, and "
+		"%" PRIu64 " MiB are kept: 'stasis du' shows what its removal frees",
+		s.free >> 20, data_dir, reserve >> 20);
+}
+
 int image_build(const struct image_build_config *c, struct image_info *ret, struct err *e)
 {
 	_cleanup_(build_done) struct build b = {
@@ -596,6 +614,8 @@ int image_build(const struct image_build_config *c, struct image_info *ret, stru
 	if (!id_is_name(b.name))
 		return err_set(e, ERR_INVALID, "template '%.80s': cannot be a name", b.name);
 	int rc = volume_open(c->data_dir, &volume, e);
+	if (rc == 0)
+		rc = check_room(c->data_dir, e);
 	if (rc == 0)
 		rc = find_file(c->scripts_dir, "images", &b.scripts, e);
 	if (rc == 0)

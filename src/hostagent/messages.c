@@ -146,6 +146,10 @@ static const struct wire_field host_fields[] = {
 	BOOL(host_info, draining, "draining"),
 	TEXT(host_info, journal_id, "journalId"),
 	U64(host_info, last_event, "lastEvent"),
+	TEXT(host_info, disk_state, "diskState"),
+	U64(host_info, disk_reserve, "diskReserve"),
+	U64(host_info, disk_free_inodes, "diskFreeInodes"),
+	U64(host_info, pause_bytes, "pauseBytes"),
 };
 MESSAGE(host, "Host", host_info, host_fields);
 

@@ -5,12 +5,15 @@
 #include "sandbox/types.h"
 
 struct host_config {
-	const char *data_dir;	      // holds the volume's marker
-	const char *run_dir;	      //
-	const char *slot_range;	      // NULL: 10.213.0.0/16
-	unsigned max_sandboxes;	      // 0: 200
-	unsigned warm_slots;	      // 0: 4
-	const char *vmm;	      // "auto", "firecracker", "fcqemu"
+	const char *data_dir;	// holds the volume's marker
+	const char *run_dir;	//
+	const char *slot_range; // NULL: 10.213.0.0/16
+	unsigned max_sandboxes; // 0: 200
+	unsigned warm_slots;	// 0: 4
+	uint64_t reserve_bytes; // kept free for pauses (disk/space.h); this or the next, or none
+	unsigned reserve_percent;
+	bool pause_room; // nothing starts that could not be paused beside all that runs
+	const char *vmm; // "auto", "firecracker", "fcqemu"
 	const char *firecracker_path; // NULL: firecracker of PATH
 	const char *const *allow; // CIDRs that guests may reach in spite of the policy; may be NULL
 	const uint32_t *users;	  // besides root: may connect to guests (slot.h); may be NULL

@@ -148,8 +148,12 @@ struct host_info {
 	bool volume_ok;
 	char volume_reason[200];
 	bool draining;
-	uint64_t last_event; // number of its newest event
-	char journal_id[40]; // of host.db: with another one event numbers start anew
+	uint64_t last_event;   // number of its newest event
+	char journal_id[40];   // of host.db: with another one event numbers start anew
+	char disk_state[16];   // "ok", "warning", "low": nothing new starts
+	uint64_t disk_reserve; // kept free for pauses
+	uint64_t disk_free_inodes;
+	uint64_t pause_bytes; // that pauses of all that runs could need at most
 };
 
 // What uses the volume, in bytes of blocks. Each block is counted once: those of one thing alone

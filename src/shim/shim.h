@@ -123,6 +123,9 @@ int shim_read_exit(const char *dir, struct shim_exit *ret,
 // Opens the running shim named by state.json after a server restart: checks boot id and start time.
 // -ESRCH when it is gone.
 int shim_adopt(const char *dir, struct shim_state *ret, int *ret_pidfd, struct err *e);
+// Memory that the VMM of a running sandbox and its children have for themselves (anonymous, shared
+// or swapped out), in bytes: what a pause writes is not more. An estimate: they run on.
+int shim_memory(const char *dir, uint64_t *ret);
 // The end of a sandbox's processes. dir is the shim's directory. pidfd stays the caller's; -1:
 // found by what lies in dir, so a shim that never wrote state.json is found too. All are
 // idempotent, and success where nothing runs. shim_kill sends SIGKILL and does not wait. The kernel

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pause and resume: what ran goes on, what was taken is given back."""
 import json
+import os
 import time
 import unittest
 
@@ -55,6 +56,54 @@ class Pause(unittest.TestCase):
         self.assertEqual(self.s.sh("pgrep -f 'sleep 9999[9]'"), self.pid)
         self.assertEqual(self.s.sh(f"md5sum < {KEEP}"), self.sum)
         self.assertEqual(self.s.sh("md5sum < ~/keep"), self.sum)
+
+    def test_low_volume_keeps_its_reserve_for_pauses(self):
+        """A file takes the room but half of the reserve."""
+        began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        host = self.w.api("GET", "/v1/host").json()
+        self.assertEqual(host["disk_state"], "ok")
+        self.assertGreaterEqual(host["pause_bytes"], self.s.get()["memory_mb"] << 20)
+        filler = os.path.join(self.w.data, "filler")
+        with open(filler, "wb") as f:
+            self.addCleanup(os.remove, filler)
+            os.posix_fallocate(f.fileno(), 0, host["disk_free_bytes"] - host["disk_reserve_bytes"] // 2)
+        a = self.w.api("POST", "/v1/sandboxes", {"template": "base"})
+        self.assertEqual((a.status, a.error()), (507, "no_space"), a.body)
+        self.assertIn("stasis du", a.json()["error"]["message"])
+        for call in ("/fork", "/pause"):
+            a = self.post(call, {"count": 1} if call == "/fork" else None)
+            self.assertEqual(a.status, 507 if call == "/fork" else 200, a.body)
+        a = self.w.api("POST", "/v1/snapshots", {"sandbox_id": self.s.id, "name": "no-room"})
+        self.assertEqual(a.status, 507, a.body)
+        self.assertEqual(self.w.api("GET", "/v1/host").json()["disk_state"], "low")
+        lib.wait_until("the event", lambda: ("volume_low", "low") in [
+            (e["kind"], e["cause"])
+            for e in self.w.api("GET", f"/v1/events?limit=1000&since={began}").json()["events"]])
+        self.resume()
+        self.unharmed()
+
+    def test_what_du_says_that_it_frees_is_freed(self):
+        """Its fork shares the disk's blocks and the memory's layers; alone again, it frees them."""
+        child = self.post("/fork", {"count": 1, "timeout_sec": 600}).json()["children"][0]["id"]
+        try:
+            one = self.w.cli("du", self.s.id, "-o", "json").json()
+            self.assertIn(child, [x["id"] for x in one["shared_with"]])
+            self.assertIn("base", [x["id"] for x in one["shared_with"]])
+            with_child = one["items"][0]
+        finally:
+            self.assertEqual(self.w.api("DELETE", f"/v1/sandboxes/{child}").status, 204)
+        lib.wait_until("its files go", lambda: self.du()["pending"]["bytes"] < 1 << 20)
+        alone = next(x for x in self.du()["items"] if x["id"] == self.s.id)
+        self.assertGreater(alone["frees_bytes"], with_child["frees_bytes"])
+        self.assertGreater(with_child["shared_bytes"], alone["shared_bytes"])
+
+    def du(self):
+        j = self.w.cli("du", "-o", "json").json()
+        parts = ("sandboxes", "snapshots", "images", "shared", "programs", "databases", "pending",
+                 "unknown", "other")
+        self.assertEqual(sum(j[p]["bytes"] for p in parts), j["used_bytes"])
+        self.assertLess(j["other"]["bytes"], j["total_bytes"] // 20)  # the log of XFS, its trees
+        return j
 
     def test_goes_on_where_it_was(self):
         row = self.pause()

@@ -9,7 +9,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/statfs.h>
-#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include "base/file.h"
@@ -23,6 +22,7 @@
 #include "cli/base/output.h"
 #include "cli/command/all.h"
 #include "disk/disk.h"
+#include "disk/space.h"
 #include "disk/image.h"
 
 #define PROBE_TIMEOUT_MS 60000
@@ -232,18 +232,21 @@ static void check_data(struct report *r)
 	else
 		tell(r, "data volume", OK, NULL, "%s: reflink and holes of 4 KiB", r->data_dir);
 
-	struct statvfs v;
-	char free_text[24];
-	if (fstatvfs(fd, &v) < 0)
+	struct disk_space s;
+	char free_text[24], reserve_text[24];
+	if (disk_space(fd, &s) < 0)
 		return;
-	uint64_t left = (uint64_t)v.f_bavail * v.f_frsize;
-	human_size(left, free_text);
+	uint64_t reserve = disk_reserve(&s, 0, 0), inodes = disk_inode_reserve(&s);
+	human_size(s.free, free_text);
+	human_size(reserve, reserve_text);
+	bool few = s.free_inodes < inodes;
 	tell(r, "disk space",
-		left < 512ull << 20 ? MISSING
-		: left < 4ull << 30 ? DEGRADED
-				    : OK,
-		"remove sandboxes, or make a larger volume", "%s free on %s", free_text,
-		r->data_dir);
+		s.free < reserve || few			      ? MISSING
+		: s.free < 4 * reserve || s.free < 4ull << 30 ? DEGRADED
+							      : OK,
+		"remove what 'stasis du' shows to free most, or make a larger volume",
+		"%s free on %s%s; below %s nothing new starts", free_text, r->data_dir,
+		few ? ", but no room for more files" : "", reserve_text);
 }
 
 static void check_image(struct report *r)

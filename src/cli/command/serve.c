@@ -78,11 +78,33 @@ static size_t guest_users(const struct settings *s, bool alone, uint32_t ret[USE
 	return n;
 }
 
+// "10G", "5%"; NULL: neither.
+static int read_reserve(const char *text, uint64_t *ret_bytes, uint64_t *ret_percent, struct err *e)
+{
+	*ret_bytes = *ret_percent = 0;
+	if (!text)
+		return 0;
+	bool is_percent = str_ends(text, "%");
+	char number[32];
+	const struct cli_option bytes = {
+		0, "disk-reserve", "SIZE|N%", NULL, OPT_BYTES, ret_bytes, .min = 1 << 20};
+	if (!is_percent)
+		return cli_set_option(&bytes, text, e);
+	snprintf(number, sizeof number, "%.*s", (int)strlen(text) - 1, text);
+	if (str_to_u64(number, 90, ret_percent) < 0 || *ret_percent == 0)
+		return err_set(e, ERR_INVALID, "--disk-reserve: must be a size, or 1%% to 90%%");
+	return 0;
+}
+
 static int start_host(const struct settings *s, bool alone, struct hostagent *ret, struct err *e)
 {
 	uint32_t users[USERS_MAX];
 	size_t n_users = guest_users(s, alone, users);
-	int rc = local_mount_volume(s->data_dir, e);
+	uint64_t reserve, percent;
+	int rc = read_reserve(s->disk_reserve, &reserve, &percent, e);
+	if (rc < 0)
+		return rc;
+	rc = local_mount_volume(s->data_dir, e);
 	if (rc < 0)
 		return err_prefix(e, rc, "data volume");
 	return hostagent_start_local(
@@ -91,6 +113,9 @@ static int start_host(const struct settings *s, bool alone, struct hostagent *re
 			.run_dir = s->run_dir,
 			.slot_range = s->slot_range,
 			.max_sandboxes = (unsigned)s->max_sandboxes,
+			.reserve_bytes = reserve,
+			.reserve_percent = (unsigned)percent,
+			.pause_room = s->pause_room,
 			.warm_slots = (unsigned)s->warm_slots,
 			.vmm = s->vmm,
 			.firecracker_path = s->firecracker,

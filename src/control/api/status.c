@@ -38,13 +38,17 @@ void status_host(struct http_request *r, void *ctx)
 		return;
 	}
 	http_reply_json(r, 200,
-		json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:o}",
+		json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+			  "s:I, s:o, s:b, s:o}",
 			"version", i.version, "vmm", i.vmm, "isolation", i.isolation, "cpus",
 			(json_int_t)i.cpus, "memory_mb", (json_int_t)i.memory_mb, "running",
 			(json_int_t)i.running, "max_sandboxes", (json_int_t)i.max_sandboxes,
 			"slots_ready", (json_int_t)i.slots_ready, "slots_taken",
 			(json_int_t)i.slots_taken, "disk_total_bytes", (json_int_t)i.disk_total,
-			"disk_free_bytes", (json_int_t)i.disk_free, "volume_ok", i.volume_ok,
+			"disk_free_bytes", (json_int_t)i.disk_free, "disk_free_inodes",
+			(json_int_t)i.disk_free_inodes, "disk_reserve_bytes",
+			(json_int_t)i.disk_reserve, "pause_bytes", (json_int_t)i.pause_bytes,
+			"disk_state", render_text(i.disk_state), "volume_ok", i.volume_ok,
 			"volume_reason", render_text(i.volume_reason)));
 }
 

@@ -27,11 +27,23 @@
 #include "sandbox/capture/quiesce.h"
 #include "sandbox/capture/snapshots.h"
 #include "sandbox/machine/reach.h"
+#include "sandbox/table/space.h"
 #include "sandbox/table/state.h"
 #include "shim/shim.h"
 
+uint64_t capture_needs(struct host *h, struct sandbox *s)
+{
+	char dir[512];
+	uint64_t bytes, memory = (uint64_t)s->info.memory_mb << 20;
+	if (host_run_path(h, s->info.id, dir) < 0 || shim_memory(dir, &bytes) < 0)
+		return memory;
+	return MIN(bytes, memory);
+}
+
 void capture_done(struct host *h, struct capture *c, bool committed)
 {
+	space_give_back(h, c->promised);
+	c->promised = 0;
 	if (c->published && !committed)
 		snapshot_discard(h, c->snapshot);
 	if (!c->published && c->stage.mem[0])

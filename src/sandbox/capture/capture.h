@@ -18,6 +18,7 @@ struct capture {
 	bool published;	       // the snapshot exists; its row does not yet
 	struct store_snapshot row;
 	uint64_t stopped_ns, went_on_ns; // CLOCK_MONOTONIC
+	uint64_t promised;		 // of the volume's room (table/space.h)
 	struct http_client *agent;	 // the guest's, kept from freeze to thaw
 };
 // committed: its snapshot has a row. Else it is discarded, and what was not published with it.
@@ -26,6 +27,8 @@ void capture_done(struct host *h, struct capture *c, bool committed);
 // snapshot NULL: a new id. full: the sandbox's full_next.
 int capture_init(
 	struct capture *c, const char *kind, const char *snapshot, bool full, char journal[200]);
+// Bytes that taking it may write at most: the guest's memory, or what its VMM has of it.
+uint64_t capture_needs(struct host *h, struct sandbox *s);
 // Guest quiesced and stopped, its dirty memory, device state and disk put beside its disk. The
 // guest is left stopped. On error it was let go again.
 int capture_take(

@@ -7,12 +7,16 @@
 #include <string.h>
 #include "base/log.h"
 #include "sandbox/life/still.h"
+#include "sandbox/table/space.h"
 #include "sandbox/table/state.h"
 
 int checkpoint_prepare(struct operation *o, struct err *e)
 {
 	struct checkpoint *k = o->work;
-	int rc = capture_init(&k->capture, k->kind, k->snapshot, o->s->full_next, o->journal);
+	int rc = space_check(o->h, o->kind->name, capture_needs(o->h, o->s), 0, e);
+	if (rc < 0)
+		return rc;
+	rc = capture_init(&k->capture, k->kind, k->snapshot, o->s->full_next, o->journal);
 	memcpy(o->layer, k->capture.layer, sizeof o->layer);
 	o->full_next = true; // in the row; the capture goes by what was before
 	return rc < 0 ? err_errno(e, rc, "journal entry") : 0;

@@ -14,11 +14,17 @@
 #include "sandbox/table/claim.h"
 #include "sandbox/table/state.h"
 #include "sandbox/table/turn.h"
+#include "sandbox/table/space.h"
 
 struct create {
 	const struct host_create *req;
 	struct origin origin;
 };
+
+static int prepare(struct operation *o, struct err *e)
+{
+	return space_check(o->h, "create", 0, o->s->info.memory_mb, e);
+}
 
 static int steps(struct operation *o, struct err *e)
 {
@@ -59,6 +65,7 @@ static void undo(struct operation *o, const struct err *why)
 static const struct operation_kind create_kind = {.name = "create",
 	.during = SANDBOX_STATE_MAX,
 	.failed = "create_failed",
+	.prepare = prepare,
 	.steps = steps,
 	.undo = undo};
 

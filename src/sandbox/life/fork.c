@@ -10,6 +10,7 @@
 #include "sandbox/life/checkpoint.h"
 #include "sandbox/table/claim.h"
 #include "sandbox/table/turn.h"
+#include "sandbox/table/space.h"
 
 struct fork {
 	struct host *h;
@@ -91,6 +92,9 @@ struct source_of_fork {
 // Before the guest is stopped: no child of a fork would come up.
 static int check_room(struct host *h, size_t n, struct err *e)
 {
+	int rc = space_check(h, "fork", 0, 0, e);
+	if (rc < 0)
+		return rc;
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
 	unsigned live = host_live(h);
 	if (live + n <= h->max_sandboxes)

@@ -18,17 +18,22 @@
 #include "sandbox/life/operation.h"
 #include "sandbox/life/still.h"
 #include "sandbox/table/bells.h"
+#include "sandbox/table/space.h"
 #include "sandbox/table/state.h"
 #include "shim/shim.h"
 
 static int prepare(struct operation *o, struct err *e)
 {
 	struct capture *c = o->work;
+	uint64_t needs = capture_needs(o->h, o->s);
 	int rc = capture_init(c, "pause", NULL, o->s->full_next, o->journal);
 	memcpy(o->layer, c->layer, sizeof o->layer);
 	o->full_next = true; // in the row; the capture goes by what was before
 	if (rc < 0)
 		return err_errno(e, rc, "journal entry");
+	if ((rc = space_promise(o->h, "pause", needs, e)) < 0)
+		return rc;
+	c->promised = needs;
 	// What this run touched at its start is the next one's working set. The pager has written
 	// it by the time that memory is written.
 	if (str_eq(o->s->info.backend, "uffd"))

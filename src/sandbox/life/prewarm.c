@@ -16,6 +16,7 @@
 #include "sandbox/machine/machine.h"
 #include "sandbox/machine/reach.h"
 #include "sandbox/table/state.h"
+#include "sandbox/table/space.h"
 
 #define WARM_MS 60000
 
@@ -45,6 +46,9 @@ static int warm_up(const struct sandbox *s, struct err *e)
 static int prepare(struct operation *o, struct err *e)
 {
 	struct prewarm *p = o->work;
+	int room = space_check(o->h, "prewarm", (uint64_t)o->s->info.memory_mb << 20, 0, e);
+	if (room < 0)
+		return room;
 	int rc = capture_init(&p->capture, "frozen", NULL, false, o->journal);
 	p->capture.image_key = p->key;
 	memcpy(o->layer, p->capture.layer, sizeof o->layer);

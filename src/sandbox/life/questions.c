@@ -3,12 +3,12 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/statvfs.h>
 #include <sys/sysinfo.h>
 #include "base/clock.h"
 #include "disk/disk.h"
 #include "sandbox/capture/harvest.h"
 #include "sandbox/machine/vmm_choice.h"
+#include "sandbox/table/space.h"
 #include "sandbox/table/store.h"
 
 static void fill_disk_usage(const struct host *h, struct host_sandbox *s)
@@ -122,7 +122,7 @@ static bool volume_ok(struct host *h, char *reason, size_t size)
 int host_info(struct host *h, struct host_info *ret, struct err *e)
 {
 	struct host_info i = {0};
-	struct statvfs fs;
+	struct space space;
 	struct sysinfo si;
 	snprintf(i.version, sizeof i.version, "%s", STASIS_VERSION);
 	snprintf(i.vmm, sizeof i.vmm, "%s", h->vmm->version);
@@ -136,10 +136,13 @@ int host_info(struct host *h, struct host_info *ret, struct err *e)
 	i.volume_ok = volume_ok(h, i.volume_reason, sizeof i.volume_reason);
 	if (sysinfo(&si) == 0)
 		i.memory_mb = (uint64_t)si.totalram * si.mem_unit >> 20;
-	if (fstatvfs(h->data_fd, &fs) == 0) {
-		i.disk_total = (uint64_t)fs.f_blocks * fs.f_frsize;
-		i.disk_free = (uint64_t)fs.f_bavail * fs.f_frsize;
-	}
+	space_read(h, &space);
+	i.disk_total = space.now.total;
+	i.disk_free = space.now.free;
+	i.disk_free_inodes = space.now.free_inodes;
+	i.disk_reserve = space.reserve;
+	i.pause_bytes = space.pause_bytes;
+	snprintf(i.disk_state, sizeof i.disk_state, "%s", space_level_name(space.level));
 	slot_pool_stats(h->slots, &i.slots_ready, &i.slots_taken);
 	pthread_mutex_lock(&h->lock);
 	for (const struct sandbox *s = NULL; (s = host_next(h, s));)
@@ -173,6 +176,14 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 		"# TYPE stasis_host_slots_taken gauge\nstasis_host_slots_taken %u\n"
 		"# TYPE stasis_host_disk_free_bytes gauge\nstasis_host_disk_free_bytes %lu\n",
 		creates, failures, destroys, ends, i.slots_ready, i.slots_taken, i.disk_free);
+	strbuf_addf(out,
+		"# TYPE stasis_host_disk_bytes gauge\nstasis_host_disk_bytes %lu\n"
+		"# TYPE stasis_host_disk_reserve_bytes gauge\nstasis_host_disk_reserve_bytes %lu\n"
+		"# TYPE stasis_host_disk_free_inodes gauge\nstasis_host_disk_free_inodes %lu\n"
+		"# TYPE stasis_host_pause_bytes gauge\nstasis_host_pause_bytes %lu\n"
+		"# TYPE stasis_host_disk_low gauge\nstasis_host_disk_low %d\n",
+		i.disk_total, i.disk_reserve, i.disk_free_inodes, i.pause_bytes,
+		str_eq(i.disk_state, space_level_name(SPACE_LOW)));
 	static const char *const kinds[UNKNOWN_KINDS] = {"shim", "sandbox", "snapshot", "layer"};
 	unsigned unknown[UNKNOWN_KINDS] = {0};
 	pthread_mutex_lock(&h->lock);

@@ -13,6 +13,7 @@
 #include "sandbox/table/claim.h"
 #include "sandbox/table/state.h"
 #include "sandbox/table/turn.h"
+#include "sandbox/table/space.h"
 
 struct resume {
 	const struct host_resume *req;
@@ -24,7 +25,11 @@ struct resume {
 static int prepare(struct operation *o, struct err *e)
 {
 	struct resume *r = o->work;
-	int rc = source_open(o->h, o->s->info.snapshot, r->req->disk_only, &r->src, e);
+	// It takes no room at once; what it may need for its next pause is asked for where that is
+	// kept.
+	int rc = o->h->pause_room ? space_check(o->h, "resume", 0, o->s->info.memory_mb, e) : 0;
+	if (rc == 0)
+		rc = source_open(o->h, o->s->info.snapshot, r->req->disk_only, &r->src, e);
 	if (rc == 0 && r->req->disk_only)
 		rc = image_load(o->h->data_dir, "base", &r->img, e);
 	return rc;

@@ -8,6 +8,7 @@
 #include "sandbox/life/checkpoint.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/claim.h"
+#include "sandbox/table/space.h"
 
 // --- of a running one
 
@@ -43,6 +44,9 @@ struct copy {
 static int copy_prepare(struct operation *o, struct err *e)
 {
 	struct copy *c = o->work;
+	int rc = space_check(o->h, "snapshot", 0, 0, e);
+	if (rc < 0)
+		return rc;
 	snprintf(o->journal, sizeof o->journal, "{\"snapshot\":\"%s\"}", c->id);
 	return source_open(o->h, o->s->info.snapshot, true, &c->src, e);
 }

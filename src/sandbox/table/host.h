@@ -41,6 +41,7 @@ struct sandbox {
 	bool watched;	      // pidfd is in the monitor's epoll set
 	struct sandbox *next; // in its bucket
 	bool full_next;	      // lineage uncertain: the next snapshot must be a full one
+	bool told_no_room;    // in an event, of its time-out
 	bool hidden;	      // boots only to be prewarmed: nobody asked for it
 	char kernel_id[72];
 	char parent[UUID_SIZE];	     // snapshot it was loaded from, "" when it was booted
@@ -82,6 +83,12 @@ struct host {
 	struct vmm_choice *vmm;
 	char *runtime_dir, *shim_program;
 	unsigned max_sandboxes;
+
+	uint64_t reserve_bytes; // of the volume (space.h)
+	unsigned reserve_percent;
+	bool pause_room;
+	_Atomic int space_level;	 // enum space_level
+	_Atomic uint64_t space_promised; // to pauses under way
 
 	struct gate gate; // of all starts; its lock may be taken under the next one
 	pthread_mutex_t lock;

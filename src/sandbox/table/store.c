@@ -203,7 +203,7 @@ static int raise_epoch(struct host *h, uint64_t *ret, struct err *e)
 static int write_change(struct host *h, const struct store_change *c, struct dropped *d,
 	struct time_settings *ret_time, struct err *e)
 {
-	const char *id = c->row ? c->row->info.id : "";
+	const char *id = c->row ? c->row->info.id : c->of ? c->of : "";
 	int rc = c->row && !c->removes ? check_not_removed(h, id, e) : 0;
 	if (rc == 0 && c->row) {
 		*ret_time = newest_time(h, c->row, c->sets_time);

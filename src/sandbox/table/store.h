@@ -22,6 +22,7 @@ struct store_change {
 	const char *drop; // a snapshot; NULL or "": none
 	bool drop_pauses; // all snapshots of the sandbox's pauses
 	const struct store_event *event;
+	const char *of; // the event's sandbox where row is NULL; NULL: none
 };
 // What is dropped is no longer listed; the upkeep removes its files, then its row. ERR_CONFLICT for
 // the row of a sandbox that was removed.

@@ -107,6 +107,9 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	pthread_cond_init(&h->changed, NULL);
 	pthread_cond_init(&h->event_added, NULL);
 	pthread_cond_init(&h->upkeep_wake, NULL);
+	h->reserve_bytes = cfg->reserve_bytes;
+	h->reserve_percent = cfg->reserve_percent;
+	h->pause_room = cfg->pause_room;
 	h->max_sandboxes = cfg->max_sandboxes ? cfg->max_sandboxes : DEFAULT_MAX;
 	h->data_dir = strdup(cfg->data_dir);
 	h->run_dir = strdup(cfg->run_dir);

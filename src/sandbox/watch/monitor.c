@@ -7,9 +7,11 @@
 #include <sys/eventfd.h>
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "sandbox/life/end.h"
 #include "sandbox/life/free.h"
+#include "sandbox/life/operation.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/state.h"
 #include "sandbox/table/store.h"
@@ -95,6 +97,27 @@ static bool is_moved(const struct job *j)
 	return other;
 }
 
+// A pause that is refused for want of room leaves no trace, and nobody has asked for this one. It
+// is tried again and again: told once.
+static void tell_no_room(const struct job *j, const struct err *why)
+{
+	pthread_mutex_lock(&j->h->lock);
+	struct sandbox *s = host_find(j->h, j->id);
+	bool tell = s && why && !s->told_no_room;
+	if (s)
+		s->told_no_room = why != NULL;
+	pthread_mutex_unlock(&j->h->lock);
+	if (!tell)
+		return;
+	struct err e = {0};
+	_cleanup_json_ json_t *data = operation_error(why);
+	const struct store_event ev = {.kind = "pause_failed", .cause = "no_space", .data = data};
+	int rc = store_apply(j->h, &(struct store_change){.of = j->id, .event = &ev}, &e);
+	if (rc < 0)
+		log_warn("not told that it could not pause sandbox=%s error=%s", j->id,
+			err_text(&e, rc));
+}
+
 static void time_out(void *ctx)
 {
 	struct job *j = ctx;
@@ -111,6 +134,7 @@ static void time_out(void *ctx)
 			  : host_destroy(j->h, op, j->id, "timeout", &e);
 	if (rc < 0)
 		log_error("time-out failed sandbox=%s error=%s", j->id, err_text(&e, rc));
+	tell_no_room(j, rc < 0 && e.code == ERR_NO_SPACE ? &e : NULL);
 	free(j);
 }
 

@@ -6,6 +6,7 @@
 //	records of pagers are taken
 //	base images are prewarmed
 //	the volume's marker follows the epoch of host.db
+//	it is told when the volume becomes low, and when it no longer is
 //
 // A pass costs what has changed since the one before: all of it is known from memory (refs.h, notes
 // of new snapshots), and where nothing has changed no file is opened.
@@ -15,12 +16,14 @@
 #include <sys/stat.h>
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "disk/disk.h"
 #include "disk/image.h"
 #include "sandbox/capture/harvest.h"
 #include "sandbox/life/prewarm.h"
 #include "sandbox/table/bells.h"
+#include "sandbox/table/space.h"
 #include "sandbox/table/store.h"
 #include "sandbox/watch/epoch.h"
 #include "sandbox/watch/merge.h"
@@ -40,6 +43,7 @@ struct upkeep {
 	uint64_t images_seen;	  // what image_stamp was when all of them had their machine
 	uint64_t freeze_after_ns; // not before, after a failure
 	uint64_t marker_after_ns; // the marker is not written before
+	enum space_level told;	  // in the last event
 };
 
 // --- what nobody needs
@@ -215,10 +219,38 @@ static void prewarm_images(struct upkeep *u)
 
 // ---
 
+static void watch_space(struct upkeep *u)
+{
+	struct space s;
+	struct err e = {0};
+	space_read(u->h, &s);
+	if (s.level == u->told || !s.now.total)
+		return;
+	_cleanup_json_ json_t *data = json_pack("{s:I, s:I, s:I, s:I, s:I}", "free_bytes",
+		(json_int_t)s.now.free, "total_bytes", (json_int_t)s.now.total, "reserve_bytes",
+		(json_int_t)s.reserve, "pause_bytes", (json_int_t)s.pause_bytes, "free_inodes",
+		(json_int_t)s.now.free_inodes);
+	const struct store_event ev = {.kind = s.level == SPACE_OK ? "volume_ok" : "volume_low",
+		.cause = space_level_name(s.level),
+		.data = data};
+	int rc = store_apply(u->h, &(struct store_change){.event = &ev}, &e);
+	if (rc < 0)
+		log_warn("not told how full the volume is error=%s", err_text(&e, rc));
+	else
+		u->told = s.level;
+	if (s.level == SPACE_OK)
+		log_info("volume has room again free_mib=%lu", s.now.free >> 20);
+	else
+		log_warn("volume is %s free_mib=%lu reserve_mib=%lu pause_mib=%lu",
+			s.level == SPACE_LOW ? "low: nothing new starts" : "filling up",
+			s.now.free >> 20, s.reserve >> 20, s.pause_bytes >> 20);
+}
+
 static uint64_t pass(struct upkeep *u)
 {
 	struct host *h = u->h;
 	uint64_t next = clock_monotonic_ns() + IDLE_NS;
+	watch_space(u);
 	prewarm_images(u);
 	remove_snapshots(h);
 	merge_noted(h);

@@ -3,6 +3,9 @@
 // refused where it is short. Run on tmpfs, and on XFS, where disks share blocks.
 #include <string.h>
 #include <sys/vfs.h>
+#include <unistd.h>
+#include "base/clock.h"
+#include "base/id.h"
 #include "base/str.h"
 #include "played/play.h"
 
@@ -180,6 +183,151 @@ static void stops(const void *arg)
 	play_close(h);
 }
 
+// --- refusal before the volume is full
+
+#define GIB (1ull << 30)
+#define MIB (1ull << 20)
+#define RESERVE (5 * GIB) // 5 % of the played volume
+
+static void has_free(uint64_t bytes)
+{
+	world.stage->disk_used = VOLUME_SIZE - bytes;
+}
+
+static void refused(int rc, const struct err *e, const char *what)
+{
+	check(rc < 0 && e->code == ERR_NO_SPACE, "%s on a low volume: %d %s", what, rc, e->text);
+	check(strstr(e->text, "stasis du"), "%s: no remedy in '%s'", what, e->text);
+}
+
+// The events of that kind since the last look, of the whole host; cause: of the last one.
+static uint64_t seen;
+static unsigned events(struct host *h, const char *kind, char cause[64])
+{
+	unsigned found = 0;
+	struct host_event *list = NULL;
+	size_t n = 0;
+	OK(host_events(h, seen, 1000, 0, &list, &n, &e));
+	for (size_t i = 0; i < n; i++) {
+		seen = MAX(seen, list[i].seq);
+		if (str_eq(list[i].kind, kind)) {
+			found++;
+			snprintf(cause, 64, "%s", list[i].cause);
+		}
+		host_event_done(&list[i]);
+	}
+	free(list);
+	return found;
+}
+
+static void wait_for_event(struct host *h, const char *kind, const char *want)
+{
+	char cause[64] = "";
+	for (int i = 0; i < 2000 && !events(h, kind, cause); i++) // a dead-man switch
+		usleep(5000);
+	check(str_eq(cause, want), "%s has the cause '%s', not '%s'", kind, cause, want);
+}
+
+static void try_all(struct host *h, struct play *p)
+{
+	struct err e = {0};
+	refused(play_create(h, p, 5, -1, true, NULL, &e), &e, "a boot");
+	refused(play_create(h, p, 5, -1, false, NULL, &e), &e, "a create");
+	refused(play_create(h, p, 5, 0, false, NULL, &e), &e, "a create from a snapshot");
+	refused(play_snapshot(h, p, 0, 1, NULL, &e), &e, "a snapshot of what runs");
+	refused(play_snapshot(h, p, 1, 1, NULL, &e), &e, "a snapshot of what is paused");
+	refused(play_fork(h, p, 0, 6, NULL, &e), &e, "a fork");
+	refused(play_fork(h, p, 1, 6, NULL, &e), &e, "a fork of what is paused");
+}
+
+static void low(const void *arg)
+{
+	const bool *inodes = arg;
+	struct play *p = play_new();
+	struct host *h = play_open();
+	for (unsigned i = 0; i < 2; i++) {
+		OK(play_create(h, p, i, -1, false, NULL, &e));
+		then_created(p, i, -1);
+	}
+	OK(play_snapshot(h, p, 0, 0, NULL, &e));
+	then_snapshot(p, 0, 0);
+	OK(play_pause(h, p, 1, NULL, &e));
+	then_paused(p, 1);
+	play_idle(h, p, "before");
+	if (*inodes)
+		world.stage->inodes_used = VOLUME_INODES - 900;
+	else
+		has_free(RESERVE - 1);
+	try_all(h, p);
+	wait_for_event(h, "volume_low", "low");
+	play_check(h, p, "after what was refused");
+	// What makes room, or is kept it for, goes on.
+	play_mark(p, 0);
+	OK(play_pause(h, p, 0, NULL, &e));
+	then_paused(p, 0);
+	OK(play_resume(h, p, 0, -1, false, NULL, &e));
+	then_resumed(p, 0, -1, false);
+	OK(play_destroy(h, p, 1, NULL, &e));
+	then_destroyed(p, 1);
+	play_check(h, p, "on a low volume");
+	// Room that comes back by a little changes nothing yet.
+	if (*inodes)
+		world.stage->inodes_used = VOLUME_INODES - 1100;
+	else
+		has_free(RESERVE + GIB);
+	struct err why = {0};
+	refused(play_create(h, p, 2, 0, false, NULL, &why), &why,
+		"a create with little more room");
+	world.stage->inodes_used = 0;
+	has_free(RESERVE + 2 * GIB);
+	OK(play_create(h, p, 2, 0, false, NULL, &e));
+	then_created(p, 2, 0);
+	wait_for_event(h, "volume_low", "warning");
+	has_free(VOLUME_SIZE / 2);
+	OK(play_snapshot(h, p, 2, 1, NULL, &e));
+	then_snapshot(p, 2, 1);
+	wait_for_event(h, "volume_ok", "ok");
+	play_check(h, p, "with room again");
+	play_close(h);
+}
+
+static const bool no = false, yes_ = true;
+
+static void pause_without_room(const void *arg)
+{
+	struct play *p = play_new();
+	struct host *h = play_open();
+	char cause[64];
+	OK(play_create(h, p, 0, -1, false, NULL, &e));
+	then_created(p, 0, -1);
+	play_mark(p, 0);
+	has_free(16 * MIB + MIB / 2); // its memory is 1 MiB
+	struct err why = {0};
+	refused(play_pause(h, p, 0, NULL, &why), &why, "a pause");
+	play_check(h, p, "after a pause that was refused");
+	// By its time-out: it runs on, and that is told once.
+	char op[UUID_SIZE];
+	id_new_uuid(op);
+	OK(host_set_on_timeout(h, op, p->box[0].id, ON_TIMEOUT_PAUSE, &e));
+	id_new_uuid(op);
+	events(h, "", cause);
+	OK(host_set_timeout(h, op, p->box[0].id, clock_realtime_ns() + NSEC_PER_SEC, &e));
+	stage_skip_ms(2000);
+	wait_for_event(h, "pause_failed", "no_space");
+	for (int i = 0; i < 3; i++) { // it is tried again
+		stage_skip_ms(31000);
+		usleep(20000);
+	}
+	check(guest_goes_on(p->box[0].id), "it does not run on");
+	check(events(h, "pause_failed", cause) == 0, "told more than once");
+	has_free(VOLUME_SIZE / 2);
+	stage_skip_ms(31000);
+	wait_for_event(h, "paused", "");
+	then_paused(p, 0);
+	play_check(h, p, "paused once there was room");
+	play_close(h);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct played_case cases[] = {
@@ -188,6 +336,9 @@ int main(int argc, char **argv)
 		{"usage/frees/in-between", frees, "1a3b02"},
 		{"usage/shares", shares},
 		{"usage/stops", stops},
+		{"low/bytes", low, &no},
+		{"low/inodes", low, &yes_},
+		{"low/pause", pause_without_room},
 	};
 	static const struct known_fault known[] = {{"", ""}};
 	return cases_run(argc, argv, cases, ARRAY_SIZE(cases), known, ARRAY_SIZE(known));

@@ -81,7 +81,12 @@ struct stage {
 	_Atomic unsigned n_calls;
 	char calls[STAGE_HITS][40]; // of players, in order
 	_Atomic int vms;	    // processes that live
+	// What the volume is said to have; its size is VOLUME_SIZE.
+	_Atomic uint64_t disk_used, inodes_used;
 };
+
+#define VOLUME_SIZE (100ull << 30)
+#define VOLUME_INODES 1000000ull
 
 // ---- the world
 

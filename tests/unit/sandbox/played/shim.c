@@ -75,6 +75,15 @@ bool machine_lives(const struct machine *m)
 	return fd >= 0;
 }
 
+// All that the guest may have.
+int shim_memory(const char *dir, uint64_t *ret)
+{
+	struct machine m;
+	int rc = machine_read(dir, &m);
+	*ret = rc == 0 ? (uint64_t)m.memory_mib << 20 : 0;
+	return rc;
+}
+
 static void take_bind(struct machine *m, const struct shim_bind *b)
 {
 	const struct {
