@@ -32,11 +32,26 @@ int request_find_user(
 	return rc < 0 ? err_errno(e, rc, "user") : 0;
 }
 
+int request_query_user(struct http_request *req, struct agent *a, struct user *ret, struct err *e)
+{
+	_cleanup_users_ struct users users = {0};
+	int rc = users_load(NULL, NULL, &users);
+	if (rc < 0)
+		return err_errno(e, rc, "cannot read /etc/passwd");
+	return request_find_user(a, &users, http_req_query(req, "username"), ret, e);
+}
+
 int request_resolve_path(struct agent *a, const char *path, const struct user *user,
 	char out[PATH_SIZE], struct err *e)
 {
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&a->lock);
 	return path_resolve(path, user->home, a->default_workdir, out, e);
+}
+
+int request_refuse_kind(const char *path, mode_t mode, struct err *e)
+{
+	return err_set(e, ERR_INVALID, "%s: %s", path,
+		S_ISDIR(mode) ? "is a directory" : "is not a regular file");
 }
 
 int request_make_dir(struct agent *a, const char *path, const struct user *user, struct err *e)
