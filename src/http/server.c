@@ -29,6 +29,7 @@
 #define DRAIN_MAX (64u << 20)
 #define CONNECTION_MEMORY (64u << 10)
 #define STREAM_BLOCK (32u << 10)
+#define FILE_BLOCK (128u << 10)
 #define SHUTDOWN_GRACE_MS 2000
 
 struct http_server {
@@ -298,14 +299,43 @@ void http_reply_error(struct http_request *r, const struct err *e)
 	http_reply_error_status(r, 500, &unknown);
 }
 
+struct file_reply {
+	int fd;
+	uint64_t offset;
+};
+
+static void file_reply_free(void *cls)
+{
+	struct file_reply *f = cls;
+	close(f->fd);
+	free(f);
+}
+
+// Not the library's own reply of a file: its sendfile goes on for ever where a file has ended
+// before its announced length.
+static ssize_t on_file(void *cls, uint64_t pos, char *buf, size_t max)
+{
+	struct file_reply *f = cls;
+	ssize_t n = RETRY_EINTR(pread(f->fd, buf, max, (off_t)(f->offset + pos)));
+	return n > 0 ? n : MHD_CONTENT_READER_END_WITH_ERROR;
+}
+
 void http_reply_fd(struct http_request *r, int status, const char *content_type, int fd,
 	uint64_t offset, uint64_t length)
 {
-	struct MHD_Response *response =
-		length ? MHD_create_response_from_fd_at_offset64(length, fd, offset)
-		       : MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT);
-	if (!length || !response)
+	struct MHD_Response *response = NULL;
+	struct file_reply *f = length ? malloc(sizeof *f) : NULL;
+	if (f) {
+		*f = (struct file_reply){fd, offset};
+		response = MHD_create_response_from_callback(
+			length, FILE_BLOCK, on_file, f, file_reply_free);
+	} else if (!length) {
+		response = MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT);
+	}
+	if (!f || !response) {
 		close(fd);
+		free(f);
+	}
 	set_reply(r, status, content_type, response);
 }
 

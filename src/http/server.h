@@ -84,7 +84,9 @@ void http_reply_error(struct http_request *r, const struct err *e); // status by
 // NULL when out of memory.
 json_t *http_error_json(const struct err *e);
 void http_reply_error_status(struct http_request *r, int status, const struct err *e);
-// An open file from its offset: length bytes with Content-Length (sendfile). Owns fd.
+// An open file from its offset: length bytes with Content-Length, whatever becomes of the file: of
+// one that has grown no more, and one that ends before them has the connection cut, so that the
+// client sees that the body is short. Owns fd.
 void http_reply_fd(struct http_request *r, int status, const char *content_type, int fd,
 	uint64_t offset, uint64_t length);
 // Chunked stream. next is called on the connection's thread and may block; it fills buf and returns

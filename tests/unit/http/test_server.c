@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include "base/clock.h"
@@ -70,6 +71,16 @@ static void on_file(struct http_request *r, void *ctx)
 {
 	int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 	http_reply_fd(r, 200, "application/octet-stream", fd, 1, 3);
+}
+
+// 5 bytes, whatever was promised.
+static void on_other_length(struct http_request *r, void *ctx)
+{
+	uint64_t length = 0;
+	int fd = memfd_create("five", MFD_CLOEXEC);
+	assert_int_equal(file_write_full(fd, "1500\n", 5), 0);
+	assert_int_equal(str_to_u64(http_req_query(r, "length"), UINT64_MAX, &length), 0);
+	http_reply_fd(r, 200, "application/octet-stream", fd, 0, length);
 }
 
 static void on_slow(struct http_request *r, void *ctx)
@@ -165,6 +176,7 @@ static const struct http_route routes[] = {
 	{.method = "POST", .pattern = "/empty", .handler = on_empty},
 	{.method = "POST", .pattern = "/json", .handler = on_json},
 	{.method = "GET", .pattern = "/file", .handler = on_file},
+	{.method = "GET", .pattern = "/five", .handler = on_other_length},
 	{.method = "GET", .pattern = "/slow", .handler = on_slow},
 	{.method = "GET", .pattern = "/stream", .handler = on_stream},
 	{.method = "PUT",
@@ -350,6 +362,23 @@ static void test_bodies(void **state)
 	assert_has(b, "Content-Length: 0\r\n");
 	ask(f, "GET /file HTTP/1.1\r\n" CLOSE, b, sizeof b);
 	assert_has(b, "\r\n\r\nELF");
+}
+
+// The client keeps its connection: only an end of it can tell that the body is short.
+static void test_files_of_another_length(void **state)
+{
+	struct fixture *f = *state;
+	char b[4096];
+	ask(f, "GET /five?length=4096 HTTP/1.1\r\nHost: x\r\n\r\n", b, sizeof b);
+	assert_has(b, "Content-Length: 4096\r\n");
+	assert_has(b, "\r\n\r\n1500\n");
+	ask(f, "GET /five?length=9223372036854775807 HTTP/1.1\r\nHost: x\r\n\r\n", b, sizeof b);
+	assert_has(b, "\r\n\r\n1500\n");
+	ask(f, "GET /five?length=4 HTTP/1.1\r\n" CLOSE, b, sizeof b);
+	assert_has(b, "Content-Length: 4\r\n");
+	assert_true(str_ends(b, "\r\n\r\n1500"));
+	ask(f, "GET /five?length=0 HTTP/1.1\r\n" CLOSE, b, sizeof b);
+	assert_has(b, "Content-Length: 0\r\n");
 }
 
 static void test_expect_continue(void **state)
@@ -595,6 +624,7 @@ int main(void)
 		T(test_bad_escapes),
 		T(test_head_is_get_without_body),
 		T(test_bodies),
+		T(test_files_of_another_length),
 		T(test_expect_continue),
 		T(test_refusals_with_body),
 		T(test_chunked_over_limit),
