@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "envd/api/files_get.h"
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include "envd/api/request.h"
 #include "envd/process/path.h"
 
@@ -56,7 +58,7 @@ static void add_disposition(struct http_request *req, const char *name)
 		http_reply_header(req, "Content-Disposition", b.data);
 }
 
-// A file of size 0 with content: /proc and its like.
+// A file whose size says nothing, with the beginning that was read of it.
 struct pseudo {
 	int fd;
 	size_t len, sent; // of head
@@ -68,6 +70,19 @@ static void pseudo_free(void *p)
 	struct pseudo *f = p;
 	close(f->fd);
 	free(f);
+}
+
+// File systems whose files are made as they are read (linux/magic.h).
+static bool is_of_kernel(int fd)
+{
+	static const uint32_t magics[] = {PROC_SUPER_MAGIC, SYSFS_MAGIC, CGROUP_SUPER_MAGIC,
+		CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC, SECURITYFS_MAGIC, EFIVARFS_MAGIC,
+		BPF_FS_MAGIC};
+	struct statfs fs;
+	for (size_t i = 0; fstatfs(fd, &fs) == 0 && i < ARRAY_SIZE(magics); i++)
+		if ((uint32_t)fs.f_type == magics[i])
+			return true;
+	return false;
 }
 
 static ssize_t pseudo_next(void *p, char *buf, size_t max)
@@ -83,9 +98,11 @@ static ssize_t pseudo_next(void *p, char *buf, size_t max)
 	return n < 0 ? -errno : n;
 }
 
-// Takes fd. The first read tells whether the file is really empty.
-static int reply_pseudo(struct http_request *req, const char *path, int fd, struct err *e)
+// Takes fd. What stat tells of the size is promised to the client only where the first read agrees;
+// all else is sent to its end, in chunks.
+static int reply_file(struct http_request *req, const char *path, int fd, struct err *e)
 {
+	struct stat st;
 	struct pseudo *f = calloc(1, sizeof *f);
 	if (!f) {
 		close(fd);
@@ -93,16 +110,19 @@ static int reply_pseudo(struct http_request *req, const char *path, int fd, stru
 	}
 	f->fd = fd;
 	ssize_t n = RETRY_EINTR(read(fd, f->head, sizeof f->head));
-	if (n <= 0) {
-		int errnum = n < 0 ? errno : 0;
+	if (n < 0 || fstat(fd, &st) < 0) {
+		int errnum = errno;
 		pseudo_free(f);
-		if (errnum)
-			return err_errno(e, errnum, "cannot read %s", path);
-		http_reply_data(req, 200, content_type(path), "", 0);
-		return 0;
+		return err_errno(e, errnum, "cannot read %s", path);
 	}
 	f->len = (size_t)n;
-	http_reply_stream(req, 200, content_type(path), pseudo_next, f, pseudo_free);
+	uint64_t size = (uint64_t)st.st_size;
+	if (f->len < MIN(size, sizeof f->head) || f->len > size || is_of_kernel(fd)) {
+		http_reply_stream(req, 200, content_type(path), pseudo_next, f, pseudo_free);
+		return 0;
+	}
+	free(f);
+	http_reply_fd(req, 200, content_type(path), fd, 0, size);
 	return 0;
 }
 
@@ -131,10 +151,7 @@ static int get(struct http_request *req, struct agent *a, struct err *e)
 		return request_refuse_kind(path, st.st_mode, e);
 	http_reply_header(req, "Vary", "Accept-Encoding");
 	add_disposition(req, path_base(path));
-	if (st.st_size == 0)
-		return reply_pseudo(req, path, TAKE_FD(fd), e);
-	http_reply_fd(req, 200, content_type(path), TAKE_FD(fd), 0, (uint64_t)st.st_size);
-	return 0;
+	return reply_file(req, path, TAKE_FD(fd), e);
 }
 
 void files_get(struct http_request *req, void *ctx)
