@@ -86,8 +86,10 @@ static void keep_instance(const struct envd_target *t, const struct http_respons
 		t->instance[0] = '\0';
 }
 
+#define SHORT_ANSWER (64u << 10) // a guest may send more than it is asked for
+
 static int post_json(struct http_client *c, const struct envd_target *t, const char *path,
-	json_t *body, int timeout_ms, struct http_response *ret, struct err *e)
+	json_t *body, int timeout_ms, size_t max, struct http_response *ret, struct err *e)
 {
 	_cleanup_(headers_done) struct headers h = {0};
 	_cleanup_free_ char *text = json_compact(body);
@@ -105,6 +107,7 @@ static int post_json(struct http_client *c, const struct envd_target *t, const c
 		// all.
 		.connect_timeout_ms = timeout_ms,
 		.timeout_ms = timeout_ms,
+		.max_body = max,
 		.keep_header = INSTANCE_HEADER};
 	int rc = http_client_call(c, &call, ret, e);
 	keep_instance(t, ret);
@@ -169,7 +172,7 @@ int envd_call_init(struct http_client *c, const struct envd_target *t, const str
 		json_object_set_new(j, "resumed", json_true());
 	if (i->resumed || i->clock_ppm)
 		json_object_set_new(j, "clockPpm", json_integer(i->clock_ppm));
-	int rc = post_json(c, t, "/init", j, timeout_ms, &r, e);
+	int rc = post_json(c, t, "/init", j, timeout_ms, SHORT_ANSWER, &r, e);
 	if (rc < 0)
 		return rc;
 	if (ret_guest_ns)
@@ -190,7 +193,7 @@ static int post_nothing(struct http_client *c, const struct envd_target *t, cons
 	_cleanup_json_ json_t *j = json_object();
 	_cleanup_(http_response_done) struct http_response r = {0};
 	char what[32];
-	int rc = post_json(c, t, path, j, timeout_ms, &r, e);
+	int rc = post_json(c, t, path, j, timeout_ms, SHORT_ANSWER, &r, e);
 	if (rc < 0)
 		return rc;
 	snprintf(what, sizeof what, "POST %s", path);
@@ -209,6 +212,26 @@ int envd_call_thaw(
 	return post_nothing(c, t, "/thaw", timeout_ms, e);
 }
 
+int envd_call_oom(struct http_client *c, const struct envd_target *t,
+	const struct envd_oom_report *told, int timeout_ms, struct envd_oom_report *ret,
+	struct err *e)
+{
+	_cleanup_(http_response_done) struct http_response r = {0};
+	_cleanup_json_ json_t *j = json_object(), *answer = NULL;
+	if (told)
+		json_object_update_new(j, json_pack("{s:I, s:I}", "told", (json_int_t)told->total,
+						  "seq", (json_int_t)told->seq));
+	int rc = post_json(c, t, "/oom", j, timeout_ms, SHORT_ANSWER, &r, e);
+	if (rc < 0)
+		return rc;
+	if (r.status != 200)
+		return http_error("POST /oom", &r, e);
+	if (!(answer = http_response_json(&r)))
+		return err_set(e, ERR_BAD_GATEWAY, "POST /oom: answer is not JSON");
+	oom_read_report(answer, ret);
+	return 0;
+}
+
 int envd_unary(struct http_client *c, const struct envd_target *t, const char *method, json_t *req,
 	int timeout_ms, json_t **ret, struct err *e)
 {
@@ -216,7 +239,7 @@ int envd_unary(struct http_client *c, const struct envd_target *t, const char *m
 	char path[128];
 	if (str_format(path, sizeof path, "/%s", method) < 0)
 		return err_set(e, ERR_INVALID, "method name too long");
-	int rc = post_json(c, t, path, req, timeout_ms, &r, e);
+	int rc = post_json(c, t, path, req, timeout_ms, 0, &r, e);
 	if (rc < 0)
 		return rc;
 	if (r.status != 200) {
@@ -277,6 +300,7 @@ static int on_message(struct run *r)
 		r->end.exited = json_is_true(json_object_get(v, "exited"));
 		r->end.output_open = json_is_true(json_object_get(v, "outputOpen"));
 		snprintf(r->end.status, sizeof r->end.status, "%s", status ? status : "");
+		oom_read(json_object_get(v, "oomKilled"), &r->end.oom);
 		r->ended = true;
 	}
 	return 0; // keepalive, and what a newer agent may send

@@ -2,6 +2,7 @@
 // Client of envd's protocol: used by the host (init, health, buffered exec, straight to the slot's
 // address) and by the command line (streams, through the edge).
 #pragma once
+#include "agentclient/oom.h"
 #include "http/client.h"
 
 #define ENVD_PORT 49983
@@ -66,8 +67,9 @@ struct envd_process {
 struct envd_exit {
 	int exit_code; // -1 when killed by a signal
 	bool exited;
-	bool output_open; // others hold its output, and what they write is not told
-	char status[64];  // "exit status 1", "signal: killed"
+	bool output_open;    // others hold its output, and what they write is not told
+	char status[64];     // "exit status 1", "signal: killed"
+	struct envd_oom oom; // of it, or what it started; count 0: none
 };
 
 // GET /health on the client's connection, which stays open for the next call.
@@ -89,6 +91,11 @@ int envd_call_freeze(
 // Lets them go on. For the source of a snapshot, and for undo. Repeating it is harmless.
 int envd_call_thaw(
 	struct http_client *c, const struct envd_target *t, int timeout_ms, struct err *e);
+// What the guest's kernel killed for lack of memory. told (may be NULL): a report that has arrived
+// and need not be given again.
+int envd_call_oom(struct http_client *c, const struct envd_target *t,
+	const struct envd_oom_report *told, int timeout_ms, struct envd_oom_report *ret,
+	struct err *e);
 // Runs to the end of the stream. 0 with *ret set when the process ended; ERR_INVALID for a missing
 // program or directory, ERR_TIMEOUT when it was killed by the time-out, ERR_BAD_GATEWAY when the
 // guest went away.

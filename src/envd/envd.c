@@ -179,6 +179,8 @@ static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 	a.processes = process_table_new(cgroup);
 	if (!a.env || !a.processes)
 		return err_errno(e, ENOMEM, "cannot start");
+	if (o->guest)
+		process_table_watch_oom(a.processes);
 	settings_load(&a);
 	int fd = http_listen_tcp(o->host, o->port, e);
 	if (fd < 0)

@@ -55,8 +55,8 @@ const char *target_parse(const char *id, const char *port, const char *host, con
 
 bool target_is_internal_path(const char *uri)
 {
-	static const char *const internal[] = {
-		"init", "freeze", "thaw", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"};
+	static const char *const internal[] = {"init", "freeze", "thaw", "unfreeze", "collapse",
+		"fsfreeze", "fsthaw", "upgrade", "oom"};
 	_cleanup_free_ char *path = uri ? strndup(uri, strcspn(uri, "?#")) : NULL;
 	if (!path || str_percent_decode(path, false) < 0)
 		return true;

@@ -2,6 +2,7 @@
 #include "envd/api/process_stream.h"
 #include <string.h>
 #include "base/clock.h"
+#include "envd/api/oom.h"
 #include "envd/api/rpc.h"
 
 #define KEEPALIVE_DEFAULT_NS (90 * NSEC_PER_SEC)
@@ -49,6 +50,16 @@ static void add_data(struct stream *s, const struct process_chunk *c)
 		head[1 + i] = (unsigned char)(len >> (24 - 8 * i));
 }
 
+// "error" has text alone in E2B's protocol; the object beside it is ours.
+static void add_kill(json_t *end, const struct process_end *e)
+{
+	_cleanup_free_ char *text = str_printf("%s: out of memory: the kernel killed %s (%llu MiB)",
+		e->status, e->oom.comm, (unsigned long long)(e->oom.rss_bytes >> 20));
+	if (!e->exited || e->exit_code != 0)
+		json_object_set_new(end, "error", json_string(text ? text : e->status));
+	json_object_set_new(end, "oomKilled", oom_json(&e->oom, e->oom_kills));
+}
+
 static void add_end(struct stream *s)
 {
 	const struct process_end *end = process_sub_end(s->sub);
@@ -74,6 +85,8 @@ static void add_end(struct stream *s)
 		if (end->output_open) // beyond E2B's protocol
 			json_object_set_new(json_object_get(json_object_get(o, "event"), "end"),
 				"outputOpen", json_true());
+		if (end->oom_kills > 0)
+			add_kill(json_object_get(json_object_get(o, "event"), "end"), end);
 		connect_envelope_add_json(&s->out, 0, o);
 		json_decref(o);
 		rpc_add_end(&s->out, NULL);

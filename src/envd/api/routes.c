@@ -11,6 +11,7 @@
 #include "envd/api/entry.h"
 #include "envd/api/files_get.h"
 #include "envd/api/files_post.h"
+#include "envd/api/oom.h"
 #include "envd/api/request.h"
 #include "envd/api/rpc_filesystem.h"
 #include "envd/api/rpc_process.h"
@@ -189,6 +190,7 @@ const struct http_route agent_routes[] = {
 	{"POST", "/init", init_post, .body_limit = SMALL_BODY, .flags = ROUTE_OWN | ROUTE_HOST},
 	{"POST", "/freeze", freeze_post, .body_limit = SMALL_BODY, .flags = ROUTE_HOST},
 	{"POST", "/thaw", thaw_post, .body_limit = SMALL_BODY, .flags = ROUTE_HOST},
+	{"POST", "/oom", oom_post, .body_limit = SMALL_BODY, .flags = ROUTE_HOST},
 	{"GET", "/envs", envs_get},
 	{"GET", "/metrics", metrics_get},
 	{"GET", "/files", files_get},

@@ -68,6 +68,7 @@ struct process {
 	int status;
 	uint64_t reaped_ns, output_ns; // the pump's: of the leader's end, and of what was read last
 	int64_t owed;		       // the pump's: bytes of before the leader's end, still unread
+	uint64_t oom_seq;	       // kills before it was started
 	uint64_t ended_ns;
 	struct process_end end;
 	struct process_sub *subs;
@@ -96,6 +97,7 @@ struct process_table {
 	int stop_fd;	      // readable when the table is closing: for pumps that only drop
 	struct rlimit nofile; // what we were started with: for the processes
 	struct gate *gate;
+	struct oom_watch *oom; // NULL: none
 };
 
 // --- table, references
@@ -127,6 +129,11 @@ struct process_table *process_table_new(int cgroup_fd)
 struct gate *process_table_gate(struct process_table *t)
 {
 	return t->gate;
+}
+
+struct oom_watch *process_table_oom(struct process_table *t)
+{
+	return t->oom;
 }
 
 static void process_free(struct process *p)
@@ -243,6 +250,7 @@ struct process_table *process_table_free(struct process_table *t)
 	if (!t)
 		return NULL;
 	process_table_stop(t);
+	oom_watch_free(t->oom);
 	while (t->list) {
 		struct process *p = t->list;
 		t->list = p->next;
@@ -504,9 +512,24 @@ static bool over(struct process *p, bool quiet)
 	return p->forced;
 }
 
+void process_table_watch_oom(struct process_table *t)
+{
+	t->oom = oom_watch_new();
+}
+
+// Before the end is told. A shell says 128 + 9 of a child that was killed.
+static void look_for_kill(struct process *p)
+{
+	bool killed = WIFSIGNALED(p->status) ? WTERMSIG(p->status) == SIGKILL
+					     : WEXITSTATUS(p->status) == 128 + SIGKILL;
+	p->end.oom_kills = oom_watch_blame(
+		p->table->oom, p->pid, p->oom_seq, killed && !p->forced, &p->end.oom);
+}
+
 static void publish_end(struct process *p)
 {
 	struct process_table *t = p->table;
+	look_for_kill(p);
 	_cleanup_unlock_ pthread_mutex_t *input = mutex_lock(&p->stdin_lock);
 	p->stdin_fd = safe_close(p->stdin_fd);
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
@@ -620,6 +643,7 @@ static struct process *process_new(struct process_table *t, const struct process
 	p->ends_on_exit = s->ends_on_exit;
 	p->deadline_ns = TIME_NEVER;
 	p->config = json_incref(s->config);
+	p->oom_seq = oom_watch_seq(t->oom);
 	pthread_cond_init(&p->space, NULL);
 	pthread_mutex_init(&p->stdin_lock, NULL);
 	if (s->tag && !(p->tag = strdup(s->tag))) {

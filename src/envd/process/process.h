@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include "base/err.h"
 #include "envd/process/gate.h"
+#include "envd/process/oom.h"
 #include "envd/process/users.h"
 
 #define PROCESS_END_KEPT_NS (30 * 1000000000ull) // a late Connect still learns how it ended
@@ -40,6 +41,9 @@ struct process_end {
 	bool timed_out;
 	bool output_open; // others hold its output; what they write from now on is dropped
 	char status[64];  // "exit status 1", "signal: killed"
+	// It, or what it started, was killed for lack of memory: how often, and the last time.
+	unsigned oom_kills;
+	struct oom_kill oom; // valid where oom_kills is not 0
 };
 
 enum process_stream { PROCESS_STDOUT, PROCESS_STDERR, PROCESS_PTY };
@@ -66,6 +70,12 @@ void process_table_stop(struct process_table *t);
 // Stops if need be; no call may be running and no subscriber be left.
 struct process_table *process_table_free(struct process_table *t);
 DEFINE_CLEANUP(struct process_table *, process_table_free)
+
+// From now on ends say what the kernel killed for lack of memory. The machine is the sandbox's
+// alone.
+void process_table_watch_oom(struct process_table *t);
+// Borrowed; NULL where nothing is watched.
+struct oom_watch *process_table_oom(struct process_table *t);
 
 // Which starts pass, and which freezes them all: borrowed.
 struct gate *process_table_gate(struct process_table *t);

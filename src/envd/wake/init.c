@@ -243,6 +243,15 @@ static int set_rate(struct agent *a, int ppm, struct err *e)
 	return rc;
 }
 
+// Who resumes under another name is another sandbox: what its origin still had to tell is not its.
+static void forget_origin(struct agent *a, const struct init_request *r)
+{
+	char name[65] = "";
+	gethostname(name, sizeof name - 1);
+	if (r->resumed && r->hostname && !str_eq(name, r->hostname))
+		oom_watch_forget(process_table_oom(a->processes));
+}
+
 static int apply_settings(
 	struct agent *a, const struct init_request *r, struct http_request *req, struct err *e)
 {
@@ -257,6 +266,8 @@ static int apply_settings(
 		rc = set_rate(a, r->clock_ppm, e);
 	if (rc == 0 && fresh)
 		a->last_init_ns = r->timestamp_ns;
+	if (rc == 0)
+		forget_origin(a, r);
 	if (rc == 0 && r->hostname)
 		rc = set_hostname(r->hostname, e);
 	if (rc == 0)

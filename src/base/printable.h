@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// Text of a guest or a stranger, made fit for JSON, logs and terminals.
+#pragma once
+#include "base/str.h"
+
+// Appends the bytes as valid UTF-8 of which none does anything to a terminal. Left out are escape
+// sequences as a whole (ESC and what belongs to it: CSI, OSC and the other strings, two-character
+// ones) and carriage returns. A tab becomes a blank; control characters (C0, DEL, C1), what turns
+// the direction of text round (U+200E, U+200F, U+202A to U+202E, U+2066 to U+2069), and each byte
+// that is not UTF-8 become '?'. lines: newlines stay; else they are control characters too.
+void printable_add(struct strbuf *b, const char *s, size_t len, bool lines);
+// The same into a buffer, cut at a character's end where it is too long.
+void printable_copy(char *out, size_t size, const char *s, size_t len);
