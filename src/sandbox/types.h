@@ -22,6 +22,26 @@ const char *sandbox_state_name(enum sandbox_state s); // "running"
 // SANDBOX_STATE_MAX when unknown.
 enum sandbox_state sandbox_state_parse(const char *name);
 
+// Why a sandbox ended.
+enum end_cause {
+	END_KILLED,	    // by a call
+	END_TIMEOUT,	    // its time was over
+	END_GUEST_POWEROFF, // the guest switched itself off, or rebooted
+	END_GUEST_PANIC,    // its kernel panicked
+	END_GUEST_OOM,	    // its kernel panicked for lack of memory
+	END_VMM_CRASH,	    // the VMM ended otherwise
+	END_HOST_OOM,	    // the host's kernel killed VMM or pager for lack of memory
+	END_PAGER_LOST,	    // the pager ended
+	END_SHIM_LOST,	    // all of it was gone without a word
+	END_HOST_LOST,	    // the host does not have it any more
+	END_SERVER_STOPPED, // serve --kill-on-exit
+	END_CREATE_FAILED,  // it never ran
+	END_CAUSE_MAX,
+};
+const char *end_cause_name(enum end_cause c); // "killed"
+// END_CAUSE_MAX when unknown.
+enum end_cause end_cause_parse(const char *name);
+
 enum on_timeout { ON_TIMEOUT_KILL, ON_TIMEOUT_PAUSE };
 
 struct host_create {
@@ -100,8 +120,7 @@ struct host_sandbox {
 	char snapshot[UUID_SIZE]; // what it resumes from while paused, else ""
 	char backend[8];     // how its memory came: "boot", "file", "uffd"; "" when not running
 	uint64_t generation; // grows with each change of state
-	char cause[64]; // why it ended: killed, timeout, guest_panic, guest_poweroff, vmm_crash,
-			// host_lost, ...
+	char cause[64];	     // why it ended: end_cause_name; a newer host may have others
 	char detail[256];
 	uint64_t disk_bytes;			   // blocks in use
 	struct host_phase phases[HOST_MAX_PHASES]; // of the last operation

@@ -340,6 +340,9 @@ const char *shim_judge_console(const char *console_path)
 		const char *text, *cause;
 	} signs[] = {
 		{"Kernel panic - not syncing", "guest_panic"},
+		// mm/oom_kill.c: nothing left to kill, and vm.panic_on_oom
+		{"Kernel panic - not syncing: System is deadlocked on memory", "guest_oom"},
+		{"Kernel panic - not syncing: Out of memory", "guest_oom"},
 		{"reboot: Power down", "guest_poweroff"},
 		{"reboot: System halted", "guest_poweroff"},
 		{"reboot: Restarting system", "guest_poweroff"},

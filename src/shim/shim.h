@@ -136,6 +136,6 @@ int shim_kill(const char *dir, int pidfd);
 int shim_wait_gone(const char *dir, int pidfd, int timeout_ms, struct err *e);
 // Both; waits for 10 s.
 int shim_stop(const char *dir, int pidfd, struct err *e);
-// "guest_panic" when the end of the console shows a kernel panic, "guest_poweroff" for a power-off
-// or reboot, else NULL.
+// "guest_panic" when the end of the console shows a kernel panic ("guest_oom": for lack of memory),
+// "guest_poweroff" for a power-off or reboot, else NULL.
 const char *shim_judge_console(const char *console_path);

@@ -1,16 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// How this works. A record of /dev/kmsg (Documentation/ABI/testing/dev-kmsg) is one read:
-//
-//	3,812,5210941,-;Out of memory: Killed process 417 (python3) total-vm:461012kB, ...
-//
-// Before the ';' are priority and facility in one number, sequence number, time, flags; what is not
-// printable in the text is written as \xNN, so a process cannot begin a line by its name. The
-// number of the facility is 0 for the kernel alone: the kernel gives 1 to what programs write
-// there.
-//
-// The killed process is dying as its record is written, and its parent may reap it soon. The thread
-// that reads runs before others (SCHED_RR), so that mostly it can still see whose child it was.
-// Where it cannot, the kill is taken for that of a process that ends as if killed.
+// How this works. The killed process is dying as its record is written, and its parent may reap it
+// soon. The thread that reads runs before others (SCHED_RR), so that mostly it can still see whose
+// child it was. Where it cannot, the kill is taken for that of a process that ends as if killed.
 //
 // What the thread finds it also logs, on the console. By that the host knows that there is
 // something to be asked for, whatever log level the guest's console has.
@@ -25,7 +16,7 @@
 #include "base/file.h"
 #include "base/lock.h"
 #include "base/log.h"
-#include "base/printable.h"
+#include "base/str.h"
 
 #define RECORD_MAX 8192 // PRINTKRB_RECORD_MAX and more: a read never cuts a record
 #define BATCH 256	// records in a row; then others get to run
@@ -56,126 +47,6 @@ struct oom_watch {
 	uint64_t told_seq, told_total; // of which the host knows; total: by the kernel's count
 	uint64_t logged, log_after_ns;
 };
-
-// --- records
-
-// Undoes the kernel's \xNN.
-static size_t unescape(const char *s, size_t len, char *out, size_t size)
-{
-	size_t n = 0;
-	for (size_t i = 0; i < len && n < size; n++) {
-		unsigned v;
-		char hex[3] = {0};
-		if (len - i >= 4 && s[i] == '\\' && s[i + 1] == 'x') {
-			memcpy(hex, s + i + 2, 2);
-			if (sscanf(hex, "%2x", &v) == 1) {
-				out[n] = (char)v;
-				i += 4;
-				continue;
-			}
-		}
-		out[n] = s[i++];
-	}
-	return n;
-}
-
-static void copy_text(char *out, size_t size, const char *s, size_t len)
-{
-	char raw[512];
-	printable_copy(out, size, raw, unescape(s, len, raw, sizeof raw));
-}
-
-// The last place of a text, since what a process is called may contain it.
-static const char *find_last(const char *text, const char *what)
-{
-	const char *found = NULL;
-	for (const char *p = text; (p = strstr(p, what)); p++)
-		found = p;
-	return found;
-}
-
-static bool number_after(const char *text, const char *key, uint64_t max, uint64_t *ret)
-{
-	const char *p = strstr(text, key);
-	char *end;
-	if (!p || p[strlen(key)] < '0' || p[strlen(key)] > '9')
-		return false;
-	errno = 0;
-	unsigned long long v = strtoull(p + strlen(key), &end, 10);
-	if (errno || v > max)
-		return false;
-	*ret = v;
-	return true;
-}
-
-// oom-kill:constraint=...,oom_memcg=/a,task_memcg=/a/b,task=python3,pid=417,uid=1000
-static void parse_summary(const char *text, struct oom_summary *ret)
-{
-	static const char begins[] = ",oom_memcg=";
-	uint64_t pid;
-	const char *at = strstr(text, begins), *end = at ? strstr(at, ",task_memcg=") : NULL;
-	const char *last = find_last(text, ",pid=");
-	*ret = (struct oom_summary){0};
-	if (!end || !last || !number_after(last, ",pid=", INT32_MAX, &pid))
-		return;
-	at += strlen(begins);
-	copy_text(ret->cgroup, sizeof ret->cgroup, at, (size_t)(end - at));
-	ret->pid = (pid_t)pid;
-}
-
-// ...: Killed process 417 (python3) total-vm:461012kB, anon-rss:440320kB, file-rss:12kB,
-// shmem-rss:0kB, UID:1000 pgtables:912kB oom_score_adj:100
-static bool parse_kill(const char *text, struct oom_kill *k)
-{
-	static const char killed[] = "Killed process ";
-	const char *at = strstr(text, killed), *end = find_last(text, ") total-vm:");
-	uint64_t pid, uid = 0, anon = 0, file = 0, shmem = 0;
-	char *open;
-	if (!at || !end)
-		return false;
-	at += strlen(killed);
-	pid = strtoull(at, &open, 10);
-	if (open == at || pid == 0 || pid > INT32_MAX || strncmp(open, " (", 2) != 0 ||
-		open + 2 > end)
-		return false;
-	if (!number_after(end, "anon-rss:", UINT64_MAX >> 12, &anon))
-		return false;
-	number_after(end, "file-rss:", UINT64_MAX >> 12, &file);
-	number_after(end, "shmem-rss:", UINT64_MAX >> 12, &shmem);
-	number_after(end, "UID:", UINT32_MAX, &uid);
-	*k = (struct oom_kill){.pid = (pid_t)pid,
-		.uid = (uint32_t)uid,
-		.rss_bytes = (anon + file + shmem) << 10,
-		.in_cgroup = str_starts(text, "Memory cgroup out of memory")};
-	copy_text(k->comm, sizeof k->comm, open + 2, (size_t)(end - (open + 2)));
-	return true;
-}
-
-bool oom_parse(const char *record, size_t len, struct oom_summary *summary, struct oom_kill *ret)
-{
-	char line[2048];
-	const char *newline = memchr(record, '\n', len);
-	size_t n = MIN(newline ? (size_t)(newline - record) : len, sizeof line - 1);
-	memcpy(line, record, n);
-	line[n] = '\0';
-	char *end, *text = strchr(line, ';');
-	unsigned long prio = strtoul(line, &end, 10);
-	if (!text || end == line || *end != ',' || prio > 7)
-		return false;
-	text++;
-	if (str_starts(text, "oom-kill:")) {
-		parse_summary(text, summary);
-		return false;
-	}
-	if (!(str_starts(text, "Out of memory") ||
-		    str_starts(text, "Memory cgroup out of memory")) ||
-		!parse_kill(text, ret))
-		return false;
-	if (ret->in_cgroup && summary->pid == ret->pid)
-		memcpy(ret->cgroup, summary->cgroup, sizeof ret->cgroup);
-	*summary = (struct oom_summary){0};
-	return true;
-}
 
 // --- what was found
 
@@ -290,7 +161,7 @@ static uint64_t value_of(const char *file, const char *key)
 	_cleanup_strbuf_ struct strbuf text = {0};
 	uint64_t v = 0;
 	if (file_read(AT_FDCWD, file, 1u << 20, &text) == 0 && text.data)
-		number_after(text.data, key, UINT64_MAX, &v);
+		oom_number_after(text.data, key, UINT64_MAX, &v);
 	return v;
 }
 

@@ -7,30 +7,10 @@
 // can be lost where thousands come at once, and the guest's root can have the kernel log much. So
 // they are hints.
 #pragma once
-#include <sys/types.h>
-#include "base/macro.h"
+#include "base/oomlog.h"
 
 #define OOM_KEPT 8	 // kills that are told of by name; further ones are counted only
 #define OOM_ANCESTORS 32 // of a killed process, with itself
-
-struct oom_kill {
-	pid_t pid;
-	uint32_t uid;
-	uint64_t rss_bytes; // what it had in memory: anonymous, of files, shared
-	uint64_t at_ns;	    // CLOCK_REALTIME
-	bool in_cgroup;	    // the memory of a cgroup was over, not the guest's
-	char comm[48];	    // its name, printable
-	char cgroup[128];   // whose limit it was, printable; "" when not known
-};
-
-// What /dev/kmsg says, a record at a time. The kernel's record of a kill may follow one that says
-// which cgroup it is about: *summary has that, and begins as {0}. true: *ret is a kill. Records
-// that a program wrote there are none (their facility is not the kernel's, 0).
-struct oom_summary {
-	pid_t pid; // 0: none
-	char cgroup[128];
-};
-bool oom_parse(const char *record, size_t len, struct oom_summary *summary, struct oom_kill *ret);
 
 struct oom_watch;
 

@@ -26,6 +26,7 @@
 #include "sandbox/capture/early_write.h"
 #include "sandbox/capture/quiesce.h"
 #include "sandbox/capture/snapshots.h"
+#include "sandbox/machine/oom.h"
 #include "sandbox/machine/reach.h"
 #include "sandbox/table/space.h"
 #include "sandbox/table/state.h"
@@ -120,6 +121,7 @@ int capture_take(
 	if ((rc = sync_disk(dir, e)) < 0)
 		return rc;
 	sandbox_phase(&s->info, "sync", since);
+	oom_settle(h, s);
 	c->stopped_ns = clock_monotonic_ns();
 	if ((rc = quiesce(s, &c->agent, true, e)) < 0)
 		return err_prefix(e, rc, "quiesce the guest");

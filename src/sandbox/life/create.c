@@ -9,6 +9,7 @@
 #include "sandbox/life/free.h"
 #include "sandbox/life/operation.h"
 #include "sandbox/life/origin.h"
+#include "sandbox/machine/console.h"
 #include "sandbox/machine/machine.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/claim.h"
@@ -54,6 +55,8 @@ static int steps(struct operation *o, struct err *e)
 
 static void undo(struct operation *o, const struct err *why)
 {
+	if (!o->data)
+		o->data = console_event(o->h, o->s->info.id);
 	sandbox_free(o->h, o->s, FREE_ALL, FREE_MS);
 	o->next = *o->s;
 	sandbox_move(&o->next.info, SANDBOX_STOPPED, "create failed");

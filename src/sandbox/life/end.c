@@ -16,8 +16,11 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "sandbox/life/free.h"
+#include "sandbox/life/host_oom.h"
+#include "sandbox/machine/console.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/claim.h"
 #include "sandbox/table/state.h"
@@ -25,6 +28,20 @@
 #include "shim/shim.h"
 
 #define WAIT_MS 2000
+
+// What is asked for afterwards (why), when neither row nor console are there any more. Of one that
+// was ended on purpose the console tells nothing, and those are many.
+static json_t *end_data(struct host *h, const struct host_sandbox *s)
+{
+	enum end_cause cause = end_cause_parse(s->cause);
+	bool meant = cause == END_KILLED || cause == END_TIMEOUT || cause == END_SERVER_STOPPED;
+	json_t *data = meant ? NULL : console_event(h, s->id);
+	if (!data)
+		data = json_object();
+	if (s->detail[0])
+		json_object_set_new(data, "detail", json_string(s->detail));
+	return data;
+}
 
 // *s becomes stopped in the database and in the table.
 static int record_end(struct host *h, struct sandbox *s, const char *op_id, const char *cause,
@@ -43,7 +60,8 @@ static int record_end(struct host *h, struct sandbox *s, const char *op_id, cons
 	done.has_slot = false;
 	snprintf(done.info.cause, sizeof done.info.cause, "%s", cause);
 	snprintf(done.info.detail, sizeof done.info.detail, "%s", detail ? detail : "");
-	const struct store_event ev = {.kind = "stopped", .cause = cause};
+	_cleanup_json_ json_t *data = end_data(h, &done.info);
+	const struct store_event ev = {.kind = "stopped", .cause = cause, .data = data};
 	const struct store_change c = {
 		.op_id = op_id, .row = &done, .removes = true, .drop_pauses = true, .event = &ev};
 	int rc = store_apply(h, &c, e);
@@ -179,27 +197,32 @@ int host_destroy(
 
 // --- an end by itself
 
-static const char *judge(struct host *h, const char *id, struct shim_exit *x)
+// What the shim has written down, and what the console and the host's log say besides.
+static const char *judge(struct host *h, const struct sandbox *s, struct shim_exit *x)
 {
 	char dir[512], console[512];
+	const char *id = s->info.id;
 	if (host_run_path(h, id, dir) < 0 || host_disk_path(h, id, "console.log", console) < 0)
-		return "shim_lost";
+		return end_cause_name(END_SHIM_LOST);
 	int rc = shim_read_exit(dir, x, NULL);
+	bool vmm_said = rc == 0 && str_eq(x->cause, "vmm_exit");
+	if (!vmm_said && host_oom_find(h, s, dir, x->detail, sizeof x->detail))
+		return end_cause_name(END_HOST_OOM);
 	const char *judged = shim_judge_console(console);
-	if (rc < 0)
-		return "shim_lost"; // killed hard: its namespace, and the VMM with it, is gone
+	if (rc < 0) // killed hard: its namespace, and the VMM with it, is gone
+		return end_cause_name(END_SHIM_LOST);
 	if (judged)
 		return judged;
-	if (str_eq(x->cause, "vmm_exit"))
-		return "guest_poweroff";
-	return x->cause[0] ? x->cause : "vmm_crash";
+	if (vmm_said)
+		return end_cause_name(END_GUEST_POWEROFF);
+	return x->cause[0] ? x->cause : end_cause_name(END_VMM_CRASH);
 }
 
 void sandbox_ended(struct host *h, struct sandbox *s)
 {
 	struct shim_exit x = {0};
 	struct err e = {0};
-	const char *cause = judge(h, s->info.id, &x);
+	const char *cause = judge(h, s, &x);
 	log_info("sandbox ended sandbox=%s cause=%s detail=%s", s->info.id, cause, x.detail);
 	// The console is kept for the hour in which the ended sandbox can still be asked about.
 	sandbox_free(h, s, FREE_BUT_CONSOLE, FREE_MS);

@@ -163,7 +163,8 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 	for (const struct sandbox *s = NULL; (s = host_next(h, s));)
 		freeing += s->freeing;
 	uint64_t creates = h->creates, failures = h->create_failures, destroys = h->destroys,
-		 ends = h->guest_ends, pauses = h->pauses, resumes = h->resumes, forks = h->forks;
+		 ends = h->guest_ends, oom_kills = h->oom_kills, pauses = h->pauses,
+		 resumes = h->resumes, forks = h->forks;
 	const struct pager_figures pager = h->pager;
 	pthread_mutex_unlock(&h->lock);
 	strbuf_addf(out,
@@ -172,10 +173,13 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 		"stasis_host_create_failures_total %lu\n"
 		"# TYPE stasis_host_destroys_total counter\nstasis_host_destroys_total %lu\n"
 		"# TYPE stasis_host_guest_ends_total counter\nstasis_host_guest_ends_total %lu\n"
+		"# TYPE stasis_host_guest_oom_kills_total counter\n"
+		"stasis_host_guest_oom_kills_total %lu\n"
 		"# TYPE stasis_host_slots_ready gauge\nstasis_host_slots_ready %u\n"
 		"# TYPE stasis_host_slots_taken gauge\nstasis_host_slots_taken %u\n"
 		"# TYPE stasis_host_disk_free_bytes gauge\nstasis_host_disk_free_bytes %lu\n",
-		creates, failures, destroys, ends, i.slots_ready, i.slots_taken, i.disk_free);
+		creates, failures, destroys, ends, oom_kills, i.slots_ready, i.slots_taken,
+		i.disk_free);
 	strbuf_addf(out,
 		"# TYPE stasis_host_disk_bytes gauge\nstasis_host_disk_bytes %lu\n"
 		"# TYPE stasis_host_disk_reserve_bytes gauge\nstasis_host_disk_reserve_bytes %lu\n"

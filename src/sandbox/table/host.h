@@ -18,6 +18,14 @@
 #include "base/lock.h"
 #include <stdatomic.h>
 
+// What is known of kills in a guest for lack of memory (machine/oom.h).
+struct sandbox_oom {
+	uint64_t console_seen;	     // bytes
+	uint64_t after_ns, pause_ns; // CLOCK_MONOTONIC: it is not asked before
+	bool rung;		     // there is something to ask for
+	bool asking;
+};
+
 struct sandbox {
 	struct host_sandbox info;
 	char token[96];	       // envd's; kept for later resumes
@@ -51,6 +59,7 @@ struct sandbox {
 	struct unsettled *unsettled; // what recovery has still to do (watch/recover.c)
 	uint64_t ready_ns; // CLOCK_MONOTONIC of the load whose record is not taken yet; 0: none
 	struct pager_figures pager_told; // by its pager, and in host.pager
+	struct sandbox_oom oom;
 };
 
 #define HOST_BUCKETS 256u
@@ -96,6 +105,11 @@ struct host {
 	struct sandbox *buckets[HOST_BUCKETS];
 	unsigned n_sandboxes;
 	uint64_t creates, create_failures, destroys, guest_ends;
+	uint64_t oom_kills; // in guests, by what they say
+#define HOST_OOM_USED 64u
+	uint64_t oom_used[HOST_OOM_USED]; // records of the kernel's log that tell of ends: number +
+					  // 1
+	unsigned n_oom_used;
 
 	pthread_mutex_t event_lock;
 	pthread_cond_t event_added;

@@ -37,6 +37,34 @@ enum sandbox_state sandbox_state_parse(const char *name)
 	return (enum sandbox_state)i;
 }
 
+static const char *const causes[END_CAUSE_MAX] = {
+	[END_KILLED] = "killed",
+	[END_TIMEOUT] = "timeout",
+	[END_GUEST_POWEROFF] = "guest_poweroff",
+	[END_GUEST_PANIC] = "guest_panic",
+	[END_GUEST_OOM] = "guest_oom",
+	[END_VMM_CRASH] = "vmm_crash",
+	[END_HOST_OOM] = "host_oom",
+	[END_PAGER_LOST] = "pager_lost",
+	[END_SHIM_LOST] = "shim_lost",
+	[END_HOST_LOST] = "host_lost",
+	[END_SERVER_STOPPED] = "server_stopped",
+	[END_CREATE_FAILED] = "create_failed",
+};
+
+const char *end_cause_name(enum end_cause c)
+{
+	return (unsigned)c < END_CAUSE_MAX ? causes[c] : "unknown";
+}
+
+enum end_cause end_cause_parse(const char *name)
+{
+	int i = 0;
+	while (i < END_CAUSE_MAX && strcmp(causes[i], name) != 0)
+		i++;
+	return (enum end_cause)i;
+}
+
 bool sandbox_state_may(enum sandbox_state from, enum sandbox_state to)
 {
 	return (unsigned)from < SANDBOX_STATE_MAX && (states[from].next & 1u << to);
@@ -83,5 +111,5 @@ json_t *sandbox_phases_json(const struct host_sandbox *i)
 
 bool sandbox_is_no_create(const struct host_sandbox *s)
 {
-	return s->state == SANDBOX_STOPPED && str_eq(s->cause, "create_failed");
+	return s->state == SANDBOX_STOPPED && str_eq(s->cause, end_cause_name(END_CREATE_FAILED));
 }

@@ -262,6 +262,20 @@ int store_commit(struct host *h, const char *op_id, const struct sandbox *s,
 	return store_apply(h, &(struct store_change){.op_id = op_id, .row = s, .event = ev}, e);
 }
 
+int store_tell(struct host *h, const char *id, const struct store_event *ev, struct err *e)
+{
+	uint64_t last;
+	db_lock(h->db);
+	int rc = db_begin(h->db, e);
+	if (rc == 0)
+		rc = store_put_event(h, id, ev, e);
+	rc = finish(h, rc, ev, &last, e);
+	db_unlock(h->db);
+	if (rc == 0)
+		tell_event(h, last);
+	return rc;
+}
+
 int store_op_end(struct host *h, const char *op_id, const char *id, const struct err *failed)
 {
 	struct err e = {0};

@@ -29,6 +29,8 @@ struct store_change {
 int store_apply(struct host *h, const struct store_change *c, struct err *e);
 int store_commit(struct host *h, const char *op_id, const struct sandbox *s,
 	const struct store_event *ev, struct err *e);
+// An event about a sandbox, and nothing else.
+int store_tell(struct host *h, const char *id, const struct store_event *ev, struct err *e);
 // Ends an operation that changed nothing.
 int store_op_end(struct host *h, const char *op_id, const char *id, const struct err *failed);
 // When a sandbox ends by itself, and how (each may be NULL): in the row and in memory, also while

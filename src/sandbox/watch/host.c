@@ -19,6 +19,7 @@
 #include "sandbox/table/statefile.h"
 #include "sandbox/table/store.h"
 #include "sandbox/watch/epoch.h"
+#include "sandbox/watch/listen.h"
 #include "sandbox/watch/monitor.h"
 #include "sandbox/watch/recover.h"
 #include "sandbox/watch/unknown.h"
@@ -150,6 +151,8 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	epoch_raise(h);
 	if ((rc = host_recover(h, &full, e)) < 0 || (!cfg->alone && (rc = upkeep_start(h, e)) < 0))
 		goto fail;
+	if (!cfg->alone)
+		listen_start(h);
 	*ret = h;
 	return 0;
 fail:
@@ -174,7 +177,7 @@ static void end_all(struct host *h)
 		char op[UUID_SIZE];
 		id_new_uuid(op);
 		if (list[i].state != SANDBOX_PAUSED &&
-			host_destroy(h, op, list[i].id, "server_stopped", &e) < 0)
+			host_destroy(h, op, list[i].id, end_cause_name(END_SERVER_STOPPED), &e) < 0)
 			log_warn("not ended sandbox=%s error=%s", list[i].id, e.text);
 	}
 	free(list);

@@ -131,7 +131,7 @@ static void time_out(void *ctx)
 	id_new_uuid(op);
 	log_info("time-out%s sandbox=%s", j->pause ? ", pausing" : "", j->id);
 	int rc = j->pause ? host_pause(j->h, op, j->id, &info, &e)
-			  : host_destroy(j->h, op, j->id, "timeout", &e);
+			  : host_destroy(j->h, op, j->id, end_cause_name(END_TIMEOUT), &e);
 	if (rc < 0)
 		log_error("time-out failed sandbox=%s error=%s", j->id, err_text(&e, rc));
 	tell_no_room(j, rc < 0 && e.code == ERR_NO_SPACE ? &e : NULL);

@@ -133,6 +133,16 @@ int envd_call_thaw(
 	return set_frozen("envd_call_thaw", t, false, timeout_ms, e);
 }
 
+int envd_call_oom(struct http_client *h, const struct envd_target *t,
+	const struct envd_oom_report *told, int timeout_ms, struct envd_oom_report *ret,
+	struct err *e)
+{
+	struct call c;
+	int rc = begin(&c, "envd_call_oom", t, timeout_ms, e);
+	*ret = (struct envd_oom_report){0};
+	return rc < 0 ? rc : allowed(&c, t, e);
+}
+
 int envd_run(struct http_client *h, const struct envd_target *t, const struct envd_process *p,
 	struct envd_exit *ret, struct err *e)
 {

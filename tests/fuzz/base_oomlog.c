@@ -2,7 +2,7 @@
 // A record of /dev/kmsg, in which guests name processes and cgroups. Two, as one follows the other.
 #include <string.h>
 #include "base/str.h"
-#include "envd/process/oom.h"
+#include "base/oomlog.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

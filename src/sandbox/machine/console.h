@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a guest's console says. It is the guest's to write, and kept by the shim (console.log).
+#pragma once
+#include "sandbox/table/host.h"
+
+#define CONSOLE_TAIL_LINES 20u
+#define CONSOLE_TAIL_BYTES 4096u
+
+// Appends the last lines, printable (base/printable.h), without empty ones: CONSOLE_TAIL_LINES and
+// CONSOLE_TAIL_BYTES at most. Nothing where there is no console.
+void console_tail(struct host *h, const char *id, struct strbuf *ret);
+// {"console": [line, ...]} for an event; NULL where there are none. Owned by the caller.
+json_t *console_event(struct host *h, const char *id);
+// Whether what was written since *seen bytes has word of a kill for lack of memory, the agent's or
+// the kernel's. *seen becomes the console's size. Opens the file only where it has grown.
+bool console_tells_of_kill(struct host *h, const char *id, uint64_t *seen);
