@@ -511,6 +511,28 @@ int maker_unpark(const struct maker *m, unsigned index, struct err *e)
 	return run_inside(m, index, unpark_inside, e);
 }
 
+static int apply_text(void *arg, struct err *e)
+{
+	return policy_apply(arg, e);
+}
+
+int maker_set_resolvers(const struct maker *m, unsigned index, const struct resolvers *old,
+	const struct resolvers *now, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf inside = {0}, outside = {0};
+	struct slot s;
+	maker_describe(m, index, &s);
+	_cleanup_close_ int ns = netns_open(s.netns);
+	if (ns < 0)
+		return err_errno(e, ns, "open %s", s.netns);
+	policy_slot_resolvers_text(&inside, now);
+	policy_host_resolvers_text(&outside, m->table, s.host_if, old, now);
+	int rc = netns_run(ns, apply_text, &inside, e);
+	if (rc == 0)
+		rc = policy_apply(&outside, e);
+	return rc < 0 ? err_prefix(e, rc, "rules for resolvers") : 0;
+}
+
 int maker_remove(const struct maker *m, unsigned index, struct err *e)
 {
 	_cleanup_netlink_ struct netlink *n = NULL;

@@ -39,6 +39,9 @@ int maker_make(const struct maker *m, unsigned index, struct err *e);
 // "host unreachable".
 int maker_park(const struct maker *m, unsigned index, struct err *e);
 int maker_unpark(const struct maker *m, unsigned index, struct err *e);
+// Opens both walls to now and closes them to old.
+int maker_set_resolvers(const struct maker *m, unsigned index, const struct resolvers *old,
+	const struct resolvers *now, struct err *e);
 int maker_remove(const struct maker *m, unsigned index, struct err *e);
 // Whether the slot is all there, with the addresses that the range gives it.
 bool maker_is_whole(const struct maker *m, unsigned index);

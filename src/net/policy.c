@@ -10,6 +10,10 @@
 // Packets from elsewhere are never sent on to the guest, so that late answers to the slot's former
 // guest do not reach the next one. The guest sees its gateway as their source.
 //
+// A resolver in a network that is denied, or on the host itself, is open to the one guest that has
+// it: as that address, port 53. The set of the slot's table has the slot's own, that of the host's
+// pairs of interface and address.
+//
 // nf_conntrack_tcp_loose is off in the namespace (maker.c): a connection that this namespace has
 // not seen begin (the guest was thawed here, or the entries were flushed) is invalid, and the guest
 // gets a reset instead of silence.
@@ -26,6 +30,8 @@ const char *const policy_denied[] = {"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10",
 // Flows that one guest may have open to the outside: the host tracks each too, and its table
 // (nf_conntrack_max, 65,536 and more) is for all slots.
 #define FLOWS_MAX 2048
+
+#define TO_PORT_53 "meta l4proto { tcp, udp } th dport 53"
 
 static void add_sets(struct strbuf *out, const struct policy *p)
 {
@@ -51,6 +57,7 @@ void policy_slot_text(struct strbuf *out, const struct policy *p, uint32_t host,
 	cidr_format_address(slot, s);
 	strbuf_adds(out, "table inet stasis {\n");
 	add_sets(out, p);
+	strbuf_adds(out, "\tset resolvers {\n\t\ttype ipv4_addr;\n\t}\n");
 	strbuf_addf(out,
 		"	chain spoofed {\n"
 		"		type filter hook prerouting priority raw; policy accept;\n"
@@ -86,7 +93,11 @@ void policy_slot_text(struct strbuf *out, const struct policy *p, uint32_t host,
 		"		ct state invalid meta l4proto tcp reject with tcp reset\n"
 		"		ct state invalid drop\n"
 		"		ip daddr %s goto refused\n"
+		"		ip daddr @resolvers " TO_PORT_53 " goto counted\n"
 		"		ip daddr @denied ip daddr != @allowed goto refused\n"
+		"		goto counted\n"
+		"	}\n"
+		"	chain counted {\n"
 		"		ct count over %d goto refused\n"
 		"		accept\n"
 		"	}\n"
@@ -112,11 +123,14 @@ void policy_host_text(
 	strbuf_addf(
 		out, "table inet %s\ndelete table inet %s\ntable inet %s {\n", table, table, table);
 	add_sets(out, p);
+	strbuf_adds(out, "\tset resolvers {\n\t\ttype ifname . ipv4_addr;\n\t}\n");
 	// The agent and the ports of a guest take whoever comes this way for the host: other users
 	// of this machine go through the edge, which knows ids and tokens.
 	strbuf_addf(out,
 		"	chain to_guests {\n"
 		"		type filter hook output priority filter; policy accept;\n"
+		// A resolver of this machine, whoever it runs as.
+		"		ct direction reply accept\n"
 		"		oifname \"%s*\" meta skuid != { 0",
 		prefix);
 	for (size_t i = 0; i < p->n_users; i++)
@@ -132,6 +146,7 @@ void policy_host_text(
 		"	}\n"
 		"	chain to_host {\n"
 		"		type filter hook input priority filter; policy accept;\n"
+		"		iifname . ip daddr @resolvers " TO_PORT_53 " accept\n"
 		"		iifname \"%s*\" ct state != { established, related } drop\n"
 		"	}\n"
 		"	chain forward {\n"
@@ -141,7 +156,11 @@ void policy_host_text(
 		"		iifname \"%s*\" jump outgoing\n"
 		"	}\n"
 		"	chain outgoing {\n"
+		"		iifname . ip daddr @resolvers " TO_PORT_53 " goto sent\n"
 		"		ip daddr @denied ip daddr != @allowed drop\n"
+		"		goto sent\n"
+		"	}\n"
+		"	chain sent {\n"
 		// The way out may be narrower than the guest's link, and not every network lets
 		// the errors through that would tell it.
 		"		tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu\n"
@@ -152,6 +171,33 @@ void policy_host_text(
 		"	}\n"
 		"}\n",
 		prefix, prefix, prefix, prefix, prefix);
+}
+
+// "delete element" or "add element" of the set with those addresses, iface before each if not NULL.
+static void change_set(struct strbuf *out, const char *verb, const char *table, const char *iface,
+	const struct resolvers *r)
+{
+	for (size_t i = 0; i < r->n; i++) {
+		char address[INET_ADDRSTRLEN];
+		cidr_format_address(r->addr[i], address);
+		strbuf_addf(out, "%s element inet %s resolvers { %s%s%s%s }\n", verb, table,
+			iface ? "\"" : "", iface ? iface : "", iface ? "\" . " : "", address);
+	}
+}
+
+void policy_slot_resolvers_text(struct strbuf *out, const struct resolvers *r)
+{
+	strbuf_adds(out, "flush set inet stasis resolvers\n");
+	change_set(out, "add", "stasis", NULL, r);
+}
+
+void policy_host_resolvers_text(struct strbuf *out, const char *table, const char *iface,
+	const struct resolvers *old, const struct resolvers *now)
+{
+	// Added first: what is not there can be deleted then.
+	change_set(out, "add", table, iface, old);
+	change_set(out, "delete", table, iface, old);
+	change_set(out, "add", table, iface, now);
 }
 
 int policy_apply(const struct strbuf *text, struct err *e)

@@ -3,6 +3,7 @@
 #pragma once
 #include "base/str.h"
 #include "net/cidr.h"
+#include "net/resolvers.h"
 
 // Networks that guests never reach unless allowed one by one: everything that is not the public
 // internet. The slot range and the host itself are denied besides, whatever is allowed.
@@ -25,6 +26,11 @@ void policy_slot_text(struct strbuf *out, const struct policy *p, uint32_t host,
 // Replaces the table if it exists. prefix: what the names of the slots' host interfaces begin with.
 void policy_host_text(
 	struct strbuf *out, const struct policy *p, const char *table, const char *prefix);
+// The resolvers behind the wall that one guest may ask: replaces those of the slot's table, and old
+// by now in that of the host. iface: the slot's host interface.
+void policy_slot_resolvers_text(struct strbuf *out, const struct resolvers *r);
+void policy_host_resolvers_text(struct strbuf *out, const char *table, const char *iface,
+	const struct resolvers *old, const struct resolvers *now);
 // Gives the text to nft in the calling thread's namespace.
 int policy_apply(const struct strbuf *text, struct err *e);
 int policy_remove(const char *table, struct err *e); // a missing table is success

@@ -32,6 +32,8 @@ enum state { FREE, BUSY, READY, TAKEN, KEPT, GIVEN, RESTING };
 struct entry {
 	enum state state;
 	uint64_t rested_ns; // RESTING: when it may be used again
+	// For which the host's wall is open to it; of whoever moved it out of READY.
+	struct resolvers open;
 };
 
 struct slot_pool {
@@ -88,10 +90,25 @@ static void destroy(struct slot_pool *p, unsigned i)
 	move(p, i, FREE);
 }
 
+static int park(struct slot_pool *p, unsigned i, struct err *e)
+{
+	static const struct resolvers none;
+	int rc = work(p, i, maker_park, e);
+	if (rc < 0 || p->slots[i].open.n == 0)
+		return rc;
+	struct resolvers open = p->slots[i].open;
+	pthread_mutex_unlock(&p->lock);
+	rc = maker_set_resolvers(&p->maker, i, &open, &none, e);
+	pthread_mutex_lock(&p->lock);
+	if (rc == 0)
+		p->slots[i].open = none;
+	return rc;
+}
+
 static void clean(struct slot_pool *p, unsigned i)
 {
 	struct err e = {0};
-	int rc = work(p, i, maker_park, &e);
+	int rc = park(p, i, &e);
 	if (rc < 0) {
 		log_debug("network slot is made anew slot=%u: %s", i, err_text(&e, rc));
 		destroy(p, i);
@@ -303,6 +320,28 @@ int slot_pool_adopt(struct slot_pool *p, unsigned index, struct slot *ret, struc
 	move(p, index, TAKEN);
 	maker_describe(&p->maker, index, ret);
 	return 0;
+}
+
+int slot_pool_resolvers(
+	struct slot_pool *p, const struct slot *s, const struct resolvers *r, struct err *e)
+{
+	struct resolvers open;
+	struct entry *entry = &p->slots[s->index];
+	for (size_t i = 0; i < r->n; i++) {
+		char address[INET_ADDRSTRLEN];
+		struct cidr one = {r->addr[i], 32};
+		cidr_format_address(r->addr[i], address);
+		if (cidr_overlaps(&one, &p->maker.policy.range))
+			return err_set(e, ERR_INVALID,
+				"dns: '%s' is of the network of the guests (slot_range)", address);
+	}
+	resolvers_behind_wall(r, &open);
+	// What is still open here is of a guest before that could not be closed.
+	if (open.n == 0 && entry->open.n == 0)
+		return 0;
+	struct resolvers old = entry->open;
+	entry->open = open;
+	return maker_set_resolvers(&p->maker, s->index, &old, &open, e);
 }
 
 void slot_pool_give(struct slot_pool *p, const struct slot *s)

@@ -184,6 +184,88 @@ static void guest_is_denied_what_is_not_public(void **state)
 	teardown(&f);
 }
 
+static void expect_resolver(struct fixture *f, int server, const char *ip)
+{
+	_cleanup_close_ int guest = world_udp(f->guest.ns, "0.0.0.0", 0);
+	struct sockaddr_in from;
+	char name[INET_ADDRSTRLEN];
+	world_send(guest, ip, 53, "query");
+	world_expect(server, "query", &from);
+	inet_ntop(AF_INET, &from.sin_addr, name, sizeof name);
+	world_send(server, name, ntohs(from.sin_port), "answer");
+	world_expect(guest, "answer", NULL);
+}
+
+static void set_resolvers(struct fixture *f, const char *list)
+{
+	struct resolvers r = {0};
+	struct err e = {0};
+	if (list && resolvers_parse(list, &r, &e) < 0)
+		fail_msg("%s", e.text);
+	if (slot_pool_resolvers(f->p, &f->slot, &r, &e) < 0)
+		fail_msg("%s", e.text);
+}
+
+// Elsewhere, of the cloud's metadata server, and on this machine: that port of that address alone.
+static void guest_reaches_its_private_resolvers(void **state)
+{
+	static const char *const private[] = {"10.99.0.1", "169.254.169.254", "10.77.0.1"};
+	struct fixture f;
+	struct resolvers r;
+	struct err e = {0};
+	setup(&f);
+	f.cfg.max = 2;
+	f.cfg.warm = 0;
+	start(&f);
+	world_sh(f.w.host, "ip addr add 10.77.0.1/32 dev lo");
+	int udp[3], tcp[3];
+	for (size_t i = 0; i < ARRAY_SIZE(private); i++) {
+		int ns = i == 2 ? f.w.host : f.w.outside;
+		udp[i] = world_udp(ns, private[i], 53);
+		tcp[i] = world_listen(ns, private[i], 53);
+		int c = world_connect(f.guest.ns, private[i], 53, SILENCE_MS);
+		assert_true(c < 0); // not its resolver yet
+	}
+	set_resolvers(&f, "10.99.0.1,169.254.169.254 10.77.0.1");
+	for (size_t i = 0; i < ARRAY_SIZE(private); i++) {
+		expect_resolver(&f, udp[i], private[i]);
+		expect_open(
+			f.guest.ns, private[i], 53, tcp[i], i == 2 ? f.slot.address : WORLD_HOST);
+		expect_error(f.guest.ns, private[i], EHOSTUNREACH);
+	}
+	// Others of the networks are as closed as ever, and so are all for another guest.
+	expect_error(f.guest.ns, "172.16.9.9", EHOSTUNREACH);
+	struct guest other;
+	guest_make(&other);
+	struct slot second = take(f.p);
+	guest_attach(&other, &second, UID + second.index);
+	assert_int_equal(world_connect(other.ns, "10.99.0.1", 53, ANSWER_MS), -EHOSTUNREACH);
+	guest_remove(&other);
+	// Another list closes what it does not have.
+	set_resolvers(&f, "10.77.0.1");
+	assert_int_equal(world_connect(f.guest.ns, "10.99.0.1", 53, ANSWER_MS), -EHOSTUNREACH);
+	expect_resolver(&f, udp[2], "10.77.0.1");
+	set_resolvers(&f, "9.9.9.9");
+	assert_true(world_connect(f.guest.ns, "10.77.0.1", 53, SILENCE_MS) < 0);
+	assert_int_equal(resolvers_parse("10.213.0.9", &r, &e), 0);
+	assert_int_equal(slot_pool_resolvers(f.p, &f.slot, &r, &e), -EINVAL);
+	assert_non_null(strstr(e.text, "10.213.0.9"));
+	// Nor has the slot's next guest them.
+	set_resolvers(&f, "10.99.0.1");
+	guest_detach(&f.guest);
+	slot_pool_give(f.p, &f.slot);
+	struct slot again = take(f.p);
+	assert_int_equal(again.index, f.slot.index);
+	guest_attach(&f.guest, &f.slot, UID + f.slot.index);
+	assert_int_equal(world_connect(f.guest.ns, "10.99.0.1", 53, ANSWER_MS), -EHOSTUNREACH);
+	for (size_t i = 0; i < ARRAY_SIZE(private); i++) {
+		safe_close(udp[i]);
+		safe_close(tcp[i]);
+	}
+	world_sh(f.w.host, "ip addr del 10.77.0.1/32 dev lo");
+	teardown(&f);
+}
+
 static void guest_cannot_reach_host(void **state)
 {
 	struct fixture f;
@@ -876,6 +958,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(host_reaches_guest_and_guest_reaches_public),
 		cmocka_unit_test(guest_is_denied_what_is_not_public),
+		cmocka_unit_test(guest_reaches_its_private_resolvers),
 		cmocka_unit_test(guest_cannot_reach_host),
 		cmocka_unit_test(guests_cannot_reach_each_other),
 		cmocka_unit_test(outside_cannot_reach_guest),

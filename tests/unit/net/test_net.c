@@ -155,6 +155,103 @@ static void texts_name_every_network(void **state)
 	assert_non_null(strstr(host.data, "iifname \"stabcdef-*\""));
 }
 
+static void resolvers_that_are_none_are_named(void **state)
+{
+	static const struct {
+		const char *list, *names;
+	} bad[] = {{"", "needs an address"}, {" , ", "needs an address"},
+		{"localhost", "localhost"}, {"10.0.0.1,1.2.3", "'1.2.3'"},
+		{"1.2.3.4.5", "1.2.3.4.5"}, {"10.0.0.1:53", ":53"}, {"2001:db8::1", "no IPv6"},
+		{"::", "no IPv6"}, {"0.0.0.0", "0.0.0.0"}, {"127.0.0.53", "127.0.0.53"},
+		{"224.0.0.251", "multicast"}, {"255.255.255.255", "255.255"},
+		{"169.254.0.22", "own link"}, {"10.0.0.1,10.0.0.2,10.0.0.1", "twice"},
+		{"10.0.0.1,10.0.0.2,10.0.0.3,10.0.0.4", "at most 3"}, {"10.0.0.1/32", "/32"},
+		{"10.0.0.1;flush", "flush"}, {"010.0.0.1", "010.0.0.1"},
+		{"1111111111111111111111111111111111111111111111111111111111", "1111"}};
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct resolvers r;
+		struct err e = {0};
+		assert_int_equal(resolvers_parse(bad[i].list, &r, &e), -EINVAL);
+		if (!strstr(e.text, bad[i].names) || e.code != ERR_INVALID)
+			fail_msg("'%s': %s", bad[i].list, e.text);
+	}
+	struct resolvers r;
+	char text[RESOLVERS_TEXT_SIZE];
+	assert_int_equal(
+		resolvers_parse(" 10.0.0.53, 255.1.1.1	169.254.169.253 ", &r, NULL), -EINVAL);
+	assert_int_equal(
+		resolvers_parse(" 10.0.0.53, 192.168.1.1	169.254.169.253 ", &r, NULL), 0);
+	resolvers_format(&r, text);
+	assert_string_equal(text, "10.0.0.53,192.168.1.1,169.254.169.253");
+	assert_int_equal(
+		resolvers_parse("100.100.100.101,200.200.200.201,169.254.169.254", &r, NULL), 0);
+	resolvers_format(&r, text);
+	assert_int_equal(strlen(text), RESOLVERS_TEXT_SIZE - 1);
+}
+
+static void resolvers_are_those_of_the_host(void **state)
+{
+	const struct dir *d = *state;
+	static const struct {
+		const char *main, *upstream, *want;
+	} cases[] = {
+		{"nameserver 192.168.1.1\nsearch office.example\noptions ndots:2\n", NULL,
+			"192.168.1.1"},
+		{"# nameserver 1.2.3.4\n;nameserver 1.2.3.4\n nameserver 1.2.3.4\n"
+		 "nameserver\t9.9.9.9 # quad\nnameserver 9.9.9.9",
+			NULL, "9.9.9.9"},
+		{"nameserver 127.0.0.53\noptions edns0 trust-ad\n",
+			"nameserver 10.1.0.2\nnameserver fe80::1%eth0\nnameserver 10.1.0.3\n",
+			"10.1.0.2,10.1.0.3"},
+		{"nameserver 127.0.0.1\nnameserver 10.9.9.9\n", "nameserver 10.1.0.2\n",
+			"10.9.9.9"},
+		{"nameserver 127.0.0.53\n", "nameserver 127.0.0.1\n", NULL},
+		{"nameserver ::1\nnameserver 2001:db8::1\n", NULL, NULL},
+		{"nameserver 1.1.1.1\nnameserver 1.1.1.2\nnameserver 1.1.1.3\nnameserver 1.1.1.4\n",
+			NULL, "1.1.1.1,1.1.1.2,1.1.1.3"},
+		{"nameserver 0.0.0.0\nnameserver 169.254.169.254\n", NULL, "169.254.169.254"},
+		{"", NULL, NULL},
+		{NULL, NULL, NULL},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char main[96], upstream[96], text[RESOLVERS_TEXT_SIZE], from[RESOLVERS_FROM_SIZE];
+		struct resolvers r;
+		snprintf(main, sizeof main, "%s/resolv%zu", d->path, i);
+		snprintf(upstream, sizeof upstream, "%s/upstream%zu", d->path, i);
+		if (cases[i].main)
+			assert_int_equal(file_write_atomic(AT_FDCWD, main, cases[i].main,
+						 strlen(cases[i].main), 0600),
+				0);
+		if (cases[i].upstream)
+			assert_int_equal(file_write_atomic(AT_FDCWD, upstream, cases[i].upstream,
+						 strlen(cases[i].upstream), 0600),
+				0);
+		const char *const files[] = {"/nonexistent", upstream, NULL};
+		assert_int_equal(resolvers_of_files(main, files, &r, from), cases[i].want != NULL);
+		resolvers_format(&r, text);
+		assert_string_equal(text, cases[i].want ? cases[i].want : "1.1.1.1,8.8.8.8");
+	}
+}
+
+static void resolvers_behind_the_wall_get_a_rule_each(void **state)
+{
+	struct resolvers r, wall;
+	_cleanup_strbuf_ struct strbuf slot = {0}, host = {0};
+	assert_int_equal(resolvers_parse("1.1.1.1,10.0.0.53,169.254.169.254", &r, NULL), 0);
+	resolvers_behind_wall(&r, &wall);
+	assert_int_equal(wall.n, 2);
+	policy_slot_resolvers_text(&slot, &wall);
+	assert_string_equal(slot.data, "flush set inet stasis resolvers\n"
+				       "add element inet stasis resolvers { 10.0.0.53 }\n"
+				       "add element inet stasis resolvers { 169.254.169.254 }\n");
+	struct resolvers old = {{0x0a000035}, 1};
+	policy_host_resolvers_text(
+		&host, "stasis_abcdef", "stabcdef-1", &old, &(struct resolvers){0});
+	assert_string_equal(host.data,
+		"add element inet stasis_abcdef resolvers { \"stabcdef-1\" . 10.0.0.53 }\n"
+		"delete element inet stasis_abcdef resolvers { \"stabcdef-1\" . 10.0.0.53 }\n");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -165,6 +262,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			slots_have_names_and_addresses_of_their_own, make_dir, remove_dir),
 		cmocka_unit_test(texts_name_every_network),
+		cmocka_unit_test(resolvers_that_are_none_are_named),
+		cmocka_unit_test_setup_teardown(
+			resolvers_are_those_of_the_host, make_dir, remove_dir),
+		cmocka_unit_test(resolvers_behind_the_wall_get_a_rule_each),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
