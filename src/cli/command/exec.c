@@ -210,6 +210,10 @@ static int run(struct cli *c, struct exec *x, struct envd_process *p, struct err
 	int sig;
 	if (term_interrupts(&sig)) {
 		c->exit_code = 128 + sig;
+		if (rc < 0 && x->pid)
+			output_complain(
+				"nothing was heard of the command's end: it (pid %u) may still run",
+				x->pid);
 		return 0;
 	}
 	if (rc < 0)

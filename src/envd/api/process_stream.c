@@ -65,7 +65,7 @@ static void add_end(struct stream *s)
 	const struct process_end *end = process_sub_end(s->sub);
 	if (s->is_start && end->timed_out) {
 		struct err e = {0};
-		if (end->exited)
+		if (!end->killed)
 			err_set(&e, ERR_TIMEOUT,
 				"the process has ended (%s), but others still hold its output: "
 				"they go on",

@@ -537,7 +537,8 @@ static void publish_end(struct process *p)
 	p->end.exit_code = p->end.exited ? WEXITSTATUS(p->status) : -1;
 	p->end.output_open = p->out[0] >= 0 || p->out[1] >= 0;
 	// One that ended by itself at the last moment was not killed.
-	p->end.timed_out = p->timed_out && (!p->end.exited || p->end.output_open);
+	p->end.killed = WIFSIGNALED(p->status) && WTERMSIG(p->status) == SIGKILL;
+	p->end.timed_out = p->timed_out && (p->end.killed || p->end.output_open);
 	proc_status_text(p->status, p->end.status, sizeof p->end.status);
 	p->ended = true;
 	p->ended_ns = clock_monotonic_ns();

@@ -34,10 +34,10 @@ struct process_selector {
 };
 
 struct process_end {
-	int exit_code; // -1 when killed by a signal
-	bool exited;
-	// The time was over while it ran (it was killed), or, with exited, while others held its
-	// output (they go on).
+	int exit_code;	     // -1 when killed by a signal
+	bool exited, killed; // killed: by SIGKILL, whoever sent it
+	// The time was over while it ran (killed), or after it while others held its output (they
+	// go on).
 	bool timed_out;
 	bool output_open; // others hold its output; what they write from now on is dropped
 	char status[64];  // "exit status 1", "signal: killed"

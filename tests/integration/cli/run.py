@@ -281,7 +281,9 @@ class WaysOut(Case):
         self.assertEqual(p.stdout.readline(), "up\n")
         for sig in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
             p.send_signal(sig)
-        self.assertIn(self.finish(p)[0], (129, 130, 143))
+        code, _, said = self.finish(p)
+        self.assertIn(code, (129, 130, 143))
+        self.assertIn("it (pid 77) may still run", said)
         self.assertTrue(self.removed(s))
         agent.ended.set()
 
