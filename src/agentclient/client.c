@@ -187,6 +187,32 @@ int envd_call_greet(struct http_client *c, const struct envd_target *t, const ch
 		timeout_ms, NULL, e);
 }
 
+int envd_call_ports(struct http_client *c, const struct envd_target *t, uint16_t port,
+	int timeout_ms, bool *ret_loopback, bool *ret_outside, struct err *e)
+{
+	_cleanup_(headers_done) struct headers h = {0};
+	_cleanup_(http_response_done) struct http_response r = {0};
+	char path[32];
+	snprintf(path, sizeof path, "/ports/%u", port);
+	headers_of(&h, t);
+	if (h.failed)
+		return err_set(e, ERR_INVALID, "%s: request cannot be sent", path);
+	const struct http_call call = {.method = "GET",
+		.path = path,
+		.headers = (const char *const *)h.text,
+		.connect_timeout_ms = timeout_ms,
+		.timeout_ms = timeout_ms};
+	int rc = http_client_call(c, &call, &r, e);
+	if (rc < 0)
+		return rc;
+	if (r.status != 200)
+		return http_error("GET /ports", &r, e);
+	_cleanup_json_ json_t *j = http_response_json(&r);
+	*ret_loopback = json_is_true(json_object_get(j, "loopback"));
+	*ret_outside = json_is_true(json_object_get(j, "outside"));
+	return 0;
+}
+
 static int post_nothing(struct http_client *c, const struct envd_target *t, const char *path,
 	int timeout_ms, struct err *e)
 {

@@ -96,6 +96,9 @@ int envd_call_thaw(
 int envd_call_oom(struct http_client *c, const struct envd_target *t,
 	const struct envd_oom_report *told, int timeout_ms, struct envd_oom_report *ret,
 	struct err *e);
+// Where a port of the guest is listened on: on its loopback, on other addresses.
+int envd_call_ports(struct http_client *c, const struct envd_target *t, uint16_t port,
+	int timeout_ms, bool *ret_loopback, bool *ret_outside, struct err *e);
 // Runs to the end of the stream. 0 with *ret set when the process ended; ERR_INVALID for a missing
 // program or directory, ERR_TIMEOUT when it was killed by the time-out, ERR_BAD_GATEWAY when the
 // guest went away.

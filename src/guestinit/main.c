@@ -63,8 +63,10 @@ static void mount_for_envd(void)
 static void set_kernel_parameters(void)
 {
 	static const char *const set[][2] = {
-		// the policy lets no IPv6 out: programs must not wait for it
+		// the policy lets no IPv6 out: programs must not wait for it. "localhost" is ::1 too,
+		// which must be there: after all, which takes it away
 		{"/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"},
+		{"/proc/sys/net/ipv6/conf/lo/disable_ipv6", "0"},
 		// ping for everybody
 		{"/proc/sys/net/ipv4/ping_group_range", "0 2147483647"},
 		// about 100 s instead of 15 min for a peer that is gone after a resume

@@ -219,6 +219,21 @@ class Agent(unittest.TestCase):
             self.assertEqual(a.status, status)
             self.assertTrue(a.json())
 
+    def test_port_of_the_loopback(self):
+        """The 502 tells a server that cannot be reached from one that is not there."""
+        listen = ("import socket, time; s = [socket.create_server((a, p), family=f) for a, p, f in "
+                  "(('127.0.0.1', 3997, 2), ('::1', 3998, 10))]; time.sleep(999)")
+        self.s.sh(f'setsid python3 -c "{listen}" & '
+                  "until grep -q ':0F9E .* 0A ' /proc/net/tcp6; do sleep 0.1; done")
+        try:
+            for port in (3997, 3998):
+                a = self.s.edge("GET", "/", port=port)
+                self.assertEqual((a.status, a.json()["port"]), (502, port))
+                self.assertIn("not open: a server listens on it on the guest's loopback only",
+                              a.json()["message"])
+        finally:
+            self.s.run("pkill -f 'time.slee[p]'")
+
     def test_malformed(self):
         for headers in ({"E2b-Sandbox-Id": "../../etc"}, {"E2b-Sandbox-Id": "A" * 300},
                         {"E2b-Sandbox-Id": self.s.id, "E2b-Sandbox-Port": "0"},

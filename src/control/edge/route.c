@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include "base/clock.h"
+#include "control/api/agents.h"
 #include "control/api/context.h"
 #include "control/api/find.h"
 #include "control/api/login.h"
@@ -22,6 +23,7 @@
 #define FRESH_NS (5 * NSEC_PER_SEC) // programs of a sandbox this young may still be starting
 #define PROBES 5
 #define PROBE_MS 100
+#define ASK_MS 1000 // the agent, about a closed port
 
 struct refusal {
 	const char *name;
@@ -39,6 +41,11 @@ static const struct refusal refusals[] = {
 		true},
 	{"no_answer_in_time", 504,
 		"The port is open, but what listens there did not answer in time", true},
+	{"loopback", 502,
+		"The sandbox is running but port is not open: a server listens on it on the "
+		"guest's "
+		"loopback only; let it listen on 0.0.0.0",
+		true},
 	{"bad_id", 400, "The sandbox id is malformed", false},
 	{"bad_port", 400, "The port must be a number from 1 to 65535", false},
 	{"token", 401, "The access token is missing or wrong", false},
@@ -165,12 +172,38 @@ static const char *tell_no_answer(const struct http_request *r)
 	return str_eq(status, "504") ? "no_answer_in_time" : "no_answer";
 }
 
+// The edge reaches the guest's address alone. Whether a closed port is one of the loopback the
+// agent knows.
+static bool is_on_loopback(struct control *c, const char *id, const char *port_text)
+{
+	_cleanup_(row_unrefp) struct sandbox_row *row = NULL;
+	_cleanup_(http_client_freep) struct http_client *client = NULL;
+	char address[48], base_url[80];
+	uint64_t port;
+	bool loopback = false, outside = false;
+	if (!id || !port_text || str_to_u64(port_text, UINT16_MAX, &port) < 0 ||
+		port == ENVD_PORT || find_live(c, id, &row, NULL) < 0 ||
+		c->host.ops->address(c->host.host, id, address, NULL) < 0)
+		return false;
+	snprintf(base_url, sizeof base_url, "http://%s:%d", address, ENVD_PORT);
+	const struct envd_target target = {.base_url = base_url, .token = row->token};
+	if (agents_take(c->agents, id, base_url, &client, NULL) < 0 ||
+		envd_call_ports(
+			client, &target, (uint16_t)port, ASK_MS, &loopback, &outside, NULL) < 0)
+		return false;
+	agents_give(c->agents, id, base_url, TAKE_PTR(client));
+	return loopback && !outside;
+}
+
 void route_refuse(struct http_request *r, void *ctx)
 {
 	const char *reason = http_req_param(r, "reason");
 	const struct refusal *f = &refusals[0];
 	if (str_eq(reason, "closed"))
 		reason = tell_no_answer(r);
+	if (str_eq(reason, "closed") && is_on_loopback(ctx, http_req_header(r, "X-Stasis-Id"),
+						http_req_header(r, "X-Stasis-Port")))
+		reason = "loopback";
 	for (size_t i = 0; i < ARRAY_SIZE(refusals); i++)
 		if (str_eq(refusals[i].name, reason))
 			f = &refusals[i];

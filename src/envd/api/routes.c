@@ -12,6 +12,7 @@
 #include "envd/api/files_get.h"
 #include "envd/api/files_post.h"
 #include "envd/api/oom.h"
+#include "envd/api/ports.h"
 #include "envd/api/request.h"
 #include "envd/api/rpc_filesystem.h"
 #include "envd/api/rpc_process.h"
@@ -193,6 +194,7 @@ const struct http_route agent_routes[] = {
 	{"POST", "/oom", oom_post, .body_limit = SMALL_BODY, .flags = ROUTE_HOST},
 	{"GET", "/envs", envs_get},
 	{"GET", "/metrics", metrics_get},
+	{"GET", "/ports/{port}", ports_get},
 	{"GET", "/files", files_get},
 	{"POST", "/files", files_post, files_post_body, .body_limit = SIZE_MAX},
 	{"POST", "/process.Process/Start", rpc_process_start, .body_limit = MESSAGE_BODY},

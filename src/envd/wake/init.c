@@ -95,26 +95,48 @@ bool init_clock_is_off(uint64_t now_ns, uint64_t host_ns)
 				: now_ns - host_ns > CLOCK_AHEAD_NS;
 }
 
+// A line of /etc/hosts, of n bytes, that has "localhost" among its names.
+static bool names_localhost(const char *line, size_t n)
+{
+	static const char name[] = "localhost", blank[] = " \t\r\n";
+	const char *comment = memchr(line, '#', n);
+	n = comment ? (size_t)(comment - line) : n;
+	for (size_t i = 1; i + strlen(name) <= n; i++) {
+		size_t end = i + strlen(name);
+		if (strchr(blank, line[i - 1]) && strncmp(line + i, name, strlen(name)) == 0 &&
+			(end == n || strchr(blank, line[end])))
+			return true;
+	}
+	return false;
+}
+
 bool init_hosts_text(const char *old, const char *hostname, struct strbuf *ret)
 {
 	char line[128];
 	snprintf(line, sizeof line, "127.0.1.1\t%s\n", hostname);
 	unsigned ours = 0, others = 0;
+	bool localhost = false;
+	_cleanup_strbuf_ struct strbuf rest = {0};
 	for (const char *p = old; *p;) {
 		size_t n = strcspn(p, "\n");
 		n += p[n] == '\n';
+		localhost |= names_localhost(p, n);
 		if (strncmp(p, "127.0.1.1", 9) != 0 || !p[9] || !strchr(" \t", p[9]))
-			strbuf_add(ret, p, n);
+			strbuf_add(&rest, p, n);
 		else if (n == strlen(line) && strncmp(p, line, n) == 0)
 			ours++;
 		else
 			others++;
 		p += n;
 	}
+	if (!localhost)
+		strbuf_adds(
+			ret, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+	strbuf_add(ret, rest.data ? rest.data : "", rest.len);
 	if (ret->len && ret->data[ret->len - 1] != '\n')
 		strbuf_addc(ret, '\n');
 	strbuf_adds(ret, line);
-	return ours != 1 || others;
+	return ours != 1 || others || !localhost;
 }
 
 // --- doing
@@ -153,7 +175,7 @@ static int set_hostname(const char *name, struct err *e)
 	int rc = file_read(AT_FDCWD, "/etc/hosts", 1u << 20, &old);
 	if (rc < 0 && rc != -ENOENT)
 		return err_errno(e, rc, "cannot read /etc/hosts");
-	if (!init_hosts_text(old.data ? old.data : "127.0.0.1\tlocalhost\n", name, &text))
+	if (!init_hosts_text(old.data ? old.data : "", name, &text))
 		return 0;
 	// In place and not synced: a container may have bound the file. Cut only where it became
 	// shorter: ext4 allocates the blocks of a file that was emptied at once when it is closed.

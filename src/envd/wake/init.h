@@ -24,8 +24,9 @@ void init_request_done(struct init_request *r);
 
 // How the clock is to be changed: it is set when it is more than 50 ms behind or 5 s ahead.
 bool init_clock_is_off(uint64_t now_ns, uint64_t host_ns);
-// The text of /etc/hosts with 127.0.1.1 naming hostname and nothing else; false when old has that
-// already. Without it sudo and others would ask a name server for their own name.
+// The text of /etc/hosts with 127.0.1.1 naming hostname and nothing else, and localhost where old
+// does not have it (an image from a container has an empty file); false when old has that already.
+// Without it sudo and others would ask a name server for their own name.
 bool init_hosts_text(const char *old, const char *hostname, struct strbuf *ret);
 
 // The call; ctx is the struct agent.

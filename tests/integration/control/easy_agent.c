@@ -20,3 +20,12 @@ int envd_call_greet(struct http_client *c, const struct envd_target *t, const ch
 {
 	return 0;
 }
+
+// Port 1 of a guest is always one of its loopback.
+int envd_call_ports(struct http_client *c, const struct envd_target *t, uint16_t port,
+	int timeout_ms, bool *ret_loopback, bool *ret_outside, struct err *e)
+{
+	*ret_loopback = port == 1;
+	*ret_outside = false;
+	return 0;
+}

@@ -266,6 +266,7 @@ def test_refusals(edge, box, app, agent):
     assert refused(502, {}, to(box, closed), method="POST", body=b"y" * 100000) == {
         "sandboxId": box["id"], "message": "The sandbox is running but port is not open",
         "port": closed, "code": 502}
+    assert "on the guest's loopback only" in refused(502, {"port": 1}, to(box, 1))["message"]
     for bad in ("i.b", "../x", "a b", "i" * 80, "%69", "*"):
         refused(400, {}, to({"id": bad}))
     for bad in ("0", "70000", "65536", "-1", "80x", "x", "8 0", "99999999999999999999"):

@@ -664,6 +664,19 @@ class Processes(Case):
             self.assertIsNone(s.next())
             self.assertEqual(s.ended["error"]["code"], "not_found")
 
+    def test_ports(self):
+        with socket.socket() as near, socket.socket() as far, socket.socket(socket.AF_INET6) as six:
+            for s, address in ((near, "127.0.0.1"), (far, "0.0.0.0"), (six, "::1")):
+                s.bind((address, 0))
+                s.listen()
+            for s, found in ((near, (True, False)), (far, (False, True)), (six, (True, False))):
+                port = s.getsockname()[1]
+                self.assertEqual(self.a.json("GET", f"/ports/{port}"),
+                                 (200, {"loopback": found[0], "outside": found[1]}))
+        for bad in ("x", "70000", "-1"):
+            self.assertEqual(self.a.json("GET", f"/ports/{bad}")[0], 400)
+        self.assertEqual(self.a.call("GET", "/ports/80", headers={"X-Access-Token": "no"})[0], 401)
+
     def test_unknown_user(self):
         s = self.a.start("true", user="no-such-user")
         self.assertEqual(s.status, 401)

@@ -19,3 +19,9 @@ int envd_call_greet(struct http_client *c, const struct envd_target *t, const ch
 {
 	return err_set(e, ERR_BAD_GATEWAY, "no guest at %s", t->base_url);
 }
+
+int envd_call_ports(struct http_client *c, const struct envd_target *t, uint16_t port,
+	int timeout_ms, bool *ret_loopback, bool *ret_outside, struct err *e)
+{
+	return err_set(e, ERR_BAD_GATEWAY, "no guest here");
+}

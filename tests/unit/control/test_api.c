@@ -56,6 +56,12 @@ int envd_call_greet(struct http_client *c, const struct envd_target *t, const ch
 	return str_starts(t->base_url, "http://") && *t->token && *hostname ? 0 : -EINVAL;
 }
 
+int envd_call_ports(struct http_client *c, const struct envd_target *t, uint16_t port,
+	int timeout_ms, bool *ret_loopback, bool *ret_outside, struct err *e)
+{
+	return err_set(e, ERR_BAD_GATEWAY, "no guest here");
+}
+
 int envd_run(struct http_client *c, const struct envd_target *t, const struct envd_process *p,
 	struct envd_exit *ret, struct err *e)
 {

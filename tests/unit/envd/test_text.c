@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/proc.h"
 #include "envd/api/entry.h"
+#include "envd/api/ports.h"
 #include "envd/process/env.h"
 #include "envd/wake/freeze.h"
 #include "envd/wake/init.h"
@@ -468,14 +469,71 @@ static void test_mounts_to_sync_are_writable_and_on_devices(void **state)
 	}
 }
 
+static void check_port(uint16_t port, bool loopback, bool outside)
+{
+	static const char tcp[] =
+		"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt\n"
+		"   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1\n"
+		"   1: 00000000:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1\n"
+		"   2: 1500FEA9:1F92 1600FEA9:9C40 01 00000000:00000000 00:00000000 00000000  1\n"
+		"   3: 0200007F:1F93 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1\n"
+		"   4: 0100007F:1F94 0100007F:0001 06 00000000:00000000 00:00000000 00000000  1\n"
+		"nonsense\n   5: zz:1F90 0:0 0A\n   6: 0100007F:1F9";
+	static const char tcp6[] = "  sl  local_address\n"
+				   " 0: 00000000000000000000000001000000:1F95 0:0 0A 0\n"
+				   " 1: 00000000000000000000000000000000:1F96 0:0 0A 0\n"
+				   "12345: 0000000000000000FFFF00000100007F:1F97 0:0 0A 0\n"
+				   " 3: 000080FE00000000FF005450B6AD1DFE:1F95 0:0 01 0\n"
+				   " 4: 00000000000000000000000000000000:1F93 0:0 0A 0\n";
+	struct ports_found found;
+	char dir[] = "/tmp/ports-XXXXXX";
+	assert_non_null(mkdtemp(dir));
+	_cleanup_free_ char *four = str_printf("%s/tcp", dir), *six = str_printf("%s/tcp6", dir);
+	assert_int_equal(file_write_atomic(AT_FDCWD, four, tcp, sizeof tcp - 1, 0600), 0);
+	assert_int_equal(file_write_atomic(AT_FDCWD, six, tcp6, sizeof tcp6 - 1, 0600), 0);
+	assert_int_equal(ports_find(four, six, port, &found), 0);
+	assert_int_equal(found.loopback, loopback);
+	assert_int_equal(found.outside, outside);
+	unlink(four);
+	unlink(six);
+	// Without IPv6 there is no such table.
+	assert_int_equal(ports_find(four, six, port, &found), 0);
+	assert_false(found.loopback || found.outside);
+	rmdir(dir);
+}
+
+static void test_ports_and_where_they_are_listened_on(void **state)
+{
+	check_port(8080, true, false);
+	check_port(8081, false, true);
+	check_port(8082, false, false); // a connection
+	check_port(8083, true, true);
+	check_port(8084, false, false);
+	check_port(8085, true, false);
+	check_port(8086, false, true);
+	check_port(8087, true, false);
+	check_port(80, false, false);
+}
+
 static void test_hosts_name_the_guest_once(void **state)
 {
-	check_hosts("", true, "127.0.1.1\tbox\n");
+#define LOCALHOST "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	check_hosts("", true, LOCALHOST "127.0.1.1\tbox\n");
 	check_hosts("127.0.0.1 localhost", true, "127.0.0.1 localhost\n127.0.1.1\tbox\n");
-	check_hosts("127.0.1.1 old\n::1 x\n", true, "::1 x\n127.0.1.1\tbox\n");
+	check_hosts("127.0.1.1 old\n::1 localhost\n", true, "::1 localhost\n127.0.1.1\tbox\n");
 	check_hosts("127.0.0.1 localhost\n127.0.1.1\tbox\n", false, NULL);
-	check_hosts("127.0.1.1\tbox\n127.0.1.1 old\n", true, "127.0.1.1\tbox\n");
-	check_hosts("127.0.1.10 other\n", true, "127.0.1.10 other\n127.0.1.1\tbox\n");
+	check_hosts("127.0.1.1\tbox\n127.0.1.1 old\n", true, LOCALHOST "127.0.1.1\tbox\n");
+	check_hosts("::1\ta localhost\t#\n127.0.1.10 other\n", true,
+		"::1\ta localhost\t#\n127.0.1.10 other\n127.0.1.1\tbox\n");
+	// What is not the name itself.
+	static const char *const none[] = {"localhost 127.0.0.1\n", "# 127.0.0.1 localhost\n",
+		"127.0.0.1 localhost.localdomain\n", "127.0.0.1 mylocalhost\n",
+		"::1 x # localhost"};
+	for (size_t i = 0; i < ARRAY_SIZE(none); i++) {
+		_cleanup_free_ char *want = str_printf(LOCALHOST "%s%s127.0.1.1\tbox\n", none[i],
+			str_ends(none[i], "\n") ? "" : "\n");
+		check_hosts(none[i], true, want);
+	}
 }
 
 int main(void)
@@ -504,6 +562,7 @@ int main(void)
 		cmocka_unit_test(test_bad_init_is_refused_by_name),
 		cmocka_unit_test(test_clock_is_set_only_when_it_is_off),
 		cmocka_unit_test(test_hosts_name_the_guest_once),
+		cmocka_unit_test(test_ports_and_where_they_are_listened_on),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
