@@ -166,6 +166,10 @@ int envd_call_init(struct http_client *c, const struct envd_target *t, const str
 		str_base64_encode(&entropy, i->entropy, i->entropy_len);
 		json_object_set_new(j, "entropy", json_string(entropy.data));
 	}
+	if (i->dns && i->dns[0])
+		json_object_set_new(j, "dns", json_string(i->dns));
+	if (i->dns_own)
+		json_object_set_new(j, "dnsOwn", json_true());
 	if (i->grow_root)
 		json_object_set_new(j, "growRoot", json_true());
 	if (i->resumed)

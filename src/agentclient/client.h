@@ -29,7 +29,9 @@ struct envd_init {
 	uint64_t timestamp_ns;	  // CLOCK_REALTIME of the host, taken at the call when 0
 	const char *hostname;	  // may be NULL
 	const char *default_user; // may be NULL
-	const void *entropy;	  // fresh bytes for the kernel's generator
+	const char *dns; // name servers for /etc/resolv.conf, commas between; NULL or "": none told
+	bool dns_own;	 // asked for: replaces a file that is the user's
+	const void *entropy; // fresh bytes for the kernel's generator
 	size_t entropy_len;
 	bool grow_root; // resize the root file system to its device
 	// After a snapshot/load: the guest is frozen (envd_call_freeze). Everything above is done

@@ -16,6 +16,7 @@
 #include "envd/wake/agent.h"
 #include "envd/process/env.h"
 #include "envd/process/path.h"
+#include "envd/wake/resolv.h"
 #include "envd/wake/resume.h"
 #include "envd/wake/settings.h"
 
@@ -50,6 +51,8 @@ int init_read(json_t *body, struct init_request *ret, struct err *e)
 		{"defaultWorkdir", JF_STRING, &r.default_workdir},
 		{"hostname", JF_STRING, &r.hostname},
 		{"entropy", JF_STRING, &entropy},
+		{"dns", JF_STRING, &r.dns, .max = 255},
+		{"dnsOwn", JF_BOOL, &r.dns_own},
 		{"growRoot", JF_BOOL, &r.grow_root},
 		{"resumed", JF_BOOL, &r.resumed},
 		{"clockPpm", JF_INT, &r.clock_ppm, .max = INIT_CLOCK_PPM_MAX,
@@ -65,6 +68,8 @@ int init_read(json_t *body, struct init_request *ret, struct err *e)
 	if (rc == 0 && r.hostname && !is_hostname(r.hostname))
 		rc = err_set(e, ERR_INVALID,
 			"hostname: 1 to 63 letters, digits and hyphens, no hyphen at the ends");
+	if (rc == 0 && r.dns && !resolv_is_list(r.dns))
+		rc = err_set(e, ERR_INVALID, "dns: must be IPv4 addresses with commas between");
 	if (rc == 0 && r.default_workdir && *r.default_workdir && *r.default_workdir != '/')
 		rc = err_set(e, ERR_INVALID, "defaultWorkdir: must be an absolute path");
 	if (rc == 0 && entropy &&
@@ -292,6 +297,8 @@ static int apply_settings(
 		forget_origin(a, r);
 	if (rc == 0 && r->hostname)
 		rc = set_hostname(r->hostname, e);
+	if (rc == 0 && r->dns)
+		resolv_write("/etc", r->dns, r->dns_own);
 	if (rc == 0)
 		rc = take_settings(a, r, e);
 	if (rc == 0)

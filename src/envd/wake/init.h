@@ -12,6 +12,8 @@ struct init_request {
 	json_t *env;						       // borrowed; NULL: unchanged
 	uint64_t timestamp_ns;					       // 0: not given
 	struct strbuf entropy;
+	const char *dns; // NULL: /etc/resolv.conf stays
+	bool dns_own;
 	bool grow_root;
 	bool resumed; // then there is a timestamp and entropy of at least INIT_ENTROPY_MIN
 	bool has_clock_ppm;

@@ -16,6 +16,7 @@
 #include "envd/process/env.h"
 #include "envd/wake/freeze.h"
 #include "envd/wake/init.h"
+#include "envd/wake/resolv.h"
 #include "envd/process/path.h"
 #include "envd/wake/resume.h"
 #include "envd/process/users.h"
@@ -377,8 +378,11 @@ static void test_bad_init_is_refused_by_name(void **state)
 		{"{\"resumed\":true}", "resumed"}, {"{\"resumed\":1}", "resumed"},
 		{"{\"resumed\":true,\"timestamp\":\"2026-11-24T03:00:00Z\",\"entropy\":\"AA==\"}",
 			"resumed"},
-		{"{\"clockPpm\":100001}", "clockPpm"}, {"{\"clockPpm\":-100001}", "clockPpm"},
-		{"{\"clockPpm\":1.5}", "clockPpm"}, {"{\"clockPpm\":\"1\"}", "clockPpm"}};
+		{"{\"dns\":\"\"}", "dns"}, {"{\"dns\":\"1.1.1.1,\"}", "dns"},
+		{"{\"dns\":\"1.1.1.1\\nsearch x\"}", "dns"}, {"{\"dns\":\"::1\"}", "dns"},
+		{"{\"dns\":[]}", "dns"}, {"{\"clockPpm\":100001}", "clockPpm"},
+		{"{\"clockPpm\":-100001}", "clockPpm"}, {"{\"clockPpm\":1.5}", "clockPpm"},
+		{"{\"clockPpm\":\"1\"}", "clockPpm"}};
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
 		struct err e = {0};
 		struct init_request r;
@@ -536,6 +540,70 @@ static void test_hosts_name_the_guest_once(void **state)
 	}
 }
 
+#define OURS "# Written by Stasis at each start; without this line the file is yours.\n"
+
+static void check_resolv(const struct files *f, const char *want)
+{
+	char path[64];
+	_cleanup_strbuf_ struct strbuf text = {0};
+	snprintf(path, sizeof path, "%s/resolv.conf", f->dir);
+	assert_int_equal(file_read(AT_FDCWD, path, 4096, &text), 0);
+	assert_string_equal(text.data, want);
+}
+
+static void test_resolvers_are_written_where_the_file_is_ours(void **state)
+{
+	const struct files *f = *state;
+	char path[64], other[64], temporary[64];
+	struct stat st;
+	snprintf(path, sizeof path, "%s/resolv.conf", f->dir);
+	snprintf(other, sizeof other, "%s/other", f->dir);
+	snprintf(temporary, sizeof temporary, "%s/.resolv.conf.stasis", f->dir);
+	write_file(other, "nameserver 9.9.9.9\n");
+	// Missing, the image's, ours, empty.
+	resolv_write(f->dir, "10.0.0.1", false);
+	check_resolv(f, OURS "nameserver 10.0.0.1\n");
+	assert_true(stat(path, &st) == 0 && (st.st_mode & 07777) == 0644);
+	resolv_write(f->dir, "10.0.0.2,10.0.0.3", false);
+	check_resolv(f, OURS "nameserver 10.0.0.2\nnameserver 10.0.0.3\n");
+	write_file(path, "nameserver 1.1.1.1\nnameserver 8.8.8.8\n");
+	resolv_write(f->dir, "10.0.0.1", false);
+	check_resolv(f, OURS "nameserver 10.0.0.1\n");
+	write_file(path, "");
+	resolv_write(f->dir, "10.0.0.1", false);
+	check_resolv(f, OURS "nameserver 10.0.0.1\n");
+	// The user's stays, but where a list was asked for.
+	write_file(path, "nameserver 1.1.1.1\n");
+	resolv_write(f->dir, "10.0.0.1", false);
+	check_resolv(f, "nameserver 1.1.1.1\n");
+	resolv_write(f->dir, "10.0.0.1", true);
+	check_resolv(f, OURS "nameserver 10.0.0.1\n");
+	// A link to something is the user's; what it leads to is never written.
+	unlink(path);
+	assert_int_equal(symlink("other", path), 0);
+	resolv_write(f->dir, "10.0.0.1", false);
+	check_resolv(f, "nameserver 9.9.9.9\n");
+	resolv_write(f->dir, "10.0.0.1", true);
+	check_resolv(f, OURS "nameserver 10.0.0.1\n");
+	unlink(path);
+	assert_int_equal(symlink("../run/systemd/resolve/none", path), 0);
+	assert_int_equal(symlink(other, temporary), 0);
+	resolv_write(f->dir, "10.0.0.1", false);
+	check_resolv(f, OURS "nameserver 10.0.0.1\n");
+	_cleanup_strbuf_ struct strbuf text = {0};
+	assert_int_equal(file_read(AT_FDCWD, other, 4096, &text), 0);
+	assert_string_equal(text.data, "nameserver 9.9.9.9\n");
+	// What is no file does not hold it up.
+	unlink(path);
+	assert_int_equal(mkfifo(path, 0600), 0);
+	resolv_write(f->dir, "10.0.0.1", true);
+	assert_true(lstat(path, &st) == 0 && S_ISFIFO(st.st_mode));
+	resolv_write("/nonexistent", "10.0.0.1", true);
+	unlink(path);
+	unlink(other);
+	assert_int_equal(access(temporary, F_OK), -1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -563,6 +631,8 @@ int main(void)
 		cmocka_unit_test(test_clock_is_set_only_when_it_is_off),
 		cmocka_unit_test(test_hosts_name_the_guest_once),
 		cmocka_unit_test(test_ports_and_where_they_are_listened_on),
+		cmocka_unit_test_setup_teardown(test_resolvers_are_written_where_the_file_is_ours,
+			make_files, remove_files),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
