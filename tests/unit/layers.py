@@ -32,6 +32,7 @@ import sys
 
 BELOW = {
     "base": "",
+    "archive": "base",
     "http": "base",
     "agentclient": "base http",
     "vmm": "base http",
@@ -41,12 +42,12 @@ BELOW = {
     "pager": "base snapshot",
     "shim": "base",
     "fcqemu": "base http vmm",
-    "envd": "base http agentclient",
+    "envd": "base archive http agentclient",
     "guestinit": "base envd",
     "sandbox": "base http agentclient vmm snapshot disk net pager shim",
     "hostagent": "base http agentclient vmm snapshot disk net pager shim sandbox",
     "control": "base http agentclient hostagent sandbox/types.h",
-    "cli": "base http agentclient vmm snapshot disk net pager shim sandbox hostagent control",
+    "cli": "base archive http agentclient vmm snapshot disk net pager shim sandbox hostagent control",
 }
 # Lowest first. A room may have fewer of them yet.
 WINGS = {
