@@ -13,6 +13,7 @@
 #include "envd/api/files_post.h"
 #include "envd/api/oom.h"
 #include "envd/api/ports.h"
+#include "envd/api/files_tar.h"
 #include "envd/api/request.h"
 #include "envd/api/rpc_filesystem.h"
 #include "envd/api/rpc_process.h"
@@ -197,6 +198,8 @@ const struct http_route agent_routes[] = {
 	{"GET", "/ports/{port}", ports_get},
 	{"GET", "/files", files_get},
 	{"POST", "/files", files_post, files_post_body, .body_limit = SIZE_MAX},
+	{"GET", "/files/tar", files_tar_get},
+	{"POST", "/files/tar", files_tar_post, files_tar_post_body, .body_limit = SIZE_MAX},
 	{"POST", "/process.Process/Start", rpc_process_start, .body_limit = MESSAGE_BODY},
 	{"POST", "/process.Process/Connect", rpc_process_connect, .body_limit = SMALL_BODY},
 	{"POST", "/process.Process/{method}", rpc_process_unary, .body_limit = MESSAGE_BODY},

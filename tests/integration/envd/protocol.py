@@ -9,6 +9,7 @@ Needs root (it becomes other users); skipped (77) without.
 import base64
 import glob
 import http.client
+import io
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -1047,6 +1049,150 @@ class Files(Case):
         c.close()
         self.assertLess(self.a.status("VmHWM"), 8 * 1024)
         os.unlink(p)
+
+
+class Archives(Case):
+    """/files/tar against Python's reader and writer of archives."""
+
+    def url(self, path, **q):
+        return "/files/tar?" + urllib.parse.urlencode({"path": path, **q})
+
+    def get(self, path, **q):
+        status, h, data = self.a.call("GET", self.url(path, **q))
+        self.assertEqual((status, h["Content-Type"]), (200, "application/x-tar"), data)
+        return tarfile.open(fileobj=io.BytesIO(data))
+
+    def post(self, path, data, **q):
+        return self.a.json("POST", self.url(path, **q), data, {"Content-Type": "application/x-tar"})
+
+    def archive(self, *members, format=tarfile.PAX_FORMAT):
+        """Of (name, content) or (name, type, link)."""
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=format) as t:
+            for name, *what in members:
+                info = tarfile.TarInfo(name)
+                info.mode, info.uid, info.gid, info.mtime = 0o640, 1234, 5678, 12.25
+                if len(what) == 1:
+                    info.size = len(what[0])
+                    t.addfile(info, io.BytesIO(what[0]))
+                else:
+                    info.type, info.linkname = what
+                    t.addfile(info)
+        return out.getvalue()
+
+    def test_out(self):
+        d = self.path("out")
+        os.makedirs(f"{d}/deep/{'n' * 200}")
+        save(f"{d}/f", b"one")
+        os.utime(f"{d}/f", ns=(0, 1234567890123456789))
+        os.link(f"{d}/f", f"{d}/same")
+        os.symlink("f", f"{d}/link")
+        os.mkfifo(f"{d}/pipe")
+        save(f"{d}/deep/{'n' * 200}/big", bytes(range(256)) * 1000)
+        t = self.get(d, archive="1")
+        self.assertEqual(t.getnames()[0], "out")
+        by_name = {m.name: m for m in t}
+        self.assertNotIn("out/pipe", by_name)
+        self.assertIn("a pipe\nout/pipe", t.pax_headers.values())
+        self.assertEqual(by_name["out/link"].linkname, "f")
+        self.assertEqual({by_name["out/f"].islnk(), by_name["out/same"].islnk()}, {True, False})
+        self.assertEqual(t.extractfile(f"out/deep/{'n' * 200}/big").read(), bytes(range(256)) * 1000)
+        first = next(m for m in t if m.name in ("out/f", "out/same"))
+        self.assertEqual(first.pax_headers["mtime"], "1234567890.123456789")
+        self.assertEqual(self.get(d + "/link").getmembers()[0].type, tarfile.SYMTYPE)
+        self.assertEqual(self.get(d + "/link", follow="1").getmembers()[0].type, tarfile.REGTYPE)
+        self.assertEqual(self.a.call("GET", self.url(d + "/none"))[0], 404)
+        self.assertEqual(self.a.call("GET", self.url(d + "/pipe"))[0], 400)
+
+    def test_holes(self):
+        p = self.path("holes")
+        with open(p, "wb") as f:
+            f.truncate(100 * MIB)
+            f.seek(50 * MIB)
+            f.write(b"x")
+        status, _, data = self.a.call("GET", self.url(p))
+        self.assertLess(len(data), MIB)
+        t = tarfile.open(fileobj=io.BytesIO(data))
+        self.assertEqual(t.getmembers()[0].size, 100 * MIB)
+        self.assertEqual(t.extractfile("holes").read(), content(p, "rb"))
+        status, r = self.post(self.path("again"), data, rename="1")
+        self.assertEqual((status, r["files"]), (200, 1), r)
+        self.assertLess(os.stat(self.path("again")).st_blocks, 2048)
+        self.assertEqual(content(self.path("again"), "rb"), content(p, "rb"))
+
+    def test_in(self):
+        import pwd
+        u, d = pwd.getpwnam(USER), self.path("in")
+        long = "n" * 150
+        for format in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
+            data = self.archive(("t/f", b"one"), ("t/" + long if format != tarfile.USTAR_FORMAT else "t/n", b"two"),
+                                ("t/l", tarfile.SYMTYPE, "f"), ("t/h", tarfile.LNKTYPE, "t/f"),
+                                ("t/fifo", tarfile.FIFOTYPE, ""), format=format)
+            status, r = self.post(d, data, username=USER)
+            self.assertEqual((status, r), (200, {"path": d, "files": 3, "bytes": 6, "skipped": ["t/fifo"]}))
+            self.assertEqual((content(d + "/t/h"), os.readlink(d + "/t/l")), ("one", "f"))
+            self.assertTrue(os.path.samefile(d + "/t/h", d + "/t/f"))
+            for path in (d, d + "/t", d + "/t/f", d + "/t/l"):
+                self.assertEqual(os.lstat(path).st_uid, u.pw_uid)
+            self.assertEqual(os.stat(d + "/t/f").st_mode & 0o7777, 0o640)
+            status, r = self.post(d, data, archive="1")
+            st = os.stat(d + "/t/f")
+            self.assertEqual((st.st_uid, st.st_gid), (1234, 5678))
+            shutil.rmtree(d)
+
+    def test_names_of_the_destination(self):
+        d = self.path("names")
+        os.makedirs(d + "/dir")
+        one = self.archive(("x", b"one"))
+        for path, rename, want in (("new", "1", "new"), ("dir", "1", "dir/x"), ("made/", "1", "made/x"),
+                                   ("made2", "", "made2/x"), ("a/b/c", "1", "a/b/c")):
+            status, r = self.post(f"{d}/{path}", one, rename=rename)
+            self.assertEqual(status, 200, r)
+            self.assertEqual(content(f"{d}/{want}"), "one")
+        status, e = self.post(d + "/new", one)
+        self.assertEqual(status, 409)
+        status, e = self.post(d + "/y", self.archive(("x", b"1"), ("z", b"2")), rename="1")
+        self.assertEqual(status, 400)
+        self.assertFalse(os.path.exists(d + "/z"))
+        self.assertEqual(self.post(d + "/nothing", b""), (200, {"path": d + "/nothing", "files": 0, "bytes": 0,
+                                                                "skipped": []}))
+        self.assertFalse(os.path.exists(d + "/nothing"))
+        os.symlink("target", d + "/link")
+        self.assertEqual(self.post(d + "/link", one, rename="1")[0], 200)
+        self.assertEqual(content(d + "/target"), "one")
+        self.assertEqual(self.post("~other/x", one)[0], 400)
+
+    def test_what_fails_leaves_what_was_there(self):
+        d = self.path("fails")
+        os.makedirs(d + "/t")
+        save(d + "/t/b", "old")
+        data = self.archive(("t/a", b"a" * 1000), ("t/b", b"b" * 5000), ("t/c", b"c"))
+        status, e = self.post(d, data[:6000])
+        self.assertEqual(status, 400)
+        self.assertIn("ends early", e["message"])
+        self.assertIn("1 files before it", e["message"])
+        self.assertEqual((sorted(os.listdir(d + "/t")), content(d + "/t/b")), (["a", "b"], "old"))
+        for bad in ("../x", "/etc/x", "t/../../x"):
+            status, e = self.post(d, self.archive((bad, b"bad")))
+            self.assertEqual((status, "bad path" in e["message"]), (400, True))
+        self.assertEqual(self.post(d, b"no archive at all" * 100)[0], 400)
+        status, e = self.post(d, self.archive(("l", tarfile.SYMTYPE, "/etc"), ("l/x", b"bad")))
+        self.assertEqual(status, 409, e)
+        self.assertFalse(os.path.exists("/etc/x"))
+
+    def test_100_mb_in_little_memory(self):
+        p = self.path("big")
+        with open(p, "wb") as f:
+            for _ in range(100):
+                f.write(random.randbytes(MIB))
+        with open(p, "rb") as f:
+            want = f.read()
+        status, _, data = self.a.call("GET", self.url(p))
+        del want
+        self.assertEqual(self.post(self.path("copy"), (data[i:i + MIB] for i in range(0, len(data), MIB)),
+                                   rename="1")[0], 200)
+        self.assertEqual(subprocess.call(["cmp", p, self.path("copy")]), 0)
+        self.assertLess(self.a.status("VmHWM"), 8 * 1024)
 
 
 class Filesystem(Case):
