@@ -103,13 +103,15 @@ static const char text_exec[] =
 
 static const char text_cp[] =
 	"One of SRC and DST is ID:PATH; a relative PATH starts at the user's home. '-' is standard\n"
-	"input or output. A directory is copied with all that is below it, file by file; modes are\n"
-	"kept; a link to a file is copied as that file, other links are skipped and named. Into an\n"
-	"existing directory, SRC keeps its name. What was copied only in part is removed.\n"
+	"input or output. A directory is copied with all that is below it: DIR into a directory that\n"
+	"is there by its name, 'DIR/.' what is in it. Modes, symbolic and hard links and holes are\n"
+	"kept; pipes, sockets and devices are skipped and named. A file takes its place when it is\n"
+	"whole: what is interrupted leaves what was there.\n"
 	"\n"
 	"Examples:\n"
 	"  stasis cp data.csv i0abc:\n"
 	"  stasis cp i0abc:/tmp/out ./results\n"
+	"  stasis cp -a src/. i0abc:src\n"
 	"  echo hi | stasis cp - i0abc:/tmp/hi\n";
 
 static const char text_events[] =

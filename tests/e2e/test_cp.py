@@ -18,7 +18,7 @@ class Copy(unittest.TestCase):
         self.dir = tempfile.mkdtemp(dir=self.w.dir)
         self.there = self.s.sh("mktemp -d").strip()
         self.addCleanup(shutil.rmtree, self.dir)
-        self.addCleanup(self.s.sh, f"rm -rf {self.there}")
+        self.addCleanup(self.s.sh, f"rm -rf {self.there}", user="root")
 
     def cp(self, src, dst, **kw):
         return self.w.cli("cp", src, dst, cwd=self.dir, **kw)
@@ -66,9 +66,29 @@ class Files(Copy):
         self.assertEqual(self.cp(self.remote("s"), "-").ok().out, data)
 
     def test_relative_path_starts_at_home(self):
-        self.write("f", b"home")
-        self.cp("f", f"{self.s.id}:").ok()
-        self.assertEqual(self.s.sh("cat /home/user/f; rm /home/user/f"), "home")
+        self.write("x.sh", b"#!/bin/sh\necho ran\n", 0o755)
+        for place in ("", "~", "~/", "~/x.sh", "./", "x.sh", "/home/user/x.sh"):
+            self.cp("x.sh", f"{self.s.id}:{place}").ok()
+            self.assertEqual(self.s.sh("stat -c %a:%U /home/user/x.sh; ~/x.sh; rm ~/x.sh"), "755:user\nran\n", place)
+        self.s.sh("mkdir -m 700 sub && echo 1 >sub/f")
+        try:
+            for place in ("sub", "~/sub", "sub/", "./sub"):
+                self.cp(f"{self.s.id}:{place}", "d").ok()
+                self.assertEqual(self.read("d/f"), b"1\n")
+                self.assertEqual(self.mode("d"), 0o700)
+                shutil.rmtree(os.path.join(self.dir, "d"))
+        finally:
+            self.s.sh("rm -r sub")
+        self.assertEqual(self.cp("x.sh", f"{self.s.id}:~root/x").code, 2)
+        self.assertEqual(self.cp(f"{self.s.id}:~root/x", "y").code, 2)
+
+    def test_every_call_has_the_same_home(self):
+        run = self.w.cli("exec", "-w", "~/", self.s.id, "--", "pwd").ok()
+        self.assertEqual(run.text, "/home/user\n")
+        self.s.sh("mkdir -p '/home/user/a b'")
+        self.assertEqual(self.w.cli("exec", "-w", "~/a b", self.s.id, "--", "pwd").ok().text, "/home/user/a b\n")
+        self.assertEqual(self.w.cli("exec", "-w", "~root", self.s.id, "--", "pwd").code, 2)
+        self.s.sh("rmdir '/home/user/a b'")
 
     def test_into_existing_directories_the_name_is_kept(self):
         self.write("name", b"1")
@@ -78,15 +98,66 @@ class Files(Copy):
         self.assertEqual(self.read("d/name"), b"1")
 
     def test_odd_names(self):
-        name = "a b&c=d?e#f%41\u00e9'\""
-        self.write(name, b"odd")
-        self.cp("./" + name, self.remote()).ok()
-        self.assertEqual(self.s.sh(f"ls {self.there}"), name + "\n")
-        self.cp(self.remote(name), "back").ok()
-        self.assertEqual(self.read("back"), b"odd")
+        for name in ("a b&c=d?e#f%41\u00e9'\"", "-rf", "a:b", "two\nlines", "~", "n" * 255):
+            self.write(name, b"odd", 0o751)
+            self.cp("./" + name, self.remote()).ok()
+            self.assertEqual(self.s.sh(f"cd {self.there} && ls -N"), name + "\n")
+            self.cp(self.remote(name), "back").ok()
+            self.assertEqual(self.read("back"), b"odd")
+            self.assertEqual(self.mode("back"), 0o751)
+            self.s.sh(f"rm -f {self.there}/*")
 
     def test_pseudo_files_are_read_to_their_end(self):
         self.assertIn(b"processor", self.cp(f"{self.s.id}:/proc/cpuinfo", "-").ok().out)
+        # 4096 bytes by stat.
+        self.assertEqual(self.cp(f"{self.s.id}:/sys/class/net/lo/mtu", "-").ok().out, b"65536\n")
+        self.cp(f"{self.s.id}:/sys/class/net/lo/mtu", "mtu").ok()
+        self.assertEqual(self.read("mtu"), b"65536\n")
+        self.cp("/proc/self/status", self.remote("status")).ok()
+        self.cp("/sys/kernel/mm/transparent_hugepage/enabled", self.remote("huge")).ok()
+        self.assertIn("Name:", self.s.sh(f"head -1 {self.there}/status"))
+        self.assertIn("never", self.s.sh(f"cat {self.there}/huge"))
+
+    def test_pipes_and_devices_of_this_machine(self):
+        os.mkfifo(os.path.join(self.dir, "pipe"))
+        p = self.w.popen("cp", os.path.join(self.dir, "pipe"), self.remote("piped"), stderr=subprocess.DEVNULL)
+        with open(os.path.join(self.dir, "pipe"), "wb") as f:
+            f.write(b"through")
+        self.assertEqual(p.wait(60), 0)
+        self.assertEqual(self.s.sh(f"cat {self.there}/piped"), "through")
+        self.cp(self.remote("piped"), "/dev/null").ok()
+        self.assertTrue(stat.S_ISCHR(os.stat("/dev/null").st_mode))
+        self.assertEqual(self.cp(self.remote("piped"), "/dev/stdout").ok().out, b"through")
+
+    def test_sparse_stays_sparse(self):
+        with open(os.path.join(self.dir, "holes"), "wb") as f:
+            f.truncate(64 << 20)
+            f.seek(20 << 20)
+            f.write(b"in the middle")
+        self.cp("holes", self.remote()).ok()
+        size, blocks = map(int, self.s.sh(f"stat -c '%s %b' {self.there}/holes").split())
+        self.assertEqual(size, 64 << 20)
+        self.assertLess(blocks, 2048)
+        self.cp(self.remote("holes"), "back").ok()
+        st = os.stat(os.path.join(self.dir, "back"))
+        self.assertEqual(st.st_size, 64 << 20)
+        self.assertLess(st.st_blocks, 2048)
+        self.assertEqual(self.read("back"), self.read("holes"))
+
+    def test_archive_keeps_owner_and_times(self):
+        self.write("t/f", b"1")
+        os.chown(os.path.join(self.dir, "t/f"), 1234, 5678)
+        os.chmod(os.path.join(self.dir, "t/f"), 0o4751)
+        for path in ("t/f", "t"):
+            os.utime(os.path.join(self.dir, path), ns=(0, 1234567890123456789))
+        self.w.cli("cp", "-a", "t", self.remote(), cwd=self.dir).ok()
+        self.assertEqual(self.s.sh(f"cd {self.there}; stat -c '%a %u %g %.9Y' t/f; stat -c %.9Y t", user="root"),
+                         "4751 1234 5678 1234567890.123456789\n1234567890.123456789\n")
+        self.w.cli("cp", "-a", self.remote("t"), "back", cwd=self.dir).ok()
+        st = os.stat(os.path.join(self.dir, "back/f"))
+        self.assertEqual((st.st_uid, st.st_gid, st.st_mtime_ns), (1234, 5678, 1234567890123456789))
+        self.assertEqual(self.mode("back/f"), 0o751)  # no program of a guest gets rights here
+        self.assertEqual(os.stat(os.path.join(self.dir, "back")).st_mtime_ns, 1234567890123456789)
 
     def test_as_root(self):
         self.write("f", b"r")
@@ -111,20 +182,63 @@ class Directories(Copy):
 
     def test_there_and_back(self):
         self.tree()
+        os.mkfifo(os.path.join(self.dir, "t/pipe"))
+        os.link(os.path.join(self.dir, "t/file"), os.path.join(self.dir, "t/same"))
         r = self.cp("t", self.remote("t")).ok()
-        for skipped in ("dangling", "dirlink"):
-            self.assertIn(skipped, r.errors)
-        listing = self.s.sh(f"cd {self.there}/t && find . -printf '%p %y %m\\n' | sort")
-        self.assertEqual(listing, ". d 755\n./deep d 755\n./deep/er d 755\n"
-                         "./deep/er/secret f 600\n./empty d 755\n./file f 644\n"
-                         "./link f 644\n./run.sh f 755\n")
+        self.assertIn("t/pipe: skipped: a pipe", r.errors)
+        listing = self.s.sh(f"cd {self.there}/t && find . -printf '%p %y %m %n %l\\n' | sort")
+        self.assertEqual(listing, ". d 755 4 \n./dangling l 777 1 /nowhere\n./deep d 755 3 \n./deep/er d 755 2 \n"
+                         "./deep/er/secret f 600 1 \n./dirlink l 777 1 deep\n./empty d 755 2 \n./file f 644 2 \n"
+                         "./link l 777 1 file\n./run.sh f 755 1 \n./same f 644 2 \n")
         self.assertEqual(self.s.sh(f"{self.there}/t/run.sh"), "ran\n")
-        self.cp(self.remote("t"), "back").ok()
+        self.s.sh(f"mkfifo {self.there}/t/other")
+        r = self.cp(self.remote("t"), "back").ok()
+        self.assertIn("other: skipped: a pipe", r.errors)
         self.assertEqual(self.read("back/deep/er/secret"), b"2")
         self.assertEqual(self.mode("back/deep/er/secret"), 0o600)
         self.assertEqual(self.mode("back/run.sh"), 0o755)
         self.assertEqual(sorted(os.listdir(os.path.join(self.dir, "back"))),
-                         ["deep", "empty", "file", "link", "run.sh"])
+                         ["dangling", "deep", "dirlink", "empty", "file", "link", "run.sh", "same"])
+        for name, target in (("dangling", "/nowhere"), ("dirlink", "deep"), ("link", "file")):
+            self.assertEqual(os.readlink(os.path.join(self.dir, "back", name)), target)
+        self.assertTrue(os.path.samefile(os.path.join(self.dir, "back/file"), os.path.join(self.dir, "back/same")))
+
+    def test_links_are_followed_where_asked(self):
+        self.tree()
+        os.symlink("..", os.path.join(self.dir, "t/deep/up"))
+        r = self.w.cli("cp", "-L", "t", self.remote("t"), cwd=self.dir).ok()
+        self.assertIn("t/dangling: skipped: a link that leads to no file", r.errors)
+        self.assertIn("t/deep/up: skipped: a link back", r.errors)
+        self.assertEqual(self.s.sh(f"cd {self.there}/t && find . -type l; cat link dirlink/er/secret"), "12")
+        self.s.sh(f"cd {self.there} && rm -rf t && mkdir t && echo 1 >f && ln -s ../f t/l")
+        self.w.cli("cp", "-L", self.remote("t"), "back", cwd=self.dir).ok()
+        self.assertEqual(self.read("back/l"), b"1\n")
+        self.assertFalse(os.path.islink(os.path.join(self.dir, "back/l")))
+
+    def test_names_of_directories_as_docker_has_them(self):
+        self.write("t/f", b"1")
+        for src, dst, want in (("t", "new", "new/f"), ("t/", "new", "new/t/f"), ("t/.", "new", "new/f"),
+                               ("t/.", "other", "other/f"), ("t", "made/", "made/t/f")):
+            self.cp(src, self.remote(dst)).ok()
+            self.assertEqual(self.s.sh(f"cd {self.there} && cat {want} && rm {want}"), "1", (src, dst))
+        self.s.sh(f"cd {self.there} && rm -rf * && mkdir t && echo -n 1 >t/f")
+        for src, dst, want in (("t", "new", "new/f"), ("t/", "new", "new/t/f"), ("t/.", "new", "new/f"),
+                               ("t/.", "other", "other/f")):
+            self.cp(self.remote(src), dst).ok()
+            self.assertEqual(self.read(want), b"1", (src, dst))
+            os.unlink(os.path.join(self.dir, want))
+        self.write("file", b"x")
+        self.assertEqual(self.cp("t", self.remote("t/f")).code, 5)
+        self.assertEqual(self.cp(self.remote("t"), "file").code, 5)
+        self.assertEqual(self.cp(self.remote("t/f"), "none/").code, 2)
+        self.assertEqual(self.read("file"), b"x")
+        self.assertEqual(self.s.sh(f"cat {self.there}/t/f"), "1")
+
+    def test_what_was_there_is_merged(self):
+        self.s.sh(f"mkdir -m 750 {self.there}/t && echo old >{self.there}/t/kept && echo old >{self.there}/t/f")
+        self.write("t/f", b"new")
+        self.cp("t/.", self.remote("t")).ok()
+        self.assertEqual(self.s.sh(f"cd {self.there}/t && stat -c %a . && cat kept f"), "750\nold\nnew")
 
     def test_into_an_existing_one(self):
         self.write("t/file", b"1")
@@ -134,16 +248,17 @@ class Directories(Copy):
         self.cp(self.remote("t"), "here").ok()
         self.assertEqual(self.read("here/t/file"), b"1")
 
-    def test_links_of_the_guest_lead_nowhere(self):
+    def test_links_of_the_guest_are_not_followed_here(self):
         outside = os.path.join(self.dir, "outside")
         os.mkdir(outside)
-        self.s.sh(f"mkdir -p {self.there}/x && cd {self.there}/x && ln -s {outside} out && "
-                  "ln -s /etc/hostname name && mkfifo pipe")
-        r = self.cp(self.remote("x"), "x").ok()
-        self.assertIn("out", r.errors)
-        self.assertEqual(os.listdir(os.path.join(self.dir, "x")), ["name"])
-        self.assertFalse(os.path.islink(os.path.join(self.dir, "x/name")))
+        self.s.sh(f"mkdir -p {self.there}/x/out && cd {self.there}/x && echo 1 >out/f && ln -s /etc/hostname name")
+        os.mkdir(os.path.join(self.dir, "x"))
+        os.symlink(outside, os.path.join(self.dir, "x/out"))
+        self.assertEqual(self.cp(self.remote("x/."), "x").code, 5)
         self.assertEqual(os.listdir(outside), [])
+        os.unlink(os.path.join(self.dir, "x/out"))
+        self.cp(self.remote("x/."), "x").ok()
+        self.assertEqual(os.readlink(os.path.join(self.dir, "x/name")), "/etc/hostname")
 
 
 class Failures(Copy):
@@ -162,29 +277,74 @@ class Failures(Copy):
         self.s.sh("fallocate -l $(( ($(df --output=avail / | tail -1) - 8192) * 1024 )) /filler",
                   user="root")
         try:
-            self.write("big", bytes(40 << 20))
-            r = self.cp("big", self.remote("big"))
-            self.assertEqual(r.code, 6, r.errors)
-            self.assertEqual(self.s.sh(f"ls {self.there}"), "")
+            self.write("big", os.urandom(1 << 20) * 40)
+            self.s.sh(f"echo old >{self.there}/old")
+            for name in ("big", "old"):
+                r = self.cp("big", self.remote(name))
+                self.assertEqual(r.code, 6, r.errors)
+                self.assertIn("no space left", r.errors)
+                self.assertEqual(self.s.sh(f"ls -A {self.there}; cat {self.there}/old"), "old\nold\n")
             self.s.alive()
         finally:
             self.s.sh("rm -f /filler", user="root")
 
-    def test_interrupted_download_leaves_no_part(self):
-        self.s.sh(f"truncate -s 20G {self.there}/huge")
-        p = self.w.popen("cp", self.remote("huge"), os.path.join(self.dir, "huge"),
-                         stderr=subprocess.DEVNULL)
-        lib.wait_until("it has begun", lambda: os.listdir(self.dir))
-        p.send_signal(signal.SIGINT)
-        self.assertEqual(p.wait(20), 130)
-        self.assertEqual(os.listdir(self.dir), [])
+    def test_a_file_that_ends_early(self):
+        self.s.sh(f"dd if=/dev/zero of={self.there}/f bs=1M count=64 status=none")
+        p = self.w.popen("cp", self.remote("f"), "-", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        p.stdout.read(1 << 20)
+        self.s.sh(f"truncate -s 1M {self.there}/f")
+        self.assertLess(len(p.stdout.read()), 63 << 20)
+        self.assertIn(b"ended early", p.stderr.read())
+        self.assertEqual(p.wait(60), 7)
 
-    def test_interrupted_upload_leaves_no_part(self):
-        with open(os.path.join(self.dir, "huge"), "wb") as f:
-            f.truncate(1500 << 20)
-        p = self.w.popen("cp", os.path.join(self.dir, "huge"), self.remote("huge"),
-                         stderr=subprocess.DEVNULL)
-        lib.wait_until("it has begun", lambda: self.s.sh(f"ls {self.there}") == "huge\n")
+    def interrupted(self, src, dst, begun, **kw):
+        p = self.w.popen("cp", src, dst, stderr=subprocess.DEVNULL, **kw)
+        lib.wait_until("it has begun", lambda: begun(p))
         p.send_signal(signal.SIGINT)
-        self.assertEqual(p.wait(30), 130)
-        self.assertEqual(self.s.sh(f"ls {self.there}"), "")
+        self.assertEqual(p.wait(60), 130)
+
+    def has_written(self, folder):
+        """A download of ours is under way: a file without a name is open below folder."""
+        def look(p):
+            for fd in os.listdir(f"/proc/{p.pid}/fd"):
+                try:
+                    path = f"/proc/{p.pid}/fd/{fd}"
+                    if os.readlink(path).startswith(folder + "/") and os.stat(path).st_size > 1 << 20:
+                        return True
+                except FileNotFoundError:
+                    pass
+            return False
+        return look
+
+    def test_interrupted_download_leaves_what_was_there(self):
+        self.s.sh(f"dd if=/dev/zero of={self.there}/huge bs=1M count=300 status=none")
+        for before in ([], ["huge"]):
+            self.interrupted(self.remote("huge"), os.path.join(self.dir, "huge"), self.has_written(self.dir))
+            self.assertEqual(os.listdir(self.dir), before)
+            self.write("huge", b"old")
+        self.interrupted(self.remote("huge"), os.path.join(self.dir, "huge"), self.has_written(self.dir))
+        self.assertEqual(self.read("huge"), b"old")
+        self.s.sh(f"rm {self.there}/huge")
+
+    def test_interrupted_upload_leaves_what_was_there(self):
+        data, used = os.urandom(1 << 20), f"df --output=used -m {self.there} | tail -1"
+        with open(os.path.join(self.dir, "huge"), "wb") as f:
+            for _ in range(400):
+                f.write(data)
+        self.s.sh(f"seq 1000 >{self.there}/keep")
+        for name in ("keep", "new"):
+            before = int(self.s.sh(used))
+            self.interrupted(os.path.join(self.dir, "huge"), self.remote(name),
+                             lambda p: int(self.s.sh(used)) > before + 4)
+            self.assertEqual(self.s.sh(f"cd {self.there} && ls -A && wc -c <keep"), "keep\n3893\n")
+        # What comes from a pipe is not known to be whole before its end.
+        source = subprocess.Popen(["sh", "-c", "head -c 3000000 /dev/zero; exec sleep 100"], stdout=subprocess.PIPE)
+        try:
+            before = int(self.s.sh(used))
+            self.interrupted("-", self.remote("keep"), lambda p: int(self.s.sh(used)) > before + 1,
+                             stdin=source.stdout)
+        finally:
+            source.kill()
+            source.wait()
+            source.stdout.close()
+        self.assertEqual(self.s.sh(f"cd {self.there} && ls -A && wc -c <keep"), "keep\n3893\n")

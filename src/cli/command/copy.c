@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/command/copy.h"
+#include <inttypes.h>
 #include <string.h>
-#include <sys/stat.h>
-#include "base/json.h"
 #include "base/str.h"
 #include "cli/base/term.h"
 
@@ -13,51 +12,72 @@ int copy_tick(void *ctx)
 	return term_interrupts(NULL) ? -1 : 0;
 }
 
-int copy_interrupted(struct err *e)
+void copy_note(void *ctx, enum archive_note what, const char *path, const char *why)
 {
-	return term_interrupts(NULL) ? err_set(e, ERR_CANCELED, "interrupted") : 0;
-}
-
-void copy_warn(struct copy *x, const char *path, const char *why)
-{
+	struct copy *x = ctx;
 	bool on = x->progress.on;
 	progress_clear(&x->progress);
 	x->progress.on = on;
-	output_complain("%s: skipped: %s", path, why);
+	output_complain(
+		"%s: %s: %s", path, what == ARCHIVE_SKIPPED ? "skipped" : "not copied", why);
+	x->failed += what == ARCHIVE_FAILED;
 }
 
-int copy_files_path(const struct copy *x, const char *path, char **ret)
+int copy_check_failed(const struct copy *x, struct err *e)
+{
+	return x->failed ? err_set(e, ERR_INTERNAL,
+				   "%u of the files could not be read; all others were copied",
+				   x->failed)
+			 : 0;
+}
+
+char *copy_url(const struct copy *x, const char *route, const char *path, const char *further)
 {
 	_cleanup_strbuf_ struct strbuf b = {0};
-	strbuf_adds(&b, "/files?path=");
+	strbuf_addf(&b, "%s?path=", route);
 	str_percent_encode(&b, path);
 	if (x->user) {
 		strbuf_adds(&b, "&username=");
 		str_percent_encode(&b, x->user);
 	}
-	*ret = strbuf_steal(&b);
-	return *ret ? 0 : -ENOMEM;
+	strbuf_adds(&b, further);
+	if (x->exact)
+		strbuf_adds(&b, "&archive=1");
+	if (x->follow)
+		strbuf_adds(&b, "&follow=1");
+	return strbuf_steal(&b);
 }
 
-int copy_fs_call(struct copy *x, const char *method, const char *path, json_t **ret, struct err *e)
+static int add_rest(const struct copy *x, int rc, struct err *e)
 {
-	_cleanup_json_ json_t *req = json_pack("{s:s}", "path", path);
-	if (!req)
-		return err_set(e, ERR_INVALID, "%s: the name is not UTF-8", path);
-	char full[64];
-	snprintf(full, sizeof full, "filesystem.Filesystem/%s", method);
-	return envd_unary(x->guest.http, &x->guest.target, full, req, 30000, ret, e);
+	struct err was = *e;
+	if (x->files == 0)
+		return rc;
+	return err_set(e, was.code, "%.800s (%" PRIu64 " %s before it %s copied)", was.text,
+		x->files, x->files == 1 ? "file" : "files", x->files == 1 ? "was" : "were");
 }
 
-bool copy_is_type(const json_t *entry, const char *type)
+int copy_explain(struct copy *x, int rc, const char *path, struct err *e)
 {
-	return str_eq(json_string_value(json_object_get(entry, "type")), type);
-}
-
-mode_t copy_mode_of(const json_t *entry, mode_t otherwise)
-{
-	const json_t *m = json_object_get(entry, "mode");
-	return m ? (mode_t)json_integer_value(m) & 0777 : otherwise;
+	if (rc >= 0 || !e)
+		return rc;
+	if (term_interrupts(NULL)) {
+		err_set(e, ERR_CANCELED, "interrupted");
+		return add_rest(x, rc, e);
+	}
+	if (e->code == ERR_NOT_FOUND && strstr(e->text, "no such call: "))
+		return err_set(e, ERR_UNIMPLEMENTED,
+			"the agent in %s is older than this command and knows no archives: it "
+			"takes and gives single files ('stasis cp - ID:PATH <FILE', 'stasis cp "
+			"ID:PATH - >FILE'); directories by 'stasis exec -i ID -- tar ...'; a "
+			"sandbox that is created now has the present agent",
+			x->guest.id);
+	if (e->errnum == ECONNRESET) {
+		err_set(e, ERR_BAD_GATEWAY, "%s ended early: %s", path,
+			"the file or the sandbox went away while it was read");
+		return add_rest(x, rc, e);
+	}
+	return rc;
 }
 
 const char *copy_base_name(const char *path)
@@ -72,4 +92,10 @@ char *copy_without_slashes(const char *path)
 	while (n > 1 && path[n - 1] == '/')
 		n--;
 	return strndup(path, n);
+}
+
+bool copy_means_content(const char *path)
+{
+	return strcmp(path, ".") == 0 || strcmp(path, "..") == 0 || str_ends(path, "/.") ||
+	       str_ends(path, "/..") || strcmp(path, "/") == 0;
 }

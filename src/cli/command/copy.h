@@ -1,29 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-// What both ways of cp share: the copy under way, and calls to the agent's file system.
+// What both ways of cp share: the copy under way, and calls to the agent's files.
 #pragma once
+#include "archive/entry.h"
 #include "cli/base/api.h"
 #include "cli/base/output.h"
 
 struct copy {
 	struct guest guest;
 	const char *user;
+	bool follow, exact; // -L, -a
 	struct progress progress;
-	int fd;	      // of the file under way
-	int io_error; // of reading or writing it
 	uint64_t files, bytes;
-	json_t *modes; // uploaded: {"755": [path...]}, set at the end
+	unsigned failed; // files that could not be read
 };
 
 // For http_call.tick: progress, and an end after Ctrl-C.
 int copy_tick(void *copy);
-int copy_interrupted(struct err *e); // 0, or ERR_CANCELED after Ctrl-C
-void copy_warn(struct copy *x, const char *path, const char *why);
-// "/files?path=..." of the agent. Owned by the caller.
-int copy_files_path(const struct copy *x, const char *path, char **ret);
-// {"path": path} to a method of the file system service.
-int copy_fs_call(struct copy *x, const char *method, const char *path, json_t **ret, struct err *e);
-// Of an entry as the service describes it.
-bool copy_is_type(const json_t *entry, const char *type);
-mode_t copy_mode_of(const json_t *entry, mode_t otherwise);
+// For archives: tells on stderr what is left out.
+void copy_note(void *copy, enum archive_note what, const char *path, const char *why);
+// An error for what copy_note has told, if it was more than what is always left out.
+int copy_check_failed(const struct copy *x, struct err *e);
+// "/files?path=...", or with another route ("/files/tar"), and further ("&rename=1"). Owned by the
+// caller; NULL when out of memory.
+char *copy_url(const struct copy *x, const char *route, const char *path, const char *further);
+// After a call that failed: what to say. "interrupted" after Ctrl-C, "ended early" where the
+// connection was cut, what to do where the agent is older than the call. After rc 0: 0.
+int copy_explain(struct copy *x, int rc, const char *path, struct err *e);
 const char *copy_base_name(const char *path);
 char *copy_without_slashes(const char *path); // at its end; owned by the caller
+// Of docker's rule: "DIR/." is what is in DIR.
+bool copy_means_content(const char *path);

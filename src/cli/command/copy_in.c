@@ -1,201 +1,134 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/command/copy_in.h"
-#include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include "base/file.h"
+#include "archive/pack.h"
 #include "base/json.h"
 #include "base/str.h"
 #include "cli/base/term.h"
 
-#define MAX_DEPTH 64
-#define CHMOD_BATCH 100
+// What is sent: bytes of fd, or an archive.
+struct source {
+	struct copy *copy;
+	int fd;
+	struct pack *pack;
+	struct err why; // of the read that failed
+};
 
 static ssize_t on_upload(void *ctx, char *buf, size_t max)
 {
-	struct copy *x = ctx;
-	for (;;) {
-		ssize_t n = read(x->fd, buf, max);
-		if (n >= 0) {
-			x->bytes += (size_t)n;
-			x->progress.done += (size_t)n;
-			return n;
-		}
-		if (errno == EINTR && !term_interrupts(NULL))
-			continue;
-		return x->io_error = -errno;
+	struct source *s = ctx;
+	struct copy *x = s->copy;
+	ssize_t n;
+	if (s->pack) {
+		n = pack_next(s->pack, buf, max, &s->why);
+		x->progress.done = x->bytes = pack_bytes(s->pack);
+		return n;
 	}
+	while ((n = read(s->fd, buf, max)) < 0 && errno == EINTR && !term_interrupts(NULL))
+		;
+	if (n < 0)
+		return err_errno(&s->why, errno, "read");
+	x->bytes += (size_t)n;
+	x->progress.done = x->bytes;
+	return n;
 }
 
-static int upload(struct copy *x, int fd, const char *remote, struct err *e)
+static int tick_of_source(void *ctx)
 {
-	struct stat st;
-	_cleanup_free_ char *path = NULL;
-	if (copy_files_path(x, remote, &path) < 0)
-		return err_errno(e, ENOMEM, "%s", remote);
-	if (fstat(fd, &st) < 0)
-		return err_errno(e, errno, "standard input");
-	x->fd = fd;
-	x->io_error = 0;
+	struct source *s = ctx;
+	return copy_tick(s->copy);
+}
+
+// Chunked in any case: how long a file is, is known when it was read.
+static int upload(struct source *s, const char *url, const char *shown, json_t **ret, struct err *e)
+{
+	struct copy *x = s->copy;
 	int rc = guest_call(&x->guest,
 		&(struct http_call){.method = "POST",
-			.path = path,
-			.content_type = "application/octet-stream",
+			.path = url,
+			.content_type = s->pack ? "application/x-tar" : "application/octet-stream",
 			.read = on_upload,
-			.read_length = S_ISREG(st.st_mode) && fd != STDIN_FILENO ? st.st_size : -1,
-			.tick = copy_tick,
-			.ctx = x},
-		NULL, e);
-	if (rc < 0) {
-		// On its own clock and connection state: also after Ctrl-C. A refusal (a directory
-		// in the way, no right to it) has written nothing that could be removed.
-		if (x->io_error < 0 || term_interrupts(NULL) || (e && e->code == ERR_NO_SPACE))
-			copy_fs_call(x, "Remove", remote, NULL, NULL);
-		if (term_interrupts(NULL))
-			return copy_interrupted(e);
-		if (x->io_error < 0)
-			return err_errno(e, x->io_error, "read");
-		return rc;
+			.read_length = -1,
+			.tick = tick_of_source,
+			.ctx = s},
+		ret, e);
+	if (rc < 0 && err_is_set(&s->why) && !term_interrupts(NULL)) {
+		*e = s->why;
+		return -EIO;
 	}
-	x->files++;
-	return 0;
+	return copy_explain(x, rc, shown, e);
 }
 
-static void keep_mode(struct copy *x, const char *path, mode_t mode, mode_t usual)
+// Standard input, a pipe, a device: what comes until it ends becomes one file.
+static int upload_stream(struct copy *x, int fd, const char *remote, struct err *e)
 {
-	char octal[8];
-	mode &= 0777;
-	if (mode == usual)
-		return;
-	snprintf(octal, sizeof octal, "%o", mode);
-	if (!json_object_get(x->modes, octal))
-		json_object_set_new(x->modes, octal, json_array());
-	json_array_append_new(json_object_get(x->modes, octal), json_string(path));
-}
-
-// The protocol has no chmod: the program does it, a hundred files at a time.
-static int set_modes(struct copy *x, struct err *e)
-{
-	const char *octal;
-	json_t *paths;
-	json_object_foreach (x->modes, octal, paths) {
-		for (size_t i = 0; i < json_array_size(paths); i += CHMOD_BATCH) {
-			const char *args[CHMOD_BATCH + 3] = {octal, "--"};
-			size_t n = 2;
-			for (size_t k = i; k < json_array_size(paths) && k < i + CHMOD_BATCH; k++)
-				args[n++] = json_string_value(json_array_get(paths, k));
-			struct envd_exit end = {0};
-			int rc = envd_run(x->guest.http, &x->guest.target,
-				&(struct envd_process){
-					.cmd = "chmod", .args = args, .timeout_ms = 30000},
-				&end, e);
-			if (rc < 0)
-				return err_prefix(e, rc, "set file modes");
-			if (end.exit_code != 0)
-				return err_set(
-					e, ERR_BAD_GATEWAY, "set file modes: %s", end.status);
-		}
-	}
-	return 0;
-}
-
-static int upload_tree(struct copy *x, int parent, const char *name, const char *shown,
-	const char *remote, unsigned depth, struct err *e)
-{
-	if (depth > MAX_DEPTH)
+	struct source s = {.copy = x, .fd = fd};
+	if (!*remote || str_ends(remote, "/"))
 		return err_set(
-			e, ERR_INVALID, "%s: more than %d directories deep", shown, MAX_DEPTH);
-	_cleanup_close_ int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	struct stat st;
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return err_errno(e, errno, "%s", shown);
-	struct err made = {0};
-	int rc = copy_fs_call(x, "MakeDir", remote, NULL, &made);
-	if (rc < 0 && made.code != ERR_CONFLICT) {
-		*e = made;
+			e, ERR_INVALID, "'%s' is a directory: name the file to write", remote);
+	_cleanup_free_ char *url = copy_url(x, "/files", remote, "");
+	if (!url)
+		return err_errno(e, ENOMEM, "%s", remote);
+	int rc = upload(&s, url, remote, NULL, e);
+	x->files += rc == 0;
+	return rc;
+}
+
+// An agent that knows no archives refuses one after reading it: asked with nothing first.
+static int ask_first(struct copy *x, const char *url, const char *shown, struct err *e)
+{
+	int rc = guest_call(&x->guest,
+		&(struct http_call){.method = "POST", .path = url, .timeout_ms = 30000}, NULL, e);
+	return copy_explain(x, rc, shown, e);
+}
+
+static int upload_tree(struct copy *x, const char *local, const char *remote, struct err *e)
+{
+	_cleanup_json_ json_t *answer = NULL;
+	bool content = copy_means_content(local);
+	_cleanup_free_ char *bare = copy_without_slashes(local);
+	_cleanup_free_ char *url =
+		copy_url(x, "/files/tar", *remote ? remote : "~", content ? "" : "&rename=1");
+	if (!bare || !url)
+		return err_errno(e, ENOMEM, "%s", local);
+	unsigned flags = (x->follow ? PACK_FOLLOW : 0) | (x->exact ? PACK_EXACT : 0);
+	if (content || str_ends(local, "/"))
+		flags |= PACK_FOLLOW_ROOT;
+	_cleanup_(pack_freep) struct pack *pack = NULL;
+	int rc = pack_new(AT_FDCWD, content ? local : bare, content ? "." : copy_base_name(bare),
+		flags, copy_note, x, &pack, e);
+	if (rc == 0 && content && !pack_is_dir(pack))
+		rc = err_set(e, ERR_INVALID, "%s is not a directory", local);
+	if (rc == 0)
+		rc = ask_first(x, url, remote, e);
+	if (rc < 0)
 		return rc;
-	}
-	_cleanup_closedir_ DIR *d = fdopendir(fd);
-	if (!d)
-		return err_errno(e, errno, "%s", shown);
-	int dir = TAKE_FD(fd); // now d's
-	for (struct dirent *de; (de = readdir(d));) {
-		if (strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0)
-			continue;
-		struct stat link, child;
-		_cleanup_free_ char *path = str_printf("%s/%s", shown, de->d_name);
-		_cleanup_free_ char *to = str_printf("%s/%s", remote, de->d_name);
-		if (!path || !to)
-			return err_errno(e, ENOMEM, "%s", de->d_name);
-		if ((rc = copy_interrupted(e)) < 0)
-			return rc;
-		if (fstatat(dir, de->d_name, &link, AT_SYMLINK_NOFOLLOW) < 0)
-			return err_errno(e, errno, "%s", path);
-		bool dangling = fstatat(dir, de->d_name, &child, 0) < 0;
-		if (S_ISDIR(link.st_mode)) {
-			rc = upload_tree(x, dir, de->d_name, path, to, depth + 1, e);
-		} else if (!dangling && S_ISREG(child.st_mode)) {
-			_cleanup_close_ int file = openat(dir, de->d_name, O_RDONLY | O_CLOEXEC);
-			if (file < 0)
-				return err_errno(e, errno, "%s", path);
-			rc = upload(x, file, to, e);
-			if (rc < 0)
-				return err_prefix(e, rc, "%s", path);
-			keep_mode(x, to, child.st_mode, 0644);
-		} else {
-			copy_warn(x, path,
-				S_ISLNK(link.st_mode) ? "a link that leads to no file"
-						      : "neither a file nor a directory");
-		}
-		if (rc < 0)
-			return rc;
-	}
-	keep_mode(x, remote, st.st_mode, 0755);
-	return 0;
+	struct source s = {.copy = x, .fd = -1, .pack = pack};
+	rc = upload(&s, url, remote, &answer, e);
+	if (rc < 0)
+		return rc;
+	x->files = (uint64_t)json_integer_value(json_object_get(answer, "files"));
+	x->bytes = (uint64_t)json_integer_value(json_object_get(answer, "bytes"));
+	return copy_check_failed(x, e);
 }
 
 int copy_in(struct copy *x, const char *local, const char *remote, struct err *e)
 {
-	_cleanup_json_ json_t *answer = NULL;
-	struct err missing = {0};
-	bool from_stdin = strcmp(local, "-") == 0;
-	_cleanup_free_ char *from = copy_without_slashes(local);
-	_cleanup_free_ char *to = copy_without_slashes(*remote ? remote : "~");
-	if (!from || !to)
-		return err_errno(e, ENOMEM, "%s", local);
-	_cleanup_close_ int fd = from_stdin ? -1 : open(from, O_RDONLY | O_CLOEXEC);
-	struct stat st = {0};
-	if (!from_stdin && (fd < 0 || fstat(fd, &st) < 0))
+	struct stat st;
+	if (strcmp(local, "-") == 0)
+		return upload_stream(x, STDIN_FILENO, remote, e);
+	if (stat(local, &st) < 0 && lstat(local, &st) < 0)
 		return err_errno(e, errno, "%s", local);
-	bool is_dir = S_ISDIR(st.st_mode);
-	if (!from_stdin && !is_dir && !S_ISREG(st.st_mode))
-		return err_set(e, ERR_INVALID, "%s is neither a file nor a directory", local);
-	int rc = copy_fs_call(x, "Stat", to, &answer, &missing);
-	if (rc < 0 && missing.code != ERR_NOT_FOUND) {
-		*e = missing;
-		return rc;
+	if (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISLNK(st.st_mode)) {
+		x->progress.total = S_ISREG(st.st_mode) ? (uint64_t)st.st_size : 0;
+		return upload_tree(x, local, remote, e);
 	}
-	bool into = rc < 0 ? str_ends(remote, "/")
-			   : copy_is_type(json_object_get(answer, "entry"), "FILE_TYPE_DIRECTORY");
-	if (into && from_stdin)
-		return err_set(
-			e, ERR_INVALID, "'%s' is a directory: name the file to write", remote);
-	const char *name = copy_base_name(from);
-	if (into && strcmp(name, ".") != 0 && strcmp(name, "..") != 0) {
-		char *joined = str_printf("%s/%s", to, name);
-		free(to);
-		to = joined;
-		if (!to)
-			return err_errno(e, ENOMEM, "%s", local);
-	}
-	if (is_dir) {
-		rc = upload_tree(x, AT_FDCWD, from, from, to, 0, e);
-	} else {
-		x->progress.total = (uint64_t)st.st_size;
-		rc = upload(x, from_stdin ? STDIN_FILENO : fd, to, e);
-		if (!from_stdin)
-			keep_mode(x, to, st.st_mode, 0644);
-	}
-	return rc < 0 ? rc : set_modes(x, e);
+	// Waits for who writes to a pipe; Ctrl-C ends that.
+	_cleanup_close_ int fd = open(local, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	if (fd < 0)
+		return term_interrupts(NULL) ? err_set(e, ERR_CANCELED, "interrupted")
+					     : err_errno(e, errno, "%s", local);
+	return upload_stream(x, fd, remote, e);
 }

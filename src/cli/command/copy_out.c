@@ -1,67 +1,120 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/command/copy_out.h"
 #include <fcntl.h>
+#include <inttypes.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "archive/unpack.h"
 #include "base/file.h"
-#include "base/id.h"
 #include "base/json.h"
 #include "base/str.h"
 #include "cli/base/term.h"
 
-#define MAX_DEPTH 64
+// Where what comes goes.
+struct sink {
+	struct copy *copy;
+	const char *parent; // directory of root
+	bool make_parent;
+	unsigned flags;
+	const char *root; // of unpack_options
+	int dir;	  // parent, once something came
+	struct unpack *unpack;
+	struct err why; // of the write that failed
+};
 
-static int on_download(void *ctx, const char *data, size_t len)
+static int on_raw(void *ctx, const char *data, size_t len)
 {
-	struct copy *x = ctx;
-	x->io_error = file_write_full(x->fd, data, len);
-	x->bytes += len;
-	x->progress.done += len;
-	return x->io_error;
+	struct sink *s = ctx;
+	int rc = file_write_full(STDOUT_FILENO, data, len);
+	s->copy->bytes += len;
+	s->copy->progress.done += len;
+	return rc < 0 ? err_errno(&s->why, rc, "write") : 0;
 }
 
-static int download(struct copy *x, const char *remote, struct err *e)
+// Not before something comes: a copy that is refused makes nothing.
+static int open_sink(struct sink *s)
 {
-	_cleanup_free_ char *path = NULL;
-	if (copy_files_path(x, remote, &path) < 0)
-		return err_errno(e, ENOMEM, "%s", remote);
-	x->io_error = 0;
+	if (s->make_parent && mkdir(s->parent, 0755) < 0 && errno != EEXIST)
+		return err_errno(&s->why, errno, "%s", s->parent);
+	s->dir = open(s->parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (s->dir < 0)
+		return err_errno(&s->why, errno, "%s", s->parent);
+	return unpack_new(&(struct unpack_options){.dirfd = s->dir,
+				  .root = s->root,
+				  .flags = s->flags,
+				  .note = copy_note,
+				  .ctx = s->copy},
+		&s->unpack, &s->why);
+}
+
+static int on_archive(void *ctx, const char *data, size_t len)
+{
+	struct sink *s = ctx;
+	struct copy *x = s->copy;
+	int rc = s->unpack ? 0 : open_sink(s);
+	if (rc == 0)
+		rc = unpack_feed(s->unpack, data, len, &s->why);
+	if (s->unpack) {
+		x->files = unpack_files(s->unpack);
+		x->progress.done = x->bytes = unpack_bytes(s->unpack);
+	}
+	return rc;
+}
+
+static int tick_of_sink(void *ctx)
+{
+	struct sink *s = ctx;
+	return copy_tick(s->copy);
+}
+
+static int download(struct sink *s, const char *url, const char *shown,
+	int (*write)(void *, const char *, size_t), struct err *e)
+{
+	struct copy *x = s->copy;
 	int rc = guest_call(&x->guest,
 		&(struct http_call){.method = "GET",
-			.path = path,
-			.write = on_download,
-			.tick = copy_tick,
-			.ctx = x},
+			.path = url,
+			.write = write,
+			.tick = tick_of_sink,
+			.ctx = s},
 		NULL, e);
-	if (x->io_error < 0)
-		return err_errno(e, x->io_error, "write");
-	x->files += rc == 0;
-	return rc < 0 && term_interrupts(NULL) ? copy_interrupted(e) : rc;
+	if (rc < 0 && err_is_set(&s->why) && !term_interrupts(NULL)) {
+		if (x->files)
+			err_set(e, s->why.code, "%.800s (%" PRIu64 " files before it were copied)",
+				s->why.text, x->files);
+		else
+			*e = s->why;
+		return rc;
+	}
+	const char *at = s->unpack && *unpack_path(s->unpack) ? unpack_path(s->unpack) : shown;
+	return copy_explain(x, rc, at, e);
 }
 
-// Into a file of a temporary name first: what has its name is whole.
-static int download_file(
-	struct copy *x, const char *remote, int dirfd, const char *name, mode_t mode, struct err *e)
+static int to_stdout(struct copy *x, const char *remote, struct err *e)
 {
-	unsigned char r[6];
-	char suffix[13], tmp[300];
-	id_random_bytes(r, sizeof r);
-	id_hex(r, sizeof r, suffix);
-	if (str_format(tmp, sizeof tmp, ".%.200s.%s.part", name, suffix) < 0)
-		return err_errno(e, ENAMETOOLONG, "%s", name);
-	_cleanup_close_ int fd =
-		openat(dirfd, tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return err_errno(e, errno, "%s", name);
-	x->fd = fd;
-	int rc = download(x, remote, e);
-	mode_t mask = umask(0);
-	umask(mask);
-	if (rc == 0 && (fchmod(fd, mode & ~mask) < 0 || renameat(dirfd, tmp, dirfd, name) < 0))
-		rc = err_errno(e, errno, "%s", name);
-	if (rc < 0)
-		unlinkat(dirfd, tmp, 0);
+	struct sink s = {.copy = x, .dir = -1};
+	_cleanup_free_ char *url = copy_url(x, "/files", remote, "");
+	if (!url)
+		return err_errno(e, ENOMEM, "%s", remote);
+	int rc = download(&s, url, remote, on_raw, e);
+	x->files += rc == 0;
 	return rc;
+}
+
+static int to_files(struct sink *s, const char *remote, struct err *e)
+{
+	_cleanup_free_ char *url = copy_url(s->copy, "/files/tar", remote, "");
+	if (!url)
+		return err_errno(e, ENOMEM, "%s", remote);
+	int rc = download(s, url, remote, on_archive, e);
+	if (rc == 0)
+		rc = s->unpack ? unpack_finish(s->unpack, e)
+			       : err_set(e, ERR_BAD_GATEWAY, "%s ended early", remote);
+	if (s->unpack)
+		s->copy->files = unpack_files(s->unpack);
+	unpack_free(s->unpack);
+	safe_close(s->dir);
+	return rc < 0 ? rc : copy_check_failed(s->copy, e);
 }
 
 static bool name_is_safe(const char *name)
@@ -70,94 +123,67 @@ static bool name_is_safe(const char *name)
 	       strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
-static int download_tree(struct copy *x, const char *remote, int parent, const char *name,
-	mode_t mode, unsigned depth, struct err *e)
+// What the copy of remote is called here. The guest is asked only where the caller has not named
+// it: it must not choose a name that he does not expect.
+static int find_name(struct copy *x, const char *remote, char **ret, struct err *e)
 {
-	_cleanup_json_ json_t *list = NULL;
-	if (depth > MAX_DEPTH)
-		return err_set(
-			e, ERR_INVALID, "%s: more than %d directories deep", remote, MAX_DEPTH);
-	if (mkdirat(parent, name, 0700) < 0 && errno != EEXIST)
-		return err_errno(e, errno, "%s", name);
-	_cleanup_close_ int dir =
-		openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (dir < 0)
-		return err_errno(e, errno, "%s", name);
-	int rc = copy_fs_call(x, "ListDir", remote, &list, e);
-	const json_t *entry;
-	size_t i;
-	json_array_foreach (json_object_get(list, "entries"), i, entry) {
-		const char *child = json_string_value(json_object_get(entry, "name"));
-		bool link = json_is_string(json_object_get(entry, "symlinkTarget"));
-		if (!name_is_safe(child))
-			return err_set(
-				e, ERR_BAD_GATEWAY, "%s: the guest gave a bad file name", remote);
-		_cleanup_free_ char *path = str_printf("%s/%s", remote, child);
-		if (!path)
-			return err_errno(e, ENOMEM, "%s", child);
-		if ((rc = copy_interrupted(e)) < 0)
-			return rc;
-		if (copy_is_type(entry, "FILE_TYPE_DIRECTORY") && !link)
-			rc = download_tree(
-				x, path, dir, child, copy_mode_of(entry, 0755), depth + 1, e);
-		else if (copy_is_type(entry, "FILE_TYPE_FILE"))
-			rc = download_file(x, path, dir, child, copy_mode_of(entry, 0644), e);
-		else
-			copy_warn(x, path,
-				link ? "a link that leads to no file"
-				     : "neither a file nor a directory");
+	_cleanup_free_ char *bare = copy_without_slashes(remote);
+	_cleanup_json_ json_t *answer = NULL;
+	if (!bare)
+		return err_errno(e, ENOMEM, "%s", remote);
+	const char *name = copy_base_name(bare);
+	if (strcmp(bare, "~") == 0 || !name_is_safe(name)) {
+		_cleanup_json_ json_t *req = json_pack("{s:s}", "path", remote);
+		int rc = envd_unary(x->guest.http, &x->guest.target, "filesystem.Filesystem/Stat",
+			req, 30000, &answer, e);
 		if (rc < 0)
 			return rc;
+		name = json_string_value(json_object_get(json_object_get(answer, "entry"), "name"));
+		if (!name_is_safe(name))
+			return err_set(e, ERR_INVALID,
+				"%s has no name that a copy could have: name one, or copy '%s/.'",
+				remote, remote);
 	}
-	if (rc == 0 && fchmod(dir, mode) < 0)
-		rc = err_errno(e, errno, "%s", name);
-	return rc;
+	*ret = strdup(name);
+	return *ret ? 0 : err_errno(e, ENOMEM, "%s", remote);
 }
 
-int copy_out(struct copy *x, const char *remote, const char *local, struct err *e)
+int copy_out(struct copy *x, const char *asked, const char *local, struct err *e)
 {
-	_cleanup_json_ json_t *answer = NULL;
-	_cleanup_free_ char *from = copy_without_slashes(*remote ? remote : "~");
-	if (!from)
-		return err_errno(e, ENOMEM, "%s", remote);
-	int rc = copy_fs_call(x, "Stat", from, &answer, e);
-	if (rc < 0)
-		return rc;
-	const json_t *entry = json_object_get(answer, "entry");
-	bool is_dir = copy_is_type(entry, "FILE_TYPE_DIRECTORY");
-	const char *name = json_string_value(json_object_get(entry, "name"));
-	// Numbers above 2^53 come as strings in this protocol.
-	const json_t *size = json_object_get(entry, "size");
-	uint64_t total = (uint64_t)json_integer_value(size);
-	if (json_is_string(size))
-		str_to_u64(json_string_value(size), UINT64_MAX, &total);
-	x->progress.total = is_dir ? 0 : total;
-	if (strcmp(local, "-") == 0) {
-		if (is_dir)
-			return err_set(
-				e, ERR_INVALID, "%s is a directory: it can't go to '-'", remote);
-		x->fd = STDOUT_FILENO;
-		return download(x, from, e);
-	}
+	const char *remote = *asked ? asked : "~";
+	_cleanup_free_ char *name = NULL, *to = copy_without_slashes(local);
 	struct stat st;
-	bool into = stat(local, &st) == 0 && S_ISDIR(st.st_mode);
-	if (into && !name_is_safe(name))
-		return err_set(e, ERR_BAD_GATEWAY, "%s: the guest gave a bad file name", remote);
-	if (!into && str_ends(local, "/") && !is_dir)
-		return err_set(e, ERR_INVALID, "%s is not a directory here", local);
-	_cleanup_free_ char *to =
-		into ? str_printf("%s/%s", local, name) : copy_without_slashes(local);
-	_cleanup_free_ char *parent = to ? strdup(to) : NULL;
-	if (!parent)
+	if (strcmp(local, "-") == 0)
+		return to_stdout(x, remote, e);
+	if (!to)
 		return err_errno(e, ENOMEM, "%s", local);
-	char *slash = strrchr(parent, '/');
-	const char *target = copy_base_name(to);
+	struct sink s = {.copy = x, .dir = -1, .parent = to};
+	s.flags = UNPACK_FOLLOW_ROOT | UNPACK_SPECIAL_ROOT;
+	// Set-id bits never: a program of the guest would have the rights of its owner here.
+	if (x->exact)
+		s.flags |= UNPACK_TIMES | UNPACK_XATTRS | (geteuid() == 0 ? UNPACK_OWNER : 0);
+	bool there = stat(local, &st) == 0;
+	if (copy_means_content(remote)) {
+		s.root = "";
+		s.make_parent = !there;
+		s.flags |= UNPACK_ROOT_IS_DIR;
+		return to_files(&s, remote, e);
+	}
+	if (there && S_ISDIR(st.st_mode)) {
+		int rc = find_name(x, remote, &name, e);
+		s.root = name;
+		return rc < 0 ? rc : to_files(&s, remote, e);
+	}
+	if (str_ends(local, "/"))
+		s.flags |= UNPACK_ROOT_IS_DIR;
+	name = strdup(copy_base_name(to));
+	if (!name)
+		return err_errno(e, ENOMEM, "%s", local);
+	s.root = name;
+	char *slash = strrchr(to, '/');
 	if (slash)
-		slash[slash == parent] = '\0';
-	_cleanup_close_ int dir = open(slash ? parent : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dir < 0)
-		return err_errno(e, errno, "%s", slash ? parent : ".");
-	if (is_dir)
-		return download_tree(x, from, dir, target, copy_mode_of(entry, 0755), 0, e);
-	return download_file(x, from, dir, target, copy_mode_of(entry, 0644), e);
+		slash[slash == to] = '\0';
+	else
+		s.parent = ".";
+	return to_files(&s, remote, e);
 }

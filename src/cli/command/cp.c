@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// cp. Files go through the agent's /files, directories by ListDir and MakeDir, file by file: no
-// archive is unpacked on either side, so a hostile guest has no format to lie in. What it can
-// choose are names, and these are opened one at a time below an open directory, never following
-// links.
+// cp. A file or a tree goes as one archive through the agent's /files/tar, standard streams through
+// its /files. The guest's archive is a stranger's: see archive/unpack.h for what it cannot do.
 #include <string.h>
 #include "base/json.h"
 #include "base/str.h"
@@ -60,11 +58,14 @@ static int copy_places(struct cli *c, struct copy *x, const struct place *src,
 int cmd_cp(struct cli *c, struct err *e)
 {
 	bool recursive = false;
-	struct copy x = {.fd = -1, .modes = json_object()};
+	struct copy x = {0};
 	struct place src = {0}, dst = {0};
 	const struct cli_option options[] = {
 		{'u', "user", "USER", "as this user of the guest (default: user)", OPT_STRING,
 			&x.user},
+		{'a', "archive", NULL, "owners (by number), times and attributes too", OPT_FLAG,
+			&x.exact},
+		{'L', "follow-link", NULL, "copy what symbolic links lead to", OPT_FLAG, &x.follow},
 		{'r', "recursive", NULL, "taken for granted: directories are always copied whole",
 			OPT_FLAG, &recursive},
 		{0},
@@ -79,7 +80,6 @@ int cmd_cp(struct cli *c, struct err *e)
 	if (rc == 0)
 		rc = copy_places(c, &x, &src, &dst, e);
 	guest_done(&x.guest);
-	json_decref(x.modes);
 	free(src.id);
 	free(dst.id);
 	return rc;
