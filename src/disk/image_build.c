@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // How this works: each of the three pieces (kernel, initramfs, root file system) is made by a
 // script into <cache>/.tmp-<uuid>/out, flushed, and renamed to a name that holds the hash of all
-// that went into it: the scripts themselves and, for the initramfs, the programs and the kernel. A
+// that went into it: the scripts themselves, for the other two the kernel with its modules, and for
+// the initramfs the programs. A
 // piece under its name is complete. The cache's lock covers building and installing; .tmp-* of a
 // killed build are removed by the next one that gets it. Installing copies by reflink where it can.
 #include "disk/image_build.h"
@@ -270,47 +271,67 @@ static int finish_rootfs(struct build *b, int dir, struct err *e)
 	return rc < 0 ? err_errno(e, rc, "checksum of the root file system") : 0;
 }
 
-static int build_pieces(struct build *b, struct err *e)
+static int build_kernel(struct build *b, struct err *e)
 {
-	_cleanup_strbuf_ struct strbuf kernel = {0}, rootfs = {0}, initrd = {0};
-	const char *mirror = getenv("STASIS_MIRROR");
+	_cleanup_strbuf_ struct strbuf input = {0};
 	step_begin(b, "kernel", 0, 20);
-	int rc = piece_name(b, "kernel", &kernel, b->kernel, e);
+	int rc = piece_name(b, "kernel", &input, b->kernel, e);
 	if (rc == 0)
 		rc = piece_make(b, "kernel", b->kernel, b->c->force, ".", NULL, NULL, e);
-	if (rc == 0)
-		rc = check_cancel(b, e);
-	if (rc < 0)
-		return rc;
+	return rc < 0 ? rc : check_cancel(b, e);
+}
 
+// config.json has the hash of the modules.
+static int build_rootfs(struct build *b, const char *kernel_dir, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf input = {0};
+	_cleanup_free_ char *modules = str_printf("%s/lib/modules", kernel_dir);
+	const char *mirror = getenv("STASIS_MIRROR");
+	if (!modules)
+		return err_errno(e, ENOMEM, "root file system");
 	step_begin(b, "root file system", 20, 90);
-	strbuf_addf(&rootfs, "mirror %s\n", mirror ? mirror : "");
-	rc = piece_name(b, "rootfs", &rootfs, b->rootfs, e);
+	strbuf_addf(&input, "mirror %s\n", mirror ? mirror : "");
+	int rc = add_file_hash(&input, kernel_dir, "config.json", e);
+	if (rc == 0)
+		rc = piece_name(b, "rootfs", &input, b->rootfs, e);
+	const char *const args[] = {"--modules", modules, NULL};
 	if (rc == 0)
 		rc = piece_make(
-			b, "rootfs", b->rootfs, b->c->force, "rootfs.img", NULL, finish_rootfs, e);
-	if (rc == 0)
-		rc = check_cancel(b, e);
-	if (rc < 0)
-		return rc;
+			b, "rootfs", b->rootfs, b->c->force, "rootfs.img", args, finish_rootfs, e);
+	return rc < 0 ? rc : check_cancel(b, e);
+}
 
-	step_begin(b, "initramfs", 90, 92);
-	_cleanup_free_ char *kernel_dir = str_printf("%s/%s", b->cache_path, b->kernel);
-	_cleanup_free_ char *modules = str_printf("%s/%s/modules", b->cache_path, b->kernel);
-	if (!kernel_dir || !modules)
+static int build_initrd(struct build *b, const char *kernel_dir, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf input = {0};
+	_cleanup_free_ char *modules = str_printf("%s/modules", kernel_dir);
+	if (!modules)
 		return err_errno(e, ENOMEM, "initramfs");
-	rc = add_file_hash(&initrd, NULL, b->init, e);
+	step_begin(b, "initramfs", 90, 92);
+	int rc = add_file_hash(&input, NULL, b->init, e);
 	if (rc == 0)
-		rc = add_file_hash(&initrd, NULL, b->envd, e);
+		rc = add_file_hash(&input, NULL, b->envd, e);
 	if (rc == 0)
-		rc = add_file_hash(&initrd, kernel_dir, "config.json", e);
+		rc = add_file_hash(&input, kernel_dir, "config.json", e);
 	if (rc == 0)
-		rc = piece_name(b, "initrd", &initrd, b->initrd, e);
+		rc = piece_name(b, "initrd", &input, b->initrd, e);
 	const char *const args[] = {
 		"--modules", modules, "--init", b->init, "--envd", b->envd, NULL};
 	if (rc == 0)
 		rc = piece_make(b, "initrd", b->initrd, false, "initrd", args, NULL, e);
 	return rc < 0 ? rc : check_cancel(b, e);
+}
+
+static int build_pieces(struct build *b, struct err *e)
+{
+	int rc = build_kernel(b, e);
+	if (rc < 0)
+		return rc;
+	_cleanup_free_ char *kernel_dir = str_printf("%s/%s", b->cache_path, b->kernel);
+	if (!kernel_dir)
+		return err_errno(e, ENOMEM, "kernel");
+	rc = build_rootfs(b, kernel_dir, e);
+	return rc < 0 ? rc : build_initrd(b, kernel_dir, e);
 }
 
 struct piece_age {

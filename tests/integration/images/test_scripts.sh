@@ -58,7 +58,7 @@ done
 
 # Interrupted at work: no output, files, mounts, processes.
 mkfifo "$tmp/progress"
-"$images/build-rootfs" "$tmp/rootfs.img" >"$tmp/progress" 2>"$tmp/said" &
+"$images/build-rootfs" "$tmp/rootfs.img" --modules "$tmp/modules" >"$tmp/progress" 2>"$tmp/said" &
 pid=$!
 exec 5<"$tmp/progress"
 read -r _ <&5 # "progress 0 ..."

@@ -11,6 +11,7 @@
 
 static const char kernel_script[] =
 	"#!/bin/sh\nset -eu\n" COUNT "echo progress 50 halfway\nmkdir -p \"$1/modules\"\n"
+	"mkdir -p \"$1/lib/modules\"\necho old >\"$1/lib/modules/loop.ko\"\n"
 	"echo elf >\"$1/vmlinux\"\n"
 	"sha=$(sha256sum <\"$1/vmlinux\" | cut -c 1-64)\n"
 	"echo "
@@ -23,6 +24,7 @@ static const char initrd_script[] =
 // Its content differs each time, as that of a real one does.
 static const char rootfs_script[] =
 	"#!/bin/sh\nset -eu\n" COUNT "echo progress 10 'first part'\n"
+	"[ \"$2\" = --modules ] && [ -e \"$3/loop.ko\" ]\n"
 	"cat /proc/sys/kernel/random/uuid >\"$TMPDIR/work\"\n"
 	"cp \"$TMPDIR/work\" \"$1\"\ntruncate -s 4M \"$1\"\necho progress 100 done\n";
 
@@ -184,6 +186,21 @@ static void a_new_agent_changes_the_kernel_only(void **state)
 	assert_int_equal(image_collect(r->data, NULL, NULL, &e), 0);
 	assert_int_equal(count_entries(kernels), 1);
 	assert_int_equal(image_load(r->data, "base", &b, &e), 0);
+}
+
+// Its modules are in the root file system: those of another kernel would not load.
+static void another_kernel_changes_the_root_file_system_too(void **state)
+{
+	struct rig *r = *state;
+	struct image_info a = build_or_die(r);
+	_cleanup_free_ char *other = strdup(kernel_script);
+	assert_non_null(other);
+	memcpy(strstr(other, "6.1-test"), "6.2-test", strlen("6.2-test"));
+	put(r, "images/build-kernel", other, 0755);
+	struct image_info b = build_or_die(r);
+	assert_int_equal(runs(r), 6);
+	assert_string_not_equal(a.rootfs, b.rootfs);
+	assert_no_garbage(r);
 }
 
 static void forced_build_replaces_the_template(void **state)
@@ -440,6 +457,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(second_build_does_nothing),
 		T(a_new_agent_changes_the_kernel_only),
+		T(another_kernel_changes_the_root_file_system_too),
 		T(forced_build_replaces_the_template),
 		T(cache_keeps_few_pieces),
 		T(failing_script_tells_why),
