@@ -36,7 +36,7 @@ static const char usage[] =
 	"  --port N        listen there (49983)\n"
 	"  --host ADDRESS  IPv4 address to listen at (0.0.0.0)\n"
 	"  --no-clock      never set the clock\n"
-	"  --cgroup DIR    put processes there, a cgroup v2, made if missing\n"
+	"  --cgroup DIR    put processes below it, a cgroup v2, made if missing\n"
 	"                  (/sys/fs/cgroup/user)\n"
 	"  --no-cgroup     leave processes in the agent's own cgroup\n"
 	"  --guest         the machine is the sandbox's alone: a resume ends all its\n"
@@ -137,11 +137,8 @@ static int parse_options(int argc, char **argv, struct options *o)
 static int open_user_cgroup(const char *path)
 {
 	struct statfs fs;
-	char parent[PATH_SIZE];
-	if (str_format(parent, sizeof parent, "%s/..", path) < 0)
-		return -1;
 	bool made = mkdir(path, 0755) == 0;
-	if (statfs(parent, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC)
+	if (statfs(path, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC)
 		return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (made)
 		rmdir(path);
@@ -176,7 +173,7 @@ static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 	pthread_mutex_init(&a.resume_lock, NULL);
 	_cleanup_close_ int cgroup = o->cgroup ? open_user_cgroup(o->cgroup) : -1;
 	a.env = json_pack("{s:s}", "E2B_SANDBOX", "true");
-	a.processes = process_table_new(cgroup);
+	a.processes = process_table_new(cgroup, ENV_CGROUP_NAMESPACE);
 	if (!a.env || !a.processes)
 		return err_errno(e, ENOMEM, "cannot start");
 	if (o->guest)

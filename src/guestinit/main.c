@@ -17,10 +17,12 @@
 #include <sys/reboot.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include "base/clock.h"
 #include "base/file.h"
 #include "envd/process/env.h"
+#include "guestinit/cgroups.h"
 #include "guestinit/console.h"
 #include "guestinit/network.h"
 #include "guestinit/root.h"
@@ -46,7 +48,7 @@ static void mount_for_envd(void)
 {
 	mount_quietly(
 		"devpts", "/dev/pts", 0755, MS_NOSUID | MS_NOEXEC, "gid=5,mode=620,ptmxmode=666");
-	mount_quietly("cgroup2", "/sys/fs/cgroup", 0755, MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	cgroups_set_up();
 	mount_quietly("tmpfs", "/dev/shm", 01777, MS_NOSUID | MS_NODEV, "mode=1777");
 	if (mkdir("/tmp", 01777) == 0)
 		chmod("/tmp", 01777);
@@ -58,6 +60,31 @@ static void mount_for_envd(void)
 	for (size_t i = 0; i < ARRAY_SIZE(links); i++)
 		if (symlink(links[i][0], links[i][1]) < 0 && errno != EEXIST)
 			init_say("cannot make %s: %s", links[i][1], strerror(errno));
+}
+
+// What programs expect that make containers, tunnels and loop devices. A node is there before its
+// module is, which the first one to open it makes the kernel load (Documentation/admin-guide/
+// devices.txt; modes as udev's rules have them).
+static void make_devices(void)
+{
+	static const struct {
+		const char *path;
+		mode_t mode;
+		unsigned major, minor;
+	} nodes[] = {
+		{"/dev/net/tun", 0666, 10, 200},
+		{"/dev/fuse", 0666, 10, 229},
+		{"/dev/loop-control", 0660, 10, 237},
+		{"/dev/mapper/control", 0600, 10, 236},
+	};
+	mkdir("/dev/net", 0755);
+	mkdir("/dev/mapper", 0755);
+	for (size_t i = 0; i < ARRAY_SIZE(nodes); i++)
+		if (mknod(nodes[i].path, S_IFCHR, makedev(nodes[i].major, nodes[i].minor)) == 0 ||
+			errno == EEXIST)
+			chmod(nodes[i].path, nodes[i].mode);
+	mount_quietly("mqueue", "/dev/mqueue", 01777, MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	mount_quietly("bpf", "/sys/fs/bpf", 0700, MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=700");
 }
 
 static void set_kernel_parameters(void)
@@ -98,8 +125,8 @@ static void set_limits(void)
 // only_from: the gateway and the interface that leads to it.
 static pid_t start_envd(char *only_from)
 {
-	char *const argv[] = {
-		"envd", "--guest", "--state", ENVD_STATE, "--only-from", only_from, NULL};
+	char *const argv[] = {"envd", "--guest", "--state", ENVD_STATE, "--cgroup",
+		ENV_CGROUP_GUEST, "--only-from", only_from, NULL};
 	static char *const env[] = {"PATH=" ENV_PATH_DEFAULT, "HOME=/root", NULL};
 	pid_t pid = vfork();
 	if (pid == 0) {
@@ -268,6 +295,7 @@ int main(int argc, char **argv)
 	envd_start(&w);
 	init_say("envd started");
 	network_write_resolv_conf(&c);
+	make_devices();
 	set_kernel_parameters();
 	run(&w, &signals);
 }

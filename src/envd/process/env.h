@@ -8,6 +8,12 @@
 
 #define ENV_PATH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// What stasis-init makes of the cgroups before it starts the agent: the part that programs of the
+// guest see as all there is, and that is frozen with all below it; and the file of the namespace
+// that makes them see it so.
+#define ENV_CGROUP_GUEST "/sys/fs/cgroup"
+#define ENV_CGROUP_NAMESPACE "/run/stasis/cgroup.ns"
+
 // global and request are maps of strings, borrowed, may be NULL. *ret is one allocation
 // (NULL-terminated array with the texts behind it), owned by the caller. 0, or -EINVAL for a name
 // that is empty or has a '='.

@@ -30,6 +30,7 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include "base/clock.h"
@@ -93,7 +94,7 @@ struct process_table {
 	struct process *list; // newest first, running and lately ended ones
 	unsigned n_ended, n_pumps;
 	bool closing;
-	int cgroup_fd, null_fd;
+	int cgroup_fd, cgroup_ns_fd, null_fd;
 	int stop_fd;	      // readable when the table is closing: for pumps that only drop
 	struct rlimit nofile; // what we were started with: for the processes
 	struct gate *gate;
@@ -102,16 +103,26 @@ struct process_table {
 
 // --- table, references
 
-struct process_table *process_table_new(int cgroup_fd)
+static int open_child_cgroup(int cgroup_fd)
+{
+	if (cgroup_fd < 0 || (mkdirat(cgroup_fd, "user", 0755) < 0 && errno != EEXIST))
+		return -1;
+	return openat(cgroup_fd, "user", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+struct process_table *process_table_new(int cgroup_fd, const char *cgroup_ns)
 {
 	struct process_table *t = calloc(1, sizeof *t);
 	if (!t)
 		return NULL;
-	t->cgroup_fd = cgroup_fd;
+	t->cgroup_fd = open_child_cgroup(cgroup_fd);
+	t->cgroup_ns_fd = open(cgroup_ns, O_RDONLY | O_CLOEXEC);
 	t->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	t->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	t->gate = gate_new(cgroup_fd);
+	t->gate = gate_new(t->cgroup_fd < 0 ? -1 : cgroup_fd);
 	if (t->null_fd < 0 || t->stop_fd < 0 || !t->gate) {
+		safe_close(t->cgroup_fd);
+		safe_close(t->cgroup_ns_fd);
 		safe_close(t->null_fd);
 		safe_close(t->stop_fd);
 		gate_free(t->gate);
@@ -259,6 +270,8 @@ struct process_table *process_table_free(struct process_table *t)
 	pthread_cond_destroy(&t->pump_done);
 	pthread_mutex_destroy(&t->lock);
 	gate_free(t->gate);
+	safe_close(t->cgroup_fd);
+	safe_close(t->cgroup_ns_fd);
 	close(t->null_fd);
 	close(t->stop_fd);
 	free(t);
@@ -698,6 +711,7 @@ int process_start(struct process_table *t, const struct process_start *s, struct
 		.tty = s->pty,
 		.user = s->user,
 		.cgroup_fd = t->cgroup_fd,
+		.cgroup_ns_fd = t->cgroup_ns_fd,
 		.nofile = &t->nofile};
 	rc = gate_enter(t->gate, deadline_in_ms(PROCESS_START_WAIT_MS), s->client_fd, e);
 	if (rc == 0) {

@@ -62,9 +62,11 @@ enum process_event {
 	PROCESS_GONE, // the client closed its connection
 };
 
-// cgroup_fd: where processes are put; -1: stay in ours. Borrowed. Raises our own limit of open
-// files as far as it goes; processes get the one that we were started with.
-struct process_table *process_table_new(int cgroup_fd);
+// cgroup_fd: what is frozen; -1: nothing can be. Borrowed. Processes are put into its child "user",
+// so that it has none of its own and they can make cgroups with limits beside theirs. cgroup_ns:
+// the file of the cgroup namespace in which they are, where there is one. Raises our own limit of
+// open files as far as it goes; processes get the one that we were started with.
+struct process_table *process_table_new(int cgroup_fd, const char *cgroup_ns);
 // Kills all processes and waits for them; streams see their ends. No start may follow.
 void process_table_stop(struct process_table *t);
 // Stops if need be; no call may be running and no subscriber be left.

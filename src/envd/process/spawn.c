@@ -79,6 +79,8 @@ _in_child_ static int child_setup(const struct spawn *s)
 	for (int i = 0; i < 3; i++)
 		if (dup2(s->fds[i], i) < 0)
 			return errno;
+	if (s->cgroup_ns_fd > 0 && setns(s->cgroup_ns_fd, CLONE_NEWCGROUP) < 0)
+		return errno;
 	if (s->nofile && setrlimit(RLIMIT_NOFILE, s->nofile) < 0)
 		return errno;
 	// Users' programs go before the agent when memory runs out. Not possible for an agent that

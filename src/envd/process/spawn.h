@@ -15,6 +15,7 @@ struct spawn {
 	bool tty;		     // fds[0] is a terminal: becomes the controlling one
 	const struct user *user;     // NULL: stays who we are
 	int cgroup_fd;		     // -1: stays in ours
+	int cgroup_ns_fd;	     // the cgroup namespace that it is to be in; 0: ours
 	const struct rlimit *nofile; // NULL: ours
 };
 

@@ -14,6 +14,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/timex.h>
@@ -213,7 +214,7 @@ int resume_end_connections(int keep_fd)
 
 // --- hooks
 
-#define HOOKS_CGROUP "/sys/fs/cgroup/stasis-hooks"
+#define HOOKS_CGROUP "stasis-hooks"
 
 static int is_program(const struct dirent *de)
 {
@@ -221,13 +222,25 @@ static int is_program(const struct dirent *de)
 	return de->d_name[0] != '.' && de->d_name[n - 1] != '~';
 }
 
+// The whole tree, mounted nowhere: what the guest sees of it is frozen.
+static int open_all_cgroups(void)
+{
+	_cleanup_close_ int fs = fsopen("cgroup2", FSOPEN_CLOEXEC);
+	if (fs < 0 || fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+		return -1;
+	return fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+}
+
 // Where they can be found again to be killed; -1: in ours.
 static int hooks_cgroup(void)
 {
-	if (access("/sys/fs/cgroup/cgroup.procs", F_OK) < 0 ||
-		(mkdir(HOOKS_CGROUP, 0755) < 0 && errno != EEXIST))
+	_cleanup_close_ int all = open_all_cgroups();
+	// A new one each time: Linux 6.18 kills at birth in one whose processes were killed before.
+	if (all >= 0)
+		unlinkat(all, HOOKS_CGROUP, AT_REMOVEDIR);
+	if (all < 0 || (mkdirat(all, HOOKS_CGROUP, 0755) < 0 && errno != EEXIST))
 		return -1;
-	return open(HOOKS_CGROUP, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return openat(all, HOOKS_CGROUP, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
 static void kill_hook(int cgroup, pid_t pid)

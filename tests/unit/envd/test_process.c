@@ -57,7 +57,7 @@ static const struct process_end *read_all(struct process_sub *s, struct strbuf *
 static void expect(
 	const char *script, const struct options *o, const char *want_out, const char *want_status)
 {
-	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1);
+	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1, "");
 	_cleanup_(process_sub_freep) struct process_sub *s = NULL;
 	_cleanup_strbuf_ struct strbuf out = {0};
 	assert_int_equal(start(t, script, o, &s, NULL), 0);
@@ -79,7 +79,7 @@ static void test_output_and_end(void **state)
 
 static void test_missing_programs_and_directories(void **state)
 {
-	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1);
+	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1, "");
 	struct process_sub *s = NULL;
 	struct err e = {0};
 	const struct options o = {.cwd = "/no/such/directory"};
@@ -97,7 +97,7 @@ static void test_missing_programs_and_directories(void **state)
 
 static void test_input_and_its_end(void **state)
 {
-	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1);
+	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1, "");
 	_cleanup_(process_sub_freep) struct process_sub *s = NULL;
 	_cleanup_strbuf_ struct strbuf out = {0};
 	struct err e = {0};
@@ -132,7 +132,7 @@ static void test_input_and_its_end(void **state)
 
 static void test_input_that_nobody_reads_fails_at_the_end(void **state)
 {
-	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1);
+	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1, "");
 	_cleanup_(process_sub_freep) struct process_sub *s = NULL;
 	static char big[1 << 20];
 	struct err e = {0};
@@ -146,7 +146,7 @@ static void test_input_that_nobody_reads_fails_at_the_end(void **state)
 
 static void test_the_time_limit_kills_the_group(void **state)
 {
-	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1);
+	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1, "");
 	_cleanup_(process_sub_freep) struct process_sub *s = NULL;
 	_cleanup_strbuf_ struct strbuf out = {0};
 	const struct options o = {.timeout_ns = 500 * NSEC_PER_MSEC};
@@ -163,7 +163,7 @@ static void test_the_time_limit_kills_the_group(void **state)
 
 static void test_a_background_child_delays_the_end_but_not_a_kill(void **state)
 {
-	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1);
+	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1, "");
 	_cleanup_(process_sub_freep) struct process_sub *s = NULL, *k = NULL;
 	_cleanup_strbuf_ struct strbuf out = {0};
 	const struct options o = {0};
@@ -218,7 +218,7 @@ static void test_an_end_with_the_leader(void **state)
 
 static void test_a_kill_after_the_leaders_end(void **state)
 {
-	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1);
+	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1, "");
 	_cleanup_(process_sub_freep) struct process_sub *s = NULL;
 	const struct options o = {0};
 	assert_int_equal(start(t, "sleep 5 & exit 7", &o, &s, NULL), 0);
@@ -240,7 +240,7 @@ static void test_a_kill_after_the_leaders_end(void **state)
 
 static void test_the_slowest_subscriber_sets_the_pace(void **state)
 {
-	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1);
+	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1, "");
 	_cleanup_(process_sub_freep) struct process_sub *s = NULL, *slow = NULL;
 	const struct options o = {.stdin_open = true};
 	assert_int_equal(
@@ -265,7 +265,7 @@ static void test_the_slowest_subscriber_sets_the_pace(void **state)
 
 static void test_late_comers(void **state)
 {
-	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1);
+	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1, "");
 	_cleanup_(process_sub_freep) struct process_sub *s = NULL, *late = NULL;
 	struct err e = {0};
 	const struct options o = {.tag = "job"};
@@ -284,7 +284,7 @@ static void test_late_comers(void **state)
 
 static void test_terminal(void **state)
 {
-	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1);
+	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1, "");
 	_cleanup_(process_sub_freep) struct process_sub *s = NULL;
 	_cleanup_strbuf_ struct strbuf out = {0};
 	struct err e = {0};
@@ -311,7 +311,7 @@ static void test_terminal(void **state)
 
 static void test_freeing_the_table_ends_everything(void **state)
 {
-	struct process_table *t = process_table_new(-1);
+	struct process_table *t = process_table_new(-1, "");
 	struct process_sub *s = NULL;
 	const struct options o = {0};
 	assert_int_equal(start(t, "yes", &o, &s, NULL), 0); // its pump waits for room
