@@ -83,8 +83,8 @@ class BareGuest:
             "-kernel", f"{kernel}/vmlinux", "-initrd", f"{kernel}/initrd", "-append",
             f"console=ttyS0 {boot_args} root=/dev/vda rw tsc_early_khz={tsc_khz()} "
             "tsc=reliable reboot=t",
-            "-blockdev", f"driver=file,node-name=f,filename={self.disk},locking=off,cache.no-flush=on",
-            "-blockdev", "driver=raw,node-name=d,file=f",
+            "-blockdev", f"driver=file,node-name=f,filename={self.disk},locking=off,discard=unmap,cache.no-flush=on",
+            "-blockdev", "driver=raw,node-name=d,file=f,discard=unmap",
             "-device", "virtio-blk-device,drive=d,bus=virtio-mmio-bus.23",
             "-netdev", "tap,id=n,ifname=tap0,script=no,downscript=no",
             "-device", "virtio-net-device,netdev=n,bus=virtio-mmio-bus.9,mac=06:00:a9:fe:00:15",

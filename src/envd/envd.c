@@ -20,6 +20,7 @@
 #include "agentclient/client.h"
 #include "envd/process/env.h"
 #include "envd/wake/settings.h"
+#include "envd/wake/trim.h"
 
 #ifndef CGROUP2_SUPER_MAGIC
 #define CGROUP2_SUPER_MAGIC 0x63677270
@@ -31,7 +32,8 @@
 static const char usage[] =
 	"usage: envd [--port N] [--host ADDRESS] [--no-clock] "
 	"[--cgroup DIR | --no-cgroup] [--guest]\n"
-	"            [--state FILE] [--only-from ADDRESS%INTERFACE] [--foreground] [--version]\n"
+	"            [--state FILE] [--only-from ADDRESS%INTERFACE] [--trim DIR]\n"
+	"            [--foreground] [--version]\n"
 	"Closed until POST /init has set an access token.\n"
 	"  --port N        listen there (49983)\n"
 	"  --host ADDRESS  IPv4 address to listen at (0.0.0.0)\n"
@@ -43,6 +45,8 @@ static const char usage[] =
 	"                  TCP connections and runs /etc/stasis/resume.d\n"
 	"  --state FILE    keep the settings of /init there, so that they outlive the\n"
 	"                  agent; mode 0600\n"
+	"  --trim DIR      before a freeze, give back to its disk what was freed in the\n"
+	"                  file system at DIR\n"
 	"  --only-from ADDRESS%INTERFACE\n"
 	"                  take /init, /freeze and /thaw from there alone\n"
 	"  --foreground    stay in the foreground: it always does\n";
@@ -53,6 +57,7 @@ struct options {
 	const char *cgroup; // NULL: none
 	bool clock, guest;
 	const char *state_file; // NULL: none
+	const char *trim;	// NULL: none
 	struct agent_host only_from;
 };
 
@@ -78,8 +83,8 @@ static int parse_options(int argc, char **argv, struct options *o)
 		{"no-cgroup", no_argument, NULL, 'g'}, {"cgroup", required_argument, NULL, 'd'},
 		{"guest", no_argument, NULL, 'm'}, {"foreground", no_argument, NULL, 'f'},
 		{"state", required_argument, NULL, 's'},
-		{"only-from", required_argument, NULL, 'o'}, {"version", no_argument, NULL, 'v'},
-		{"help", no_argument, NULL, '?'}, {0}};
+		{"only-from", required_argument, NULL, 'o'}, {"trim", required_argument, NULL, 't'},
+		{"version", no_argument, NULL, 'v'}, {"help", no_argument, NULL, '?'}, {0}};
 	uint64_t port;
 	for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) >= 0;) {
 		switch (c) {
@@ -117,6 +122,9 @@ static int parse_options(int argc, char **argv, struct options *o)
 					optarg);
 				return -1;
 			}
+			break;
+		case 't':
+			o->trim = optarg;
 			break;
 		case 'v':
 			puts("envd " ENVD_VERSION " (stasis " STASIS_VERSION ")");
@@ -174,7 +182,8 @@ static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 	_cleanup_close_ int cgroup = o->cgroup ? open_user_cgroup(o->cgroup) : -1;
 	a.env = json_pack("{s:s}", "E2B_SANDBOX", "true");
 	a.processes = process_table_new(cgroup, ENV_CGROUP_NAMESPACE);
-	if (!a.env || !a.processes)
+	a.trim = o->trim ? trim_new(o->trim) : NULL;
+	if (!a.env || !a.processes || (o->trim && !a.trim))
 		return err_errno(e, ENOMEM, "cannot start");
 	if (o->guest)
 		process_table_watch_oom(a.processes);
@@ -205,6 +214,7 @@ static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 	process_table_stop(a.processes);
 	http_server_free(server);
 	process_table_free(a.processes);
+	trim_free(a.trim);
 	json_decref(a.env);
 	free(a.token);
 	free(a.default_user);

@@ -190,18 +190,20 @@ static json_t *cache_json(const struct drive *d)
 		"{s:b, s:b}", "direct", 0, "no-flush", (int)!str_eq(d->cache_type, "Writeback"));
 }
 
+// Unmap: what the guest discards becomes a hole, where both nodes let it through. The device offers
+// discard in any case.
 static json_t *file_node(size_t index, unsigned n, const struct drive *d, const char *path)
 {
-	return json_pack("{s:s, s:s, s:s, s:s, s:b, s:o}", "driver", "file", "node-name",
+	return json_pack("{s:s, s:s, s:s, s:s, s:b, s:s, s:o}", "driver", "file", "node-name",
 		file_name(index, n).text, "filename", path, "locking", "off", "read-only",
-		(int)d->read_only, "cache", cache_json(d));
+		(int)d->read_only, "discard", "unmap", "cache", cache_json(d));
 }
 
 static json_t *raw_node(size_t index, unsigned n, const struct drive *d)
 {
-	return json_pack("{s:s, s:s, s:s, s:b, s:o}", "driver", "raw", "node-name",
+	return json_pack("{s:s, s:s, s:s, s:b, s:s, s:o}", "driver", "raw", "node-name",
 		disk_name(index).text, "file", file_name(index, n).text, "read-only",
-		(int)d->read_only, "cache", cache_json(d));
+		(int)d->read_only, "discard", "unmap", "cache", cache_json(d));
 }
 
 static void add_drive(struct args *a, size_t i, const struct drive *d)

@@ -125,7 +125,7 @@ static void set_limits(void)
 // only_from: the gateway and the interface that leads to it.
 static pid_t start_envd(char *only_from)
 {
-	char *const argv[] = {"envd", "--guest", "--state", ENVD_STATE, "--cgroup",
+	char *const argv[] = {"envd", "--guest", "--state", ENVD_STATE, "--trim", "/", "--cgroup",
 		ENV_CGROUP_GUEST, "--only-from", only_from, NULL};
 	static char *const env[] = {"PATH=" ENV_PATH_DEFAULT, "HOME=/root", NULL};
 	pid_t pid = vfork();

@@ -105,6 +105,11 @@ static bool at_least(const struct vmm_version *v, unsigned major, unsigned minor
 	return v->major > major || (v->major == major && v->minor >= minor);
 }
 
+bool vmm_can_discard(const struct vmm_version *v)
+{
+	return v->fcqemu || at_least(v, 1, 17);
+}
+
 static int get_state(struct vmm *v, int timeout_ms, enum vmm_state *ret, struct err *e)
 {
 	_cleanup_json_ json_t *j = NULL;
@@ -154,10 +159,16 @@ int vmm_put_drive(struct vmm *v, const struct vmm_drive *d, struct err *e)
 	char path[96];
 	if (str_format(path, sizeof path, "/drives/%s", d->id) < 0)
 		return err_set(e, ERR_INVALID, "drive id too long");
-	return put(v, path,
-		json_pack("{s:s, s:s, s:b, s:b}", "drive_id", d->id, "path_on_host", d->path,
-			"is_root_device", (int)d->root, "is_read_only", (int)d->read_only),
-		T_CONFIG, e);
+	struct vmm_version version;
+	int rc = vmm_get_version(v, &version, e);
+	if (rc < 0)
+		return rc;
+	json_t *j = json_pack("{s:s, s:s, s:b, s:b}", "drive_id", d->id, "path_on_host", d->path,
+		"is_root_device", (int)d->root, "is_read_only", (int)d->read_only);
+	// fcqemu does it anyway. Older ones refuse the field.
+	if (j && !d->read_only && vmm_can_discard(&version) && !version.fcqemu)
+		json_object_set_new(j, "discard", json_true());
+	return put(v, path, j, T_CONFIG, e);
 }
 
 int vmm_patch_drive(struct vmm *v, const char *id, const char *path_on_host, struct err *e)

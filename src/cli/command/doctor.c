@@ -24,6 +24,7 @@
 #include "disk/disk.h"
 #include "disk/space.h"
 #include "disk/image.h"
+#include "vmm/vmm.h"
 
 #define PROBE_TIMEOUT_MS 60000
 
@@ -110,6 +111,24 @@ static void check_programs(struct report *r)
 		tell(r, "programs", OK, NULL, "all parts of Stasis are in place");
 }
 
+// firecracker: NULL where QEMU runs the guests.
+static void check_discard(struct report *r, const char *firecracker)
+{
+	_cleanup_strbuf_ struct strbuf out = {0};
+	struct vmm_version v = {.fcqemu = !firecracker};
+	if (firecracker && (proc_run((const char *const[]){firecracker, "--version", NULL}, NULL, 0,
+				    PROBE_TIMEOUT_MS, &out, NULL) < 0 ||
+				   sscanf(out.data, "Firecracker v%u.%u.%u", &v.major, &v.minor,
+					   &v.patch) != 3))
+		tell(r, "discard", DEGRADED, "a released Firecracker",
+			"%s --version does not tell a version", firecracker);
+	else if (vmm_can_discard(&v))
+		tell(r, "discard", OK, NULL, "space that guests free comes back at a pause");
+	else
+		tell(r, "discard", DEGRADED, "Firecracker 1.17 or newer",
+			"Firecracker %u.%u: space that guests free stays in use", v.major, v.minor);
+}
+
 static void check_vmm(struct report *r)
 {
 	_cleanup_free_ char *firecracker = find_program(r->firecracker);
@@ -138,6 +157,7 @@ static void check_vmm(struct report *r)
 		tell(r, "vmm", OK, NULL, "%s", firecracker);
 	else
 		tell(r, "vmm", OK, NULL, "%s, version %s", qemu, version ? version : "unknown");
+	check_discard(r, kvm ? firecracker : NULL);
 	if (kvm && firecracker)
 		tell(r, "isolation", OK, NULL, "hardware (KVM), Firecracker");
 	else if (kvm)

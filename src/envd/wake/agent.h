@@ -36,6 +36,7 @@ struct agent {
 	int clock_ppm;	// that the clock's rate was last set for
 	const char *state_file; // NULL: nothing outlives us (settings.h)
 	struct agent_host host;
+	struct trim *trim; // NULL: freed space stays where it is
 	char instance[17]; // new with each start: the host sees that it talks to another one
 	pthread_mutex_t resume_lock; // one resume after the other; taken before lock
 };

@@ -2,9 +2,11 @@
 #include "envd/wake/freeze.h"
 #include <fcntl.h>
 #include <string.h>
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/str.h"
 #include "envd/wake/agent.h"
+#include "envd/wake/trim.h"
 
 #define MAX_MOUNTINFO (4u << 20)
 
@@ -118,20 +120,29 @@ int freeze_sync_disks(struct err *e)
 
 void freeze_post(struct http_request *req, void *ctx)
 {
-	struct gate *gate = process_table_gate(((struct agent *)ctx)->processes);
+	struct agent *a = ctx;
+	struct gate *gate = process_table_gate(a->processes);
 	struct err e = {0};
-	uint64_t epoch;
+	uint64_t epoch, trim_ns = 0;
 	int rc = gate_freeze(gate, FREEZE_LIMIT_NS, &epoch, &e);
 	if (rc == 0) {
 		rc = freeze_sync_disks(&e);
+		if (rc == 0)
+			trim_ns = trim_run(a->trim, TRIM_LIMIT_NS);
 		// Undone when that failed; and what was thawed in the meantime is not frozen.
 		int kept = gate_freeze_end(gate, epoch, rc == 0, rc ? NULL : &e);
 		rc = rc ? rc : kept;
 	}
-	if (rc < 0)
+	if (rc < 0) {
 		http_reply_error(req, &e);
-	else
-		http_reply_empty(req, 204);
+		return;
+	}
+	char took[64];
+	snprintf(took, sizeof took, "freeze;dur=%.3f, trim;dur=%.3f",
+		(double)(clock_monotonic_ns() - http_req_started_ns(req)) / NSEC_PER_MSEC,
+		(double)trim_ns / NSEC_PER_MSEC);
+	http_reply_header(req, "Server-Timing", took);
+	http_reply_empty(req, 204);
 }
 
 void thaw_post(struct http_request *req, void *ctx)

@@ -12,6 +12,7 @@ import ctypes
 import datetime
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -546,6 +547,55 @@ class Machine(Case):
         self.goes_on()
         pid, = content(log).split()
         wait(lambda: not alive(int(pid)), "what it started is gone")
+
+
+class Trim(Case):
+    """A file system on a loop device, which may or may not be able to discard."""
+
+    def setUp(self):
+        self.mnt = tempfile.mkdtemp(prefix="envd-trim-")
+        self.addCleanup(os.rmdir, self.mnt)
+        self.disk = self.mnt + ".img"
+        with open(self.disk, "wb") as f:
+            f.truncate(512 << 20)
+        self.addCleanup(os.unlink, self.disk)
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0",
+                        self.disk], check=True)
+        subprocess.run(["mount", "-o", "loop", self.disk, self.mnt], check=True)
+        self.addCleanup(subprocess.run, ["umount", self.mnt], check=True)
+        self.args = ("--trim", self.mnt)
+        super().setUp()
+
+    def write(self, name, mib):
+        with open(os.path.join(self.mnt, name), "wb") as f:
+            f.write(os.urandom(1 << 20) * mib)
+            f.flush()
+            os.fsync(f.fileno())
+
+    def freeze(self):
+        """Milliseconds that it tells of."""
+        status, headers, _ = self.a.call("POST", "/freeze", "{}")
+        self.assertEqual(status, 204)
+        self.assertEqual(self.a.thaw()[0], 204)
+        whole, trim = re.fullmatch(r"freeze;dur=([0-9.]+), trim;dur=([0-9.]+)", headers["Server-Timing"]).groups()
+        self.assertLessEqual(float(trim), float(whole))
+        return float(trim)
+
+    def test_asks_when_enough_was_freed_and_then_no_more(self):
+        self.assertEqual(self.freeze(), 0)
+        self.write("big", 100)
+        self.assertEqual(self.freeze(), 0)  # all of it is in use
+        os.unlink(os.path.join(self.mnt, "big"))
+        self.assertGreater(self.freeze(), 0)
+        wait(lambda: self.freeze() == 0, "all is given back")
+
+    def test_what_comes_and_goes_between_two_looks_counts(self):
+        self.write("short", 40)
+        os.unlink(os.path.join(self.mnt, "short"))
+        self.assertEqual(self.freeze(), 0)
+        self.write("short", 40)
+        os.unlink(os.path.join(self.mnt, "short"))
+        self.assertGreater(self.freeze(), 0)
 
 
 def namespaces():

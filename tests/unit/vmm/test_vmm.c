@@ -148,6 +148,34 @@ static void new_names_go_to_new_versions(void **state)
 	assert_null(json_object_get(m->body, "enable_diff_snapshots"));
 }
 
+static void discard_is_asked_of_versions_that_have_it(void **state)
+{
+	static const struct {
+		const char *version;
+		bool read_only, asked, can;
+	} t[] = {
+		{"1.16.9", false, false, false}, {"1.17.0", false, true, true},
+		{"1.17.0", true, false, true}, {"2.0.1", false, true, true},
+		{"0.25.2", false, false, false},
+		{"1.16.1-fcqemu", false, false, true}, // does it unasked
+	};
+	struct model *m = *state;
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		struct err e = {0};
+		struct vmm_drive drive = {
+			.id = "rootfs", .path = "/rootfs.img", .read_only = t[i].read_only};
+		struct vmm_version version;
+		m->version = t[i].version;
+		m->vmm = vmm_free(m->vmm);
+		assert_int_equal(vmm_new(m->sock, &m->vmm, &e), 0);
+		assert_int_equal(vmm_put_drive(m->vmm, &drive, &e), 0);
+		json_t *discard = json_object_get(m->body, "discard");
+		assert_true(t[i].asked ? json_is_true(discard) : discard == NULL);
+		assert_int_equal(vmm_get_version(m->vmm, &version, &e), 0);
+		assert_int_equal(vmm_can_discard(&version), t[i].can);
+	}
+}
+
 static void what_a_version_cannot_do_is_refused_before_it_is_asked(void **state)
 {
 	struct model *m = *state;
@@ -178,6 +206,7 @@ int main(void)
 		T(errors_carry_method_path_status_and_body),
 		T(fields_follow_the_version),
 		T(new_names_go_to_new_versions),
+		T(discard_is_asked_of_versions_that_have_it),
 		T(what_a_version_cannot_do_is_refused_before_it_is_asked),
 		cmocka_unit_test(a_missing_socket_is_an_error_with_the_call),
 	};
