@@ -79,3 +79,37 @@ void printable_copy(char *out, size_t size, const char *s, size_t len)
 		memcpy(out, b.data, n);
 	out[n] = '\0';
 }
+
+// Where the last lines of a text begin that fit. Each line is ended, none is empty.
+static const char *find_tail(const char *text, size_t len)
+{
+	const char *end = text + len, *from = end;
+	for (unsigned lines = 0; lines < PRINTABLE_TAIL_LINES && from > text; lines++) {
+		const char *before = memrchr(text, '\n', (size_t)(from - text) - 1);
+		const char *begin = before ? before + 1 : text;
+		if ((size_t)(end - begin) > PRINTABLE_TAIL_BYTES)
+			break;
+		from = begin;
+	}
+	return from;
+}
+
+void printable_tail(struct strbuf *b, const char *text, size_t len)
+{
+	_cleanup_strbuf_ struct strbuf clean = {0}, lines = {0};
+	printable_add(&clean, text, len, true);
+	for (const char *p = clean.data, *end; p && *p; p = end + (*end == '\n')) {
+		end = strchrnul(p, '\n');
+		if (p + strspn(p, " ") < end)
+			strbuf_addf(&lines, "%.*s\n", (int)(end - p), p);
+	}
+	if (!lines.len || lines.failed)
+		return;
+	const char *from = find_tail(lines.data, lines.len);
+	if (!*from) {
+		from = lines.data + lines.len - PRINTABLE_TAIL_BYTES;
+		while (((unsigned char)*from & 0xc0) == 0x80)
+			from++;
+	}
+	strbuf_adds(b, from);
+}

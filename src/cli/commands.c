@@ -118,6 +118,15 @@ static const char text_events[] =
 	"Each line is one change of a sandbox's life. With -f it goes on until Ctrl-C; with -o json\n"
 	"each line is one JSON object then.\n";
 
+static const char text_why[] =
+	"In one answer: the cause of an end or the last failure, what to do about it, what the guest's\n"
+	"kernel killed for lack of memory, the last operations with their steps, the last lines of the\n"
+	"console. Also of one that is forgotten, by its id, for as long as its events are kept.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis why i0abc\n"
+	"  stasis why web -o json\n";
+
 static const char text_set[] =
 	"What is not named stays as it is. A name is unique among the sandboxes of a key that have not\n"
 	"ended. When it ends is set by: stasis timeout.\n"
@@ -265,6 +274,8 @@ const struct cli_command cli_commands[] = {
 	{"port", "ID PORT", "print the URL of a port", text_port, CLI_SANDBOXES, true, false,
 		cmd_port},
 	{"logs", "ID", "show a guest's console", NULL, CLI_SANDBOXES, true, true, cmd_logs},
+	{"why", "ID", "why it ended, or what failed last, and what to do", text_why, CLI_SANDBOXES,
+		true, false, cmd_why},
 	{"rm", "ID...", "end and remove sandboxes", NULL, CLI_SANDBOXES, true, false, cmd_rm},
 	{"events", "", "show what happened to sandboxes", text_events, CLI_SERVER, true, false,
 		cmd_events},
@@ -351,6 +362,7 @@ const struct cli_synonym cli_synonyms[] = {
 	{"console", "logs", "exec -it"},
 	{"tail", "logs -f", NULL},
 	{"watch", "events -f", NULL},
+	{"explain", "why", NULL},
 	{"clone", "fork", NULL},
 	{"commit", "snapshot create", NULL},
 	{"checkpoint", "snapshot create", NULL},

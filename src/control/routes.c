@@ -17,6 +17,7 @@
 #include "control/api/templates.h"
 #include "control/api/usage.h"
 #include "control/api/wait.h"
+#include "control/api/why.h"
 #include "control/edge/route.h"
 
 const struct http_route control_routes[] = {
@@ -45,6 +46,7 @@ const struct http_route control_routes[] = {
 		.pattern = "/v1/sandboxes/{id}/logs",
 		.handler = sandboxes_logs,
 		.query = "tail"},
+	{.method = "GET", .pattern = "/v1/sandboxes/{id}/why", .handler = why_get},
 	{.method = "GET",
 		.pattern = "/v1/operations",
 		.handler = operations_list_get,

@@ -225,6 +225,7 @@ int guest_open(struct cli *c, const char *id, const char *user, struct guest *re
 	g.user = user ? strdup(user) : NULL;
 	const char *since = json_string_value(json_object_get(j, "started_at"));
 	snprintf(g.since, sizeof g.since, "%s", since ? since : "");
+	g.memory_mb = (uint64_t)json_integer_value(json_object_get(j, "memory_mb"));
 	rc = guest_init(c, &g, e);
 	if (rc < 0)
 		return rc;

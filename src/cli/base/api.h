@@ -28,6 +28,7 @@ struct guest {
 	struct envd_target target;
 	char *id, *token, *user;
 	char since[40]; // the server's time at which it was started last; "" when it does not say
+	uint64_t memory_mb; // of the sandbox; 0: not known
 };
 // By id or name. What has ended is ERR_NOT_FOUND with e->cause, what does not run ERR_CONFLICT.
 int guest_open(struct cli *c, const char *id, const char *user, struct guest *ret, struct err *e);

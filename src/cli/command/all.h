@@ -34,6 +34,8 @@ int cmd_cp(struct cli *c, struct err *e);
 int cmd_logs(struct cli *c, struct err *e);
 int cmd_wait(struct cli *c, struct err *e);
 int cmd_health(struct cli *c, struct err *e);
+// why.c
+int cmd_why(struct cli *c, struct err *e);
 // events.c
 int cmd_events(struct cli *c, struct err *e);
 // key.c

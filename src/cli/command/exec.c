@@ -186,6 +186,23 @@ static int exec_buffered(struct cli *c, const char *id, char *const *command,
 	return output_json(answer);
 }
 
+// The exit code alone would look like anybody's SIGKILL.
+static void tell_kill(const struct envd_exit *end, uint64_t memory_mb)
+{
+	const struct envd_oom *o = &end->oom;
+	char had[24], of[64] = "", advice[64] = "raise the limit of that cgroup";
+	bool itself = !end->exited || end->exit_code == 128 + SIGKILL;
+	human_size(o->rss_bytes, had);
+	if (memory_mb && !o->cgroup[0])
+		snprintf(of, sizeof of, " of the sandbox's %u MiB", (unsigned)memory_mb);
+	if (!o->cgroup[0])
+		snprintf(advice, sizeof advice, "give it more with: stasis create --memory %u",
+			(unsigned)MAX(2 * memory_mb, (uint64_t)1024));
+	output_complain("%s by the guest's kernel: out of memory (%s had %s%s%s%s); %s",
+		itself ? "killed" : "a process of it was killed", o->process, had, of,
+		o->cgroup[0] ? ", limit of the cgroup " : "", o->cgroup, advice);
+}
+
 static int run(struct cli *c, struct exec *x, struct envd_process *p, struct err *e)
 {
 	struct envd_exit end = {0};
@@ -219,6 +236,8 @@ static int run(struct cli *c, struct exec *x, struct envd_process *p, struct err
 	if (rc < 0)
 		return rc;
 	c->exit_code = end.exited ? end.exit_code : 128 + signal_number(end.status);
+	if (end.oom.count)
+		tell_kill(&end, x->stream.memory_mb);
 	return 0;
 }
 

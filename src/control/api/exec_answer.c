@@ -71,6 +71,9 @@ static json_t *render(struct http_request *r, const struct exec_result *x)
 	bool cut = !x->ended || x->exit.output_open;
 	int bad = x->ended ? json_object_set_new(j, "output_open", json_boolean(cut))
 			   : json_object_set_new(j, "process", json_string(fates[x->fate]));
+	if (x->ended)
+		bad |= json_object_set_new(j, "oom_killed",
+			x->exit.oom.count ? envd_oom_json(&x->exit.oom) : json_null());
 	bad |= add_output(j, "stdout", "stdout_encoding", &x->out, cut, x->base64);
 	bad |= add_output(j, "stderr", "stderr_encoding", &x->err, cut, x->base64);
 	if (bad) {

@@ -8,7 +8,7 @@
 #include "control/state/render.h"
 #include "base/json.h"
 
-static json_t *operation_json(const struct operation *op)
+json_t *operations_json(const struct operation *op)
 {
 	_cleanup_json_ json_t *children = json_array();
 	json_t *list = json_object_get(op->request, "children"), *child;
@@ -39,7 +39,7 @@ void operations_get_one(struct http_request *r, void *ctx)
 	if (rc < 0)
 		reply_error(r, &e);
 	else
-		http_reply_json(r, 200, operation_json(&op));
+		http_reply_json(r, 200, operations_json(&op));
 }
 
 void operations_list_get(struct http_request *r, void *ctx)
@@ -64,7 +64,7 @@ void operations_list_get(struct http_request *r, void *ctx)
 	json_t *out = json_array();
 	uint64_t next = n > page.limit ? list[page.limit - 1].created_ns : 0;
 	for (size_t i = 0; i < n && i < page.limit; i++)
-		json_array_append_new(out, operation_json(&list[i]));
+		json_array_append_new(out, operations_json(&list[i]));
 	for (size_t i = 0; i < n; i++)
 		operation_done(&list[i]);
 	free(list);

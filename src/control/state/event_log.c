@@ -23,6 +23,17 @@ static int read_event(void *ctx, sqlite3_stmt *st)
 	return 0;
 }
 
+static int give(const struct page *p, int rc, int (*take)(void *ctx, const struct host_event *ev),
+	void *ctx)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		if (rc == 0)
+			rc = take(ctx, &p->list[i]);
+		host_event_done(&p->list[i]);
+	}
+	return rc;
+}
+
 int event_log_read(struct db *db, uint64_t after, uint64_t since_ns, const char *sandbox,
 	size_t max, int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e)
 {
@@ -43,12 +54,38 @@ int event_log_read(struct db *db, uint64_t after, uint64_t since_ns, const char 
 				   "WHERE seq > ? AND at_ns >= ? ORDER BY seq LIMIT ?",
 				   "iii", from, since, (int64_t)max);
 	db_unlock(db);
-	for (size_t i = 0; i < p.n; i++) {
-		if (rc == 0)
-			rc = take(ctx, &list[i]);
-		host_event_done(&list[i]);
-	}
-	return rc;
+	return give(&p, rc, take, ctx);
+}
+
+int event_log_newest(struct db *db, const char *sandbox, size_t max,
+	int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e)
+{
+	_cleanup_free_ struct host_event *list = calloc(MAX(max, 1u), sizeof *list);
+	struct page p = {.list = list};
+	if (!list)
+		return err_errno(e, ENOMEM, "events");
+	int rc = DB_LOCKED(db, db_query(db, e, read_event, &p,
+				       "SELECT seq, at_ns, sandbox, kind, cause, data FROM events "
+				       "WHERE sandbox = ? "
+				       "ORDER BY seq DESC LIMIT ?",
+				       "si", sandbox, (int64_t)max));
+	return give(&p, rc, take, ctx);
+}
+
+static int read_count(void *ctx, sqlite3_stmt *st)
+{
+	*(uint64_t *)ctx = (uint64_t)sqlite3_column_int64(st, 0);
+	return 0;
+}
+
+int event_log_kills(struct db *db, const char *sandbox, uint64_t *ret, struct err *e)
+{
+	*ret = 0;
+	return DB_LOCKED(db,
+		db_query(db, e, read_count, ret,
+			"SELECT coalesce(sum(json_extract(data, '$.count')), 0) FROM events WHERE "
+			"sandbox = ? AND kind = 'oom'",
+			"s", sandbox));
 }
 
 static int read_range(void *ctx, sqlite3_stmt *st)

@@ -8,6 +8,11 @@
 // of one sandbox or (NULL) of all; take may end it by a non-zero return, which is returned.
 int event_log_read(struct db *db, uint64_t after, uint64_t since_ns, const char *sandbox,
 	size_t max, int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e);
+// The newest of one sandbox, newest first; otherwise the same.
+int event_log_newest(struct db *db, const char *sandbox, size_t max,
+	int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e);
+// Kills for lack of memory that its guest has told of.
+int event_log_kills(struct db *db, const char *sandbox, uint64_t *ret, struct err *e);
 // What counting the numbers belong to. It changes where they may be given twice, since control.db
 // is an older copy: what is remembered with another epoch is of no use any more.
 #define EVENT_LOG_EPOCH_SIZE 17

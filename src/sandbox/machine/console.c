@@ -6,7 +6,6 @@
 #include "base/printable.h"
 #include "sandbox/table/table.h"
 
-#define TAIL_READ (16u << 10)  // of which the last lines are taken
 #define LISTEN_READ (1u << 20) // at most, of what is new
 #define WORD_MAX 64u	       // a word that was cut by the last look is found by the next
 
@@ -26,49 +25,17 @@ static int open_console(struct host *h, const char *id, uint64_t *ret_size)
 	return TAKE_FD(fd);
 }
 
-// Where the last lines of a text begin that fit. Each line is ended, none is empty.
-static const char *find_tail(const char *text, size_t len)
-{
-	const char *end = text + len, *from = end;
-	for (unsigned lines = 0; lines < CONSOLE_TAIL_LINES && from > text; lines++) {
-		const char *before = memrchr(text, '\n', (size_t)(from - text) - 1);
-		const char *begin = before ? before + 1 : text;
-		if ((size_t)(end - begin) > CONSOLE_TAIL_BYTES)
-			break;
-		from = begin;
-	}
-	return from;
-}
-
 void console_tail(struct host *h, const char *id, struct strbuf *ret)
 {
 	uint64_t size;
-	_cleanup_free_ char *raw = malloc(TAIL_READ);
+	_cleanup_free_ char *raw = malloc(PRINTABLE_TAIL_READ);
 	_cleanup_close_ int fd = open_console(h, id, &size);
-	_cleanup_strbuf_ struct strbuf clean = {0}, lines = {0};
 	if (fd < 0 || !raw)
 		return;
-	uint64_t from = size > TAIL_READ ? size - TAIL_READ : 0;
-	ssize_t n = pread(fd, raw, TAIL_READ, (off_t)from);
-	if (n <= 0)
-		return;
-	printable_add(&clean, raw, (size_t)n, true);
-	for (const char *p = clean.data, *end; p && *p; p = end) {
-		end = strchrnul(p, '\n');
-		if (end != p && p[strspn(p, " ")] != '\n' && p[strspn(p, " ")])
-			strbuf_addf(&lines, "%.*s\n", (int)(end - p), p);
-		end += *end == '\n';
-	}
-	if (!lines.len || lines.failed)
-		return;
-	const char *tail = find_tail(lines.data, lines.len);
-	// A single line that is longer than all that is kept.
-	if (!*tail) {
-		tail = lines.data + lines.len - MIN(lines.len, (size_t)CONSOLE_TAIL_BYTES);
-		while (((unsigned char)*tail & 0xc0) == 0x80)
-			tail++;
-	}
-	strbuf_adds(ret, tail);
+	uint64_t from = size > PRINTABLE_TAIL_READ ? size - PRINTABLE_TAIL_READ : 0;
+	ssize_t n = pread(fd, raw, PRINTABLE_TAIL_READ, (off_t)from);
+	if (n > 0)
+		printable_tail(ret, raw, (size_t)n);
 }
 
 json_t *console_event(struct host *h, const char *id)
@@ -78,12 +45,8 @@ json_t *console_event(struct host *h, const char *id)
 	if (!text.len)
 		return NULL;
 	json_t *lines = json_array();
-	for (char *p = text.data, *end; *p; p = end + 1) {
-		end = strchrnul(p, '\n');
+	for (const char *p = text.data, *end; (end = strchr(p, '\n')); p = end + 1)
 		json_array_append_new(lines, json_stringn(p, (size_t)(end - p)));
-		if (!*end)
-			break;
-	}
 	return json_pack("{s:o}", "console", lines);
 }
 

@@ -3,11 +3,7 @@
 #pragma once
 #include "sandbox/table/host.h"
 
-#define CONSOLE_TAIL_LINES 20u
-#define CONSOLE_TAIL_BYTES 4096u
-
-// Appends the last lines, printable (base/printable.h), without empty ones: CONSOLE_TAIL_LINES and
-// CONSOLE_TAIL_BYTES at most. Nothing where there is no console.
+// Appends the last lines (printable_tail). Nothing where there is no console.
 void console_tail(struct host *h, const char *id, struct strbuf *ret);
 // {"console": [line, ...]} for an event; NULL where there are none. Owned by the caller.
 json_t *console_event(struct host *h, const char *id);

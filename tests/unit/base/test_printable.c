@@ -67,6 +67,40 @@ static void test_copies_are_cut_at_characters(void **state)
 	assert_string_equal(out, "");
 }
 
+static void check_tail(const char *in, const char *out)
+{
+	_cleanup_strbuf_ struct strbuf b = {0};
+	printable_tail(&b, in, strlen(in));
+	assert_string_equal(b.data ? b.data : "", out);
+}
+
+static void test_tails_are_the_last_lines(void **state)
+{
+	check_tail("", "");
+	check_tail("\n \n\r\n", "");
+	check_tail("one", "one\n");
+	check_tail("one\r\n\r\n\ttwo\n\n", "one\n two\n");
+	check_tail("\033[31mred\033[0m\n\033[2J\n", "red\n");
+	_cleanup_strbuf_ struct strbuf many = {0}, last = {0}, got = {0};
+	for (int i = 0; i < 500; i++) {
+		strbuf_addf(&many, "line %d\n", i);
+		if (i >= 500 - (int)PRINTABLE_TAIL_LINES)
+			strbuf_addf(&last, "line %d\n", i);
+	}
+	check_tail(many.data, last.data);
+	many.len = last.len = 0;
+	for (int i = 0; i < 1500; i++) // a line of 4,500 bytes in 1,500 characters
+		strbuf_adds(&many, "\xe2\x82\xac");
+	strbuf_adds(&many, "\n");
+	printable_tail(&got, many.data, many.len);
+	assert_in_range(got.len, PRINTABLE_TAIL_BYTES - 4, PRINTABLE_TAIL_BYTES);
+	assert_true(str_is_utf8(got.data, got.len));
+	strbuf_adds(&many, "end\n");
+	got.len = 0;
+	printable_tail(&got, many.data, many.len);
+	assert_string_equal(got.data, "end\n");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -74,6 +108,7 @@ int main(void)
 		cmocka_unit_test(test_escapes_do_nothing),
 		cmocka_unit_test(test_other_bytes),
 		cmocka_unit_test(test_copies_are_cut_at_characters),
+		cmocka_unit_test(test_tails_are_the_last_lines),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

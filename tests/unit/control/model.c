@@ -23,6 +23,14 @@ static void add_event(struct model *m, const char *id, const char *kind, const c
 	pthread_cond_broadcast(&m->event_added);
 }
 
+void model_tell(struct model *m, const char *id, const char *kind, const char *cause, json_t *data)
+{
+	pthread_mutex_lock(&m->lock);
+	add_event(m, id, kind, cause);
+	m->event[m->n_events - 1].data = data;
+	pthread_mutex_unlock(&m->lock);
+}
+
 static int ordered(enum err_code code, struct err *e)
 {
 	return code ? err_set(e, code, "ordered failure") : 0;
@@ -456,8 +464,11 @@ static int events(void *host, uint64_t after, size_t max, int wait_ms, struct ho
 			break;
 	struct host_event *out = calloc(max + 1, sizeof *out);
 	size_t n = 0;
-	for (uint64_t i = MAX(after, m->acked); i < m->n_events && n < max; i++)
-		out[n++] = m->event[i];
+	for (uint64_t i = MAX(after, m->acked); i < m->n_events && n < max; i++) {
+		out[n] = m->event[i];
+		out[n].data = json_deep_copy(m->event[i].data);
+		n++;
+	}
 	pthread_mutex_unlock(&m->lock);
 	*ret = out;
 	*ret_n = n;
@@ -578,6 +589,8 @@ void model_init(struct model *m)
 
 void model_done(struct model *m)
 {
+	for (size_t i = 0; i < m->n_events; i++)
+		host_event_done(&m->event[i]);
 	pthread_cond_destroy(&m->event_added);
 	pthread_mutex_destroy(&m->lock);
 }

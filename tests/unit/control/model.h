@@ -50,6 +50,8 @@ void model_init(struct model *m);
 void model_done(struct model *m);
 // The guest ends by itself; forget: as if the host had lost it.
 void model_end(struct model *m, const char *id, const char *cause);
+// An event; data (owned by the model from then on) may be NULL.
+void model_tell(struct model *m, const char *id, const char *kind, const char *cause, json_t *data);
 void model_forget(struct model *m, const char *id);
 // What snapshot_create leaves, without anybody having asked.
 void model_add_snapshot(struct model *m, const char *snapshot, const char *id, const char *kind);

@@ -25,3 +25,12 @@ int envd_call_ports(struct http_client *c, const struct envd_target *t, uint16_t
 {
 	return err_set(e, ERR_BAD_GATEWAY, "no guest here");
 }
+
+#ifndef OWN_OOM
+int envd_call_oom(struct http_client *c, const struct envd_target *t,
+	const struct envd_oom_report *told, int timeout_ms, struct envd_oom_report *ret,
+	struct err *e)
+{
+	return err_set(e, ERR_BAD_GATEWAY, "no guest at %s", t->base_url);
+}
+#endif

@@ -62,6 +62,13 @@ int envd_call_ports(struct http_client *c, const struct envd_target *t, uint16_t
 	return err_set(e, ERR_BAD_GATEWAY, "no guest here");
 }
 
+int envd_call_oom(struct http_client *c, const struct envd_target *t,
+	const struct envd_oom_report *told, int timeout_ms, struct envd_oom_report *ret,
+	struct err *e)
+{
+	return err_set(e, ERR_BAD_GATEWAY, "it does not answer");
+}
+
 int envd_run(struct http_client *c, const struct envd_target *t, const struct envd_process *p,
 	struct envd_exit *ret, struct err *e)
 {
@@ -115,6 +122,10 @@ int envd_run(struct http_client *c, const struct envd_target *t, const struct en
 	}
 	if (str_eq(what, "shot"))
 		*ret = (struct envd_exit){.exit_code = -1, .status = "signal: killed"};
+	if (str_eq(what, "hungry"))
+		*ret = (struct envd_exit){.exit_code = -1,
+			.status = "signal: killed",
+			.oom = {.process = "python3", .rss_bytes = 430 << 20, .count = 1}};
 	if (str_eq(what, "fail"))
 		*ret = (struct envd_exit){
 			.exit_code = 3, .exited = true, .status = "exit status 3"};
@@ -474,6 +485,12 @@ static void test_exec(void **state)
 	assert_string_equal(text(shot, "signal"), "killed");
 	assert_int_equal(json_integer_value(json_object_get(shot, "pid")), 77);
 	assert_true(json_is_false(json_object_get(shot, "output_open")));
+	assert_true(json_is_null(json_object_get(shot, "oom_killed")));
+	_cleanup_json_ json_t *hungry = call(f, "POST", path, "{\"cmd\":\"hungry\"}", 200);
+	json_t *kill = json_object_get(hungry, "oom_killed");
+	assert_string_equal(text(kill, "process"), "python3");
+	assert_int_equal(json_integer_value(json_object_get(kill, "rss_bytes")), 430 << 20);
+	assert_true(json_is_null(json_object_get(kill, "cgroup")));
 	_cleanup_json_ json_t *left = call(f, "POST", path, "{\"cmd\":\"background\"}", 200);
 	assert_true(json_is_true(json_object_get(left, "output_open")));
 	_cleanup_json_ json_t *bin = call(f, "POST", path, "{\"cmd\":\"binary\"}", 200);
