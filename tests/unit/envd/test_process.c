@@ -185,7 +185,7 @@ static void test_a_background_child_delays_the_end_but_not_a_kill(void **state)
 // Whoever holds its output is left to itself, and can write on until the table goes.
 static void test_an_end_with_the_leader(void **state)
 {
-	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1);
+	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1, "");
 	_cleanup_(process_sub_freep) struct process_sub *s = NULL, *p = NULL, *k = NULL;
 	_cleanup_strbuf_ struct strbuf out = {0}, big = {0};
 	const struct options o = {.ends_on_exit = true, .stdin_open = true},
