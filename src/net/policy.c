@@ -19,6 +19,7 @@
 // gets a reset instead of silence.
 #include "net/policy.h"
 #include <string.h>
+#include <sys/socket.h>
 #include "base/proc.h"
 #include "net/slot.h"
 
@@ -171,6 +172,32 @@ void policy_host_text(
 		"	}\n"
 		"}\n",
 		prefix, prefix, prefix, prefix, prefix);
+}
+
+static bool is_own(uint32_t addr)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(addr)};
+	_cleanup_close_ int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	return fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof a) == 0;
+}
+
+static bool is_denied(uint32_t addr)
+{
+	const struct cidr one = {addr, 32};
+	struct cidr c;
+	for (size_t i = 0; policy_denied[i]; i++)
+		if (cidr_parse(policy_denied[i], &c, NULL) == 0 && cidr_overlaps(&c, &one))
+			return true;
+	return false;
+}
+
+void policy_behind_wall(const struct resolvers *r, struct resolvers *ret)
+{
+	struct resolvers found = {0};
+	for (size_t i = 0; i < r->n; i++)
+		if (is_denied(r->addr[i]) || is_own(r->addr[i]))
+			found.addr[found.n++] = r->addr[i];
+	*ret = found;
 }
 
 // "delete element" or "add element" of the set with those addresses, iface before each if not NULL.

@@ -26,6 +26,9 @@ void policy_slot_text(struct strbuf *out, const struct policy *p, uint32_t host,
 // Replaces the table if it exists. prefix: what the names of the slots' host interfaces begin with.
 void policy_host_text(
 	struct strbuf *out, const struct policy *p, const char *table, const char *prefix);
+// Those that guests cannot reach without a rule of their own: they are in a network that is denied,
+// or this machine itself.
+void policy_behind_wall(const struct resolvers *r, struct resolvers *ret);
 // The resolvers behind the wall that one guest may ask: replaces those of the slot's table, and old
 // by now in that of the host. iface: the slot's host interface.
 void policy_slot_resolvers_text(struct strbuf *out, const struct resolvers *r);

@@ -32,8 +32,9 @@ enum state { FREE, BUSY, READY, TAKEN, KEPT, GIVEN, RESTING };
 struct entry {
 	enum state state;
 	uint64_t rested_ns; // RESTING: when it may be used again
-	// For which the host's wall is open to it; of whoever moved it out of READY.
+	// For which the walls are open to it; stale: the slot's own, not known.
 	struct resolvers open;
+	bool stale;
 };
 
 struct slot_pool {
@@ -44,7 +45,8 @@ struct slot_pool {
 	pthread_t thread;
 	bool started, stop;
 	uint64_t retry_ns, taken_ns;
-	struct entry *slots; // max
+	struct resolvers usual; // for which slots are opened ahead
+	struct entry *slots;	// max
 };
 
 static unsigned count(const struct slot_pool *p, enum state state)
@@ -87,28 +89,34 @@ static void destroy(struct slot_pool *p, unsigned i)
 	struct err e = {0};
 	if (work(p, i, maker_remove, &e) < 0)
 		log_debug("network slot not removed slot=%u: %s", i, err_text(&e, 0));
+	p->slots[i].stale = p->slots[i].open.n > 0;
 	move(p, i, FREE);
 }
 
-static int park(struct slot_pool *p, unsigned i, struct err *e)
+static int set_resolvers(
+	struct slot_pool *p, unsigned i, const struct resolvers *now, struct err *e)
 {
-	static const struct resolvers none;
-	int rc = work(p, i, maker_park, e);
-	if (rc < 0 || p->slots[i].open.n == 0)
-		return rc;
-	struct resolvers open = p->slots[i].open;
+	struct entry *s = &p->slots[i];
+	const struct resolvers old = s->open, new = *now;
+	if (!s->stale && resolvers_are_same(&old, &new))
+		return 0;
 	pthread_mutex_unlock(&p->lock);
-	rc = maker_set_resolvers(&p->maker, i, &open, &none, e);
+	int rc = maker_set_resolvers(&p->maker, i, &old, &new, e);
 	pthread_mutex_lock(&p->lock);
-	if (rc == 0)
-		p->slots[i].open = none;
+	if (rc == 0) {
+		s->open = new;
+		s->stale = false;
+	}
 	return rc;
 }
 
 static void clean(struct slot_pool *p, unsigned i)
 {
 	struct err e = {0};
-	int rc = park(p, i, &e);
+	int rc = work(p, i, maker_park, &e);
+	// No guest is there, and the next one most likely has these.
+	if (rc == 0)
+		rc = set_resolvers(p, i, &p->usual, &e);
 	if (rc < 0) {
 		log_debug("network slot is made anew slot=%u: %s", i, err_text(&e, rc));
 		destroy(p, i);
@@ -140,6 +148,8 @@ static int make_ahead(struct slot_pool *p, unsigned i)
 {
 	struct err e = {0};
 	int rc = work(p, i, maker_make, &e);
+	if (rc == 0 && set_resolvers(p, i, &p->usual, &e) < 0)
+		log_debug("network slot not opened ahead slot=%u: %s", i, err_text(&e, 0));
 	if (rc < 0)
 		log_debug("network slot not made slot=%u: %s", i, err_text(&e, rc));
 	move(p, i, rc < 0 ? FREE : READY);
@@ -237,6 +247,8 @@ int slot_pool_new(const struct slot_pool_config *cfg, const unsigned *keep, size
 		return err_errno(e, ENOMEM, "network slots");
 	}
 	*p = (struct slot_pool){.maker = m, .warm = cfg->warm, .max = max, .slots = slots};
+	if (cfg->usual)
+		policy_behind_wall(cfg->usual, &p->usual);
 	pthread_cond_init(&p->changed, NULL);
 	pthread_mutex_init(&p->lock, NULL);
 	// Nothing of another server's must be touched before this has passed.
@@ -317,16 +329,16 @@ int slot_pool_adopt(struct slot_pool *p, unsigned index, struct slot *ret, struc
 	if (index >= p->max || p->slots[index].state != KEPT)
 		return err_set(e, ERR_NOT_FOUND,
 			"network slot %u is gone, or was made with another --slot-range", index);
+	p->slots[index].stale = true;
 	move(p, index, TAKEN);
 	maker_describe(&p->maker, index, ret);
 	return 0;
 }
 
-int slot_pool_resolvers(
-	struct slot_pool *p, const struct slot *s, const struct resolvers *r, struct err *e)
+int slot_pool_resolvers(struct slot_pool *p, const struct slot *s, const struct resolvers *r,
+	bool usual, struct err *e)
 {
 	struct resolvers open;
-	struct entry *entry = &p->slots[s->index];
 	for (size_t i = 0; i < r->n; i++) {
 		char address[INET_ADDRSTRLEN];
 		struct cidr one = {r->addr[i], 32};
@@ -335,13 +347,11 @@ int slot_pool_resolvers(
 			return err_set(e, ERR_INVALID,
 				"dns: '%s' is of the network of the guests (slot_range)", address);
 	}
-	resolvers_behind_wall(r, &open);
-	// What is still open here is of a guest before that could not be closed.
-	if (open.n == 0 && entry->open.n == 0)
-		return 0;
-	struct resolvers old = entry->open;
-	entry->open = open;
-	return maker_set_resolvers(&p->maker, s->index, &old, &open, e);
+	policy_behind_wall(r, &open);
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&p->lock);
+	if (usual)
+		p->usual = open;
+	return set_resolvers(p, s->index, &open, e);
 }
 
 void slot_pool_give(struct slot_pool *p, const struct slot *s)

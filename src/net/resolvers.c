@@ -3,11 +3,8 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/socket.h>
 #include "base/file.h"
 #include "base/str.h"
-#include "net/policy.h"
-#include "net/slot.h"
 
 #define FILE_MAX 65536
 
@@ -81,6 +78,11 @@ int resolvers_parse(const char *text, struct resolvers *ret, struct err *e)
 	return 0;
 }
 
+bool resolvers_are_same(const struct resolvers *a, const struct resolvers *b)
+{
+	return a->n == b->n && memcmp(a->addr, b->addr, a->n * sizeof a->addr[0]) == 0;
+}
+
 void resolvers_format(const struct resolvers *r, char out[RESOLVERS_TEXT_SIZE])
 {
 	size_t len = 0;
@@ -138,24 +140,4 @@ bool resolvers_of_files(const char *main, const char *const upstream[], struct r
 bool resolvers_of_host(struct resolvers *ret, char from[RESOLVERS_FROM_SIZE])
 {
 	return resolvers_of_files("/etc/resolv.conf", upstream_files, ret, from);
-}
-
-static bool is_own(uint32_t addr)
-{
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(addr)};
-	_cleanup_close_ int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	return fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof a) == 0;
-}
-
-void resolvers_behind_wall(const struct resolvers *r, struct resolvers *ret)
-{
-	struct resolvers found = {0};
-	for (size_t i = 0; i < r->n; i++) {
-		bool denied = is_own(r->addr[i]);
-		for (size_t k = 0; !denied && policy_denied[k]; k++)
-			denied = is_in(r->addr[i], policy_denied[k]);
-		if (denied)
-			found.addr[found.n++] = r->addr[i];
-	}
-	*ret = found;
 }

@@ -15,6 +15,7 @@ struct resolvers {
 // "10.0.0.53,1.1.1.1": one to three different IPv4 addresses that a guest could reach; the error
 // names the one that is not. Guests have no IPv6.
 int resolvers_parse(const char *text, struct resolvers *ret, struct err *e);
+bool resolvers_are_same(const struct resolvers *a, const struct resolvers *b);
 void resolvers_format(const struct resolvers *r, char out[RESOLVERS_TEXT_SIZE]);
 
 // What this machine asks itself, now. systemd-resolved's 127.0.0.53 stands for the servers that it
@@ -25,6 +26,3 @@ bool resolvers_of_host(struct resolvers *ret, char from[RESOLVERS_FROM_SIZE]);
 // them tried (NULL-terminated).
 bool resolvers_of_files(const char *main, const char *const upstream[], struct resolvers *ret,
 	char from[RESOLVERS_FROM_SIZE]);
-// Those that guests cannot reach without a rule of their own: they are in a network that is denied,
-// or this machine itself.
-void resolvers_behind_wall(const struct resolvers *r, struct resolvers *ret);

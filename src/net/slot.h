@@ -46,6 +46,7 @@ struct slot_pool_config {
 	// CIDRs that guests may reach although the policy denies them; NULL-terminated, may be
 	// NULL. The host and other slots stay denied in any case. Adopted slots keep what they had.
 	const char *const *allow;
+	const struct resolvers *usual; // see slot_pool_resolvers; may be NULL
 	// Users of this host that may connect to guests, besides root: the edge's workers, a
 	// control plane of its own. At most 16 (POLICY_USERS_MAX).
 	const uint32_t *users;
@@ -66,11 +67,11 @@ int slot_pool_take(struct slot_pool *p, struct slot *ret, struct err *e);
 // The slot of a sandbox that is being adopted (index in keep[]); ERR_NOT_FOUND when it was not
 // whole at slot_pool_new, or has addresses of another range: then it was removed there.
 int slot_pool_adopt(struct slot_pool *p, unsigned index, struct slot *ret, struct err *e);
-// Lets the guest of a taken slot ask these on port 53, also those that the policy denies; others
-// that it was let to are closed again, as all are when the slot is given back. The caller alone has
-// the slot. ERR_INVALID for an address of the range.
-int slot_pool_resolvers(
-	struct slot_pool *p, const struct slot *s, const struct resolvers *r, struct err *e);
+// Lets the guest of a taken slot ask these on port 53, also those that the policy denies, and no
+// others. The caller alone has the slot. usual: slots are opened ahead for them from now on, so
+// that the next guest with this list does not wait for it. ERR_INVALID for an address of the range.
+int slot_pool_resolvers(struct slot_pool *p, const struct slot *s, const struct resolvers *r,
+	bool usual, struct err *e);
 // After the sandbox is gone. Returns at once; the pool then removes the tap, forgets all tracked
 // connections, lets the slot rest for 3 s, in which its address answers "host unreachable" (nobody
 // who was just connecting to the old guest gets the next one), and makes a new tap. A slot that

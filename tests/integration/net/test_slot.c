@@ -202,7 +202,7 @@ static void set_resolvers(struct fixture *f, const char *list)
 	struct err e = {0};
 	if (list && resolvers_parse(list, &r, &e) < 0)
 		fail_msg("%s", e.text);
-	if (slot_pool_resolvers(f->p, &f->slot, &r, &e) < 0)
+	if (slot_pool_resolvers(f->p, &f->slot, &r, false, &e) < 0)
 		fail_msg("%s", e.text);
 }
 
@@ -215,7 +215,7 @@ static void guest_reaches_its_private_resolvers(void **state)
 	struct err e = {0};
 	setup(&f);
 	f.cfg.max = 2;
-	f.cfg.warm = 0;
+	f.cfg.warm = 1;
 	start(&f);
 	world_sh(f.w.host, "ip addr add 10.77.0.1/32 dev lo");
 	int udp[3], tcp[3];
@@ -248,7 +248,7 @@ static void guest_reaches_its_private_resolvers(void **state)
 	set_resolvers(&f, "9.9.9.9");
 	assert_true(world_connect(f.guest.ns, "10.77.0.1", 53, SILENCE_MS) < 0);
 	assert_int_equal(resolvers_parse("10.213.0.9", &r, &e), 0);
-	assert_int_equal(slot_pool_resolvers(f.p, &f.slot, &r, &e), -EINVAL);
+	assert_int_equal(slot_pool_resolvers(f.p, &f.slot, &r, false, &e), -EINVAL);
 	assert_non_null(strstr(e.text, "10.213.0.9"));
 	// Nor has the slot's next guest them.
 	set_resolvers(&f, "10.99.0.1");
@@ -257,6 +257,16 @@ static void guest_reaches_its_private_resolvers(void **state)
 	struct slot again = take(f.p);
 	assert_int_equal(again.index, f.slot.index);
 	guest_attach(&f.guest, &f.slot, UID + f.slot.index);
+	assert_int_equal(world_connect(f.guest.ns, "10.99.0.1", 53, ANSWER_MS), -EHOSTUNREACH);
+	// What most have is open before they come, and closed to who has another list.
+	assert_int_equal(resolvers_parse("10.99.0.1", &r, &e), 0);
+	assert_int_equal(slot_pool_resolvers(f.p, &again, &r, true, &e), 0);
+	guest_detach(&f.guest);
+	slot_pool_give(f.p, &again);
+	f.slot = take(f.p);
+	guest_attach(&f.guest, &f.slot, UID + f.slot.index);
+	expect_open(f.guest.ns, "10.99.0.1", 53, tcp[0], WORLD_HOST);
+	set_resolvers(&f, "9.9.9.9");
 	assert_int_equal(world_connect(f.guest.ns, "10.99.0.1", 53, ANSWER_MS), -EHOSTUNREACH);
 	for (size_t i = 0; i < ARRAY_SIZE(private); i++) {
 		safe_close(udp[i]);

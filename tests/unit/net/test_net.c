@@ -238,7 +238,7 @@ static void resolvers_behind_the_wall_get_a_rule_each(void **state)
 	struct resolvers r, wall;
 	_cleanup_strbuf_ struct strbuf slot = {0}, host = {0};
 	assert_int_equal(resolvers_parse("1.1.1.1,10.0.0.53,169.254.169.254", &r, NULL), 0);
-	resolvers_behind_wall(&r, &wall);
+	policy_behind_wall(&r, &wall);
 	assert_int_equal(wall.n, 2);
 	policy_slot_resolvers_text(&slot, &wall);
 	assert_string_equal(slot.data, "flush set inet stasis resolvers\n"
