@@ -97,6 +97,7 @@ static const struct wire_field sandbox_fields[] = {
 		AT(host_sandbox, phases),
 		.count = offsetof(struct host_sandbox, n_phases),
 		.message = &phase},
+	TEXT(host_sandbox, dns, "dns"),
 };
 MESSAGE(sandbox, "Sandbox", host_sandbox, sandbox_fields);
 
@@ -234,6 +235,7 @@ static const struct wire_field create_fields[] = {
 	BOOL(host_create, cold, "cold"),
 	TOKEN(host_create),
 	MAP(host_create, env, "env"),
+	TEXT(host_create, dns, "dns"),
 };
 MESSAGE(create, "CreateSandboxRequest", host_create, create_fields);
 

@@ -16,6 +16,7 @@ struct host_config {
 	const char *vmm; // "auto", "firecracker", "fcqemu"
 	const char *firecracker_path; // NULL: firecracker of PATH
 	const char *const *allow; // CIDRs that guests may reach in spite of the policy; may be NULL
+	const char *dns;	  // of guests, up to 3 IPv4 addresses; NULL: the host's own
 	const uint32_t *users;	  // besides root: may connect to guests (slot.h); may be NULL
 	size_t n_users;
 	// Opened for one thing only, beside what runs: the rows are another server's to judge. None

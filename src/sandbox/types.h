@@ -58,6 +58,9 @@ struct host_create {
 	bool cold;		  // boot even where the base image has a frozen machine
 	const char *token;	  // envd access token
 	json_t *env;		  // map of strings, borrowed; may be NULL
+	// Name servers, commas between, for good; "": at each start what the host itself asks then.
+	char dns[160];
+	bool is_child; // of a fork: the file in its guest stays where it is the user's
 };
 
 struct host_resume {
@@ -120,6 +123,7 @@ struct host_sandbox {
 	char snapshot[UUID_SIZE]; // what it resumes from while paused, else ""
 	char backend[8];     // how its memory came: "boot", "file", "uffd"; "" when not running
 	uint64_t generation; // grows with each change of state
+	char dns[48];	     // its name servers since the last start, commas between
 	char cause[64];	     // why it ended: end_cause_name; a newer host may have others
 	char detail[256];
 	uint64_t disk_bytes;			   // blocks in use

@@ -145,6 +145,93 @@ for i in range(int(sys.argv[2])):
 """
 
 
+# Answers each question with an address, on port 53 of an address of this machine; has a port 80
+# beside it. Runs as nobody, as resolvers do.
+RESOLVER = r"""
+import os, socket, sys, threading
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+u.bind((sys.argv[1], 53))
+t = socket.create_server((sys.argv[1], 80))
+os.setgid(65534); os.setuid(65534)
+print("ready", flush=True)
+while True:
+    q, who = u.recvfrom(4096)
+    end = 12
+    while q[end]:
+        end += q[end] + 1
+    is_a = q[end + 1:end + 3] == b"\0\1"
+    head = q[:2] + b"\x81\x80\0\1" + (b"\0\1" if is_a else b"\0\0") + b"\0\0\0\0"
+    answer = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton("192.0.2.99") if is_a else b""
+    u.sendto(head + q[12:end + 5] + answer, who)
+"""
+
+
+class Resolvers(unittest.TestCase):
+    """A name server in a private network: that address, port 53, by those who have it."""
+    address = "10.254.77.1"
+
+    def setUp(self):
+        self.w = lib.world()
+        subprocess.run(["ip", "addr", "add", self.address + "/32", "dev", "lo"], check=True)
+        self.addCleanup(subprocess.run, ["ip", "addr", "del", self.address + "/32", "dev", "lo"],
+                        check=True)
+        server = subprocess.Popen([sys.executable, "-c", RESOLVER, self.address],
+                                  stdout=subprocess.PIPE)
+        self.addCleanup(server.stdout.close)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        self.assertEqual(server.stdout.readline(), b"ready\n")
+
+    def create(self, **body):
+        s = self.w.create(**body)
+        self.addCleanup(s.delete)
+        return s
+
+    def reach(self, s, port):
+        """What a guest's connection to the address ends with."""
+        return s.run(f"timeout 20 bash -c 'echo >/dev/tcp/{self.address}/{port}'")
+
+    def asks(self, s):
+        self.assertEqual(s.sh("grep -v '^#' /etc/resolv.conf"), f"nameserver {self.address}\n")
+        self.assertEqual(s.get()["dns"], [self.address])
+        # No answer is kept: each time another name.
+        name = f"n{os.urandom(4).hex()}.example"
+        self.assertIn("192.0.2.99", s.sh(f"getent ahostsv4 {name}"))
+        self.assertNotEqual(self.reach(s, 80)["exit_code"], 0)
+
+    def test_private_resolver(self):
+        own = self.create(dns=[self.address])
+        other = self.create()
+        self.asks(own)
+        own.pause()
+        other.sh("echo 'nameserver 192.0.2.1' | sudo tee /etc/resolv.conf")
+        other.pause()
+        own.resume()
+        self.asks(own)
+        child = own.fork(1)[0]
+        self.addCleanup(child.delete)
+        self.asks(child)
+        # Not another's, and what a user wrote stays.
+        other.resume()
+        self.assertEqual(other.sh("cat /etc/resolv.conf"), "nameserver 192.0.2.1\n")
+        self.assertNotEqual(other.get()["dns"], [self.address])
+        for port in (53, 80):
+            self.assertIn("No route to host", self.reach(other, port)["stderr"])
+        # A server that is started anew finds them.
+        self.w.kill()
+        self.w.start()
+        self.asks(own)
+
+    def test_what_is_no_resolver(self):
+        for dns in (["127.0.0.53"], ["0.0.0.0"], ["224.0.0.1"], ["169.254.0.22"], ["2001:db8::53"],
+                    ["10.0.0.1", "10.0.0.1"], [self.w.slots.split("/")[0]], ["1.2.3"], []):
+            a = self.w.api("POST", "/v1/sandboxes", {"dns": dns})
+            self.assertEqual((a.status, a.error()), (400, "invalid"), (dns, a.body))
+            self.assertIn("dns: ", a.json()["error"]["message"])
+        done = self.w.cli("create", "--dns", "10.0.0.1,localhost")
+        self.assertIn("localhost", done.errors)
+
+
 class Host(unittest.TestCase):
     def setUp(self):
         self.w = lib.world()

@@ -1,9 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/command/create.h"
+#include <string.h>
 #include "base/json.h"
 #include "cli/command/all.h"
 #include "cli/base/api.h"
 #include "cli/base/output.h"
+
+// Those of a list with commas, for the server to judge.
+static json_t *dns_list(const char *text)
+{
+	json_t *list = json_array();
+	for (const char *p = text; *p; p += *p == ',') {
+		size_t len = strcspn(p, ",");
+		json_array_append_new(list, json_stringn(p, len));
+		p += len;
+	}
+	return list;
+}
 
 json_t *create_body(const struct create_options *o, struct err *e)
 {
@@ -30,6 +43,8 @@ json_t *create_body(const struct create_options *o, struct err *e)
 				body, numbers[i].name, json_integer((json_int_t)numbers[i].number));
 	if (o->cold)
 		json_object_set_new(body, "cold", json_true());
+	if (o->dns)
+		json_object_set_new(body, "dns", dns_list(o->dns));
 	if (o->env)
 		json_object_set(body, "env", o->env);
 	if (o->metadata)

@@ -4,7 +4,7 @@
 #include "cli/base/option.h"
 
 struct create_options {
-	const char *template, *name, *on_timeout;
+	const char *template, *name, *on_timeout, *dns;
 	uint64_t vcpus, memory, disk, timeout;
 	bool has_timeout, cold, verbose;
 	json_t *env, *metadata; // freed by create_done
@@ -25,6 +25,7 @@ struct create_options {
 		0, 2592000, &(o).has_timeout}, \
 	{0, "on-timeout", "kill|pause", "what happens then (default: kill)", OPT_STRING, \
 		&(o).on_timeout}, \
+	{0, "dns", "ADDR[,ADDR]", "name servers (default: the server's)", OPT_STRING, &(o).dns}, \
 	{'e', "env", "K=V", "environment of all its processes; repeatable", OPT_MAP, &(o).env}, \
 	{0, "metadata", "K=V", "label, to find it by; repeatable", OPT_MAP, &(o).metadata}, \
 	{'v', "verbose", NULL, "show how long each step took", OPT_FLAG, &(o).verbose}

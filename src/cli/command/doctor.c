@@ -25,6 +25,7 @@
 #include "disk/space.h"
 #include "disk/image.h"
 #include "vmm/vmm.h"
+#include "net/resolvers.h"
 
 #define PROBE_TIMEOUT_MS 60000
 
@@ -308,6 +309,20 @@ static void check_nft(struct report *r)
 		tell(r, "nft", OK, NULL, "%s works", nft);
 }
 
+static void check_dns(struct report *r)
+{
+	struct resolvers found;
+	char from[RESOLVERS_FROM_SIZE], list[RESOLVERS_TEXT_SIZE];
+	bool ok = resolvers_of_host(&found, from);
+	resolvers_format(&found, list);
+	if (ok)
+		tell(r, "dns", OK, NULL, "guests ask %s, as this machine does (%s)", list, from);
+	else
+		tell(r, "dns", DEGRADED, "dns = ADDRESS in the settings of the server",
+			"%s names no server that guests reach (on loopback, or IPv6): they ask %s",
+			from, list);
+}
+
 static void check_nginx(struct report *r)
 {
 	_cleanup_free_ char *nginx = find_program("nginx");
@@ -384,7 +399,8 @@ int cmd_doctor(struct cli *c, struct err *e)
 {
 	static void (*const checks[])(struct report *) = {check_root, check_kernel, check_programs,
 		check_vmm, check_userfaultfd, check_pagemap, check_data, check_image, check_devices,
-		check_nft, check_nginx, check_cgroups, check_memory, check_limits, check_port};
+		check_nft, check_dns, check_nginx, check_cgroups, check_memory, check_limits,
+		check_port};
 	_cleanup_json_ json_t *list = json_array();
 	struct report r = {.checks = list, .firecracker = "firecracker"};
 	const struct cli_option options[] = {

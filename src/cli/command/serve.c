@@ -112,6 +112,7 @@ static int start_host(const struct settings *s, bool alone, struct hostagent *re
 			.data_dir = s->data_dir,
 			.run_dir = s->run_dir,
 			.slot_range = s->slot_range,
+			.dns = s->dns,
 			.max_sandboxes = (unsigned)s->max_sandboxes,
 			.reserve_bytes = reserve,
 			.reserve_percent = (unsigned)percent,

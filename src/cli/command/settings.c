@@ -101,6 +101,11 @@ void settings_list(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
 		{0, "slot-range", "CIDR",
 			"host side of the guests' network (default: 10.213.0.0/16)", OPT_STRING,
 			&s->slot_range},
+		{0, "dns", "LIST",
+			"name servers of guests, up to three IPv4 addresses (default: those of "
+			"this "
+			"machine)",
+			OPT_STRING, &s->dns},
 		{0, "max-sandboxes", "N", "at most so many at once (default: 200)", OPT_U64,
 			&s->max_sandboxes, 1, 10000},
 		{0, "warm-slots", "N", "network slots kept ready (default: 4)", OPT_U64,

@@ -13,6 +13,7 @@
 
 #define DEFAULT_TIMEOUT_SEC 300
 #define MAX_VCPUS 32
+#define DNS_SIZE 160 // as the contract has it
 
 // --- create
 
@@ -22,11 +23,31 @@ struct create_body {
 	uint64_t vcpus, memory_mb, disk_mb, timeout_sec;
 	bool cold;
 	json_t *env, *metadata;
+	char dns[DNS_SIZE]; // commas between
 };
+
+// What is an address, and which are right, is for the host to say.
+static int read_dns(const json_t *list, char ret[DNS_SIZE], struct err *e)
+{
+	static const char rule[] = "dns: must be a list of one to three IPv4 addresses";
+	const json_t *one;
+	size_t i, len = 0;
+	if (json_array_size(list) < 1 || json_array_size(list) > 3)
+		return err_set(e, ERR_INVALID, rule);
+	json_array_foreach (list, i, one) {
+		const char *text = json_string_value(one);
+		size_t n = text ? strlen(text) : 0;
+		if (n == 0 || n > 45 || strspn(text, "0123456789abcdefABCDEF.:") != n)
+			return err_set(e, ERR_INVALID, "%s, not '%.60s'", rule, text ? text : "");
+		len += (size_t)snprintf(ret + len, DNS_SIZE - len, "%s%s", i ? "," : "", text);
+	}
+	return 0;
+}
 
 static int read_create(json_t *body, struct create_body *b, struct err *e)
 {
 	const char *on_timeout = "kill";
+	json_t *dns = NULL;
 	*b = (struct create_body){.template = "base", .timeout_sec = DEFAULT_TIMEOUT_SEC};
 	const struct json_field fields[] = {
 		{.name = "template", .type = JF_STRING, .out = &b->template, .max = 63},
@@ -46,8 +67,11 @@ static int read_create(json_t *body, struct create_body *b, struct err *e)
 		{.name = "cold", .type = JF_BOOL, .out = &b->cold},
 		{.name = "env", .type = JF_STRING_MAP, .out = &b->env},
 		{.name = "metadata", .type = JF_STRING_MAP, .out = &b->metadata},
+		{.name = "dns", .type = JF_ARRAY, .out = &dns},
 	};
 	int r = json_read_fields(body, fields, ARRAY_SIZE(fields), false, e);
+	if (r == 0 && dns)
+		r = read_dns(dns, b->dns, e);
 	if (r < 0)
 		return r;
 	if (!id_is_name(b->template))
@@ -129,9 +153,10 @@ static int create(struct control *c, struct http_request *r, const struct create
 	if (rc < 0)
 		return rc;
 	id_new_sandbox(t->op.sandbox);
-	t->op.request = json_pack("{s:I, s:I, s:I, s:I, s:b, s:s}", "vcpus", (json_int_t)b->vcpus,
-		"memory_mb", (json_int_t)b->memory_mb, "disk_mb", (json_int_t)b->disk_mb, "ends_at",
-		(json_int_t)fields_ends_at(b->timeout_sec), "cold", b->cold, "from", snapshot);
+	t->op.request = json_pack("{s:I, s:I, s:I, s:I, s:b, s:s, s:s}", "vcpus",
+		(json_int_t)b->vcpus, "memory_mb", (json_int_t)b->memory_mb, "disk_mb",
+		(json_int_t)b->disk_mb, "ends_at", (json_int_t)fields_ends_at(b->timeout_sec),
+		"cold", b->cold, "from", snapshot, "dns", b->dns);
 	if (!t->op.request)
 		return err_errno(e, ENOMEM, "create");
 	const struct row_new n = {.id = t->op.sandbox,

@@ -31,6 +31,7 @@ static int call(struct engine *en, struct task *t)
 	snprintf(req.id, sizeof req.id, "%s", t->row->id);
 	snprintf(req.template, sizeof req.template, "%s", t->row->template);
 	snprintf(req.snapshot, sizeof req.snapshot, "%s", task_text(t, "from"));
+	snprintf(req.dns, sizeof req.dns, "%s", task_text(t, "dns"));
 	return en->host.ops->create(en->host.host, &req, &t->info, &t->e);
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/state/render.h"
+#include <string.h>
 #include "base/clock.h"
 
 const char *render_state_name(enum sandbox_state s)
@@ -38,6 +39,18 @@ static int put(json_t *object, const char *key, json_t *value)
 	return json_object_set_new_nocheck(object, key, value);
 }
 
+// Commas between.
+static json_t *render_list(const char *text)
+{
+	json_t *list = json_array();
+	for (const char *p = text; *p; p += *p == ',') {
+		size_t len = strcspn(p, ",");
+		json_array_append_new(list, json_stringn(p, len));
+		p += len;
+	}
+	return list;
+}
+
 json_t *render_sandbox(const struct sandbox_row *row, const struct host_sandbox *s)
 {
 	json_t *j = json_object();
@@ -58,6 +71,7 @@ json_t *render_sandbox(const struct sandbox_row *row, const struct host_sandbox 
 	r |= put(j, "on_timeout",
 		json_string(row->on_timeout == ON_TIMEOUT_PAUSE ? "pause" : "kill"));
 	r |= put(j, "metadata", row_metadata(row));
+	r |= put(j, "dns", render_list(s->dns));
 	r |= put(j, "cause", render_text(s->cause));
 	r |= put(j, "detail", render_text(s->detail));
 	r |= put(j, "disk_used_bytes", json_integer((json_int_t)s->disk_bytes));

@@ -36,6 +36,7 @@ static int steps(struct operation *o, struct err *e)
 		.img = from->boots ? &from->img : NULL,
 		.src = from->boots ? NULL : &from->src,
 		.token = c->req->token,
+		.replaces_dns = o->s->dns_own && !c->req->is_child,
 		.env = c->req->env};
 	int rc = machine_up(o->h, s, &plan, &o->at_ns, e);
 	if (rc < 0)
@@ -202,6 +203,8 @@ int create_sandbox(
 		rc = origin_find(h, req, &c.origin, &info, e);
 	if (rc == 0)
 		rc = create_insert(h, &create_kind, req->op_id, &info, false, &o, ret, e);
+	if (rc == 0) // claimed: nobody else has it
+		o.s->dns_own = req->dns[0] != '\0';
 	if (rc == 0 && (rc = create_claimed(&o, &c, e)) == 0)
 		operation_release(&o, ret);
 	else if (rc < 0 && o.h)

@@ -16,6 +16,7 @@ struct fork {
 	struct host *h;
 	struct host_fork *req;
 	char snapshot[UUID_SIZE], template[64];
+	char dns[48];	   // that the source was to have; "": the host's
 	uint64_t asked_ns; // CLOCK_MONOTONIC
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -28,11 +29,13 @@ static void make_child(struct fork *f, struct host_fork_child *c)
 	struct host_create req = {.ends_at_ns = turn_ends_at(f->req->ends_at_ns, f->asked_ns),
 		.on_timeout = f->req->on_timeout,
 		.token = c->token,
+		.is_child = true,
 		.env = c->env};
 	memcpy(req.op_id, c->op_id, sizeof req.op_id);
 	memcpy(req.id, c->id, sizeof req.id);
 	memcpy(req.snapshot, f->snapshot, sizeof req.snapshot);
 	snprintf(req.template, sizeof req.template, "%s", f->template);
+	snprintf(req.dns, sizeof req.dns, "%s", f->dns);
 	c->e = (struct err){0};
 	c->rc = create_sandbox(f->h, &req, c->info, &c->e);
 }
@@ -158,6 +161,8 @@ int host_fork(struct host *h, struct host_fork *req, struct err *e)
 		return err_set(e, ERR_CONFLICT,
 			"this fork was done before: its children are in the list of sandboxes");
 	snprintf(f.template, sizeof f.template, "%s", o.s->info.template);
+	if (o.s->dns_own)
+		snprintf(f.dns, sizeof f.dns, "%s", o.s->info.dns);
 	bool running = o.s->info.state == SANDBOX_RUNNING;
 	if (running) {
 		rc = capture_source(&f, &o, e);

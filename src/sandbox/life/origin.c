@@ -5,6 +5,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "net/resolvers.h"
 #include "sandbox/machine/machine.h"
 #include "sandbox/table/bells.h"
 
@@ -78,12 +79,15 @@ int origin_find(struct host *h, const struct host_create *req, struct origin *o,
 		.created_ns = clock_realtime_ns(),
 		.ends_at_ns = req->ends_at_ns,
 		.on_timeout = req->on_timeout};
+	struct resolvers dns;
 	if (!id_is_sandbox(req->id) || !id_is_uuid(req->op_id) ||
 		(req->snapshot[0] && !id_is_uuid(req->snapshot)))
 		return err_set(e, ERR_INVALID, "bad sandbox, snapshot or operation id");
 	int rc = req->snapshot[0] ? from_snapshot(h, req, o, &i, e) : from_image(h, req, o, &i, e);
 	if (rc == 0)
 		rc = machine_check_size(&i, e);
+	if (rc == 0 && req->dns[0] && (rc = resolvers_parse(req->dns, &dns, e)) == 0)
+		resolvers_format(&dns, i.dns);
 	if (rc < 0)
 		return rc;
 	snprintf(i.id, sizeof i.id, "%s", req->id);

@@ -105,6 +105,8 @@ int greet(struct host *h, struct sandbox *s, const struct machine_plan *p, struc
 	struct envd_init i = {.token = p->token,
 		.env = p->env,
 		.hostname = s->info.id,
+		.dns = s->info.dns,
+		.dns_own = p->replaces_dns,
 		.entropy = entropy,
 		.entropy_len = sizeof entropy,
 		.grow_root = s->info.disk_mb << 20 > had,

@@ -13,6 +13,7 @@
 #include "disk/disk.h"
 #include "disk/image.h"
 #include "agentclient/client.h"
+#include "net/resolvers.h"
 #include "sandbox/machine/machine.h"
 #include "sandbox/machine/greet.h"
 #include "sandbox/machine/jail.h"
@@ -160,6 +161,26 @@ static int load(struct host *h, struct sandbox *s, const struct machine_plan *p,
 	return fault_of(p, "after_load", e);
 }
 
+int machine_resolvers(const struct host *h, struct resolvers *ret, struct err *e)
+{
+	char from[RESOLVERS_FROM_SIZE];
+	if (h->dns[0])
+		return resolvers_parse(h->dns, ret, e);
+	resolvers_of_host(ret, from);
+	return 0;
+}
+
+// The guest's name servers, and the way to them: what it is told and what it may ask are one list.
+static int choose_resolvers(struct host *h, struct sandbox *s, struct err *e)
+{
+	struct resolvers r;
+	int rc = s->dns_own ? resolvers_parse(s->info.dns, &r, e) : machine_resolvers(h, &r, e);
+	if (rc < 0)
+		return rc;
+	resolvers_format(&r, s->info.dns);
+	return slot_pool_resolvers(h->slots, &s->slot, &r, !s->dns_own, e);
+}
+
 int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, uint64_t *since,
 	struct err *e)
 {
@@ -169,6 +190,8 @@ int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 	if (rc < 0)
 		return err_prefix(e, rc, "slot");
 	s->has_slot = true;
+	if ((rc = choose_resolvers(h, s, e)) < 0)
+		return rc;
 	sandbox_phase(&s->info, "slot", since);
 	if ((rc = fault_of(p, "after_slot", e)) < 0)
 		return rc;

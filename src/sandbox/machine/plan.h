@@ -8,5 +8,6 @@ struct machine_plan {
 	const struct image_info *img; // to boot; NULL: load src
 	const struct source *src;     // NULL: the disk is the image's
 	const char *token;
-	json_t *env; // may be NULL
+	bool replaces_dns; // also where the user of a snapshot has written /etc/resolv.conf
+	json_t *env;	   // may be NULL
 };

@@ -52,6 +52,7 @@ struct sandbox {
 	bool told_no_room;    // in an event, of its time-out
 	bool hidden;	      // boots only to be prewarmed: nobody asked for it
 	char kernel_id[72];
+	bool dns_own;		     // info.dns was asked for, and is not the host's
 	char parent[UUID_SIZE];	     // snapshot it was loaded from, "" when it was booted
 	char harvest[UUID_SIZE];     // template snapshot that gets the working set now recorded
 	uint64_t due_ns;	     // CLOCK_MONOTONIC of its end by time-out; 0: never
@@ -89,6 +90,7 @@ struct host {
 	int lock_fd, run_lock_fd;
 	struct db *db;
 	struct slot_pool *slots;
+	char dns[48]; // the setting; "": what this machine itself asks
 	struct vmm_choice *vmm;
 	char *runtime_dir, *shim_program;
 	unsigned max_sandboxes;

@@ -14,6 +14,7 @@
 #include "base/paths.h"
 #include "disk/disk.h"
 #include "disk/image.h"
+#include "net/resolvers.h"
 #include "sandbox/machine/vmm_choice.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/statefile.h"
@@ -126,6 +127,12 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 		workers_new(WORKERS, WORKERS_URGENT, &h->workers) < 0) {
 		err_errno(e, ENOMEM, "host");
 		goto fail;
+	}
+	if (cfg->dns && cfg->dns[0]) {
+		struct resolvers r;
+		if ((rc = resolvers_parse(cfg->dns, &r, e)) < 0)
+			goto fail;
+		resolvers_format(&r, h->dns);
 	}
 	if (!h->shim_program) {
 		rc = err_set(e, ERR_INTERNAL, "stasis-shim not found: run make, or make install");

@@ -15,7 +15,9 @@
 #include <string.h>
 #include "base/file.h"
 #include "base/log.h"
+#include "net/resolvers.h"
 #include "sandbox/machine/lineage.h"
+#include "sandbox/machine/machine.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/statefile.h"
 #include "sandbox/table/state.h"
@@ -85,6 +87,10 @@ static int start_slots(struct host *h, const struct host_config *cfg, struct err
 	for (size_t i = 0; i < h->n_unknown; i++)
 		if (h->unknown[i].has_slot)
 			keep[n++] = h->unknown[i].slot;
+	struct resolvers usual;
+	int rc = machine_resolvers(h, &usual, e);
+	if (rc < 0)
+		return rc;
 	struct slot_pool_config sc = {.run_dir = h->run_dir,
 		.range = cfg->slot_range,
 		.warm = cfg->warm_slots,
@@ -92,7 +98,8 @@ static int start_slots(struct host *h, const struct host_config *cfg, struct err
 		.uid_base = HOST_UID_BASE,
 		.allow = cfg->allow,
 		.users = cfg->users,
-		.n_users = cfg->n_users};
+		.n_users = cfg->n_users,
+		.usual = &usual};
 	return slot_pool_new(&sc, keep, n, &h->slots, e);
 }
 
@@ -192,6 +199,12 @@ static int adopt_slot(struct host *h, struct sandbox *s, struct err *e)
 		return rc;
 	s->has_slot = true;
 	snprintf(s->info.address, sizeof s->info.address, "%s", s->slot.address);
+	// The host's wall was made anew. Who was made by an older server has no list.
+	struct resolvers r;
+	struct err why = {0};
+	if (s->info.dns[0] && resolvers_parse(s->info.dns, &r, NULL) == 0 &&
+		slot_pool_resolvers(h->slots, &s->slot, &r, false, &why) < 0)
+		log_warn("resolvers out of reach sandbox=%s error=%s", s->info.id, why.text);
 	return 0;
 }
 

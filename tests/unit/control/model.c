@@ -130,6 +130,7 @@ static int create(
 	s->disk_mb = req->disk_mb ? req->disk_mb : 2048;
 	s->ends_at_ns = req->ends_at_ns;
 	s->on_timeout = req->on_timeout;
+	snprintf(s->dns, sizeof s->dns, "%.47s", req->dns[0] ? req->dns : "192.0.2.53");
 	snprintf(s->backend, sizeof s->backend, "%s", from ? "uffd" : "boot");
 	set_phases(s, from ? "load" : "boot");
 	m->last_create = *req;

@@ -375,6 +375,30 @@ static void test_timeout(void **state)
 	refused(f, "POST", "/v1/sandboxes/nosuch/timeout", "{\"timeout_sec\":1}", 404, "nosuch");
 }
 
+static void test_resolvers(void **state)
+{
+	struct fixture *f = *state;
+	static const struct {
+		const char *dns, *error;
+	} bad[] = {{"[]", "one to three"}, {"\"1.1.1.1\"", "dns"}, {"[1]", "one to three"},
+		{"[\"localhost\"]", "'localhost'"}, {"[\"1.1.1.1,2.2.2.2\"]", "'1.1.1.1,2.2.2.2'"},
+		{"[\"\"]", "one to three"}, {"{}", "dns"}, {"[\"1.1.1.1\\n\"]", "one to three"},
+		{"[\"1.1.1.1\",\"2.2.2.2\",\"3.3.3.3\",\"4.4.4.4\"]", "one to three"}};
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		char body[128];
+		snprintf(body, sizeof body, "{\"dns\":%s}", bad[i].dns);
+		refused(f, "POST", "/v1/sandboxes", body, 400, bad[i].error);
+	}
+	_cleanup_json_ json_t *own =
+		call(f, "POST", "/v1/sandboxes", "{\"dns\":[\"10.0.0.53\",\"9.9.9.9\"]}", 201);
+	assert_string_equal(f->model.last_create.dns, "10.0.0.53,9.9.9.9");
+	_cleanup_free_ char *list = json_dumps(json_object_get(own, "dns"), JSON_COMPACT);
+	assert_string_equal(list, "[\"10.0.0.53\",\"9.9.9.9\"]");
+	_cleanup_json_ json_t *none = call(f, "POST", "/v1/sandboxes", "{}", 201);
+	assert_string_equal(f->model.last_create.dns, "");
+	assert_int_equal(json_array_size(json_object_get(none, "dns")), 1);
+}
+
 static void test_ends_are_noticed_and_kept(void **state)
 {
 	struct fixture *f = *state;
@@ -915,6 +939,7 @@ int main(void)
 		T(test_list),
 		T(test_list_over_many_rows),
 		T(test_timeout),
+		T(test_resolvers),
 		T(test_ends_are_noticed_and_kept),
 		T(test_silent_host_loses_nothing),
 		T(test_unfinished_create),

@@ -91,6 +91,14 @@ int slot_pool_adopt(struct slot_pool *p, unsigned index, struct slot *ret, struc
 	return 0;
 }
 
+int slot_pool_resolvers(struct slot_pool *p, const struct slot *s, const struct resolvers *r,
+	bool usual, struct err *e)
+{
+	return r->n && s->index < SLOTS
+		       ? 0
+		       : err_set(e, ERR_INTERNAL, "slot %u: no resolvers", s->index);
+}
+
 void slot_pool_give(struct slot_pool *p, const struct slot *s)
 {
 	unlink(s->netns);
