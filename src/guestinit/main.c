@@ -18,6 +18,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include "base/clock.h"
 #include "base/file.h"
@@ -85,6 +86,18 @@ static void make_devices(void)
 			chmod(nodes[i].path, nodes[i].mode);
 	mount_quietly("mqueue", "/dev/mqueue", 01777, MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 	mount_quietly("bpf", "/sys/fs/bpf", 0700, MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=700");
+}
+
+// The root may be older than the kernel: a disk that was booted again without its memory.
+static void look_for_modules(void)
+{
+	struct utsname u;
+	char path[sizeof u.release + 64];
+	uname(&u);
+	snprintf(path, sizeof path, "/lib/modules/%s/modules.dep", u.release);
+	if (access(path, F_OK) < 0)
+		init_say("no modules of Linux %s in the root file system: none can be loaded",
+			u.release);
 }
 
 static void set_kernel_parameters(void)
@@ -296,6 +309,7 @@ int main(int argc, char **argv)
 	init_say("envd started");
 	network_write_resolv_conf(&c);
 	make_devices();
+	look_for_modules();
 	set_kernel_parameters();
 	run(&w, &signals);
 }
