@@ -198,6 +198,19 @@ static int destroy(void *p, const char *op_id, const char *id, const char *cause
 	return order(p, RPC_DESTROY_SANDBOX, &q, NULL, e);
 }
 
+static int expire(void *p, const char *op_id, const char *id, uint64_t generation,
+	const char *cause, struct err *e)
+{
+	struct rpc_request q = {.generation = generation};
+	int rc = set_op(&q, op_id, e);
+	if (rc == 0)
+		rc = set_id(&q, id, e);
+	if (rc < 0)
+		return rc;
+	snprintf(q.cause, sizeof q.cause, "%s", cause);
+	return order(p, RPC_DESTROY_SANDBOX, &q, NULL, e);
+}
+
 static int pause_(
 	void *p, const char *op_id, const char *id, struct host_sandbox *ret, struct err *e)
 {
@@ -609,6 +622,7 @@ static int open_log(void *p, const char *id, int *ret_fd, struct err *e)
 static const struct hostagent_ops remote = {
 	.create = create,
 	.destroy = destroy,
+	.expire = expire,
 	.pause = pause_,
 	.resume = resume,
 	.fork = fork_,

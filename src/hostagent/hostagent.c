@@ -39,6 +39,11 @@ static int destroy(void *h, const char *op_id, const char *id, const char *cause
 {
 	return host_destroy(HOST(h), op_id, id, cause, e);
 }
+static int expire(void *h, const char *op_id, const char *id, uint64_t generation,
+	const char *cause, struct err *e)
+{
+	return host_expire(HOST(h), op_id, id, generation, cause, e);
+}
 static int pause_(
 	void *h, const char *op_id, const char *id, struct host_sandbox *ret, struct err *e)
 {
@@ -144,6 +149,7 @@ static int remove_unknown(void *h, const char *op_id, size_t *ret_n, struct err 
 static const struct hostagent_ops local = {
 	.create = create,
 	.destroy = destroy,
+	.expire = expire,
 	.pause = pause_,
 	.resume = resume,
 	.fork = fork_,

@@ -18,6 +18,10 @@ struct hostagent_ops {
 	// unknown).
 	int (*destroy)(
 		void *host, const char *op_id, const char *id, const char *cause, struct err *e);
+	// The same of a paused one, if it is still at that generation and nothing is under way on
+	// it; ERR_CONFLICT otherwise, and nothing is done.
+	int (*expire)(void *host, const char *op_id, const char *id, uint64_t generation,
+		const char *cause, struct err *e);
 	// Freezes the sandbox into a snapshot and frees all it has on the machine but its disk. It
 	// is paused only when this returns 0; on failure it runs on and nothing is lost.
 	int (*pause)(void *host, const char *op_id, const char *id, struct host_sandbox *ret,

@@ -243,6 +243,7 @@ static const struct wire_field destroy_fields[] = {
 	OPERATION(rpc_request),
 	SANDBOX(rpc_request),
 	FORMED(rpc_request, cause, "cause", FORM_WORD, 0),
+	U64(rpc_request, generation, "generation", .max = INT64_MAX),
 };
 MESSAGE(destroy, "DestroySandboxRequest", rpc_request, destroy_fields);
 

@@ -69,7 +69,7 @@ struct rpc_request {
 	char snapshot[UUID_SIZE];
 	char cause[64];
 	char of[64]; // of GetUsage
-	uint64_t ends_at_ns, after, upto, offset;
+	uint64_t ends_at_ns, after, upto, offset, generation;
 	unsigned max, wait_ms;
 	bool enabled, omit_templates;
 	enum on_timeout on_timeout;

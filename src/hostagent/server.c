@@ -53,7 +53,9 @@ static int do_create(const struct hostagent *h, void *in, void *out, struct err 
 static int do_destroy(const struct hostagent *h, void *in, void *out, struct err *e)
 {
 	const struct rpc_request *q = in;
-	return h->ops->destroy(h->host, q->op_id, q->id, q->cause[0] ? q->cause : "killed", e);
+	const char *cause = q->cause[0] ? q->cause : "killed";
+	return q->generation ? h->ops->expire(h->host, q->op_id, q->id, q->generation, cause, e)
+			     : h->ops->destroy(h->host, q->op_id, q->id, cause, e);
 }
 
 static int do_pause(const struct hostagent *h, void *in, void *out, struct err *e)

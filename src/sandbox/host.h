@@ -52,6 +52,10 @@ int host_create(
 	struct host *h, const struct host_create *req, struct host_sandbox *ret, struct err *e);
 int host_destroy(
 	struct host *h, const char *op_id, const char *id, const char *cause, struct err *e);
+// Destroys a paused one that is still at that generation and that nothing is under way on; else
+// ERR_CONFLICT, and nothing is done. Unlike a destroy it overtakes nobody.
+int host_expire(struct host *h, const char *op_id, const char *id, uint64_t generation,
+	const char *cause, struct err *e);
 int host_pause(
 	struct host *h, const char *op_id, const char *id, struct host_sandbox *ret, struct err *e);
 int host_resume(

@@ -195,6 +195,30 @@ int host_destroy(
 	return finish_destroy(h, s, op_id, cause, rc == 0, e);
 }
 
+int host_expire(struct host *h, const char *op_id, const char *id, uint64_t generation,
+	const char *cause, struct err *e)
+{
+	struct sandbox *s;
+	struct host_sandbox info;
+	int rc = sandbox_claim(h, op_id, id, "destroy", 1u << SANDBOX_PAUSED, &s, &info, e);
+	if (rc != 0)
+		return MIN(rc, 0);
+	pthread_mutex_lock(&h->lock);
+	uint64_t is = s->info.generation;
+	pthread_mutex_unlock(&h->lock);
+	if (is != generation)
+		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' was used meanwhile", id);
+	else
+		rc = store_op_begin(h, op_id, "destroy", id, NULL, NULL, NULL, e);
+	pthread_mutex_lock(&h->lock);
+	if (rc < 0)
+		host_release(h, s);
+	else
+		sandbox_move(&s->info, SANDBOX_STOPPING, cause);
+	pthread_mutex_unlock(&h->lock);
+	return rc < 0 ? rc : finish_destroy(h, s, op_id, cause, true, e);
+}
+
 // --- an end by itself
 
 // What the shim has written down, and what the console and the host's log say besides.

@@ -366,6 +366,27 @@ static int destroy(void *host, const char *op, const char *id, const char *cause
 	return 0;
 }
 
+static int expire(void *host, const char *op, const char *id, uint64_t generation,
+	const char *cause, struct err *e)
+{
+	struct model *m = host;
+	if (m->before)
+		m->before(m->ctx, "expire");
+	int r = ordered(m->fail_destroy, e);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&m->lock);
+	const struct host_sandbox *s = find(m, id);
+	bool same = s && s->state == SANDBOX_PAUSED && s->generation == generation;
+	pthread_mutex_unlock(&m->lock);
+	if (!s)
+		return missing(id, e);
+	if (!same)
+		return err_set(e, ERR_CONFLICT, "sandbox '%s' was used meanwhile", id);
+	model_end(m, id, cause);
+	return 0;
+}
+
 static int get(void *host, const char *id, struct host_sandbox *ret, struct err *e)
 {
 	struct model *m = host;
@@ -601,6 +622,7 @@ struct hostagent model_host(struct model *m)
 	static const struct hostagent_ops ops = {
 		.create = create,
 		.destroy = destroy,
+		.expire = expire,
 		.pause = pause_box,
 		.resume = resume_box,
 		.fork = fork_box,

@@ -76,6 +76,15 @@ static int destroy(void *p, const char *op_id, const char *id, const char *cause
 	return operate(f, "destroy", op_id, id, e);
 }
 
+static int expire(void *p, const char *op_id, const char *id, uint64_t generation,
+	const char *cause, struct err *e)
+{
+	struct fake *f = p;
+	note(f->cause, sizeof f->cause, cause);
+	f->generation = generation;
+	return operate(f, "expire", op_id, id, e);
+}
+
 static int pause_(
 	void *p, const char *op_id, const char *id, struct host_sandbox *ret, struct err *e)
 {
@@ -322,7 +331,7 @@ static int remove_unknown(void *p, const char *op_id, size_t *ret_n, struct err 
 
 struct hostagent fake_host(struct fake *f)
 {
-	static const struct hostagent_ops ops = {create, destroy, pause_, resume, fork_,
+	static const struct hostagent_ops ops = {create, destroy, expire, pause_, resume, fork_,
 		snapshot_create, snapshot_delete, snapshots, get, list, set_timeout, set_on_timeout,
 		address, open_log, events, ack_events, templates, drain, info, metrics, usage,
 		remove_unknown};

@@ -12,6 +12,7 @@ struct fake {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	// What was asked last
+	uint64_t generation; // of expire
 	char call[32], op_id[64], id[64], cause[64], snapshot[64], token[100], env[300];
 	struct host_create create;
 	struct host_resume resume;

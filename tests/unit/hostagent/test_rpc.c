@@ -141,6 +141,11 @@ static void each_function_reaches_the_host_and_brings_its_answer(void **state)
 	assert_string_equal(f->cause, "timeout");
 	OK(w, destroy, OP2, "ibox", NULL);
 	assert_string_equal(f->cause, "killed");
+	OK(w, expire, OP, "ibox", 7, "retention");
+	assert_string_equal(f->call, "expire");
+	assert_string_equal(f->id, "ibox");
+	assert_string_equal(f->cause, "retention");
+	assert_int_equal(f->generation, 7);
 
 	OK(w, pause, OP, "ibox", &s);
 	assert_string_equal(f->call, "pause");

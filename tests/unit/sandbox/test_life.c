@@ -138,6 +138,51 @@ static void snapshots(const void *arg)
 	play_close(h);
 }
 
+// What retention asks for: it takes only what is as it was looked at.
+static void expires(const void *arg)
+{
+	struct play *p = play_new();
+	struct host *h = play_open();
+	struct err why = {0};
+	struct host_sandbox s;
+	char op[UUID_SIZE];
+	id_new_uuid(op);
+	OK(play_create(h, p, 0, -1, false, NULL, &e));
+	then_created(p, 0, -1);
+	const char *id = p->box[0].id;
+	OK(host_get(h, id, &s, &e));
+	check(host_expire(h, op, id, s.generation, "retention", &why) < 0 &&
+			why.code == ERR_CONFLICT,
+		"one that runs goes");
+	OK(play_pause(h, p, 0, NULL, &e));
+	then_paused(p, 0);
+	uint64_t before = s.generation;
+	OK(host_get(h, id, &s, &e));
+	check(host_expire(h, op, id, before, "retention", &why) < 0 && why.code == ERR_CONFLICT,
+		"one of another generation goes");
+	uint64_t seen_paused = s.generation;
+	OK(play_resume(h, p, 0, -1, false, NULL, &e));
+	then_resumed(p, 0, -1, false);
+	OK(play_pause(h, p, 0, NULL, &e));
+	then_paused(p, 0);
+	check(host_expire(h, op, id, seen_paused, "retention", &why) < 0 &&
+			why.code == ERR_CONFLICT,
+		"one that was resumed and paused again goes");
+	play_check(h, p, "after what was refused");
+	OK(host_get(h, id, &s, &e));
+	check_events(h, p, 0, "running paused resumed paused");
+	OK(host_expire(h, op, id, s.generation, "retention", &e));
+	OK(host_expire(h, op, id, s.generation, "retention", &e)); // done once
+	char gone[SANDBOX_ID_SIZE];
+	snprintf(gone, sizeof gone, "%s", id);
+	OK(host_get(h, gone, &s, &e));
+	check(str_eq(s.cause, "retention"), "its cause is '%s'", s.cause);
+	check_events(h, p, 0, "stopped");
+	then_destroyed(p, 0);
+	play_check(h, p, "after an end by retention");
+	play_close(h);
+}
+
 static void forks(const void *arg)
 {
 	struct play *p = play_new();
@@ -278,6 +323,7 @@ int main(int argc, char **argv)
 		{"pause/booted", pauses, &yes},
 		{"pause/loaded", pauses, &no},
 		{"snapshot", snapshots},
+		{"expire", expires},
 		{"fork", forks},
 		{"timeout", time_outs},
 		{"end", ends},
