@@ -190,6 +190,24 @@ static const char text_du[] =
 	"  stasis du --sort size\n"
 	"  stasis du --unknown\n";
 
+static const char text_retention[] =
+	"Without a rule nothing goes by itself. What a rule takes is warned of (event retention_due), and\n"
+	"removed when its grace is over and it was not used since (event retention_removed, cause\n"
+	"retention). --keep-newest alone takes all but these; with --older-than or --max-size these stay in\n"
+	"any case. --max-size counts what nobody else has. A rule of the same name is replaced.\n"
+	"\n"
+	"Example:\n"
+	"  stasis retention add old --of paused --older-than 30d\n"
+	"  stasis retention add few --of snapshots --keep-newest 5 --per template --grace 2h\n"
+	"  stasis retention add room --of paused --max-size 100G --per key\n";
+
+static const char text_retention_run[] =
+	"The server does a pass each minute. ACTION: warn (now), wait (it was warned, and has LEFT of its\n"
+	"grace), remove, later (a pass removes ten at most), busy, failed. With --dry-run nothing is done.\n"
+	"\n"
+	"Example:\n"
+	"  stasis retention run --dry-run\n";
+
 static const char text_gc[] =
 	"Snapshots and layers that nobody needs any more are removed by the server itself. What it does\n"
 	"not know it keeps, until this: machines are ended, disks, snapshots and layers removed.\n"
@@ -290,7 +308,19 @@ const struct cli_command cli_commands[] = {
 		CLI_SERVER, true, false, cmd_operations},
 	{"reconcile", "", "compare the database with the host", text_reconcile, CLI_SERVER, true,
 		false, cmd_reconcile},
-	{"du", "[NAME]", "show what uses the volume's space", text_du, CLI_SERVER, true, false, cmd_du},
+	{"du", "[NAME]", "show what uses the volume's space", text_du, CLI_SERVER, true, false,
+		cmd_du},
+	{"retention add", "RULE", "let paused sandboxes or snapshots go by age, number or size",
+		text_retention, CLI_SERVER, true, false, cmd_retention_add},
+	{"retention ls", "", "list the rules", NULL, CLI_SERVER, true, false, cmd_retention_ls},
+	{"retention rm", "RULE...", "remove rules", NULL, CLI_SERVER, true, false,
+		cmd_retention_rm},
+	{"retention keep", "NAME...", "let no rule take these sandboxes or snapshots", NULL,
+		CLI_SERVER, true, false, cmd_retention_keep},
+	{"retention release", "NAME...", "let rules take them again", NULL, CLI_SERVER, true, false,
+		cmd_retention_release},
+	{"retention run", "", "do a pass now, or say what it would do", text_retention_run,
+		CLI_SERVER, true, false, cmd_retention_run},
 	{"gc", "", "remove what the host does not know", text_gc, CLI_SERVER, true, false, cmd_gc},
 	{"db check", "", "check the databases", text_db_check, CLI_MACHINE, false, true,
 		cmd_db_check},

@@ -16,6 +16,7 @@
 #include "control/api/login.h"
 #include "control/edge/edge.h"
 #include "control/engine/catchup.h"
+#include "control/engine/retention.h"
 #include "control/engine/start.h"
 #include "control/engine/upkeep.h"
 #include "control/routes.h"
@@ -24,6 +25,7 @@
 extern const struct embed control_migrations[];
 
 #define UPKEEP_S 10
+#define RETENTION_PASSES 6 // of the upkeep, to one of retention
 #define WATCH_MS 10000
 #define RETRY_MS 500
 
@@ -84,11 +86,22 @@ static void compare(struct control *c)
 		engine_apply(&c->engine, l);
 }
 
-static void upkeep(struct control *c)
+static void retain(struct control *c)
+{
+	_cleanup_free_ struct retention_outcome *list = NULL;
+	size_t n = 0;
+	struct err e = {0};
+	if (engine_retention(&c->engine, c->feed, false, &list, &n, &e) < 0)
+		log_warn("retention takes nothing now: %s", e.text);
+}
+
+static void upkeep(struct control *c, unsigned pass)
 {
 	struct err e = {0};
 	compare(c);
 	engine_expire(&c->engine);
+	if (pass % RETENTION_PASSES == 0)
+		retain(c);
 	if (event_log_expire(c->db, &e) < 0)
 		log_warn("old events are kept: %s", e.text);
 	if (keys_flush(c->keys, &e) < 0)
@@ -98,12 +111,13 @@ static void upkeep(struct control *c)
 static void *keeper(void *arg)
 {
 	struct control *c = arg;
+	unsigned pass = 0;
 	pthread_mutex_lock(&c->lock);
 	while (!c->stopping) {
 		if (cond_wait_until(&c->wake, &c->lock, deadline_in_ms(UPKEEP_S * 1000)) == 0)
 			continue;
 		pthread_mutex_unlock(&c->lock);
-		upkeep(c);
+		upkeep(c, ++pass);
 		pthread_mutex_lock(&c->lock);
 	}
 	pthread_mutex_unlock(&c->lock);

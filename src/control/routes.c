@@ -11,6 +11,7 @@
 #include "control/api/operations.h"
 #include "control/api/power.h"
 #include "control/api/reconcile.h"
+#include "control/api/retention.h"
 #include "control/api/sandbox_list.h"
 #include "control/api/sandboxes.h"
 #include "control/api/snapshots.h"
@@ -53,6 +54,16 @@ const struct http_route control_routes[] = {
 		.query = "sandbox limit cursor"},
 	{.method = "GET", .pattern = "/v1/operations/{id}", .handler = operations_get_one},
 	{.method = "POST", .pattern = "/v1/reconcile", .handler = reconcile_now},
+	{.method = "GET", .pattern = "/v1/retention", .handler = retention_get},
+	{.method = "PUT", .pattern = "/v1/retention/rules/{name}", .handler = retention_set_rule},
+	{.method = "DELETE",
+		.pattern = "/v1/retention/rules/{name}",
+		.handler = retention_delete_rule},
+	{.method = "PUT", .pattern = "/v1/retention/kept/{name}", .handler = retention_set_kept},
+	{.method = "DELETE",
+		.pattern = "/v1/retention/kept/{name}",
+		.handler = retention_delete_kept},
+	{.method = "POST", .pattern = "/v1/retention/run", .handler = retention_run_now},
 	{.method = "GET",
 		.pattern = "/v1/events",
 		.handler = events_list,

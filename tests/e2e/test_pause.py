@@ -78,7 +78,7 @@ class Pause(unittest.TestCase):
         self.assertEqual(self.w.api("GET", "/v1/host").json()["disk_state"], "low")
         lib.wait_until("the event", lambda: ("volume_low", "low") in [
             (e["kind"], e["cause"])
-            for e in self.w.api("GET", f"/v1/events?limit=1000&since={began}").json()["events"]])
+            for e in self.w.api("GET", f"/v1/events?limit=100&since={began}").json()["events"]])
         self.resume()
         self.unharmed()
 
@@ -96,6 +96,30 @@ class Pause(unittest.TestCase):
         alone = next(x for x in self.du()["items"] if x["id"] == self.s.id)
         self.assertGreater(alone["frees_bytes"], with_child["frees_bytes"])
         self.assertGreater(with_child["shared_bytes"], alone["shared_bytes"])
+
+    def test_retention_takes_what_is_paused_and_was_not_used(self):
+        """By the command line, as an operator does it; the grace is none, so a pass is a minute."""
+        child = self.post("/fork", {"count": 1, "timeout_sec": 600}).json()["children"][0]["id"]
+        self.addCleanup(self.w.api, "DELETE", f"/v1/sandboxes/{child}")
+        self.addCleanup(self.w.cli, "retention", "rm", "now")
+        for i in (self.s.id, child):
+            self.assertEqual(self.w.api("POST", f"/v1/sandboxes/{i}/pause").status, 200)
+        self.w.cli("retention", "add", "now", "--of", "paused", "--older-than", "0s", "--grace", "0s").ok()
+        self.w.cli("retention", "keep", self.s.id).ok()
+        due = self.w.cli("retention", "run", "--dry-run", "-o", "json").json()["items"]
+        self.assertEqual([(x["id"], x["action"]) for x in due], [(child, "warn")])
+        self.assertGreater(due[0]["frees_bytes"], 0)
+        self.w.cli("retention", "run").ok()  # warns
+        self.w.cli("retention", "run").ok()
+        row = self.w.api("GET", f"/v1/sandboxes/{child}").json()
+        self.assertEqual((row["state"], row["cause"]), ("stopped", "retention"))
+        kinds = [e["kind"] for e in self.w.api("GET", f"/v1/events?limit=100&sandbox={child}").json()["events"]]
+        self.assertLess(kinds.index("retention_due"), kinds.index("stopped"))
+        self.assertIn("retention_removed", kinds)
+        self.w.cli("retention", "release", self.s.id).ok()
+        self.w.cli("retention", "rm", "now").ok()
+        self.resume()
+        self.unharmed()
 
     def du(self):
         j = self.w.cli("du", "-o", "json").json()

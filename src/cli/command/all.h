@@ -48,6 +48,13 @@ int cmd_operations(struct cli *c, struct err *e);
 // usage.c
 int cmd_du(struct cli *c, struct err *e);
 int cmd_gc(struct cli *c, struct err *e);
+// retention.c
+int cmd_retention_add(struct cli *c, struct err *e);
+int cmd_retention_ls(struct cli *c, struct err *e);
+int cmd_retention_rm(struct cli *c, struct err *e);
+int cmd_retention_keep(struct cli *c, struct err *e);
+int cmd_retention_release(struct cli *c, struct err *e);
+int cmd_retention_run(struct cli *c, struct err *e);
 // db.c
 int cmd_db_check(struct cli *c, struct err *e);
 int cmd_db_backup(struct cli *c, struct err *e);

@@ -5,6 +5,7 @@
 #include "control/api/answer.h"
 #include "control/api/fields.h"
 #include "control/api/find.h"
+#include "control/api/login.h"
 #include "control/api/reply.h"
 #include "control/api/work.h"
 #include "base/json.h"
@@ -47,10 +48,13 @@ static int prepare(struct control *c, struct http_request *req, const struct cre
 		r = refuse_base(c, b->name, "which a snapshot cannot replace", e);
 	if (r < 0)
 		return r;
+	char owner[UUID_SIZE];
+	if ((r = login_key_id(c, req, owner, e)) < 0)
+		return r;
 	id_new_uuid(t->op.snapshot);
 	snprintf(t->op.sandbox, sizeof t->op.sandbox, "%s", row->id);
-	t->op.request = json_pack("{s:s, s:s, s:b}", "name", b->name, "parent", row->template,
-		"overwrite", b->overwrite);
+	t->op.request = json_pack("{s:s, s:s, s:b, s:s}", "name", b->name, "parent", row->template,
+		"overwrite", b->overwrite, "owner", owner);
 	return t->op.request ? 0 : err_errno(e, ENOMEM, "snapshot");
 }
 

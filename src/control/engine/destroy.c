@@ -16,8 +16,12 @@ static bool is_unmade(const struct task *t)
 int destroy_ask(struct engine *en, struct task *t)
 {
 	struct err why = {0};
-	int rc = en->host.ops->destroy(
-		en->host.host, t->op.id, t->op.sandbox, task_text(t, "cause"), &t->e);
+	const struct hostagent_ops *ops = en->host.ops;
+	const char *cause = task_text(t, "cause");
+	uint64_t generation = task_number(t, "generation");
+	int rc = generation ? ops->expire(en->host.host, t->op.id, t->op.sandbox, generation, cause,
+				      &t->e)
+			    : ops->destroy(en->host.host, t->op.id, t->op.sandbox, cause, &t->e);
 	bool missing = rc < 0 && t->e.code == ERR_NOT_FOUND;
 	if (rc < 0 && !missing)
 		return rc;

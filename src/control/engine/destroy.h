@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Steps of a destroy. Request: {cause, forget}; forget: nothing is kept of one that has ended.
+// Steps of a destroy. Request: {cause, forget, generation}; generation: by retention, only if it is
+// paused and still at it. forget: nothing is kept of one that has ended.
 #pragma once
 #include "control/engine/task.h"
 

@@ -76,6 +76,7 @@ static int name_it(struct engine *en, struct task *t, const struct db_also *end,
 		.created_ns = s->created_ns ? s->created_ns : en->now_ns(en->ctx)};
 	snprintf(t->template.name, sizeof t->template.name, "%s", task_text(t, "name"));
 	snprintf(t->template.parent, sizeof t->template.parent, "%s", task_text(t, "parent"));
+	snprintf(t->template.api_key, sizeof t->template.api_key, "%s", task_text(t, "owner"));
 	memcpy(t->template.snapshot, t->op.snapshot, sizeof t->template.snapshot);
 	memcpy(t->template.sandbox, t->op.sandbox, sizeof t->template.sandbox);
 	r.deletion.kind = OPERATION_SNAPSHOT_DELETE;
@@ -116,10 +117,28 @@ int snapshot_finish(struct engine *en, struct task *t, const struct db_also *als
 	return rc;
 }
 
+struct checked_removal {
+	const struct task *t;
+	const struct db_also *also;
+};
+
+// By retention: the name may be another snapshot's by now.
+static int check_removal(void *ctx, struct db *db, struct err *e)
+{
+	const struct checked_removal *c = ctx;
+	const char *meant = task_text(c->t, "snapshot");
+	if (*meant && !str_eq(meant, c->t->op.snapshot))
+		return err_set(e, ERR_CONFLICT, "snapshot '%s' was replaced meanwhile",
+			task_text(c->t, "name"));
+	return db_run_also(db, c->also, e);
+}
+
 int snapshot_delete_begin(struct engine *en, struct task *t, const struct row_new *new, size_t n,
 	const struct db_also *also, struct err *e)
 {
-	return templates_remove(en->db, task_text(t, "name"), t->op.snapshot, also, e);
+	struct checked_removal c = {t, also};
+	const struct db_also checked = {check_removal, &c};
+	return templates_remove(en->db, task_text(t, "name"), t->op.snapshot, &checked, e);
 }
 
 // The name is gone: for the user that is all, and the host is asked until it has followed.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Making a snapshot: {name, parent, overwrite}, and op.snapshot is set. Deleting one: {name}.
+// Making a snapshot: {name, parent, overwrite, owner}, and op.snapshot is set. Deleting one: {name,
+// snapshot}, the latter where it must still be this one.
 #pragma once
 #include "control/engine/task.h"
 

@@ -53,6 +53,7 @@ int engine_init(struct engine *en, struct err *e)
 {
 	pthread_mutex_init(&en->lock, NULL);
 	pthread_mutex_init(&en->events, NULL);
+	pthread_mutex_init(&en->retention, NULL);
 	if (!en->guards)
 		en->guards = &engine_guards;
 	return claim_rows(en, e);
@@ -64,5 +65,6 @@ void engine_done(struct engine *en)
 		return;
 	pthread_mutex_destroy(&en->lock);
 	pthread_mutex_destroy(&en->events);
+	pthread_mutex_destroy(&en->retention);
 	en->guards = NULL;
 }

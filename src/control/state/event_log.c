@@ -110,6 +110,19 @@ int event_log_range(struct db *db, struct event_log_range *ret, struct err *e)
 	return MIN(rc, 0);
 }
 
+int event_log_add(struct db *db, const struct host_event *ev, uint64_t *ret_seq, struct err *e)
+{
+	_cleanup_free_ char *data = ev->data ? json_compact(ev->data) : strdup("{}");
+	int rc = data ? db_exec(db, e,
+				"INSERT INTO events (host, host_seq, at_ns, sandbox, kind, cause, "
+				"data) "
+				"VALUES ('local', 0, ?, ?, ?, ?, ?)",
+				"issss", (int64_t)ev->at_ns, ev->sandbox, ev->kind, ev->cause, data)
+		      : err_errno(e, ENOMEM, "event");
+	*ret_seq = (uint64_t)sqlite3_last_insert_rowid(db_handle(db));
+	return rc;
+}
+
 int event_log_expire(struct db *db, struct err *e)
 {
 	return DB_LOCKED(db,

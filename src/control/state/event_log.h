@@ -21,5 +21,7 @@ struct event_log_range {
 	uint64_t first, last; // that are kept; first is last + 1 when there are none
 };
 int event_log_range(struct db *db, struct event_log_range *ret, struct err *e);
+// One of our own, in the caller's transaction: what the control plane does by itself.
+int event_log_add(struct db *db, const struct host_event *ev, uint64_t *ret_seq, struct err *e);
 // Drops the oldest beyond 100,000.
 int event_log_expire(struct db *db, struct err *e);

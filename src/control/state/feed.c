@@ -269,6 +269,11 @@ static void *bring(void *arg)
 	return NULL;
 }
 
+void feed_announce(struct feed *f, const struct host_event *ev, uint64_t seq)
+{
+	announce(f, ev, 1, seq);
+}
+
 // --- reading
 
 uint64_t feed_wait(struct feed *f, uint64_t after, int wait_ms)

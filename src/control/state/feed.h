@@ -17,6 +17,8 @@ struct feed *feed_stop(struct feed *f);
 DEFINE_CLEANUP(struct feed *, feed_stop)
 // Brings what the host has by now. On failure what was brought before can still be read.
 int feed_catch_up(struct feed *f, struct err *e);
+// Of our own, which is in the database by now (event_log_add): wakes who waits.
+void feed_announce(struct feed *f, const struct host_event *ev, uint64_t seq);
 // Waits up to wait_ms for an event after the number, less when the feed is closed; the last number
 // there is.
 uint64_t feed_wait(struct feed *f, uint64_t after, int wait_ms);

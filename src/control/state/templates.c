@@ -7,7 +7,7 @@
 
 #define COLUMNS                                                                                    \
 	"name, snapshot_id, sandbox_id, parent, vcpus, memory_mb, disk_mb, memory_bytes, "         \
-	"disk_bytes, created_ns"
+	"disk_bytes, created_ns, api_key"
 
 static void read_template(sqlite3_stmt *st, struct template *ret)
 {
@@ -21,6 +21,7 @@ static void read_template(sqlite3_stmt *st, struct template *ret)
 	ret->memory_bytes = (uint64_t)sqlite3_column_int64(st, 7);
 	ret->disk_bytes = (uint64_t)sqlite3_column_int64(st, 8);
 	ret->created_ns = (uint64_t)sqlite3_column_int64(st, 9);
+	snprintf(ret->api_key, sizeof ret->api_key, "%s", db_text(st, 10));
 }
 
 static int take_one(void *ctx, sqlite3_stmt *st)
@@ -148,11 +149,11 @@ static int replace(struct db *db, const struct template *new, bool overwrite,
 	if (r == 0)
 		r = db_exec(db, e,
 			"INSERT INTO templates (" COLUMNS
-			", kind) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'snapshot')",
-			"ssssiiiiii", new->name, new->snapshot, new->sandbox, new->parent,
+			", kind) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'snapshot')",
+			"ssssiiiiiis", new->name, new->snapshot, new->sandbox, new->parent,
 			(int64_t) new->vcpus, (int64_t) new->memory_mb, (int64_t) new->disk_mb,
 			(int64_t) new->memory_bytes, (int64_t) new->disk_bytes,
-			(int64_t) new->created_ns);
+			(int64_t) new->created_ns, new->api_key);
 	memcpy(ret_old, old.snapshot, UUID_SIZE);
 	return r;
 }

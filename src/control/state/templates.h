@@ -16,8 +16,9 @@ struct template
 {
 	char name[64];
 	char snapshot[UUID_SIZE];
-	char sandbox[64]; // whose state it is
-	char parent[64];  // template which that one came from
+	char sandbox[64];	 // whose state it is
+	char parent[64];	 // template which that one came from
+	char api_key[UUID_SIZE]; // that asked for it; "": not known
 	unsigned vcpus, memory_mb;
 	uint64_t disk_mb, memory_bytes, disk_bytes, created_ns;
 };

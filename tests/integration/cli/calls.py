@@ -67,6 +67,35 @@ class Usage(Case):
         self.assertIn("removed 1", s.run("gc", "--unknown", "--yes").stderr)
 
 
+class Retention(Case):
+    def test_rules_and_a_dry_run(self):
+        rule = {"name": "old", "what": "paused", "max_age_sec": 2592000, "keep_newest": None, "max_bytes": None,
+                "key": None, "template": None, "per": "all", "grace_sec": 86400, "created_at": None}
+        item = {"kind": "sandbox", "id": ID, "name": "web\x1b", "rule": "old", "action": "wait", "reason": "age",
+                "age_sec": 3000000, "left_sec": 3600, "unique_bytes": 1, "frees_bytes": 1 << 30, "error": None}
+        s = self.serve({
+            "PUT /v1/retention/rules/old": (200, rule), "DELETE /v1/retention/rules/old": (204, b""),
+            "GET /v1/retention": (200, {"rules": [rule], "kept": []}),
+            "PUT /v1/retention/kept/a%20b": (204, b""), "DELETE /v1/retention/kept/web": (204, b""),
+            "POST /v1/retention/run": (200, {"dry_run": True, "items": [item]})})
+        s.out("retention", "add", "old", "--of", "paused", "--older-than", "30d", "--grace", "2h", "--per", "key",
+              "--max-size", "1G")
+        self.assertEqual(s.asked[-1].json(), {"what": "paused", "max_age_sec": 2592000, "grace_sec": 7200,
+                                              "per": "key", "max_bytes": 1 << 30})
+        self.assertIn("--of", s.run("retention", "add", "old", code=2).stderr)
+        self.assertEqual(s.out("retention", "ls", "-q"), "old\n")
+        self.assertIn("30d", s.out("retention", "ls"))
+        s.out("retention", "keep", "a b")
+        s.out("retention", "release", "web")
+        listed = s.out("retention", "run", "--dry-run")
+        self.assertEqual(s.asked[-1].json(), {"dry_run": True})
+        self.assertIn("1.0 GiB", listed)
+        self.assertNotIn("\x1b", listed)
+        self.assertEqual(s.out("retention", "run", "-q"), ID + "\n")
+        self.assertEqual(s.asked[-1].json(), {"dry_run": False})
+        s.out("retention", "rm", "old")
+
+
 class Create(Case):
     def test_name_and_quiet(self):
         s = self.serve({"POST /v1/sandboxes": (201, SANDBOX)})

@@ -67,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_DELETE = do_PATCH = serve
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = serve
 
 
 def envelope(message, flags=0):

@@ -921,7 +921,7 @@ static void test_newer_database_is_refused(void **state)
 		.host = model_host(&f->model)};
 	assert_true(control_start(&cfg, &c, &e) < 0);
 	assert_non_null(strstr(e.text, "version 99"));
-	sqlite3_exec(db, "PRAGMA user_version = 6", NULL, NULL, NULL);
+	sqlite3_exec(db, "PRAGMA user_version = 7", NULL, NULL, NULL);
 	sqlite3_close(db);
 	fixture_start(f);
 }

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "control/engine/retention_judge.h"
+#include <string.h>
+#include "base/macro.h"
+#include "base/str.h"
+
+static bool fits(const struct retention_rule *r, const struct retention_subject *s)
+{
+	return !s->kept && s->kind == r->kind &&
+	       (!r->api_key[0] || str_eq(r->api_key, s->api_key)) &&
+	       (!r->template[0] || str_eq(r->template, s->template));
+}
+
+static const char *group_of(const struct retention_rule *r, const struct retention_subject *s)
+{
+	return r->per == RETENTION_PER_KEY	  ? s->api_key
+	       : r->per == RETENTION_PER_TEMPLATE ? s->template
+						  : "";
+}
+
+// The newest first; of the same age in a fixed order.
+static int by_age(const void *a, const void *b)
+{
+	const struct retention_subject *x = *(struct retention_subject *const *)a,
+				       *y = *(struct retention_subject *const *)b;
+	if (x->age_sec != y->age_sec)
+		return x->age_sec < y->age_sec ? -1 : 1;
+	return strcmp(x->id, y->id);
+}
+
+static void take(struct retention_subject *s, size_t rule, const char *why, uint64_t is,
+	const char *than, uint64_t limit)
+{
+	if (s->rule != SIZE_MAX)
+		return;
+	s->rule = rule;
+	snprintf(s->reason, sizeof s->reason, "%s: %llu, %s %llu", why, (unsigned long long)is,
+		than, (unsigned long long)limit);
+}
+
+// One group, the newest first.
+static void judge_group(struct retention_subject **g, size_t n, const struct retention_rule *r,
+	size_t rule, bool bytes_known)
+{
+	uint64_t keep = r->has_newest ? r->keep_newest : 0, bytes = 0;
+	if (r->has_bytes)
+		keep = MAX(keep, 1u);
+	for (size_t i = 0; i < n; i++)
+		bytes += g[i]->unique_bytes;
+	for (size_t i = n; i-- > keep;) {
+		struct retention_subject *s = g[i];
+		if (r->has_age && s->age_sec >= r->max_age_sec)
+			take(s, rule, "age in seconds", s->age_sec, "limit", r->max_age_sec);
+		else if (r->has_bytes && bytes_known && bytes > r->max_bytes)
+			take(s, rule, "bytes of its group", bytes, "limit", r->max_bytes);
+		else if (!r->has_age && !r->has_bytes)
+			take(s, rule, "newer ones", i, "kept", r->keep_newest);
+		if (s->rule != SIZE_MAX) // by whichever rule
+			bytes -= s->unique_bytes;
+	}
+}
+
+int retention_judge(struct retention_subject *list, size_t n, const struct retention_rule *rules,
+	size_t n_rules, bool bytes_known)
+{
+	_cleanup_free_ struct retention_subject **mine = calloc(n + 1, sizeof *mine),
+						**group = calloc(n + 1, sizeof *group);
+	if (!mine || !group)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		list[i].rule = SIZE_MAX;
+		list[i].reason[0] = '\0';
+	}
+	for (size_t k = 0; k < n_rules; k++) {
+		size_t m = 0;
+		for (size_t i = 0; i < n; i++)
+			if (fits(&rules[k], &list[i]))
+				mine[m++] = &list[i];
+		qsort(mine, m, sizeof *mine, by_age);
+		for (size_t first = 0; first < m; first++) {
+			if (!mine[first])
+				continue;
+			const char *name = group_of(&rules[k], mine[first]);
+			size_t size = 0;
+			for (size_t i = first; i < m; i++)
+				if (mine[i] && str_eq(group_of(&rules[k], mine[i]), name)) {
+					group[size++] = mine[i];
+					if (i > first)
+						mine[i] = NULL;
+				}
+			judge_group(group, size, &rules[k], k, bytes_known);
+		}
+	}
+	return 0;
+}
