@@ -14,9 +14,9 @@
 #define INIT_TOKEN_MAX 512
 #define INIT_CLOCK_PPM_MAX 100000
 
-// Who may call /init, /freeze, /thaw and /oom: that peer, over that interface. Traffic through the edge
-// has the same address; the edge lets none of these calls through. Programs in the guest come over
-// another interface, whatever address they call.
+// Who may call /init, /freeze, /thaw and /oom: that peer, over that interface. Traffic through the
+// edge has the same address; the edge lets none of these calls through. Programs in the guest come
+// over another interface, whatever address they call.
 struct agent_host {
 	struct in_addr peer;
 	char interface[IF_NAMESIZE]; // "": anybody, by hand
