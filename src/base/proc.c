@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -179,76 +180,128 @@ void proc_status_text(int status, char *out, size_t size)
 	}
 }
 
+#define RUN_OUTPUT_MAX (16u << 20)
+
+// What proc_run has open, and what it has to pass on.
+struct run {
+	int pidfd, rd, wr; // its output, its input; -1: at its end
+	const char *input;
+	size_t input_len;
+	struct strbuf text;
+};
+
+static void run_done(struct run *r)
+{
+	safe_close(r->pidfd);
+	safe_close(r->rd);
+	safe_close(r->wr);
+	strbuf_done(&r->text);
+}
+
+static void run_write(struct run *r)
+{
+	ssize_t n = write(r->wr, r->input, r->input_len);
+	if (n > 0) {
+		r->input += n;
+		r->input_len -= (size_t)n;
+	}
+	if ((n < 0 && errno != EAGAIN && errno != EINTR) || r->input_len == 0)
+		r->wr = safe_close(r->wr);
+}
+
+// At most so many bytes.
+static void run_read(struct run *r, size_t max)
+{
+	char buf[16384];
+	ssize_t n = RETRY_EINTR(read(r->rd, buf, MIN(max, sizeof buf)));
+	if (n <= 0)
+		r->rd = safe_close(r->rd);
+	else if (r->text.len < RUN_OUTPUT_MAX)
+		strbuf_add(&r->text, buf, (size_t)n);
+}
+
+// What it wrote before its end. Whom it left behind may hold the pipe for ever.
+static void run_read_rest(struct run *r)
+{
+	int left = 0;
+	if (r->rd >= 0 && ioctl(r->rd, FIONREAD, &left) < 0)
+		return;
+	for (size_t before = r->text.len; r->rd >= 0 && left > 0; before = r->text.len) {
+		run_read(r, (size_t)left);
+		if (r->text.len == before)
+			return;
+		left -= (int)(r->text.len - before);
+	}
+}
+
+// Until it has ended: 0, or -ETIMEDOUT and it was killed.
+static int run_to_end(struct run *r, uint64_t end, int *ret_status)
+{
+	for (;;) {
+		struct pollfd pf[3] = {{.fd = r->rd, .events = POLLIN},
+			{.fd = r->wr, .events = POLLOUT}, {.fd = r->pidfd, .events = POLLIN}};
+		if (deadline_over(end)) {
+			proc_kill(r->pidfd, SIGKILL);
+			int rc = proc_wait(r->pidfd, -1, ret_status);
+			return rc < 0 ? rc : -ETIMEDOUT;
+		}
+		if (poll(pf, 3, deadline_left_ms(end)) <= 0)
+			continue;
+		if (pf[2].revents) {
+			run_read_rest(r);
+			return proc_wait(r->pidfd, -1, ret_status);
+		}
+		if (pf[1].revents)
+			run_write(r);
+		if (pf[0].revents)
+			run_read(r, SIZE_MAX);
+	}
+}
+
+static int run_failed(const char *program, int status, struct strbuf *text, struct err *e)
+{
+	char how[64];
+	proc_status_text(status, how, sizeof how);
+	while (text->len && (text->data[text->len - 1] == '\n' || text->data[text->len - 1] == ' '))
+		text->data[--text->len] = '\0';
+	const char *tail = text->len > 600 ? text->data + text->len - 600 : text->data;
+	return err_set(
+		e, ERR_INTERNAL, "%s: %s%s%s", program, how, tail ? ": " : "", tail ? tail : "");
+}
+
 int proc_run(const char *const *argv, const void *input, size_t input_len, int timeout_ms,
 	struct strbuf *ret_out, struct err *e)
 {
-	int in[2] = {-1, -1}, out[2];
+	int in[2] = {-1, -1}, out[2], status = 0;
+	_cleanup_(run_done) struct run r = {
+		.pidfd = -1, .rd = -1, .wr = -1, .input = input, .input_len = input_len};
 	if (pipe2(out, O_CLOEXEC) < 0)
 		return err_errno(e, errno, "pipe");
-	_cleanup_close_ int rd = out[0], wr = out[1];
+	r.rd = out[0];
+	_cleanup_close_ int wr = out[1];
 	if (input && pipe2(in, O_CLOEXEC) < 0)
 		return err_errno(e, errno, "pipe");
-	_cleanup_close_ int in_rd = in[0], in_wr = in[1];
-	_cleanup_close_ int pidfd = -1;
+	r.wr = in[1];
+	_cleanup_close_ int in_rd = in[0];
 	struct proc_spawn s = {.argv = argv, .stdin_fd = in_rd, .stdout_fd = wr, .stderr_fd = wr};
-	int rc = proc_spawn(&s, NULL, &pidfd, e);
+	int rc = proc_spawn(&s, NULL, &r.pidfd, e);
 	if (rc < 0)
 		return rc;
 	wr = safe_close(wr);
 	in_rd = safe_close(in_rd);
-	if (in_wr >= 0)
-		fcntl(in_wr, F_SETFL, O_NONBLOCK);
-	_cleanup_strbuf_ struct strbuf text = {0};
-	const char *p = input;
-	uint64_t end = deadline_in_ms(timeout_ms);
-	bool late = false;
-	while (rd >= 0) {
-		struct pollfd pf[2] = {
-			{.fd = rd, .events = POLLIN}, {.fd = in_wr, .events = POLLOUT}};
-		if ((late = deadline_over(end)) ||
-			(poll(pf, 2, deadline_left_ms(end)) < 0 && errno != EINTR))
-			break;
-		if (pf[1].revents) {
-			ssize_t n = write(in_wr, p, input_len);
-			if (n > 0) {
-				p += n;
-				input_len -= (size_t)n;
-			}
-			if ((n < 0 && errno != EAGAIN && errno != EINTR) || input_len == 0)
-				in_wr = safe_close(in_wr);
-		}
-		if (pf[0].revents) {
-			char buf[16384];
-			ssize_t n = RETRY_EINTR(read(rd, buf, sizeof buf));
-			if (n <= 0)
-				rd = safe_close(rd);
-			else if (text.len < 16u << 20)
-				strbuf_add(&text, buf, (size_t)n);
-		}
-	}
-	int status = 0;
-	if (late) {
-		proc_kill(pidfd, SIGKILL);
-		proc_wait(pidfd, -1, &status);
+	if (r.wr >= 0)
+		fcntl(r.wr, F_SETFL, O_NONBLOCK);
+	rc = run_to_end(&r, deadline_in_ms(timeout_ms), &status);
+	if (rc == -ETIMEDOUT)
 		return err_set(e, ERR_TIMEOUT, "%s: no end after %d ms", argv[0], timeout_ms);
-	}
-	rc = proc_wait(pidfd, -1, &status);
 	if (rc < 0)
 		return err_errno(e, rc, "wait for %s", argv[0]);
-	if (status != 0) {
-		char how[64];
-		proc_status_text(status, how, sizeof how);
-		while (text.len &&
-			(text.data[text.len - 1] == '\n' || text.data[text.len - 1] == ' '))
-			text.data[--text.len] = '\0';
-		const char *tail = text.len > 600 ? text.data + text.len - 600 : text.data;
-		return err_set(e, ERR_INTERNAL, "%s: %s%s%s", argv[0], how, tail ? ": " : "",
-			tail ? tail : "");
-	}
-	strbuf_add(&text, "", 0);
+	if (status != 0)
+		return run_failed(argv[0], status, &r.text, e);
+	strbuf_add(&r.text, "", 0);
 	if (ret_out) {
-		*ret_out = text;
-		text = (struct strbuf){0};
+		*ret_out = r.text;
+		r.text = (struct strbuf){0};
 	}
 	return 0;
 }

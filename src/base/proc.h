@@ -38,8 +38,8 @@ int proc_pidfd_open(pid_t pid); // descriptor or -errno
 int proc_start_time(pid_t pid, uint64_t *ret);
 // "exit status 1", "signal: killed".
 void proc_status_text(int status, char *out, size_t size);
-// Runs to its end, stdout (and stderr when merge) into *ret_out (may be NULL), at most max_out
-// bytes; kills at the time-out. 0 only for exit status 0; else the error has the command and the
-// end of what it said.
+// Runs to its end, whoever else holds its output then: stdout and stderr into *ret_out (may be
+// NULL), 16 MiB at most. Kills it at the time-out. 0 only for exit status 0; else the error has the
+// command and the end of what it said.
 int proc_run(const char *const *argv, const void *input, size_t input_len, int timeout_ms,
 	struct strbuf *ret_out, struct err *e);

@@ -52,6 +52,20 @@ static void the_time_out_kills(void **state)
 	assert_true(clock_monotonic_ns() - t < 20 * NSEC_PER_SEC);
 }
 
+// A child in the background may hold the output, and a program may close it long before its end.
+static void the_end_is_the_programs_not_its_outputs(void **state)
+{
+	_cleanup_strbuf_ struct strbuf out = {0}, big = {0};
+	struct err e = {0};
+	assert_int_equal(proc_run(SH("sleep 20 & echo up"), NULL, 0, 15000, &out, &e), 0);
+	assert_string_equal(out.data, "up\n");
+	assert_int_equal(
+		proc_run(SH("sleep 20 & head -c 300000 /dev/zero"), NULL, 0, 15000, &big, &e), 0);
+	assert_int_equal(big.len, 300000);
+	assert_true(proc_run(SH("exec >&- 2>&-; exec sleep 60"), NULL, 0, 300, NULL, &e) < 0);
+	assert_int_equal(e.code, ERR_TIMEOUT);
+}
+
 static void only_the_listed_descriptors_are_inherited(void **state)
 {
 	int leak = open("/dev/null", O_RDONLY); // on purpose without O_CLOEXEC
@@ -135,6 +149,7 @@ int main(void)
 		cmocka_unit_test(a_failure_tells_what_was_said),
 		cmocka_unit_test(a_missing_program_is_named),
 		cmocka_unit_test(the_time_out_kills),
+		cmocka_unit_test(the_end_is_the_programs_not_its_outputs),
 		cmocka_unit_test(only_the_listed_descriptors_are_inherited),
 		cmocka_unit_test(stop_escalates_to_kill),
 		cmocka_unit_test(wait_can_give_up),
