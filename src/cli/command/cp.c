@@ -4,6 +4,7 @@
 #include <string.h>
 #include "base/json.h"
 #include "base/str.h"
+#include "cli/base/ending.h"
 #include "cli/base/option.h"
 #include "cli/base/term.h"
 #include "cli/command/all.h"
@@ -45,8 +46,11 @@ static int copy_places(struct cli *c, struct copy *x, const struct place *src,
 	x->progress.bytes = true;
 	rc = src->id ? copy_out(x, src->path, dst->path, e) : copy_in(x, src->path, dst->path, e);
 	progress_clear(&x->progress);
+	static const struct ending_words words = {
+		.paused = "the copy is broken off: begin it again when it is resumed",
+		.gone = "the copy is broken off"};
 	if (rc < 0)
-		return rc;
+		return ending_explain(c, &x->guest, &words, rc, e);
 	if (c->json && strcmp(dst->path, "-") != 0) {
 		_cleanup_json_ json_t *j = json_pack(
 			"{s:I,s:I}", "files", (json_int_t)x->files, "bytes", (json_int_t)x->bytes);

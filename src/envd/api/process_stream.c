@@ -97,7 +97,8 @@ static void add_end(struct stream *s)
 static void add_timeout(struct stream *s)
 {
 	struct err e = {0};
-	err_set(&e, ERR_TIMEOUT, "the time given for the stream is over; the process goes on");
+	err_set(&e, ERR_TIMEOUT,
+		"the time given for the stream is over; the process is left as it is");
 	rpc_add_end(&s->out, &e);
 	s->finished = true;
 }
