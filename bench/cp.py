@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tree of 1,000 small files into a guest and out of it, and one file of 64 MiB, by `stasis cp`.
 
-    bench/copy.py [ROUNDS]          default 7
+    bench/cp.py [ROUNDS]          default 7
 
 Beside it, in turns, what everybody would do without it: tar on both sides and `stasis exec` between.
 Goal: at most 1.5 s each way for the tree.

@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""cp.py STASIS: what cp makes of a guest that lies, goes away, or is older."""
+import io
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.dont_write_bytecode = True
+import played  # noqa: E402
+from played import ID  # noqa: E402
+
+STASIS = sys.argv[1]
+SANDBOX = {"id": ID, "name": "web", "state": "running", "envd_token": "t", "cause": None}
+
+
+def archive(*members):
+    """Of (name, content) or (name, type, link)."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as t:
+        for name, *what in members:
+            info = tarfile.TarInfo(name)
+            info.mode = 0o6755
+            if len(what) == 1:
+                info.size = len(what[0])
+                t.addfile(info, io.BytesIO(what[0]))
+            else:
+                info.type, info.linkname = what
+                t.addfile(info)
+    return out.getvalue()
+
+
+def cut(body, length=None):
+    """Sends body and ends the connection; without a length, in the middle of a chunked stream."""
+    def send(request):
+        h = request.handler
+        h.send_response(200)
+        h.send_header("Content-Type", "application/x-tar")
+        if length:
+            h.send_header("Content-Length", str(length))
+        else:
+            h.send_header("Transfer-Encoding", "chunked")
+        h.end_headers()
+        h.wfile.write(body if length else b"%x\r\n%s\r\n" % (len(body), body))
+        h.wfile.flush()
+        h.close_connection = True
+        return False
+    return send
+
+
+class Case(unittest.TestCase):
+    def serve(self, **routes):
+        """tar and raw: answers of the two calls."""
+        self.dir = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.dir)
+        table = {f"GET /v1/sandboxes/{ID}": (200, SANDBOX)}
+        for name, answer in routes.items():
+            method, path = name.split("_")
+            table[f"{method.upper()} /files{'/tar' if path == 'tar' else ''}"] = answer
+        s = played.Server(STASIS, table)
+        self.addCleanup(s.close)
+        return s
+
+    def here(self, *names):
+        return os.path.join(self.dir, *names)
+
+    def save(self, name, text="old"):
+        with open(self.here(name), "w") as f:
+            f.write(text)
+
+    def read(self, name):
+        with open(self.here(name)) as f:
+            return f.read()
+
+
+class Hostile(Case):
+    def test_it_gets_the_name_that_was_asked_for(self):
+        s = self.serve(get_tar=(200, archive((".bashrc", b"x"))))
+        s.run("cp", f"{ID}:/tmp/x", self.dir)
+        s.run("cp", f"{ID}:/tmp/x", self.here("y"))
+        self.assertEqual(sorted(os.listdir(self.dir)), ["x", "y"])
+        self.assertEqual(stat.S_IMODE(os.stat(self.here("x")).st_mode), 0o755)
+
+    def test_more_than_was_asked_for(self):
+        for more in ([("x", b"1"), (".bashrc", b"bad")], [("x", b"1"), ("x", b"2")],
+                     [("x", tarfile.DIRTYPE, ""), ("y/z", b"bad")], [("x", tarfile.SYMTYPE, "/etc"), ("x/y", b"bad")],
+                     [("x", tarfile.SYMTYPE, "."), (".bashrc", b"bad")]):
+            s = self.serve(get_tar=(200, archive(*more)))
+            s.run("cp", f"{ID}:/tmp/x", self.dir, code=2)
+            self.assertLessEqual(set(os.listdir(self.dir)), {"x"})
+            if os.path.isdir(self.here("x")) and not os.path.islink(self.here("x")):
+                self.assertEqual(os.listdir(self.here("x")), [])
+
+    def test_paths_that_lead_elsewhere(self):
+        outside = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, outside)
+        with open(f"{outside}/secret", "w") as f:
+            f.write("safe")
+        top = ("x", tarfile.DIRTYPE, "")
+        for bad in ([("../out", b"bad")], [top, ("x/../../out", b"bad")], [(outside + "/new", b"bad")],
+                    [top, ("x/l", tarfile.SYMTYPE, outside), ("x/l/new", b"bad")],
+                    [top, ("x/l", tarfile.SYMTYPE, outside), ("x/l", tarfile.DIRTYPE, ""), ("x/l/new", b"bad")],
+                    [top, ("x/l", tarfile.SYMTYPE, outside), ("x/h", tarfile.LNKTYPE, "x/l/secret")],
+                    [top, ("x/h", tarfile.LNKTYPE, outside + "/secret"), ("x/h", b"bad")],
+                    [top, ("x/h", tarfile.LNKTYPE, "../" * 20 + outside + "/secret"), ("x/h", b"bad")],
+                    [top, ("x/" + "n" * 300, b"bad")]):
+            s = self.serve(get_tar=(200, archive(*bad)))
+            done = s.run("cp", f"{ID}:/tmp/x", self.dir, code=None)
+            self.assertIn(done.returncode, (2, 4, 5), done.stderr)
+            self.assertEqual(os.listdir(outside), ["secret"])
+            with open(f"{outside}/secret") as f:
+                self.assertEqual(f.read(), "safe")
+            self.assertEqual(os.stat(f"{outside}/secret").st_nlink, 1)
+
+    def test_a_link_of_its_own_is_replaced_not_followed(self):
+        s = self.serve(get_tar=(200, archive(("x", tarfile.DIRTYPE, ""), ("x/l", tarfile.SYMTYPE, "/etc/none"),
+                                             ("x/l", b"mine"))))
+        s.run("cp", f"{ID}:/tmp/x", self.dir)
+        self.assertEqual(self.read("x/l"), "mine")
+
+    def test_devices_and_odd_names(self):
+        s = self.serve(get_tar=(200, archive(("x", tarfile.DIRTYPE, ""), ("x/\x1b[2Jdev", tarfile.CHRTYPE, ""),
+                                             ("x/\x1b]0;title\x07", b"1"))))
+        done = s.run("cp", f"{ID}:/tmp/x", self.dir)
+        self.assertNotIn("\x1b", done.stderr)
+        self.assertIn("?[2Jdev", done.stderr)
+        self.assertEqual(os.listdir(self.here("x")), ["\x1b]0;title\x07"])
+        s = self.serve(get_tar=(200, archive(("x", tarfile.DIRTYPE, ""), ("x/../\x1b[2J", b"1"))))
+        self.assertNotIn("\x1b", s.run("cp", f"{ID}:/tmp/x", self.dir, code=2).stderr)
+
+    def test_no_archive(self):
+        for body in (b"", b"\0" * 512, b"not one" * 1000):
+            s = self.serve(get_tar=(200, body))
+            self.save("x")
+            s.run("cp", f"{ID}:/tmp/x", self.here("x"), code=7 if not body else 2)
+            self.assertEqual((os.listdir(self.dir), self.read("x")), (["x"], "old"))
+
+    def test_without_an_end(self):
+        piece = archive(("x", tarfile.DIRTYPE, ""))[:512]
+        stop = threading.Event()
+
+        def endless(request):
+            h = request.handler
+            h.send_response(200)
+            h.end_headers()
+            h.wfile.write(piece)
+            for i in range(10**9):
+                if stop.is_set():
+                    break
+                h.wfile.write(archive((f"x/{i}", b""))[:512])
+            return False
+        s = self.serve(get_tar=endless)
+        try:
+            p = s.popen("cp", f"{ID}:/tmp/x", self.dir, stderr=subprocess.PIPE)
+            while not os.path.isdir(self.here("x")) or len(os.listdir(self.here("x"))) < 10:
+                self.assertIsNone(p.poll())
+            p.send_signal(signal.SIGINT)
+            self.assertIn(b"interrupted", p.communicate(timeout=60)[1])
+            self.assertEqual(p.returncode, 130)
+        finally:
+            stop.set()
+
+
+class Cut(Case):
+    def test_a_stream_that_ends_early(self):
+        s = self.serve(get_raw=cut(b"1500\n", 4096))
+        done = s.run("cp", f"{ID}:/sys/mtu", "-", code=7)
+        self.assertEqual(done.stdout, "1500\n")
+        self.assertIn("ended early", done.stderr)
+
+    def test_an_archive_that_ends_early(self):
+        whole = archive(("x", b"a" * 5000))
+        for body in (whole[:100], whole[:3000], whole[:5500]):
+            s = self.serve(get_tar=cut(body))
+            for before in ([], ["x"]):
+                done = s.run("cp", f"{ID}:/tmp/x", self.here("x"), code=7)
+                self.assertIn("x ended early", done.stderr)
+                self.assertEqual(os.listdir(self.dir), before)
+                self.save("x")
+            self.assertEqual(self.read("x"), "old")
+            os.unlink(self.here("x"))
+
+    def test_it_says_what_was_copied(self):
+        s = self.serve(get_tar=cut(archive(("t", tarfile.DIRTYPE, ""), ("t/a", b"1"), ("t/b", b"2"), ("t/c", b"3"))[:3000]))
+        done = s.run("cp", f"{ID}:t", self.here("t"), code=7)
+        self.assertIn("files before it were copied", done.stderr)
+        self.assertNotIn("c", os.listdir(self.here("t")))
+
+
+class Older(Case):
+    def test_an_agent_without_archives(self):
+        missing = (404, {"code": 404, "message": "no such call: GET /files/tar"})
+        s = self.serve(get_tar=missing, post_tar=missing)
+        for args in ((f"{ID}:t", self.here("t")), (STASIS, f"{ID}:")):
+            done = s.run("cp", *args, code=2)
+            self.assertIn("older than this command", done.stderr)
+            self.assertIn("tar", done.stderr)
+        self.assertEqual(os.listdir(self.dir), [])
+        self.assertEqual(s.calls("POST")[0].body, b"")
+
+    def test_what_is_not_there(self):
+        s = self.serve(get_tar=(404, {"code": 404, "message": "/tmp/x: No such file or directory"}))
+        for to in (self.here("new"), self.here("new/"), self.dir):
+            done = s.run("cp", f"{ID}:/tmp/x/.", to, code=4)
+            self.assertIn("No such file", done.stderr)
+        self.assertEqual(os.listdir(self.dir), [])
+
+
+unittest.main(argv=sys.argv[:1] + sys.argv[2:], verbosity=2)
