@@ -8,16 +8,12 @@
 #include <fcntl.h>
 #include <search.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
+#include "archive/packed_file.h"
 #include "archive/tar_write.h"
-#include "base/file.h"
 
-#define HEAD (64u << 10)
 #define MAX_LEVELS 256
-#define MAX_SEGMENTS 65536	// beyond these, holes are sent as zeros
-#define MAX_UNKNOWN (64u << 20) // of a file whose size nobody knows
 #define MAX_XATTRS 64
 #define MAX_XATTR_BYTES (256u << 10)
 
@@ -46,13 +42,7 @@ struct pack {
 	void *seen; // tree of struct seen
 	bool is_dir, ended;
 	uint64_t files, bytes;
-	// The file under way:
-	int fd; // -1: none
-	struct archive_segment *segments;
-	size_t n_segments, segment;
-	uint64_t in_segment, content; // content: all of its segments
-	size_t head_len;
-	char head[HEAD];
+	struct packed_file file; // under way
 };
 
 static void tell(struct pack *p, enum archive_note what, const char *why)
@@ -120,116 +110,13 @@ static struct archive_entry entry_of(const struct pack *p, const struct stat *st
 
 // --- files
 
-static int add_segment(struct pack *p, uint64_t offset, uint64_t length)
-{
-	if ((p->n_segments & (p->n_segments - 1)) == 0) {
-		struct archive_segment *s =
-			reallocarray(p->segments, p->n_segments ? 2 * p->n_segments : 1, sizeof *s);
-		if (!s)
-			return -ENOMEM;
-		p->segments = s;
-	}
-	p->segments[p->n_segments++] = (struct archive_segment){offset, length};
-	p->content += length;
-	return 0;
-}
-
-// The parts that have data. A file without any has one of no length, at its end. -EOPNOTSUPP where
-// the file system does not tell.
-static int find_data(struct pack *p, uint64_t size)
-{
-	uint64_t at = 0;
-	while (at < size) {
-		off_t data = lseek(p->fd, (off_t)at, SEEK_DATA);
-		if (data < 0 && errno != ENXIO)
-			return -EOPNOTSUPP;
-		if (data < 0 || (uint64_t)data >= size)
-			break;
-		off_t hole =
-			p->n_segments < MAX_SEGMENTS ? lseek(p->fd, data, SEEK_HOLE) : (off_t)size;
-		if (hole <= data || (uint64_t)hole > size)
-			hole = (off_t)size;
-		int rc = add_segment(p, (uint64_t)data, (uint64_t)(hole - data));
-		if (rc < 0)
-			return rc;
-		at = (uint64_t)hole;
-	}
-	return p->n_segments ? 0 : add_segment(p, size, 0);
-}
-
-// Of a file whose length is not known: a copy takes its place. -EFBIG: it goes on and on.
-static int read_to_end(struct pack *p)
-{
-	_cleanup_close_ int copy = memfd_create("pack", MFD_CLOEXEC);
-	char buf[16384];
-	uint64_t total = p->head_len;
-	if (copy < 0)
-		return -errno;
-	int rc = file_write_full(copy, p->head, p->head_len);
-	while (rc == 0) {
-		ssize_t n = RETRY_EINTR(read(p->fd, buf, sizeof buf));
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		total += (uint64_t)n;
-		rc = total > MAX_UNKNOWN ? -EFBIG : file_write_full(copy, buf, (size_t)n);
-	}
-	if (rc < 0)
-		return rc;
-	close(p->fd);
-	p->fd = TAKE_FD(copy);
-	return add_segment(p, 0, total);
-}
-
-static void forget_segments(struct pack *p)
-{
-	p->n_segments = p->segment = 0;
-	p->in_segment = p->content = 0;
-}
-
-// Settles what of the file is promised. *ret_size: with its holes, where it has some.
-static int measure(struct pack *p, uint64_t *ret_size, bool *ret_holes)
-{
-	struct stat st;
-	bool end = false;
-	forget_segments(p);
-	p->head_len = 0;
-	while (p->head_len < HEAD && !end) {
-		ssize_t n = RETRY_EINTR(read(p->fd, p->head + p->head_len, HEAD - p->head_len));
-		if (n < 0)
-			return -errno;
-		p->head_len += (size_t)n;
-		end = n == 0;
-	}
-	if (fstat(p->fd, &st) < 0)
-		return -errno;
-	uint64_t size = (uint64_t)st.st_size;
-	bool sized = end ? size == p->head_len : size >= p->head_len;
-	if (!end && !sized)
-		return read_to_end(p);
-	if (sized && (uint64_t)st.st_blocks * 512 < size) {
-		int rc = find_data(p, size);
-		*ret_holes = rc == 0 && p->content < size;
-		*ret_size = size;
-		if (*ret_holes || rc == -ENOMEM)
-			return rc;
-		forget_segments(p);
-	}
-	return add_segment(p, 0, end ? p->head_len : size);
-}
-
 // Takes fd.
 static int begin_file(struct pack *p, int fd, const struct stat *st)
 {
-	uint64_t size = 0;
-	bool holes = false;
-	p->fd = fd;
-	int rc = measure(p, &size, &holes);
+	int rc = packed_open(&p->file, fd);
+	if (rc == -ENOMEM)
+		return rc;
 	if (rc < 0) {
-		p->fd = safe_close(p->fd);
-		if (rc == -ENOMEM)
-			return rc;
 		tell(p, ARCHIVE_FAILED,
 			rc == -EFBIG ? "it has no size and goes on for more than 64 MiB"
 				     : strerror(-rc));
@@ -237,42 +124,27 @@ static int begin_file(struct pack *p, int fd, const struct stat *st)
 	}
 	struct archive_entry entry = entry_of(p, st);
 	entry.type = ARCHIVE_FILE;
-	entry.size = holes ? size : p->content;
-	entry.segments = holes ? p->segments : NULL;
-	entry.n_segments = holes ? p->n_segments : 0;
-	add_header(p, &entry, p->fd);
+	entry.size = p->file.size;
+	entry.segments = p->file.holes ? p->file.segments : NULL;
+	entry.n_segments = p->file.holes ? p->file.n : 0;
+	add_header(p, &entry, p->file.fd);
 	return 0;
 }
 
 // The next bytes of the file under way, or 0 where it is over.
 static ssize_t read_file(struct pack *p, char *buf, size_t max, struct err *e)
 {
-	while (p->segment < p->n_segments && p->in_segment == p->segments[p->segment].length) {
-		p->segment++;
-		p->in_segment = 0;
-	}
-	if (p->segment == p->n_segments) {
-		p->fd = safe_close(p->fd);
-		p->files++;
-		tar_add_padding(&p->out, p->content);
-		return 0;
-	}
-	const struct archive_segment *s = &p->segments[p->segment];
-	uint64_t at = s->offset + p->in_segment;
-	size_t want = (size_t)MIN((uint64_t)max, s->length - p->in_segment);
-	ssize_t n;
-	if (at < p->head_len) {
-		n = (ssize_t)MIN(want, p->head_len - (size_t)at);
-		memcpy(buf, p->head + at, (size_t)n);
-	} else {
-		n = RETRY_EINTR(pread(p->fd, buf, want, (off_t)at));
-	}
-	if (n < 0)
-		return err_errno(e, errno, "cannot read %s", p->path.data);
-	if (n == 0)
+	ssize_t n = packed_read(&p->file, buf, max);
+	if (n == -ENODATA)
 		return err_set(e, ERR_CONFLICT,
 			"%s ended early: it became shorter while it was read", p->path.data);
-	p->in_segment += (uint64_t)n;
+	if (n < 0)
+		return err_errno(e, (int)n, "cannot read %s", p->path.data);
+	if (n == 0) {
+		tar_add_padding(&p->out, p->file.length);
+		packed_close(&p->file);
+		p->files++;
+	}
 	p->bytes += (uint64_t)n;
 	return n;
 }
@@ -452,7 +324,7 @@ int pack_new(int dirfd, const char *path, const char *root, unsigned flags, arch
 	_cleanup_(pack_freep) struct pack *p = calloc(1, sizeof *p);
 	if (!p)
 		return err_errno(e, ENOMEM, "archive");
-	p->fd = -1;
+	p->file.fd = -1;
 	p->flags = flags;
 	p->note = note;
 	p->ctx = ctx;
@@ -472,10 +344,9 @@ struct pack *pack_free(struct pack *p)
 	while (p->n > 0)
 		closedir(p->levels[--p->n].d);
 	tdestroy(p->seen, free);
-	free(p->segments);
 	strbuf_done(&p->out);
 	strbuf_done(&p->path);
-	safe_close(p->fd);
+	packed_done(&p->file);
 	free(p);
 	return NULL;
 }
@@ -497,7 +368,7 @@ ssize_t pack_next(struct pack *p, char *buf, size_t max, struct err *e)
 		if (p->ended)
 			break;
 		ssize_t got = 0;
-		if (p->fd >= 0)
+		if (p->file.fd >= 0)
 			got = read_file(p, buf + n, max - n, e);
 		else if ((got = step(p)) < 0)
 			err_errno(e, (int)got, "%s", p->path.data);

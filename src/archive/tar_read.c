@@ -6,11 +6,12 @@
 #include "archive/tar_read.h"
 #include <ctype.h>
 #include <string.h>
+#include "archive/sparse_map.h"
+#include "archive/tar_field.h"
 #include "archive/tar_write.h"
 #include "base/str.h"
 
 #define MAX_RECORDS (1u << 20) // bytes of extended headers
-#define MAX_SEGMENTS (1u << 20)
 #define MAX_XATTRS 64
 #define XATTR_KEY "SCHILY.xattr."
 
@@ -36,14 +37,11 @@ struct tar_reader {
 		bool has_size, has_uid, has_gid, has_mtime, sparse;
 	} over;
 	// Of the entry under way:
-	uint64_t stored, taken;		  // bytes in the archive, map included
-	uint64_t size, end;		  // of the file; where its last segment ended
-	struct archive_segment *segments; // of a file with holes
-	size_t n_segments, segment;
+	uint64_t stored, taken; // bytes in the archive, map included
+	uint64_t size, end;	// of the file; where its last segment ended
+	struct sparse_map map;	// of a file with holes
+	size_t segment;
 	uint64_t in_segment; // bytes taken of the present one
-	size_t numbers;	     // of the map, read
-	uint64_t number;
-	bool digits;
 };
 
 static int bad(struct err *e, const char *what)
@@ -72,61 +70,9 @@ struct tar_reader *tar_reader_free(struct tar_reader *r)
 	strbuf_done(&r->link);
 	strbuf_done(&r->sparse_name);
 	strbuf_done(&r->xattr_text);
-	free(r->segments);
+	sparse_map_done(&r->map);
 	free(r);
 	return NULL;
-}
-
-// --- numbers
-
-// Octal, ended by a blank, NUL or the field's end; or binary with the first bit set (GNU).
-static int read_number(const char *field, size_t size, uint64_t *ret)
-{
-	uint64_t v = 0;
-	size_t i = 0;
-	if ((unsigned char)field[0] == 0x80) {
-		for (i = 1; i < size; i++) {
-			if (v >> 56)
-				return -ERANGE;
-			v = v << 8 | (unsigned char)field[i];
-		}
-		*ret = v;
-		return 0;
-	}
-	while (i < size && field[i] == ' ')
-		i++;
-	for (; i < size && field[i] && field[i] != ' '; i++) {
-		if (field[i] < '0' || field[i] > '7' || v >> 61)
-			return -EINVAL;
-		v = v << 3 | (uint64_t)(field[i] - '0');
-	}
-	*ret = v;
-	return 0;
-}
-
-static int read_time(const char *text, struct timespec *ret)
-{
-	bool negative = *text == '-';
-	char whole[24];
-	text += negative;
-	size_t n = strcspn(text, ".");
-	uint64_t s;
-	long ns = 0, unit = 100000000;
-	if (n >= sizeof whole)
-		return -ERANGE;
-	memcpy(whole, text, n);
-	whole[n] = '\0';
-	if (str_to_u64(whole, INT64_MAX / 2, &s) < 0)
-		return -EINVAL;
-	for (const char *p = text + n + (text[n] == '.'); *p; p++, unit /= 10) {
-		if (!isdigit((unsigned char)*p))
-			return -EINVAL;
-		ns += (*p - '0') * unit;
-	}
-	*ret = (struct timespec){negative ? -(time_t)s : (time_t)s, ns};
-	if (negative && ns)
-		*ret = (struct timespec){-(time_t)s - 1, 1000000000 - ns};
-	return 0;
 }
 
 // --- records of extended headers
@@ -186,7 +132,7 @@ static int take_record(
 		rc = str_to_u64(value, UINT32_MAX - 1, &r->over.gid);
 		r->over.has_gid = true;
 	} else if (strcmp(key, "mtime") == 0) {
-		rc = read_time(value, &r->over.mtime);
+		rc = tar_read_time(value, &r->over.mtime);
 		r->over.has_mtime = true;
 	} else if (strcmp(key, "GNU.sparse.name") == 0) {
 		set_text(&r->sparse_name, value);
@@ -240,40 +186,6 @@ static int take_extended(struct tar_reader *r, struct err *e)
 
 // --- headers
 
-// Offsets of the fields: see struct header in tar_write.c.
-enum {
-	AT_NAME = 0,
-	AT_MODE = 100,
-	AT_UID = 108,
-	AT_GID = 116,
-	AT_SIZE = 124,
-	AT_MTIME = 136,
-	AT_SUM = 148,
-	AT_TYPE = 156,
-	AT_LINK = 157,
-	AT_MAGIC = 257,
-	AT_PREFIX = 345
-};
-
-static bool sum_is_right(const char *h)
-{
-	uint64_t told, sum = 0;
-	for (size_t i = 0; i < TAR_BLOCK; i++)
-		sum += i >= AT_SUM && i < AT_SUM + 8 ? ' ' : (unsigned char)h[i];
-	return read_number(h + AT_SUM, 8, &told) == 0 && told == sum;
-}
-
-static void take_name(const char *h, struct strbuf *to)
-{
-	// The prefix is of POSIX's magic alone; GNU has other fields there.
-	size_t n = strnlen(h + AT_PREFIX, 155);
-	if (n && memcmp(h + AT_MAGIC, "ustar\0", 6) == 0) {
-		strbuf_add(to, h + AT_PREFIX, n);
-		strbuf_addc(to, '/');
-	}
-	strbuf_add(to, h + AT_NAME, strnlen(h + AT_NAME, 100));
-}
-
 static enum archive_type type_of(char flag)
 {
 	switch (flag) {
@@ -294,18 +206,20 @@ static int fill_entry(
 	struct tar_reader *r, const char *h, struct archive_entry *entry, struct err *e)
 {
 	uint64_t mode, uid, gid, mtime = 0;
-	if (read_number(h + AT_MODE, 8, &mode) < 0 || read_number(h + AT_UID, 8, &uid) < 0 ||
-		read_number(h + AT_GID, 8, &gid) < 0 || uid >= UINT32_MAX || gid >= UINT32_MAX)
+	if (tar_read_number(h + TAR_AT_MODE, 8, &mode) < 0 ||
+		tar_read_number(h + TAR_AT_UID, 8, &uid) < 0 ||
+		tar_read_number(h + TAR_AT_GID, 8, &gid) < 0 || uid >= UINT32_MAX ||
+		gid >= UINT32_MAX)
 		return bad(e, "a header has no proper numbers");
 	// A negative one (GNU, before 1970) is one that this does not read.
-	if (read_number(h + AT_MTIME, 12, &mtime) < 0 || mtime > INT64_MAX / 2)
+	if (tar_read_number(h + TAR_AT_MTIME, 12, &mtime) < 0 || mtime > INT64_MAX / 2)
 		mtime = 0;
 	if (r->over.sparse && r->sparse_name.len)
 		set_text(&r->path, r->sparse_name.data);
 	else if (!r->path.len)
-		take_name(h, &r->path);
+		tar_read_name(h, &r->path);
 	if (!r->link.len)
-		strbuf_add(&r->link, h + AT_LINK, strnlen(h + AT_LINK, 100));
+		strbuf_add(&r->link, h + TAR_AT_LINK, strnlen(h + TAR_AT_LINK, 100));
 	if (strbuf_check(&r->path) < 0 || strbuf_check(&r->link) < 0)
 		return err_errno(e, ENOMEM, "archive");
 	for (size_t i = 0; i < r->n_xattrs; i++) {
@@ -313,7 +227,7 @@ static int fill_entry(
 		r->xattrs[i].value = r->xattrs[i].name + strlen(r->xattrs[i].name) + 1;
 	}
 	*entry = (struct archive_entry){
-		.type = type_of(h[AT_TYPE]),
+		.type = type_of(h[TAR_AT_TYPE]),
 		.path = r->path.data ? r->path.data : "",
 		.link = r->link.data ? r->link.data : "",
 		.mode = (mode_t)(mode & 07777),
@@ -351,8 +265,8 @@ static int begin_entry(struct tar_reader *r, const char *h, struct err *e)
 	bool sparse = r->over.sparse && entry.type == ARCHIVE_FILE;
 	r->size = entry.size;
 	r->taken = r->end = r->in_segment = 0;
-	r->segment = r->n_segments = r->numbers = 0;
-	r->digits = false;
+	r->segment = 0;
+	sparse_map_reset(&r->map);
 	rc = r->ev->entry(r->ctx, &entry, e);
 	forget_entry(r);
 	if (rc < 0)
@@ -374,11 +288,11 @@ static int take_header(struct tar_reader *r, struct err *e)
 	}
 	if (r->zeros)
 		return bad(e, "something follows its end");
-	if (!sum_is_right(h) || memcmp(h + AT_MAGIC, "ustar", 5) != 0)
+	if (!tar_is_header(h))
 		return bad(e, "a header has a wrong sum");
-	if (read_number(h + AT_SIZE, 12, &r->stored) < 0 || r->stored > INT64_MAX)
+	if (tar_read_number(h + TAR_AT_SIZE, 12, &r->stored) < 0 || r->stored > INT64_MAX)
 		return bad(e, "a header has no proper size");
-	r->type = h[AT_TYPE];
+	r->type = h[TAR_AT_TYPE];
 	if (!strchr("xgLK", r->type) || !r->type)
 		return r->type == 'S' ? bad(e, "files with holes in GNU's old format")
 				      : begin_entry(r, h, e);
@@ -410,93 +324,29 @@ static int take_block(struct tar_reader *r, struct err *e)
 
 // --- content
 
-static int end_map(struct tar_reader *r, struct err *e)
-{
-	uint64_t sum = 0, end = 0;
-	for (size_t i = 0; i < r->n_segments; i++) {
-		const struct archive_segment *s = &r->segments[i];
-		if (s->offset < end || s->offset > r->size || s->length > r->size - s->offset)
-			return bad(e, "the parts of a file lie outside of it");
-		end = s->offset + s->length;
-		sum += s->length;
-	}
-	r->taken = (r->taken + TAR_BLOCK - 1) / TAR_BLOCK * TAR_BLOCK;
-	if (r->taken > r->stored || sum != r->stored - r->taken)
-		return bad(e, "a file with holes has another size than its map says");
-	return 0;
-}
-
-static int take_number(struct tar_reader *r, struct err *e)
-{
-	size_t i = r->numbers++;
-	if (i == 0) {
-		if (r->number > MAX_SEGMENTS)
-			return bad(e, "a file has too many holes");
-		struct archive_segment *s =
-			reallocarray(r->segments, (size_t)r->number + 1, sizeof *s);
-		if (!s)
-			return err_errno(e, ENOMEM, "archive");
-		r->segments = s;
-		r->n_segments = (size_t)r->number;
-	} else if (i % 2) {
-		r->segments[i / 2].offset = r->number;
-	} else {
-		r->segments[i / 2 - 1].length = r->number;
-	}
-	return 0;
-}
-
-static bool map_is_whole(const struct tar_reader *r)
-{
-	return r->numbers && r->numbers == 1 + 2 * r->n_segments;
-}
-
 // The count of bytes taken, or a negative errno.
 static ssize_t take_map(struct tar_reader *r, const char *data, size_t len, struct err *e)
 {
-	size_t i = 0;
-	int rc = 0;
-	while (i < len && rc == 0 && !map_is_whole(r)) {
-		char c = data[i++];
-		if (++r->taken > r->stored)
-			return bad(e, "a map of holes has no end");
-		if (c == '\n' && r->digits) {
-			rc = take_number(r, e);
-			r->number = 0;
-			r->digits = false;
-		} else if (isdigit((unsigned char)c) && r->number < INT64_MAX / 10) {
-			r->number = r->number * 10 + (uint64_t)(c - '0');
-			r->digits = true;
-		} else {
-			rc = bad(e, "a map of holes has something else than numbers");
-		}
-	}
-	if (rc < 0)
-		return rc;
-	if (!map_is_whole(r))
-		return (ssize_t)i;
-	// What fills its last block.
-	size_t fill = (size_t)((TAR_BLOCK - r->taken % TAR_BLOCK) % TAR_BLOCK);
-	size_t n = MIN(fill, len - i);
-	r->taken += n;
-	if (n == fill) {
-		rc = end_map(r, e);
+	bool whole = false;
+	ssize_t n = sparse_map_feed(&r->map, data, len, r->stored, r->size, &whole, e);
+	if (n > 0)
+		r->taken += (uint64_t)n;
+	if (whole)
 		r->state = DATA;
-	}
-	return rc < 0 ? rc : (ssize_t)(i + n);
+	return n;
 }
 
 static ssize_t take_data(struct tar_reader *r, const char *data, size_t len, struct err *e)
 {
 	uint64_t offset = r->taken, left = r->stored - r->taken;
-	if (r->n_segments) {
-		while (r->segment < r->n_segments &&
-			r->in_segment == r->segments[r->segment].length) {
+	if (r->map.n) {
+		while (r->segment < r->map.n &&
+			r->in_segment == r->map.segments[r->segment].length) {
 			r->segment++;
 			r->in_segment = 0;
 		}
-		if (r->segment < r->n_segments) {
-			const struct archive_segment *s = &r->segments[r->segment];
+		if (r->segment < r->map.n) {
+			const struct archive_segment *s = &r->map.segments[r->segment];
 			offset = s->offset + r->in_segment;
 			left = s->length - r->in_segment;
 		}

@@ -7,15 +7,14 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
+#include "archive/attributes.h"
+#include "archive/link.h"
 #include "archive/tar_read.h"
 #include "base/file.h"
-#include "base/id.h"
 #include "base/replace.h"
 #include "base/str.h"
 
 #define MAX_LEVELS 300
-#define MAX_XATTR_VALUE 65536
 
 struct level {
 	int fd;
@@ -111,49 +110,6 @@ static int place_path(
 	return out->failed || u->root.failed ? err_errno(e, ENOMEM, "archive") : 0;
 }
 
-// --- owner, mode, times
-
-// path NULL: fd itself.
-static int set_owner(struct unpack *u, int fd, const char *path, uid_t uid, gid_t gid)
-{
-	int flags = path ? AT_SYMLINK_NOFOLLOW : AT_EMPTY_PATH;
-	if (u->o.flags & UNPACK_OWNER) {
-		if (fchownat(fd, path ? path : "", uid, gid, flags) == 0 || errno == EPERM)
-			return 0;
-		return -errno;
-	}
-	if (u->o.give && fchownat(fd, path ? path : "", u->o.uid, u->o.gid, flags) < 0)
-		return -errno;
-	return 0;
-}
-
-static mode_t mode_of(const struct unpack *u, mode_t mode)
-{
-	return mode & (u->o.flags & UNPACK_SET_ID ? 07777 : 0777);
-}
-
-static void set_xattrs(struct unpack *u, int fd, const struct archive_entry *entry)
-{
-	for (size_t i = 0; i < entry->n_xattrs; i++) {
-		const struct archive_xattr *x = &entry->xattrs[i];
-		bool ok = (str_starts(x->name, "user.") && (u->o.flags & UNPACK_XATTRS)) ||
-			  (str_starts(x->name, "system.posix_acl_") && (u->o.flags & UNPACK_ACLS));
-		if (ok && x->len <= MAX_XATTR_VALUE &&
-			fsetxattr(fd, x->name, x->value, x->len, 0) < 0)
-			continue; // this file system has none
-	}
-}
-
-static int set_times(struct unpack *u, int fd, const char *path, struct timespec mtime)
-{
-	const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, mtime};
-	if (!(u->o.flags & UNPACK_TIMES))
-		return 0;
-	int rc = path ? utimensat(fd, path, times, AT_SYMLINK_NOFOLLOW) : futimens(fd, times);
-	// A time that this file system cannot have is no reason to fail.
-	return rc < 0 && errno != EINVAL && errno != EOVERFLOW && errno != EPERM ? -errno : 0;
-}
-
 // --- directories
 
 static int leave(struct unpack *u)
@@ -161,12 +117,12 @@ static int leave(struct unpack *u)
 	struct level *l = &u->levels[--u->n];
 	int rc = 0;
 	if (l->has_end) {
-		rc = set_owner(u, l->fd, NULL, l->uid, l->gid);
+		rc = attributes_set_owner(&u->o, l->fd, NULL, l->uid, l->gid);
 		// Somebody else's directory, which was there.
-		if (fchmod(l->fd, mode_of(u, l->mode)) < 0 && errno != EPERM && rc == 0)
+		if (fchmod(l->fd, attributes_mode(&u->o, l->mode)) < 0 && errno != EPERM && rc == 0)
 			rc = -errno;
 		if (rc == 0)
-			rc = set_times(u, l->fd, NULL, l->mtime);
+			rc = attributes_set_times(&u->o, l->fd, NULL, l->mtime);
 	}
 	free(l->name);
 	safe_close(l->fd);
@@ -190,7 +146,7 @@ static int enter(struct unpack *u, const char *name, size_t len)
 		openat(parent, copy, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	int rc = made ? set_owner(u, fd, NULL, (uid_t)-1, (gid_t)-1) : 0;
+	int rc = made ? attributes_set_owner(&u->o, fd, NULL, (uid_t)-1, (gid_t)-1) : 0;
 	if (rc < 0)
 		return rc;
 	*l = (struct level){.fd = TAKE_FD(fd), .name = TAKE_PTR(copy), .made = made};
@@ -228,7 +184,7 @@ static int make_directory(struct unpack *u, const struct archive_entry *entry)
 	if (rc < 0)
 		return rc;
 	struct level *l = &u->levels[u->n - 1];
-	set_xattrs(u, l->fd, entry);
+	attributes_set_xattrs(&u->o, l->fd, entry);
 	// One that was there stays as it is, but for an exact copy of another.
 	if (!l->made && !(u->o.flags & UNPACK_TIMES))
 		return 0;
@@ -244,58 +200,15 @@ static int make_directory(struct unpack *u, const struct archive_entry *entry)
 
 // --- links
 
-static void name_part(char part[40])
-{
-	unsigned char random[6];
-	char hex[13];
-	id_random_bytes(random, sizeof random);
-	id_hex(random, sizeof random, hex);
-	snprintf(part, 40, REPLACE_PREFIX "%s.part", hex);
-}
-
-// Makes a link by make(), in place of what is there unless that is a directory.
-static int put_link(int dir, const char *name, int (*make)(void *, int, const char *), void *arg)
-{
-	char part[40];
-	struct stat st;
-	int rc = make(arg, dir, name);
-	if (rc != -EEXIST)
-		return rc;
-	if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode))
-		return -EISDIR;
-	name_part(part);
-	rc = make(arg, dir, part);
-	if (rc == 0 && renameat(dir, part, dir, name) < 0)
-		rc = -errno;
-	unlinkat(dir, part, 0); // also where both were names of one file, which rename keeps
-	return rc;
-}
-
-static int make_symlink(void *target, int dir, const char *name)
-{
-	return symlinkat(target, dir, name) < 0 ? -errno : 0;
-}
-
 static int add_symlink(struct unpack *u, const struct archive_entry *entry, const char *name)
 {
 	int dir = u->levels[u->n - 1].fd;
 	if (!*entry->link || strlen(entry->link) >= PATH_MAX)
 		return -EINVAL;
-	int rc = put_link(dir, name, make_symlink, (void *)entry->link);
+	int rc = link_symbolic(dir, name, entry->link);
 	if (rc == 0)
-		rc = set_owner(u, dir, name, entry->uid, entry->gid);
-	return rc < 0 ? rc : set_times(u, dir, name, entry->mtime);
-}
-
-struct link_source {
-	int dir;
-	const char *name;
-};
-
-static int make_hard_link(void *arg, int dir, const char *name)
-{
-	const struct link_source *s = arg;
-	return linkat(s->dir, s->name, dir, name, 0) < 0 ? -errno : 0;
+		rc = attributes_set_owner(&u->o, dir, name, entry->uid, entry->gid);
+	return rc < 0 ? rc : attributes_set_times(&u->o, dir, name, entry->mtime);
 }
 
 // Opens the directory of a path below the top, following no link.
@@ -315,50 +228,19 @@ static int open_dir_of(struct unpack *u, char *path, const char **ret_name)
 	return fd < 0 ? -errno : TAKE_FD(fd);
 }
 
-static int copy_file(const struct link_source *s, int dir, const char *name)
-{
-	char buf[16384];
-	struct replace r;
-	_cleanup_close_ int from = openat(s->dir, s->name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	struct stat st;
-	if (from < 0 || fstat(from, &st) < 0)
-		return -errno;
-	int rc = replace_begin(&r, dir, name, 0, 0600);
-	if (rc < 0)
-		return rc;
-	ssize_t n = 1;
-	while (rc == 0 && (n = RETRY_EINTR(read(from, buf, sizeof buf))) > 0)
-		rc = file_write_full(r.fd, buf, (size_t)n);
-	if (rc == 0 && (n < 0 || fchmod(r.fd, st.st_mode & 0777) < 0))
-		rc = -errno;
-	if (rc == 0)
-		return replace_commit(&r);
-	replace_abort(&r);
-	return rc;
-}
-
 static int add_hard_link(
 	struct unpack *u, const struct archive_entry *entry, const char *name, struct err *e)
 {
 	_cleanup_strbuf_ struct strbuf path = {0};
-	struct link_source from = {.dir = -1};
-	struct stat st;
+	const char *from;
 	bool is_root;
 	int rc = place_path(u, entry->link, &path, &is_root, e);
 	if (rc < 0)
 		return rc;
-	_cleanup_close_ int dir = path.len ? open_dir_of(u, path.data, &from.name) : -EINVAL;
+	_cleanup_close_ int dir = path.len ? open_dir_of(u, path.data, &from) : -EINVAL;
 	if (dir < 0)
 		return dir;
-	from.dir = dir;
-	if (fstatat(dir, from.name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return -errno;
-	if (!S_ISREG(st.st_mode))
-		return -EINVAL;
-	int here = u->levels[u->n - 1].fd;
-	rc = put_link(here, name, make_hard_link, &from);
-	if (rc == -EPERM || rc == -EXDEV || rc == -EMLINK || rc == -EOPNOTSUPP)
-		rc = copy_file(&from, here, name);
+	rc = link_hard(u->levels[u->n - 1].fd, name, dir, from);
 	u->files += rc == 0;
 	return rc;
 }
@@ -390,9 +272,9 @@ static int begin_file(struct unpack *u, const struct archive_entry *entry, const
 	if (!(u->o.flags & UNPACK_OWNER) && r->exists)
 		replace_take_old(r);
 	else
-		rc = set_owner(u, r->fd, NULL, entry->uid, entry->gid);
+		rc = attributes_set_owner(&u->o, r->fd, NULL, entry->uid, entry->gid);
 	if (rc == 0)
-		set_xattrs(u, r->fd, entry);
+		attributes_set_xattrs(&u->o, r->fd, entry);
 	return rc;
 }
 
@@ -451,10 +333,11 @@ static int on_entry_end(void *ctx, struct err *e)
 		if (fstat(r->fd, &st) < 0 || ((uint64_t)st.st_size != u->entry.size &&
 						     ftruncate(r->fd, (off_t)u->entry.size) < 0))
 			rc = -errno;
-		if (rc == 0 && !r->in_place && fchmod(r->fd, mode_of(u, u->entry.mode)) < 0)
+		if (rc == 0 && !r->in_place &&
+			fchmod(r->fd, attributes_mode(&u->o, u->entry.mode)) < 0)
 			rc = -errno;
 		if (rc == 0 && !r->in_place)
-			rc = set_times(u, r->fd, NULL, u->entry.mtime);
+			rc = attributes_set_times(&u->o, r->fd, NULL, u->entry.mtime);
 	}
 	if (rc == 0)
 		rc = replace_commit(r);
