@@ -3,6 +3,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "http/connect.h"
 
 // --- calls
@@ -227,6 +228,9 @@ static int post_nothing(struct http_client *c, const struct envd_target *t, cons
 	if (rc < 0)
 		return rc;
 	snprintf(what, sizeof what, "POST %s", path);
+	// How long the agent was at what it did.
+	if (r.server_timing[0])
+		log_debug("%s timing=\"%s\"", what, r.server_timing);
 	return r.status == 204 ? 0 : http_error(what, &r, e);
 }
 

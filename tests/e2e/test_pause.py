@@ -129,6 +129,35 @@ class Pause(unittest.TestCase):
         self.assertLess(j["other"]["bytes"], j["total_bytes"] // 20)  # the log of XFS, its trees
         return j
 
+    def disk_used(self):
+        return self.s.get()["disk_used_bytes"] >> 20
+
+    def test_space_freed_in_the_guest_comes_back(self):
+        before = self.disk_used()
+        self.s.sh("dd if=/dev/zero of=big bs=1M count=300 conv=fsync 2>&1", timeout_sec=100)
+        self.assertGreater(self.disk_used(), before + 290)
+        self.pause()
+        self.assertGreater(self.disk_used(), before + 290)  # all of it is in use
+        self.resume()
+        self.s.sh("rm ~/big")
+        # At most 200 ms a time: a busy machine may need a few.
+        for _ in range(10):
+            self.pause()
+            self.resume()
+            if self.disk_used() < before + 50:
+                break
+        self.assertLess(self.disk_used(), before + 50)
+        self.unharmed()
+        copy, = self.s.fork(1)
+        self.addCleanup(copy.delete)
+        self.assertEqual(copy.sh("md5sum <~/keep"), self.sum)
+        self.assertLess(copy.get()["disk_used_bytes"] >> 20, before + 50)
+        # In the place of the holes there can be something again.
+        self.s.sh("head -c 50M /dev/urandom >big; md5sum big >sum; sync", timeout_sec=100)
+        self.pause()
+        self.resume()
+        self.s.sh("echo 3 | sudo tee /proc/sys/vm/drop_caches; md5sum -c sum; rm big sum", timeout_sec=100)
+
     def test_goes_on_where_it_was(self):
         row = self.pause()
         self.assertTrue(row["phases"])

@@ -19,6 +19,7 @@
 
 #define SECTOR 512u
 #define THREAD_STACK (64u << 10)
+#define FREE_WAIT_MS 1000
 
 struct trim {
 	char *path;
@@ -122,7 +123,7 @@ static void *work(void *arg)
 	if (rc < 0)
 		t->plan.under_way = false;
 	if (rc < 0 && rc != -EOPNOTSUPP && rc != -EINVAL)
-		log_warn("freed space is not given back error=%s", strerror(-rc));
+		log_warn("free space is not discarded error=%s", strerror(-rc));
 	t->busy = false;
 	pthread_cond_broadcast(&t->idle);
 	pthread_mutex_unlock(&t->lock);
@@ -160,7 +161,11 @@ struct trim *trim_free(struct trim *t)
 {
 	if (!t)
 		return NULL;
+	uint64_t until = deadline_in_ms(FREE_WAIT_MS);
 	pthread_mutex_lock(&t->lock);
+	t->until_ns = 0;
+	while (t->busy && cond_wait_until(&t->idle, &t->lock, until) == 0)
+		;
 	bool busy = t->busy;
 	pthread_mutex_unlock(&t->lock);
 	if (busy) // its thread still uses it
@@ -189,7 +194,7 @@ uint64_t trim_run(struct trim *t, uint64_t limit_ns)
 		;
 	took = clock_monotonic_ns() - started;
 	const char *rest = t->busy ? " still=busy" : t->plan.under_way ? " rest=next" : "";
-	log_info("freed space was given back bytes=%llu ms=%u%s", (unsigned long long)t->trimmed,
+	log_info("free space was discarded bytes=%llu ms=%u%s", (unsigned long long)t->trimmed,
 		(unsigned)(took / NSEC_PER_MSEC), rest);
 	return took;
 }

@@ -39,7 +39,8 @@ struct trim;
 // path: any directory of the file system, on which the caller's threads never block. What was freed
 // before is not known. NULL without memory.
 struct trim *trim_new(const char *path);
-// A thread of it may still be in the kernel: only before the process ends.
+// Waits a second for a thread that may still be in the kernel; if that does not come back it is
+// left alone, with t.
 struct trim *trim_free(struct trim *t);
 // Gives back what can be in limit_ns, and goes on there the next time. It returns by then also when
 // the file system does not answer, and says how long it took; 0: there was nothing to do. Call it
