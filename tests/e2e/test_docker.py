@@ -140,7 +140,7 @@ class Docker(unittest.TestCase):
 
     def test_what_is_expected_to_be_there(self):
         self.root("test -c /dev/net/tun && test -c /dev/fuse && test -c /dev/loop-control && test -d /dev/mqueue")
-        self.root("sysctl -qw net.ipv4.ip_forward=1 net.bridge.bridge-nf-call-iptables=1 || modprobe br_netfilter")
+        self.root("modprobe br_netfilter && sysctl -qw net.ipv4.ip_forward=1 net.bridge.bridge-nf-call-iptables=1")
         self.assertEqual(self.s.sh("cat /proc/self/cgroup"), "0::/user\n")
         self.assertEqual(self.s.sh("unshare -Urn id -u"), "0\n")
         # One tree, with limits to give on: what runs is in a cgroup of its own.
