@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
 import os
+import re
+import shlex
 import signal
 import subprocess
 import threading
@@ -348,3 +350,118 @@ class Meanwhile(unittest.TestCase):
         self.assertRegex(error["message"], r"the sandbox ended \((vmm_crash|shim_lost|pager_lost)\)")
         self.assertIn("the sandbox ended (", said)
         self.assertEqual(code, 5)
+
+
+class Memory(unittest.TestCase):
+    """Programs that the guest's kernel kills for lack of memory."""
+
+    EAT = ["python3", "-c", "b = []\nwhile True: b.append(b'x' * (1 << 20))"]
+    MB = 256
+
+    @classmethod
+    def setUpClass(cls):
+        cls.w = lib.world()
+        cls.s = cls.w.create(memory_mb=cls.MB)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.s.delete()
+
+    def post(self, s=None, **body):
+        a = self.w.api("POST", f"/v1/sandboxes/{(s or self.s).id}/exec", body)
+        self.assertEqual(a.status, 200, a.body)
+        return a.json()
+
+    def why(self, s=None):
+        return self.w.cli("why", (s or self.s).id, "-o", "json").ok().json()
+
+    def told(self, s=None):
+        """Kills that the events tell of."""
+        events = self.w.api("GET", f"/v1/events?sandbox={(s or self.s).id}&limit=100").json()
+        return [e for e in events["events"] if e["kind"] == "oom"]
+
+    def check(self, kill, cgroup=None):
+        self.assertEqual((kill["process"], kill["cgroup"], kill["count"]), ("python3", cgroup, 1))
+        if not cgroup:
+            self.assertGreater(kill["rss_bytes"], self.MB << 19)
+            self.assertLess(kill["rss_bytes"], kill["memory_bytes"])
+        self.assertLess(kill["memory_bytes"], self.MB << 20)
+        self.assertRegex(kill["at"], r"^20..-..-..T..:..:..")
+
+    def test_everybody_is_told(self):
+        before = self.why()["oom"]["kills"]
+        a = self.post(args=self.EAT)
+        self.assertEqual((a["exit_code"], a["signal"]), (-1, "killed"))
+        self.check(a["oom_killed"])
+        self.assertEqual(a["oom_killed"]["pid"], a["pid"])
+        why = self.why()
+        self.assertEqual(why["oom"]["kills"], before + 1)
+        self.assertIn("--memory", why["advice"])
+        lib.wait_until("an event of it", lambda: any(
+            k["pid"] == a["pid"] for e in self.told() for k in e["data"]["kills"]), 120)
+        self.assertEqual(self.told()[-1]["cause"], "guest_memory")
+        self.assertEqual(self.told()[-1]["data"]["memory_mb"], self.MB)
+        metrics = self.w.api("GET", "/v1/metrics").body.decode()
+        count = re.search(r"(?m)^stasis_host_guest_oom_kills_total (\d+)$", metrics)
+        self.assertGreaterEqual(int(count[1]), 1)
+        text = self.w.cli("why", self.s.id).ok().text
+        self.assertRegex(text, r"python3 \(\d+\) had \d+(\.\d+)? MiB of 256 MiB")
+
+    def test_the_command_line_says_so(self):
+        r = self.w.cli("exec", self.s.id, "--", *self.EAT)
+        self.assertEqual(r.code, 137)
+        self.assertRegex(r.errors, r"(?m)^stasis: killed by the guest's kernel: out of memory "
+                         r"\(python3 had \d+(\.\d+)? MiB of the sandbox's 256 MiB\); "
+                         r"give it more with: stasis create --memory 1024$")
+
+    def test_what_a_program_started(self):
+        # In a session of its own, and with an end that does not tell.
+        a = self.post(cmd=f"setsid {shlex.join(self.EAT)}; exit 0")
+        self.assertEqual(a["exit_code"], 0)
+        self.check(a["oom_killed"])
+        a = self.post(cmd=f"{shlex.join(self.EAT)} & wait $!")
+        self.assertEqual(a["exit_code"], 137)
+        self.check(a["oom_killed"])
+
+    def test_a_cgroup_that_is_full(self):
+        box = "/sys/fs/cgroup/box"
+        self.s.sh(f"echo +memory > /sys/fs/cgroup/cgroup.subtree_control; mkdir -p {box}; "
+                  f"echo 30M > {box}/memory.max", user="root")
+        a = self.post(cmd=f"echo $$ > {box}/cgroup.procs; exec {shlex.join(self.EAT)}", user="root")
+        self.assertEqual(a["signal"], "killed")
+        self.check(a["oom_killed"], "/box")
+        self.assertIn("cgroup", self.why()["advice"])
+
+    def test_others_that_are_killed(self):
+        before = self.why()["oom"]["kills"]
+        self.assertIsNone(self.s.run("kill -KILL $$")["oom_killed"])
+        self.assertIsNone(self.s.run("exit 137")["oom_killed"])
+        # The log of the guest's kernel is root's to write, but not in the kernel's name.
+        for level in ("", "<3>", "<0>", "<11>"):
+            self.s.sh(f"echo '{level}Out of memory: Killed process '$$' (forged) total-vm:9kB, "
+                      "anon-rss:9kB, file-rss:0kB, shmem-rss:0kB, UID:0' > /dev/kmsg", user="root")
+        a = self.s.run("echo '<3>Out of memory: Killed process '$$' (forged) total-vm:9kB, anon-rss:"
+                       "9kB' > /dev/kmsg; kill -KILL $$", user="root")
+        self.assertIsNone(a["oom_killed"])
+        self.assertEqual(self.why()["oom"]["kills"], before)
+        # What is not the agent's to others goes through no edge.
+        self.assertEqual(self.s.edge("POST", "/oom", body={}).status, 404)
+
+    def test_over_a_pause_and_in_copies(self):
+        self.check(self.post(args=self.EAT)["oom_killed"])
+        before = self.why()["oom"]["kills"]
+        self.s.pause()
+        # What is to be told is told before, since the copies of a snapshot would tell it as theirs.
+        self.assertEqual(sum(e["data"]["count"] for e in self.told()), before)
+        self.assertEqual(self.why()["oom"]["kills"], before)
+        self.s.resume(timeout_sec=3600)
+        child = self.s.fork(1)[0]
+        try:
+            self.assertEqual(self.why(child)["oom"]["kills"], 0)
+            self.check(self.post(child, args=self.EAT)["oom_killed"])
+            self.assertEqual(self.why(child)["oom"]["kills"], 1)
+            self.assertEqual(self.why()["oom"]["kills"], before)
+        finally:
+            child.delete()
+        self.check(self.post(args=self.EAT)["oom_killed"])
+        self.assertEqual(self.why()["oom"]["kills"], before + 1)

@@ -30,6 +30,7 @@ class Ends(unittest.TestCase):
         self.assertIn(self.s.id, self.w.cli("ls", "--all", "-q").text)
         self.assertNotIn(self.s.id, self.w.cli("ls", "-q").text)
         self.w.settle(self.before)
+        return self.w.cli("why", self.s.id, "-o", "json").ok().json()
 
     def as_root(self, cmd):
         # The guest ends before the answer: any will do.
@@ -38,8 +39,48 @@ class Ends(unittest.TestCase):
 
     def test_panic(self):
         self.as_root("echo c > /proc/sysrq-trigger")
-        self.ended("guest_panic")
+        why = self.ended("guest_panic")
         self.assertIn("panic", self.w.cli("logs", self.s.id).ok().text)
+        self.assertEqual(why["by"], "guest")
+        self.assertTrue(any("Kernel panic" in line for line in why["console"]), why)
+        # What is said of it outlives what is kept of it.
+        self.s.delete()
+        forgotten = self.w.cli("why", self.s.id, "-o", "json").ok().json()
+        for field in ("cause", "by", "advice", "console"):
+            self.assertEqual(forgotten[field], why[field])
+
+    def test_panic_for_lack_of_memory(self):
+        self.as_root("echo 2 > /proc/sys/vm/panic_on_oom; exec python3 -c 'b = []\n"
+                     "while True: b.append(b\"x\" * (1 << 20))'")
+        why = self.ended("guest_oom", lib.BOOT_LIMIT)
+        self.assertIn("--memory", why["advice"])
+
+    def test_host_without_memory(self):
+        """The host's kernel kills the VMM, whose cgroup is full."""
+        with open("/proc/self/cgroup") as f:
+            groups = dict(line.strip().split(":")[1:] for line in f)
+        one = "/sys/fs/cgroup/memory" + groups.get("memory", "")
+        box = os.path.join(one if "memory" in groups else "/sys/fs/cgroup" + groups.get("", ""),
+                           f"stasis-test-{os.getpid()}")
+        limit = os.path.join(box, "memory.limit_in_bytes" if "memory" in groups else "memory.max")
+        os.mkdir(box)
+        try:
+            if not os.path.exists(limit):
+                self.skipTest(f"{box} has no {os.path.basename(limit)}")
+            with open(limit, "w") as f:
+                f.write("16M")
+            for pid in lib.vmm_of(self.w, self.s.id):
+                with open(os.path.join(box, "cgroup.procs"), "w") as f:
+                    f.write(str(pid))
+            self.as_root("head -c 300M /dev/zero > /dev/shm/x")
+            why = self.ended("host_oom", lib.BOOT_LIMIT)
+            self.assertRegex(why["detail"], r"^the host's kernel killed \S.* \(\d+ MiB\): "
+                             r"out of memory of the cgroup /")
+            self.assertEqual(why["by"], "host")
+        finally:
+            lib.wait_until("the cgroup is empty", lambda: not open(
+                os.path.join(box, "cgroup.procs")).read())
+            os.rmdir(box)
 
     def test_power_off(self):
         self.as_root("python3 -c 'import ctypes; ctypes.CDLL(None).reboot(0x4321fedc)'")
@@ -55,7 +96,13 @@ class Ends(unittest.TestCase):
         self.assertEqual(stream.stdout.readline(), b"up\n")
         with open(os.path.join(self.w.run, self.s.id, "state.json")) as f:
             os.kill(json.load(f)["vmm_pid"], signal.SIGKILL)
-        self.ended("vmm_crash")
+        why = self.ended("vmm_crash")
+        self.assertEqual((why["by"], why["detail"]), ("host", "signal: killed"))
+        self.assertEqual([op["kind"] for op in why["operations"]], ["create"])
+        self.assertTrue(why["operations"][0]["phases"])
+        text = self.w.cli("why", self.s.id).ok().text
+        for part in ("vmm_crash, by the host", "signal: killed", "what to do", "create done"):
+            self.assertIn(part, text)
         # Who was talking to the guest is told, and does not wait for a time-out.
         self.assertEqual(stream.wait(NOTICED), 5)
         stream.stdout.close()

@@ -181,7 +181,9 @@ static void ask_agent(struct why *w)
 		return;
 	agents_give(w->c->agents, w->id, url, TAKE_PTR(client));
 	uint64_t count = MAX(r.untold, (uint64_t)r.n);
-	if (count == 0)
+	// The host may be telling of them at this moment, and have the agent's word still to take.
+	json_int_t told = json_integer_value(json_object_get(json_array_get(w->kills, 0), "total"));
+	if (count == 0 || (told > 0 && r.total == (uint64_t)told))
 		return;
 	json_t *list = json_array();
 	for (size_t i = 0; i < r.n; i++)

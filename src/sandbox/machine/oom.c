@@ -12,11 +12,12 @@
 #define ASK_MS 2000
 #define PAUSE_MIN_NS (2 * NSEC_PER_SEC)
 #define PAUSE_MAX_NS (300 * NSEC_PER_SEC)
+#define CALM_NS (600 * NSEC_PER_SEC)
 
-// The time between two questions doubles; a guest that was quiet for longer is asked at once again.
+// The time between two questions doubles, until the guest has been quiet for CALM_NS.
 static void note_question_locked(struct sandbox *s, uint64_t now)
 {
-	bool calm = now > s->oom.after_ns + s->oom.pause_ns;
+	bool calm = now > s->oom.after_ns + CALM_NS;
 	s->oom.pause_ns =
 		calm || !s->oom.pause_ns ? PAUSE_MIN_NS : MIN(s->oom.pause_ns * 2, PAUSE_MAX_NS);
 	s->oom.after_ns = now + s->oom.pause_ns;

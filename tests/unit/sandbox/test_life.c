@@ -303,6 +303,100 @@ static void long_chain(const void *arg)
 	play_close(h);
 }
 
+static void guest_says(const struct play *p, unsigned box, const char *line)
+{
+	char path[256];
+	snprintf(path, sizeof path, "%s/sandboxes/%s/console.log", world.data, p->box[box].id);
+	FILE *f = fopen(path, "a");
+	check(f && fputs(line, f) >= 0 && fclose(f) == 0, "%s", path);
+}
+
+// How many events tell of kills, and of how many.
+static unsigned count_kills(struct host *h, uint64_t *ret_kills)
+{
+	struct host_event *list = NULL;
+	size_t n = 0;
+	unsigned events = 0;
+	struct err e = {0};
+	*ret_kills = 0;
+	check(host_events(h, 0, 10000, 0, &list, &n, &e) == 0, "events: %s", e.text);
+	for (size_t i = 0; i < n; i++) {
+		if (str_eq(list[i].kind, "oom")) {
+			events++;
+			*ret_kills += (uint64_t)json_integer_value(
+				json_object_get(list[i].data, "count"));
+		}
+		host_event_done(&list[i]);
+	}
+	free(list);
+	return events;
+}
+
+static void wait_kills(struct host *h, unsigned events, uint64_t kills)
+{
+	uint64_t told;
+	unsigned n, tries = 0;
+	while ((n = count_kills(h, &told)) < events) {
+		check(tries++ < 30000, "%u events of kills, should be %u", n, events);
+		stage_skip_ms(500);
+		clock_sleep_ns(NSEC_PER_MSEC);
+	}
+	check(n == events && told == kills, "%u events of %lu kills, should be %u of %lu", n, told,
+		events, kills);
+}
+
+// What a guest's kernel killed for lack of memory.
+static void kills(const void *arg)
+{
+	struct play *p = play_new();
+	struct host *h = play_open();
+	struct stage *st = world.stage;
+	uint64_t told;
+	unsigned n;
+	OK(play_create(h, p, 0, -1, false, NULL, &e));
+	then_created(p, 0, -1);
+	// A console that says something else asks for nothing.
+	guest_says(p, 0, "stasis-init: envd started\n");
+	for (int i = 0; i < 100; i++) {
+		stage_skip_ms(2000);
+		clock_sleep_ns(NSEC_PER_MSEC);
+	}
+	check(st->asked_for_kills == 0, "an idle guest was asked");
+	st->kills = 3;
+	guest_says(p, 0, "x\nwarn envd: out of memory: killed n=3 process=python3\n");
+	wait_kills(h, 1, 3);
+	// Once more only when there is word of more.
+	atomic_fetch_add(&st->kills, 2);
+	unsigned asked = st->asked_for_kills;
+	for (int i = 0; i < 100; i++) {
+		stage_skip_ms(2000);
+		clock_sleep_ns(NSEC_PER_MSEC);
+	}
+	check(st->asked_for_kills <= asked + 1, "it was asked again"); // the word that it was told
+	// What is still untold is told before a snapshot: its copies must not tell of it.
+	guest_says(p, 0, "Out of memory: Killed process 7 (x)\n");
+	OK(play_pause(h, p, 0, NULL, &e));
+	then_paused(p, 0);
+	n = count_kills(h, &told);
+	check(n == 2 && told == 5, "after a pause %u events of %lu kills", n, told);
+	check_events(h, p, 0, "running oom oom paused");
+	// A guest that lies is asked ever more rarely.
+	OK(play_resume(h, p, 0, -1, false, NULL, &e));
+	then_resumed(p, 0, -1, false);
+	st->kills = UINT32_MAX;
+	st->kills_lie = 1; // from here on the number stays
+	for (int i = 0; i < 1200; i++) {
+		guest_says(p, 0, "Out of memory: Killed process 7 (x)\n");
+		stage_skip_ms(1000);
+		clock_sleep_ns(NSEC_PER_MSEC);
+	}
+	n = count_kills(h, &told);
+	check(n > 2 && n <= 16, "%u events of a guest that lies for 20 minutes", n);
+	OK(play_destroy(h, p, 0, NULL, &e));
+	then_destroyed(p, 0);
+	play_close(h);
+}
+
 static void all_of(const void *arg)
 {
 	world.firecracker = true;
@@ -329,6 +423,7 @@ int main(int argc, char **argv)
 		{"end", ends},
 		{"kill-all", kill_all},
 		{"long-chain", long_chain},
+		{"kills", kills},
 		{"firecracker/create", all_of, (const void *)creates},
 		{"firecracker/pause", fc_pauses, &yes},
 		{"firecracker/snapshot", all_of, (const void *)snapshots},

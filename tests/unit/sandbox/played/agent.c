@@ -138,9 +138,18 @@ int envd_call_oom(struct http_client *h, const struct envd_target *t,
 	struct err *e)
 {
 	struct call c;
+	struct stage *stage = world.stage;
 	int rc = begin(&c, "envd_call_oom", t, timeout_ms, e);
-	*ret = (struct envd_oom_report){0};
-	return rc < 0 ? rc : allowed(&c, t, e);
+	if (rc == 0)
+		rc = allowed(&c, t, e);
+	if (rc < 0)
+		return rc;
+	atomic_fetch_add(&stage->asked_for_kills, 1);
+	if (told && !stage->kills_lie)
+		atomic_fetch_sub(&stage->kills, told->untold);
+	*ret = (struct envd_oom_report){.untold = stage->kills, .n = stage->kills > 0};
+	snprintf(ret->kills[0].process, sizeof ret->kills[0].process, "python3");
+	return 0;
 }
 
 int envd_run(struct http_client *h, const struct envd_target *t, const struct envd_process *p,

@@ -81,6 +81,11 @@ struct stage {
 	_Atomic unsigned n_calls;
 	char calls[STAGE_HITS][40]; // of players, in order
 	_Atomic int vms;	    // processes that live
+	// Kills for lack of memory that each agent has to tell; how often one was asked. It lies:
+	// they are told again and again.
+	_Atomic uint64_t kills;
+	_Atomic unsigned asked_for_kills;
+	_Atomic int kills_lie;
 	// What the volume is said to have; its size is VOLUME_SIZE.
 	_Atomic uint64_t disk_used, inodes_used;
 };
