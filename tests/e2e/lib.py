@@ -500,6 +500,12 @@ def vmm_of(w, sandbox):
     return pids
 
 
+# Uses up the memory of a guest. The kernel fills the pages in (MAP_POPULATE): a program that does it
+# itself has its own code thrown out and read again, over and over, before it is killed.
+EAT = ["python3", "-c", "import mmap\nprivate = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x8000\n"
+       "all = [mmap.mmap(-1, 100 << 20, flags=private) for _ in range(20)]"]
+
+
 def b64(data):
     return base64.b64encode(data).decode()
 

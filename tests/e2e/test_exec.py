@@ -355,7 +355,7 @@ class Meanwhile(unittest.TestCase):
 class Memory(unittest.TestCase):
     """Programs that the guest's kernel kills for lack of memory."""
 
-    EAT = ["python3", "-c", "b = []\nwhile True: b.append(b'x' * (1 << 20))"]
+    EAT = lib.EAT
     MB = 256
 
     @classmethod

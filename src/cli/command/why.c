@@ -36,16 +36,33 @@ static uint64_t number_of(const json_t *object, const char *name)
 	return v > 0 ? (uint64_t)v : 0;
 }
 
+// "slot 1.50 ms, load 2.00 s"; their sum in microseconds.
+static uint64_t add_phases(struct strbuf *b, const json_t *phases)
+{
+	size_t i;
+	json_t *phase;
+	uint64_t us = 0;
+	json_array_foreach (phases, i, phase) {
+		char ms[24];
+		human_ms(number_of(phase, "us"), ms);
+		us += number_of(phase, "us");
+		strbuf_addf(b, "%s%s %s", i ? ", " : "", text_of(phase, "name"), ms);
+	}
+	return us;
+}
+
 static void say_failure(const json_t *failure)
 {
 	char when[32];
+	_cleanup_strbuf_ struct strbuf phases = {0};
 	if (!json_is_object(failure))
 		return;
 	human_when(json_object_get(failure, "at"), when);
 	say("failure", "%s, %s (%s): %s", text_of(failure, "kind"), when, text_of(failure, "at"),
 		text_of(json_object_get(failure, "error"), "message"));
-	if (json_array_size(json_object_get(failure, "phases")))
-		output_phases(json_object_get(failure, "phases"), stdout);
+	add_phases(&phases, json_object_get(failure, "phases"));
+	if (phases.len)
+		say("", "steps: %s", phases.data);
 	say("", "%s", text_of(failure, "advice"));
 }
 
@@ -78,23 +95,14 @@ static void say_operations(const json_t *operations)
 	size_t i;
 	json_t *op;
 	json_array_foreach (operations, i, op) {
-		uint64_t us = 0;
-		size_t k;
-		json_t *phase;
-		_cleanup_strbuf_ struct strbuf phases = {0};
-		json_array_foreach (json_object_get(op, "phases"), k, phase) {
-			char ms[24];
-			human_ms(number_of(phase, "us"), ms);
-			us += number_of(phase, "us");
-			strbuf_addf(
-				&phases, "%s%s %s", k ? ", " : ": ", text_of(phase, "name"), ms);
-		}
 		char sum[24] = "";
+		_cleanup_strbuf_ struct strbuf phases = {0};
+		uint64_t us = add_phases(&phases, json_object_get(op, "phases"));
 		if (us)
 			human_ms(us, sum);
-		say(i ? "" : "operations", "%s  %s %s%s%s%s", text_of(op, "created_at"),
-			text_of(op, "kind"), text_of(op, "state"), *sum ? ", " : "", sum,
-			phases.data ? phases.data : "");
+		say(i ? "" : "operations", "%s  %s %s%s%s%s%s", text_of(op, "created_at"),
+			text_of(op, "kind"), text_of(op, "state"), us ? ", " : "", sum,
+			us ? ": " : "", phases.data ? phases.data : "");
 	}
 }
 

@@ -235,6 +235,8 @@ static const char *judge(struct host *h, const struct sandbox *s, struct shim_ex
 	const char *judged = shim_judge_console(console);
 	if (rc < 0) // killed hard: its namespace, and the VMM with it, is gone
 		return end_cause_name(END_SHIM_LOST);
+	if (judged && !str_eq(judged, end_cause_name(END_GUEST_POWEROFF)))
+		console_line(h, id, "Kernel panic - not syncing", x->detail, sizeof x->detail);
 	if (judged)
 		return judged;
 	if (vmm_said)

@@ -38,6 +38,32 @@ void console_tail(struct host *h, const char *id, struct strbuf *ret)
 		printable_tail(ret, raw, (size_t)n);
 }
 
+void console_line(struct host *h, const char *id, const char *text, char *out, size_t size)
+{
+	uint64_t console;
+	size_t len = strlen(text);
+	const char *at = NULL;
+	_cleanup_free_ char *raw = malloc(PRINTABLE_TAIL_READ);
+	_cleanup_close_ int fd = open_console(h, id, &console);
+	out[0] = '\0';
+	if (fd < 0 || !raw)
+		return;
+	uint64_t from = console - MIN(console, (uint64_t)PRINTABLE_TAIL_READ);
+	ssize_t n = pread(fd, raw, PRINTABLE_TAIL_READ, (off_t)from);
+	for (const char *p = raw; n > 0; p++) {
+		p = memmem(p, (size_t)(raw + n - p), text, len);
+		if (!p)
+			break;
+		at = p;
+	}
+	if (!at)
+		return;
+	const char *begin = memrchr(raw, '\n', (size_t)(at - raw));
+	const char *end = memchr(at, '\n', (size_t)(raw + n - at));
+	begin = begin ? begin + 1 : raw;
+	printable_copy(out, size, begin, (size_t)((end ? end : raw + n) - begin));
+}
+
 json_t *console_event(struct host *h, const char *id)
 {
 	_cleanup_strbuf_ struct strbuf text = {0};

@@ -5,6 +5,8 @@
 
 // Appends the last lines (printable_tail). Nothing where there is no console.
 void console_tail(struct host *h, const char *id, struct strbuf *ret);
+// The last line that has a text, printable and cut where it is too long; "" when there is none.
+void console_line(struct host *h, const char *id, const char *text, char *out, size_t size);
 // {"console": [line, ...]} for an event; NULL where there are none. Owned by the caller.
 json_t *console_event(struct host *h, const char *id);
 // Whether what was written since *seen bytes has word of a kill for lack of memory, the agent's or

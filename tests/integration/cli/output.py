@@ -54,7 +54,20 @@ OPERATIONS = [{"id": "op-2", "kind": "pause", "state": "failed", "sandbox_id": I
               {"id": "op-1", "kind": "create", "state": "done", "sandbox_id": ID,
                "snapshot_id": None, "children": [], "error": None, "phases": [],
                "created_at": "2026-11-28T10:00:01Z", "ended_at": "2026-11-28T10:00:02Z"}]
+KILL = {"process": "a\x1b[2J", "pid": 7, "uid": 0, "rss_bytes": 430 << 20, "memory_bytes": 1,
+        "cgroup": None, "count": 1, "at": "2026-11-28T10:00:06Z"}
+WHY = {"id": ID, "name": "web", "state": "stopped",
+       "summary": "It ended at 2026-11-28T10:00:07Z. The guest's kernel panicked\x1b[31m.",
+       "cause": "guest_oom", "by": "guest", "detail": "of \x9b2J a guest", "advice": "Give it more.",
+       "ended_at": "2026-11-28T10:00:07Z",
+       "failure": {"kind": "pause", "operation": None, "at": "2026-11-28T10:00:05Z",
+                   "error": {"code": None, "message": "no\x07 answer"}, "phases": PHASES,
+                   "advice": "Try again."},
+       "oom": {"kills": 2, "last": [{"at": "2026-11-28T10:00:06Z", "cause": "guest_memory",
+                                     "count": 2, "memory_mb": 512, "kills": [KILL]}]},
+       "operations": OPERATIONS, "console": ["one", "two \x1b]0;x\x07", "\x7fthree"]}
 ROUTES = {
+    f"GET /v1/sandboxes/{ID}/why": (200, WHY),
     f"GET /v1/sandboxes/{ID}": (200, SANDBOX),
     "GET /v1/sandboxes": (200, {"sandboxes": [SANDBOX, ENDED], "next_cursor": None}),
     "POST /v1/sandboxes": (201, SANDBOX),
@@ -205,6 +218,18 @@ class Words(Case):
         self.assertEqual(self.s.out("timeout", ID, "1h"), "2026-11-28T11:00:00Z\n")
         self.assertEqual(self.s.out("logs", ID), "one\ntwo\nthree\n")
         self.assertEqual(self.s.out("health"), "ok (version 9.8.7)\n")
+
+    def test_why(self):
+        text = self.s.out("why", ID)
+        self.assertNotRegex(text, r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+        for part in (f"sandbox      {ID} (web)  stopped\n", "why          It ended at",
+                     "cause        guest_oom, by the guest\n", "detail       of ?2J a guest\n",
+                     "what to do   Give it more.\n", "(2026-11-28T10:00:05Z): no? answer\n",
+                     "             steps: slot 1.50 ms, load 2.00 s\n             Try again.\n", "has killed 2 processes for lack of it\n",
+                     "2026-11-28T10:00:06Z  a?[2J (7) had 430 MiB of 512 MiB\n",
+                     "pause failed\n", "console      one\n", "             two ?]0;x?\n"):
+            self.assertIn(part, text)
+        self.assertEqual(played.json.loads(self.s.out("why", ID, "-o", "json")), WHY)
 
     def test_phases(self):
         for args in (["create"], ["pause", ID], ["resume", ID], ["snapshot", "create", ID, "warm"]):
