@@ -276,8 +276,7 @@ static void low(const void *arg)
 	else
 		has_free(RESERVE + GIB);
 	struct err why = {0};
-	refused(play_create(h, p, 2, 0, false, NULL, &why), &why,
-		"a create with little more room");
+	refused(play_create(h, p, 2, 0, false, NULL, &why), &why, "a create with little more room");
 	world.stage->inodes_used = 0;
 	has_free(RESERVE + 2 * GIB);
 	OK(play_create(h, p, 2, 0, false, NULL, &e));
