@@ -40,7 +40,7 @@ static uint64_t number_of(const json_t *object, const char *name)
 static uint64_t add_phases(struct strbuf *b, const json_t *phases)
 {
 	size_t i;
-	json_t *phase;
+	json_t *phase = NULL;
 	uint64_t us = 0;
 	json_array_foreach (phases, i, phase) {
 		char ms[24];
@@ -69,7 +69,7 @@ static void say_failure(const json_t *failure)
 static void say_kills(const json_t *oom)
 {
 	size_t i, k;
-	json_t *event, *kill;
+	json_t *event = NULL, *kill = NULL;
 	if (number_of(oom, "kills") == 0)
 		return;
 	say("memory", "the guest's kernel has killed %llu process%s for lack of it",
