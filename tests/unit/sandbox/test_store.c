@@ -128,6 +128,8 @@ static void a_journal_of_an_older_server_is_read(void **state)
 	assert_int_equal(host_find(h, "ipausing")->info.state, SANDBOX_PAUSING);
 	assert_true(host_find(h, "ipausing")->full_next);
 	assert_int_equal(host_find(h, "ipaused")->info.state, SANDBOX_PAUSED);
+	assert_string_equal(host_find(h, "ipaused")->info.dns, "");
+	assert_false(host_find(h, "ipaused")->dns_own);
 	assert_string_equal(open_op, "pause");
 	assert_string_equal(open_id, "aaaaaaaa-0000-4000-8000-000000000002");
 	assert_int_equal(store_list_snapshots(h, "pause", "ipaused", NULL, &list, &n, &e), 0);
@@ -363,6 +365,8 @@ static void a_snapshot_comes_and_goes_with_its_sandbox(void **state)
 	assert_int_equal(store_op_begin(h, op1, "pause", s.info.id, &s, NULL, NULL, &e), 0);
 	s.info.state = SANDBOX_PAUSED;
 	s.full_next = true;
+	s.dns_own = true;
+	snprintf(s.info.dns, sizeof s.info.dns, "10.0.0.53,9.9.9.9");
 	s.info.generation = 9;
 	snprintf(s.info.snapshot, sizeof s.info.snapshot, "%s", op1);
 	assert_int_equal(
@@ -381,6 +385,8 @@ static void a_snapshot_comes_and_goes_with_its_sandbox(void **state)
 	assert_int_equal(r->info.state, SANDBOX_PAUSED);
 	assert_string_equal(r->info.snapshot, op1);
 	assert_true(r->full_next);
+	assert_true(r->dns_own);
+	assert_string_equal(r->info.dns, "10.0.0.53,9.9.9.9");
 	assert_int_equal(r->info.generation, 9);
 	assert_int_equal(store_apply(h, &(struct store_change){.row = &s, .drop = op1}, &e), 0);
 	assert_true(store_get_snapshot(h, op1, &got, &e) < 0);
