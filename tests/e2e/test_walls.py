@@ -182,11 +182,6 @@ class Resolvers(unittest.TestCase):
         self.addCleanup(server.kill)
         self.assertEqual(server.stdout.readline(), b"ready\n")
 
-    def create(self, **body):
-        s = self.w.create(**body)
-        self.addCleanup(s.delete)
-        return s
-
     def reach(self, s, port):
         """What a guest's connection to the address ends with."""
         return s.run(f"timeout 20 bash -c 'echo >/dev/tcp/{self.address}/{port}'")
@@ -200,20 +195,20 @@ class Resolvers(unittest.TestCase):
         self.assertNotEqual(self.reach(s, 80)["exit_code"], 0)
 
     def test_private_resolver(self):
-        own = self.create(dns=[self.address])
-        other = self.create()
+        own, other = self.w.create(dns=[self.address]), lib.shared()
+        self.addCleanup(own.delete)
         self.asks(own)
         own.pause()
-        other.sh("echo 'nameserver 192.0.2.1' | sudo tee /etc/resolv.conf")
-        other.pause()
         own.resume()
         self.asks(own)
+        # What a user wrote stays; the list is the child's all the same.
+        mine = f"# mine\nnameserver {self.address}\n"
+        own.sh("sudo tee /etc/resolv.conf", stdin=lib.b64(mine.encode()))
         child = own.fork(1)[0]
         self.addCleanup(child.delete)
         self.asks(child)
-        # Not another's, and what a user wrote stays.
-        other.resume()
-        self.assertEqual(other.sh("cat /etc/resolv.conf"), "nameserver 192.0.2.1\n")
+        self.assertEqual(child.sh("cat /etc/resolv.conf"), mine)
+        # Another's guest has no way there.
         self.assertNotEqual(other.get()["dns"], [self.address])
         for port in (53, 80):
             self.assertIn("No route to host", self.reach(other, port)["stderr"])
