@@ -4,6 +4,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/str.h"
+#include "net/resolvers.h"
 #include "played/play.h"
 
 #define OK(call)                                                                                   \
@@ -207,6 +208,68 @@ static void forks(const void *arg)
 	OK(play_pause(h, p, 2, NULL, &e));
 	then_paused(p, 2);
 	play_check(h, p, "without their source");
+	play_close(h);
+}
+
+// The guest was told what the host says it has. want NULL: those of this machine.
+static void check_dns(struct host *h, struct play *p, unsigned box, const char *want)
+{
+	struct host_sandbox s = {0};
+	struct resolvers r;
+	char own[RESOLVERS_TEXT_SIZE], from[RESOLVERS_FROM_SIZE], told[48] = "";
+	resolvers_of_host(&r, from);
+	resolvers_format(&r, own);
+	OK(host_get(h, p->box[box].id, &s, &e));
+	check(str_eq(s.dns, want ? want : own), "box %u has '%s'", box, s.dns);
+	check(guest_dns(p->box[box].id, told) && str_eq(told, s.dns), "box %u was told '%s'", box,
+		told);
+}
+
+static void resolvers_kept(const void *arg)
+{
+	static const char own[] = "10.0.0.53,9.9.9.9";
+	struct play *p = play_new();
+	struct host *h = play_open();
+	struct host_sandbox s;
+	struct err why = {0};
+	struct host_create req = {.token = play_token(p, 0), .template = "base"};
+	id_new_uuid(req.op_id);
+	snprintf(req.id, sizeof req.id, "%s", p->box[0].id);
+	snprintf(req.dns, sizeof req.dns, "10.0.0.53,127.0.0.1");
+	check(host_create(h, &req, &s, &why) < 0 && strstr(why.text, "127.0.0.1"), "%s", why.text);
+	id_new_uuid(req.op_id);
+	snprintf(req.dns, sizeof req.dns, " 10.0.0.53, 9.9.9.9");
+	OK(host_create(h, &req, &s, &e));
+	then_created(p, 0, -1);
+	check_dns(h, p, 0, own);
+	OK(play_create(h, p, 1, -1, false, NULL, &e));
+	then_created(p, 1, -1);
+	check_dns(h, p, 1, NULL);
+	then_forked(p, 0, 2);
+	OK(play_fork(h, p, 0, 2, NULL, &e));
+	check_dns(h, p, 2, own);
+	OK(play_pause(h, p, 0, NULL, &e));
+	then_paused(p, 0);
+	OK(play_pause(h, p, 1, NULL, &e));
+	then_paused(p, 1);
+	// Another server knows them from its database.
+	play_close(h);
+	h = play_open();
+	check_dns(h, p, 2, own);
+	for (unsigned i = 0; i < 2; i++) {
+		OK(play_resume(h, p, i, -1, false, NULL, &e));
+		then_resumed(p, i, -1, false);
+		check_dns(h, p, i, i ? NULL : own);
+	}
+	OK(play_snapshot(h, p, 0, 0, NULL, &e));
+	then_snapshot(p, 0, 0);
+	OK(play_create(h, p, 4, 0, false, NULL, &e));
+	then_created(p, 4, 0);
+	check_dns(h, p, 4, NULL);
+	then_forked(p, 4, 5);
+	OK(play_fork(h, p, 4, 5, NULL, &e));
+	check_dns(h, p, 5, NULL);
+	play_check(h, p, "with resolvers of their own");
 	play_close(h);
 }
 
@@ -419,6 +482,7 @@ int main(int argc, char **argv)
 		{"snapshot", snapshots},
 		{"expire", expires},
 		{"fork", forks},
+		{"resolvers", resolvers_kept},
 		{"timeout", time_outs},
 		{"end", ends},
 		{"kill-all", kill_all},

@@ -87,6 +87,8 @@ int envd_call_init(struct http_client *h, const struct envd_target *t, const str
 	if (rc < 0)
 		return rc;
 	snprintf(c.m.token, sizeof c.m.token, "%s", i->token ? i->token : "");
+	if (i->dns)
+		snprintf(c.m.dns, sizeof c.m.dns, "%s", i->dns);
 	if (i->resumed)
 		c.m.frozen = false;
 	if (ret_guest_ns)

@@ -155,6 +155,17 @@ const char *content_differs(const struct content *want, const struct content *is
 	return NULL;
 }
 
+bool guest_dns(const char *id, char ret[48])
+{
+	char dir[512];
+	struct machine m;
+	dir_of(id, dir);
+	if (machine_read(dir, &m) < 0)
+		return false;
+	memcpy(ret, m.dns, sizeof m.dns);
+	return true;
+}
+
 void guest_crash(const char *id, const char *cause)
 {
 	char dir[512], path[600];

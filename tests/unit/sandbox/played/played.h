@@ -128,6 +128,7 @@ struct machine {
 	int32_t state; // enum vmm_state
 	bool booted, frozen, loaded;
 	char token[96], instance[20];
+	char dns[48];	    // that the agent was told last
 	uint32_t instances; // agents started so far
 	uint32_t memory_mib;
 	uint8_t dirty[PLAYED_PAGES]; // written since the last snapshot
@@ -165,6 +166,8 @@ bool guest_write(const char *id, unsigned page, uint32_t number);
 bool guest_write_disk(const char *id, unsigned block, uint32_t number);
 // False when there is no machine.
 bool guest_read(const char *id, struct content *ret);
+// The name servers that its agent was told last. False when there is no machine.
+bool guest_dns(const char *id, char ret[48]);
 bool guest_goes_on(const char *id); // runs, its processes are not frozen
 // Through header and layers. False (with the reason) when it cannot be read.
 bool snapshot_content(const char *snapshot, struct content *ret, struct err *e);
