@@ -95,7 +95,7 @@ def image(busybox):
         blobs["blobs/sha256/" + digest] = data
         return {"mediaType": "application/vnd.oci.image." + kind, "digest": "sha256:" + digest, "size": len(data)}
 
-    commands = "sh sleep wget httpd mkdir echo cat seq".split()
+    commands = "sh sleep wget httpd mkdir mv seq".split()
     layer = archive({"bin/busybox": busybox, **{"bin/" + c: "busybox" for c in commands}})
     part = blob(layer, "layer.v1.tar")
     config = blob({"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"]},
