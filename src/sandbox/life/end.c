@@ -34,7 +34,8 @@
 static json_t *end_data(struct host *h, const struct host_sandbox *s)
 {
 	enum end_cause cause = end_cause_parse(s->cause);
-	bool meant = cause == END_KILLED || cause == END_TIMEOUT || cause == END_SERVER_STOPPED;
+	bool meant = cause == END_KILLED || cause == END_TIMEOUT || cause == END_RETENTION ||
+		     cause == END_SERVER_STOPPED;
 	json_t *data = meant ? NULL : console_event(h, s->id);
 	if (!data)
 		data = json_object();
