@@ -36,6 +36,7 @@ enum end_cause {
 	END_SHIM_LOST,	    // all of it was gone without a word
 	END_HOST_LOST,	    // the host does not have it any more
 	END_SERVER_STOPPED, // serve --kill-on-exit
+	END_RETENTION,	    // a rule of the operator's took it while it was paused
 	END_CREATE_FAILED,  // it never ran
 	END_CAUSE_MAX,
 };

@@ -46,6 +46,10 @@ static const struct cause_text ends[END_CAUSE_MAX] = {
 	[END_SERVER_STOPPED] = {"server", "The server was stopped, and ran with --kill-on-exit.",
 		"Leave --kill-on-exit out: then sandboxes go on without the server, and the next "
 		"start takes them over."},
+	[END_RETENTION] = {"server",
+		"It was paused and not used, and a rule of retention took it, after a warning.",
+		"Which rule, and why: stasis events. What is never to go: stasis retention keep "
+		"NAME; what the rules would take next: stasis retention run --dry-run."},
 	[END_CREATE_FAILED] = {"host", "It never ran: its create failed.",
 		"The failure below has the reason; then create again."},
 };
@@ -81,8 +85,8 @@ static const char *const advices[ERR_CODE_MAX] = {
 	[ERR_TIMEOUT] =
 		"The guest or the host was too slow. Try again when the host has less to do "
 		"(stasis ls); the guest's console may say what it was at.",
-	[ERR_NO_SPACE] = "The volume is full: stasis du shows by what. Remove sandboxes and "
-			 "snapshots, or make it larger.",
+	[ERR_NO_SPACE] = "The volume is low: stasis du shows what its removal frees. Remove "
+			 "sandboxes and snapshots, or make it larger.",
 };
 
 const char *causes_advice(enum err_code code)

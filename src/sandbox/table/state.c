@@ -50,6 +50,7 @@ static const char *const causes[END_CAUSE_MAX] = {
 	[END_SHIM_LOST] = "shim_lost",
 	[END_HOST_LOST] = "host_lost",
 	[END_SERVER_STOPPED] = "server_stopped",
+	[END_RETENTION] = "retention",
 	[END_CREATE_FAILED] = "create_failed",
 };
 

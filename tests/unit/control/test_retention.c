@@ -227,6 +227,9 @@ static void it_warns_waits_and_removes(void **state)
 	_cleanup_json_ json_t *j = call(f, "GET", path_of(id, "", path), NULL, 200);
 	assert_string_equal(text(j, "state"), "stopped");
 	assert_string_equal(text(j, "cause"), "retention");
+	_cleanup_json_ json_t *why = call(f, "GET", path_of(id, "/why", path), NULL, 200);
+	assert_string_equal(text(why, "cause"), "retention");
+	assert_non_null(strstr(text(why, "advice"), "stasis retention keep"));
 	assert_true(is_there(f, young));
 	assert_int_equal(events(f, "retention_removed", "old"), 1);
 	assert_int_equal(events(f, "retention_due", "old"), 1); // told once
