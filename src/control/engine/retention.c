@@ -333,15 +333,18 @@ static int remove_one(struct pass *p, size_t i, const struct retention_rule *r, 
 {
 	const struct retention_subject *s = &p->subjects[i];
 	struct task t = {0};
+	struct telling end;
+	telling_init(&end, p, "retention_removed", s, r);
 	if (s->kind == RETENTION_SANDBOX) {
 		t.op.kind = OPERATION_DESTROY;
 		snprintf(t.op.sandbox, sizeof t.op.sandbox, "%s", s->id);
-		t.op.request = json_pack("{s:s, s:b, s:I, s:s}", "cause", end_cause_name(END_RETENTION), "forget", 0,
-			"generation", (json_int_t)p->things[i].generation, "rule", r->name);
+		t.op.request = json_pack("{s:s, s:b, s:I, s:s, s:O}", "cause", end_cause_name(END_RETENTION),
+			"forget", 0, "generation", (json_int_t)p->things[i].generation, "rule",
+			r->name, "tells", end.ev.data);
 	} else {
 		t.op.kind = OPERATION_SNAPSHOT_DELETE;
-		t.op.request = json_pack("{s:s, s:s, s:s}", "name", s->id, "snapshot",
-			p->things[i].snapshot, "rule", r->name);
+		t.op.request = json_pack("{s:s, s:s, s:s, s:O}", "name", s->id, "snapshot",
+			p->things[i].snapshot, "rule", r->name, "tells", end.ev.data);
 	}
 	int rc = t.op.request ? engine_begin(p->en, &t, NULL, 0, e)
 			      : err_errno(e, ENOMEM, "retention");
@@ -351,6 +354,8 @@ static int remove_one(struct pass *p, size_t i, const struct retention_rule *r, 
 		if (!task_is_done(&t))
 			rc = err_set(e, t.e.code ? t.e.code : ERR_INTERNAL, "%s", t.e.text);
 	}
+	end.seq = t.event;
+	telling_done(&end, t.event != 0);
 	task_done(&t);
 	if (rc < 0) {
 		log_warn("retention: not removed kind=%s id=%s rule=%s: %s",
@@ -359,7 +364,6 @@ static int remove_one(struct pass *p, size_t i, const struct retention_rule *r, 
 	}
 	log_info("retention: removed kind=%s id=%s rule=%s %s", retention_kind_name(s->kind), s->id,
 		r->name, s->reason);
-	tell(p, "retention_removed", s, r);
 	struct err why = {0};
 	if (retention_drop_item(p->en->db, s->kind, s->id, &why) < 0)
 		log_debug("retention: forgotten by the next pass id=%s: %s", s->id, why.text);

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "control/engine/fork.h"
 #include "control/engine/kinds.h"
+#include "control/state/event_log.h"
 #include "control/state/render.h"
 #include "base/json.h"
 
@@ -108,6 +109,18 @@ static int keep_answer(const struct engine *en, struct task *t, struct err *e)
 	return 0;
 }
 
+// Of what the control plane does by itself: told once, whoever brings it to its end.
+static int write_event(struct task *t, struct db *db, struct err *e)
+{
+	json_t *data = json_object_get(t->op.request, "tells");
+	struct host_event ev = {.at_ns = t->op.ended_ns, .kind = "retention_removed", .data = data};
+	if (!data || t->op.state != OPERATION_DONE)
+		return 0;
+	snprintf(ev.sandbox, sizeof ev.sandbox, "%s", t->op.sandbox);
+	snprintf(ev.cause, sizeof ev.cause, "%s", task_text(t, "rule"));
+	return event_log_add(db, &ev, &t->event, e);
+}
+
 static int write_end(void *ctx, struct db *db, struct err *e)
 {
 	struct ending *x = ctx;
@@ -124,6 +137,8 @@ static int write_end(void *ctx, struct db *db, struct err *e)
 		t->op.key[0] = '\0';
 	if (t->op.key[0])
 		rc = keep_answer(x->en, t, e);
+	if (rc == 0)
+		rc = write_event(t, db, e);
 	return rc == 0 ? operations_end(db, &t->op, e) : rc;
 }
 

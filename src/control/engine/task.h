@@ -39,6 +39,7 @@ struct task {
 	// What is open besides, for the host to follow: the deletion of a snapshot that lost its
 	// name. Its id; "": none.
 	char follow_up[UUID_SIZE];
+	uint64_t event; // number of the event that its end is told by, 0: none
 	// fork
 	struct task_child *children;
 	size_t n_children, n_alive;

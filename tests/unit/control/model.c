@@ -378,7 +378,12 @@ static int expire(void *host, const char *op, const char *id, uint64_t generatio
 	pthread_mutex_lock(&m->lock);
 	const struct host_sandbox *s = find(m, id);
 	bool same = s && s->state == SANDBOX_PAUSED && s->generation == generation;
+	bool again = asked_before(m, op);
+	if (same)
+		note_done(m, op);
 	pthread_mutex_unlock(&m->lock);
+	if (again)
+		return 0;
 	if (!s)
 		return missing(id, e);
 	if (!same)

@@ -3,6 +3,7 @@
 #include "fixture.h"
 #include <string.h>
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/json.h"
 #include "base/str.h"
 #include "control/api/context.h"
@@ -311,6 +312,34 @@ static void what_is_used_at_the_last_moment_stays(void **state)
 	assert_int_equal(events(f, "retention_removed", NULL), 0);
 }
 
+// The end of a removal cannot be written, or the server is killed before it is: another hand brings
+// it to its end, and that is told once.
+static void a_removal_that_was_cut_off_is_finished(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200], body[200];
+	struct err e = {0};
+	paused(f, id);
+	snprintf(body, sizeof body, "{\"sandbox_id\":\"%s\",\"name\":\"warm\"}", id);
+	call_drop(f, "POST", "/v1/snapshots", body, 201);
+	add_rule(f, "boxes", "{\"what\":\"paused\",\"max_age_sec\":0,\"grace_sec\":0}");
+	add_rule(f, "snaps", "{\"what\":\"snapshots\",\"max_age_sec\":0,\"grace_sec\":0}");
+	expect(f, false, 2, "warn");
+	assert_int_equal(fault_setup("control.before_finish:fail", &e), 0);
+	_cleanup_json_ json_t *items = pass(f, false);
+	assert_int_equal(json_array_size(items), 2);
+	fault_setup("", &e);
+	fixture_stop(f);
+	fixture_start(f);
+	look_and_apply(f);
+	expect(f, false, 0, "");
+	_cleanup_json_ json_t *j = call(f, "GET", path_of(id, "", path), NULL, 200);
+	assert_string_equal(text(j, "cause"), "retention");
+	refused(f, "GET", "/v1/snapshots/warm", NULL, 404, "warm");
+	assert_int_equal(events(f, "retention_removed", "boxes"), 1);
+	assert_int_equal(events(f, "retention_removed", "snaps"), 1);
+}
+
 static void what_is_kept_stays(void **state)
 {
 	struct fixture *f = *state;
@@ -445,6 +474,7 @@ int main(void)
 		T(it_warns_waits_and_removes),
 		T(a_use_begins_it_anew),
 		T(what_is_used_at_the_last_moment_stays),
+		T(a_removal_that_was_cut_off_is_finished),
 		T(what_is_kept_stays),
 		T(snapshots_go_by_number_and_use),
 		T(a_snapshot_that_was_replaced_stays),
