@@ -50,6 +50,9 @@ static uint64_t tree_bytes(int pid, unsigned depth)
 int shim_memory(const char *dir, uint64_t *ret)
 {
 	struct shim_state state;
+	// A kernel without CONFIG_PROC_CHILDREN: QEMU would be left out.
+	if (access("/proc/thread-self/children", F_OK) < 0)
+		return -errno;
 	int rc = shim_read_state(dir, &state, NULL);
 	if (rc < 0)
 		return rc;
