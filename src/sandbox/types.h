@@ -25,7 +25,6 @@ enum sandbox_state sandbox_state_parse(const char *name);
 // Why a sandbox ended.
 enum end_cause {
 	END_KILLED,	    // by a call
-	END_RETENTION,	    // by a rule, while it was paused
 	END_TIMEOUT,	    // its time was over
 	END_GUEST_POWEROFF, // the guest switched itself off, or rebooted
 	END_GUEST_PANIC,    // its kernel panicked

@@ -4,9 +4,6 @@
 static const struct cause_text ends[END_CAUSE_MAX] = {
 	[END_KILLED] = {"api", "It was removed by a call (stasis rm, DELETE).",
 		"Nothing. Which call it was: stasis operations --sandbox ID."},
-	[END_RETENTION] = {"server", "It was paused, and a retention rule took it.",
-		"What is to stay is exempted by name: stasis retention keep NAME. The rules, and "
-		"what they take next: stasis retention ls, stasis retention run --dry-run."},
 	[END_TIMEOUT] = {"timeout", "Its time was over, and on_timeout was \"kill\".",
 		"Give the next one more time (stasis create --timeout 1h, stasis timeout ID 1h), "
 		"or have it paused instead of ended: stasis create --on-timeout pause."},

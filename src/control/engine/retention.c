@@ -338,9 +338,9 @@ static int remove_one(struct pass *p, size_t i, const struct retention_rule *r, 
 	if (s->kind == RETENTION_SANDBOX) {
 		t.op.kind = OPERATION_DESTROY;
 		snprintf(t.op.sandbox, sizeof t.op.sandbox, "%s", s->id);
-		t.op.request = json_pack("{s:s, s:b, s:I, s:s, s:O}", "cause", end_cause_name(END_RETENTION),
-			"forget", 0, "generation", (json_int_t)p->things[i].generation, "rule",
-			r->name, "tells", end.ev.data);
+		t.op.request = json_pack("{s:s, s:b, s:I, s:s, s:O}", "cause",
+			end_cause_name(END_RETENTION), "forget", 0, "generation",
+			(json_int_t)p->things[i].generation, "rule", r->name, "tells", end.ev.data);
 	} else {
 		t.op.kind = OPERATION_SNAPSHOT_DELETE;
 		t.op.request = json_pack("{s:s, s:s, s:s, s:O}", "name", s->id, "snapshot",

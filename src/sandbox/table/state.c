@@ -39,7 +39,6 @@ enum sandbox_state sandbox_state_parse(const char *name)
 
 static const char *const causes[END_CAUSE_MAX] = {
 	[END_KILLED] = "killed",
-	[END_RETENTION] = "retention",
 	[END_TIMEOUT] = "timeout",
 	[END_GUEST_POWEROFF] = "guest_poweroff",
 	[END_GUEST_PANIC] = "guest_panic",
