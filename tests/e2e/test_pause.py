@@ -98,13 +98,15 @@ class Pause(unittest.TestCase):
         self.assertGreater(with_child["shared_bytes"], alone["shared_bytes"])
 
     def test_retention_takes_what_is_paused_and_was_not_used(self):
-        """By the command line, as an operator does it; the grace is none, so a pass is a minute."""
+        """Of any age, without a grace: it is warned by one pass and taken by the next."""
         child = self.post("/fork", {"count": 1, "timeout_sec": 600}).json()["children"][0]["id"]
         self.addCleanup(self.w.api, "DELETE", f"/v1/sandboxes/{child}")
         self.addCleanup(self.w.cli, "retention", "rm", "now")
         for i in (self.s.id, child):
             self.assertEqual(self.w.api("POST", f"/v1/sandboxes/{i}/pause").status, 200)
-        self.w.cli("retention", "add", "now", "--of", "paused", "--older-than", "0s", "--grace", "0s").ok()
+        a = self.w.api("PUT", "/v1/retention/rules/now",
+                       {"what": "paused", "max_age_sec": 0, "grace_sec": 0})
+        self.assertEqual(a.status, 200, a.body)
         self.w.cli("retention", "keep", self.s.id).ok()
         due = self.w.cli("retention", "run", "--dry-run", "-o", "json").json()["items"]
         self.assertEqual([(x["id"], x["action"]) for x in due], [(child, "warn")])

@@ -72,7 +72,7 @@ int cmd_retention_add(struct cli *c, struct err *e)
 	const struct cli_option options[] = {
 		{0, "of", "paused|snapshots", "what it takes", OPT_STRING, &r.of},
 		{0, "older-than", "TIME", "since it was paused, made or used last", OPT_SECONDS,
-			&r.age, .present = &r.has_age},
+			&r.age, .min = 1, .present = &r.has_age},
 		{0, "keep-newest", "N", "of each group these stay", OPT_U64, &r.newest, 0, 1000000,
 			&r.has_newest},
 		{0, "max-size", "SIZE", "of a group: the oldest go first", OPT_BYTES, &r.size,

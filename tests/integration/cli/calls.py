@@ -83,6 +83,8 @@ class Retention(Case):
         self.assertEqual(s.asked[-1].json(), {"what": "paused", "max_age_sec": 2592000, "grace_sec": 7200,
                                               "per": "key", "max_bytes": 1 << 30})
         self.assertIn("--of", s.run("retention", "add", "old", code=2).stderr)
+        for none in ("none", "0s"):  # no limit, or all at once: neither is meant
+            s.run("retention", "add", "old", "--of", "paused", "--older-than", none, code=2)
         self.assertEqual(s.out("retention", "ls", "-q"), "old\n")
         self.assertIn("30d", s.out("retention", "ls"))
         s.out("retention", "keep", "a b")
