@@ -183,12 +183,18 @@ static bool is_same(const char *was, const char *is)
 	       strtoull(is + n, NULL, 10) <= strtoull(was + n, NULL, 10);
 }
 
+// As retention_items sorts them.
+static int by_kind_and_id(const void *a, const void *b)
+{
+	const struct retention_item *x = a, *y = b;
+	return x->kind != y->kind ? (x->kind < y->kind ? -1 : 1) : strcmp(x->id, y->id);
+}
+
 static struct retention_item *find_item(struct pass *p, const struct retention_subject *s)
 {
-	for (size_t i = 0; i < p->n_items; i++)
-		if (p->items[i].kind == s->kind && str_eq(p->items[i].id, s->id))
-			return &p->items[i];
-	return NULL;
+	struct retention_item key = {.kind = s->kind};
+	memcpy(key.id, s->id, sizeof key.id);
+	return p->n_items ? bsearch(&key, p->items, p->n_items, sizeof key, by_kind_and_id) : NULL;
 }
 
 // One that is seen for the first time: of a snapshot the time of day when it was made is known.

@@ -39,6 +39,7 @@ struct retention_item {
 	uint64_t warned_ns; // of the clock's served
 	bool seen;	    // the caller's
 };
+// Sorted by kind and id.
 int retention_items(struct db *db, struct retention_item **ret, size_t *ret_n, struct err *e);
 int retention_put_item(
 	struct db *db, const struct retention_item *i, const struct db_also *also, struct err *e);
