@@ -630,7 +630,7 @@ static void random_archives_stay_inside(void **state)
 	add(&b, ARCHIVE_HARD_LINK, "h", "f", NULL);
 	strbuf_add(&b, whole.data, whole.len);
 	// Sums are made right again, so that what is behind them is reached.
-	for (int i = 0; i < 3000; i++) {
+	for (int i = 0; i < 500; i++) {
 		_cleanup_free_ char *data = malloc(b.len);
 		memcpy(data, b.data, b.len);
 		for (int k = 0; k < 5; k++) {
@@ -649,7 +649,7 @@ static void random_archives_stay_inside(void **state)
 		struct err e = {0};
 		unpacked(
 			&changed, i % 3 ? NULL : "t", UNPACK_TIMES | UNPACK_XATTRS, 4096, NULL, &e);
-		if (i % 100 == 0) {
+		if (i % 50 == 0) {
 			assert_int_equal(file_rm_rf(top, "to"), 0);
 			assert_int_equal(mkdirat(top, "to", 0755), 0);
 			safe_close(to);
