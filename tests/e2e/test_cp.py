@@ -64,6 +64,11 @@ class Files(Copy):
         data = os.urandom(200000)
         self.cp("-", self.remote("s"), stdin=data).ok()
         self.assertEqual(self.cp(self.remote("s"), "-").ok().out, data)
+        self.cp("/dev/stdin", self.remote("s"), stdin=b"by name").ok()
+        self.write("f", b"a file")
+        with open(os.path.join(self.dir, "f"), "rb") as f:
+            self.assertEqual(self.w.popen("cp", "/dev/stdin", self.remote("f"), stdin=f).wait(60), 0)
+        self.assertEqual(self.s.sh(f"cd {self.there} && cat s f; stat -c %F f"), "by namea fileregular file\n")
 
     def test_relative_path_starts_at_home(self):
         self.write("x.sh", b"#!/bin/sh\necho ran\n", 0o755)
