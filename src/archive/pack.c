@@ -175,6 +175,17 @@ static const char *seen_before(struct pack *p, const struct stat *st)
 	return found ? (*found)->path : NULL;
 }
 
+// It did not get into the archive after all: no link may lead to it.
+static void forget_seen(struct pack *p, const struct stat *st)
+{
+	struct seen key = {.dev = st->st_dev, .ino = st->st_ino};
+	struct seen **found = tfind(&key, &p->seen, compare_seen);
+	struct seen *s = found ? *found : NULL;
+	if (s)
+		tdelete(s, &p->seen, compare_seen);
+	free(s);
+}
+
 static int add_regular(struct pack *p, int parent, const char *name, int nofollow)
 {
 	struct stat st;
@@ -191,8 +202,12 @@ static int add_regular(struct pack *p, int parent, const char *name, int nofollo
 	}
 	const char *first =
 		st.st_nlink > 1 && !(p->flags & PACK_FOLLOW) ? seen_before(p, &st) : NULL;
-	if (!first)
-		return begin_file(p, TAKE_FD(fd), &st);
+	if (!first) {
+		int rc = begin_file(p, TAKE_FD(fd), &st);
+		if (p->file.fd < 0)
+			forget_seen(p, &st);
+		return rc;
+	}
 	struct archive_entry entry = entry_of(p, &st);
 	entry.type = ARCHIVE_HARD_LINK;
 	entry.link = first;
