@@ -180,11 +180,12 @@ static int run_probe(const struct options *o)
 		fprintf(stderr, "fcqemu: %s\n", e.text);
 		return 1;
 	}
-	int rc = probe_kvm(o->qemu.qemu, &e);
-	// A time-out is no answer: "certain" false, and nobody should remember it.
+	bool certain;
+	int rc = probe_kvm(o->qemu.qemu, &certain, &e);
+	// Nobody should remember what is not certain: a time-out is no answer.
 	_cleanup_(json_decrefp) json_t *j = json_pack("{s:s, s:s?, s:b, s:s, s:I}", "accel",
 		rc == 0 ? "kvm" : "tcg", "kvm_reason", rc == 0 ? NULL : e.text, "certain",
-		rc != -ETIMEDOUT, "qemu_version", version, "tsc_khz",
+		(int)certain, "qemu_version", version, "tsc_khz",
 		(json_int_t)tsc_khz_since(&o->qemu.mark));
 	_cleanup_free_ char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
 	if (!text || puts(text) < 0 || fflush(stdout) != 0)

@@ -128,9 +128,10 @@ static int spawn(const char *qemu, const char *accel, int pace_wr, int said_wr, 
 	return proc_spawn(&s, NULL, ret_pidfd, e);
 }
 
-int probe_accel(
-	const char *qemu, const char *accel, uint64_t limit_ns, uint64_t *ret_ns, struct err *e)
+int probe_accel(const char *qemu, const char *accel, uint64_t limit_ns, uint64_t *ret_ns,
+	bool *ret_judged, struct err *e)
 {
+	*ret_judged = false;
 	int pace[2], said[2];
 	if (pipe2(pace, O_CLOEXEC | O_NONBLOCK) < 0)
 		return err_errno(e, errno, "pipe");
@@ -151,11 +152,11 @@ int probe_accel(
 		return err_set(e, ERR_TIMEOUT, "a small 64-bit guest did not finish within %d s",
 			PROBE_TIMEOUT_MS / 1000);
 	if (rc == -EAGAIN) {
-		err_set(e, ERR_UNAVAILABLE,
+		*ret_judged = true;
+		return err_set(e, ERR_UNAVAILABLE,
 			"KVM interprets guests here: their kernel is %lu times slower than "
 			"emulated",
 			(p.last_ns - p.first_ns) / (p.bytes - 1) * PROBE_SLOWER / limit_ns);
-		return rc;
 	}
 	if (rc < 0)
 		return err_errno(e, rc, "wait for %s", qemu);
@@ -167,19 +168,27 @@ int probe_accel(
 	char how[64], why[300];
 	proc_status_text(status, how, sizeof how);
 	last_words(said_rd, why, sizeof why);
+	// QEMU's own failures are 1 and signals; a guest that resets ends it with 0.
+	*ret_judged = WIFEXITED(status) && WEXITSTATUS(status) != 1;
 	return err_set(e, ERR_UNAVAILABLE, "a small 64-bit guest did not run (%s)%s%s", how,
 		why[0] ? ": " : "", why);
 }
 
-int probe_kvm(const char *qemu, struct err *e)
+int probe_kvm(const char *qemu, bool *ret_certain, struct err *e)
 {
 	uint64_t emulated_ns, kvm_ns;
+	*ret_certain = false;
 	int rc = check_kvm_device(e);
-	if (rc == 0)
-		rc = probe_accel(qemu, "tcg", 0, &emulated_ns, e);
 	if (rc < 0)
 		return rc;
-	return probe_accel(qemu, "kvm", MAX(emulated_ns, 1ull) * PROBE_SLOWER, &kvm_ns, e);
+	bool judged;
+	rc = probe_accel(qemu, "tcg", 0, &emulated_ns, &judged, e);
+	if (rc < 0)
+		return err_prefix(e, rc, "no measure of KVM: emulated");
+	rc = probe_accel(
+		qemu, "kvm", MAX(emulated_ns, 1ull) * PROBE_SLOWER, &kvm_ns, ret_certain, e);
+	*ret_certain |= rc == 0;
+	return rc;
 }
 
 int probe_qemu_version(const char *qemu, char *out, size_t size, struct err *e)

@@ -477,7 +477,12 @@ static enum accel choose_accel(const struct qemu_options *o)
 {
 	if (o->accel != ACCEL_AUTO)
 		return o->accel;
-	return probe_kvm(o->qemu, NULL) == 0 ? ACCEL_KVM : ACCEL_TCG;
+	struct err e = {0};
+	bool certain;
+	if (probe_kvm(o->qemu, &certain, &e) == 0)
+		return ACCEL_KVM;
+	log_info("emulated: %s", e.text);
+	return ACCEL_TCG;
 }
 
 // The load began when QEMU started, and is over by now as a rule.

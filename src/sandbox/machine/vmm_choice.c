@@ -2,6 +2,7 @@
 // Which VMM runs the guests: Firecracker where it is installed and KVM really works, else fcqemu.
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -13,6 +14,7 @@
 #include "shim/shim.h"
 
 #define QEMU "/usr/bin/qemu-system-x86_64"
+#define KVM "/dev/kvm"
 #define PROBE_MS 60000 // fcqemu gives each of two guests 20 s
 
 static char *which(const char *program)
@@ -29,19 +31,41 @@ static char *which(const char *program)
 	return NULL;
 }
 
+// What an answer was given by: another file in a program's place, as an upgrade makes one, is asked
+// anew.
+static void add_program(struct strbuf *b, const char *path)
+{
+	struct stat st = {0};
+	if (stat(path, &st) < 0)
+		st.st_ino = 0;
+	strbuf_addf(b, "%s %lu %lu %ld.%09ld\n", path, (unsigned long)st.st_ino,
+		(unsigned long)st.st_size, (long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+}
+
+// A "yes" is none without the device, which the file of a module that was removed does not say.
+static bool is_kept(const json_t *j, const char *boot, const char *programs)
+{
+	return str_eq(json_string_value(json_object_get(j, "boot_id")), boot) &&
+	       str_eq(json_string_value(json_object_get(j, "program")), programs) &&
+	       (!str_eq(json_string_value(json_object_get(j, "accel")), "kvm") ||
+		       access(KVM, R_OK | W_OK) == 0);
+}
+
 // The answer of "fcqemu --probe", kept for this boot of the machine: a guest really has to run for
 // it.
 static int probe(const char *run_dir, const char *fcqemu, json_t **ret, struct err *e)
 {
 	_cleanup_free_ char *cache = str_printf("%s/probe.json", run_dir);
+	_cleanup_strbuf_ struct strbuf programs = {0};
 	_cleanup_json_ json_t *j = NULL;
 	char boot[37];
 	clock_boot_id(boot);
-	if (!cache)
+	add_program(&programs, fcqemu);
+	add_program(&programs, QEMU);
+	if (!cache || strbuf_check(&programs) < 0)
 		return err_errno(e, ENOMEM, "probe");
 	j = json_load_file(cache, 0, NULL);
-	if (j && str_eq(json_string_value(json_object_get(j, "boot_id")), boot) &&
-		str_eq(json_string_value(json_object_get(j, "program")), fcqemu)) {
+	if (j && is_kept(j, boot, programs.data)) {
 		*ret = TAKE_PTR(j);
 		return 0;
 	}
@@ -55,11 +79,13 @@ static int probe(const char *run_dir, const char *fcqemu, json_t **ret, struct e
 	if ((rc = json_parse_object(out.data, out.len, &j, e)) < 0)
 		return err_prefix(e, rc, "%s --probe", fcqemu);
 	if (!json_is_true(json_object_get(j, "certain"))) {
+		const char *why = json_string_value(json_object_get(j, "kvm_reason"));
+		log_info("no kvm for now, asked again at the next start reason=%s", why ? why : "");
 		*ret = TAKE_PTR(j);
 		return 0;
 	}
 	json_object_set_new(j, "boot_id", json_string(boot));
-	json_object_set_new(j, "program", json_string(fcqemu));
+	json_object_set_new(j, "program", json_string(programs.data));
 	_cleanup_free_ char *text = json_compact(j);
 	if (text && (rc = file_write_atomic(AT_FDCWD, cache, text, strlen(text), 0600)) < 0)
 		log_debug("probe not kept error=%s", strerror(-rc));
