@@ -79,7 +79,7 @@ class BareGuest:
             "-no-reboot", "-M", "microvm,pit=on,pic=on,rtc=on,acpi=on,mem-merge=off",
             "-global", "virtio-mmio.force-legacy=false", "-serial", "file:/dev/null",
             "-accel", "tcg,thread=" + ("multi" if vcpus > 1 else "single") + ",tb-size=256",
-            "-cpu", "max", "-smp", str(vcpus), "-m", f"{memory_mb}M",
+            "-cpu", "max,svm=off,vmx=off,pmu=off", "-smp", str(vcpus), "-m", f"{memory_mb}M",
             "-kernel", f"{kernel}/vmlinux", "-initrd", f"{kernel}/initrd", "-append",
             f"console=ttyS0 {boot_args} root=/dev/vda rw tsc_early_khz={tsc_khz()} "
             "tsc=reliable reboot=t",

@@ -21,6 +21,7 @@
 #include "cli/base/option.h"
 #include "cli/base/output.h"
 #include "cli/command/all.h"
+#include "cli/command/nested.h"
 #include "disk/disk.h"
 #include "disk/space.h"
 #include "disk/image.h"
@@ -169,6 +170,22 @@ static void check_vmm(struct report *r)
 			"a machine, or VM with nested virtualisation, whose /dev/kvm works",
 			"emulated: %s; guests run several times slower",
 			reason && *reason ? reason : "KVM does not work here");
+}
+
+// QEMU's guests are not given what it takes (src/fcqemu/qemu.c). Firecracker without a CPU template
+// passes on what the kernel offers.
+static void check_nested(struct report *r)
+{
+	const char *module = nested_module("/sys/module");
+	if (module)
+		tell(r, "nested guests", DEGRADED,
+			"'options kvm_amd nested=0' and 'options kvm_intel nested=0' in a file of "
+			"/etc/modprobe.d, then boot",
+			"%s has nested=1: a VMM may give guests virtualisation of their own, which "
+			"is more ways into this kernel",
+			module);
+	else
+		tell(r, "nested guests", OK, NULL, "KVM offers guests no virtualisation");
 }
 
 static void check_userfaultfd(struct report *r)
@@ -398,9 +415,9 @@ static void check_port(struct report *r)
 int cmd_doctor(struct cli *c, struct err *e)
 {
 	static void (*const checks[])(struct report *) = {check_root, check_kernel, check_programs,
-		check_vmm, check_userfaultfd, check_pagemap, check_data, check_image, check_devices,
-		check_nft, check_dns, check_nginx, check_cgroups, check_memory, check_limits,
-		check_port};
+		check_vmm, check_nested, check_userfaultfd, check_pagemap, check_data, check_image,
+		check_devices, check_nft, check_dns, check_nginx, check_cgroups, check_memory,
+		check_limits, check_port};
 	_cleanup_json_ json_t *list = json_array();
 	struct report r = {.checks = list, .firecracker = "firecracker"};
 	const struct cli_option options[] = {

@@ -60,9 +60,10 @@ static void qemu_prints_its_version(void **state)
 static void microvm_machine_starts_and_quits(void **state)
 {
 	static const char *const argv[] = {QEMU, "-M", "microvm,pit=on,pic=on,rtc=on,acpi=on",
-		"-accel", "tcg", "-cpu", "max", "-m", "64", "-nodefaults", "-no-user-config",
-		"-nographic", "-S", "-drive", "id=d0,file=" JAIL_ROOTFS ",format=raw,if=none",
-		"-device", "virtio-blk-device,drive=d0", "-netdev",
+		"-accel", "tcg", "-cpu", "max,svm=off,vmx=off,pmu=off", "-m", "64", "-nodefaults",
+		"-no-user-config", "-nographic", "-S", "-drive",
+		"id=d0,file=" JAIL_ROOTFS ",format=raw,if=none", "-device",
+		"virtio-blk-device,drive=d0", "-netdev",
 		"tap,id=n0,ifname=tap0,script=no,downscript=no", "-device",
 		"virtio-net-device,netdev=n0", "-sandbox",
 		"on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", "-qmp",
@@ -89,8 +90,9 @@ static void microvm_machine_starts_and_quits(void **state)
 static void kernel_boots_and_its_panic_is_seen(void **state)
 {
 	static const char *const argv[] = {QEMU, "-M", "microvm,pit=on,pic=on,rtc=on,acpi=on",
-		"-accel", "tcg", "-cpu", "max", "-m", "256", "-nodefaults", "-no-user-config",
-		"-nographic", "-no-reboot", "-serial", "stdio", "-kernel", JAIL_KERNEL, "-append",
+		"-accel", "tcg", "-cpu", "max,svm=off,vmx=off,pmu=off", "-m", "256", "-nodefaults",
+		"-no-user-config", "-nographic", "-no-reboot", "-serial", "stdio", "-kernel",
+		JAIL_KERNEL, "-append",
 		"console=ttyS0 panic=-1 reboot=t tsc_early_khz=2000000 tsc=reliable", "-qmp", QMP,
 		NULL};
 	const char *kernel = getenv("STASIS_TEST_VMLINUX");

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include "../check.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/str.h"
 #include "cli/base/option.h"
 #include "cli/base/output.h"
 #include "cli/base/value.h"
+#include "cli/command/nested.h"
 #include "cli/commands.h"
 
 static void times(void **state)
@@ -261,6 +265,31 @@ static void human(void **state)
 	json_decref(none);
 }
 
+// What the kernel has said of it, by version and module.
+static void nested_virtualisation_is_seen(void **state)
+{
+	static const struct {
+		const char *module, *value, *seen;
+	} cases[] = {{"kvm_amd", "1\n", "kvm_amd"}, {"kvm_intel", "Y\n", "kvm_intel"},
+		{"kvm_intel", "N\n", NULL}, {"kvm_amd", "0\n", NULL}, {"kvm_amd", "", NULL},
+		{"kvm", "Y\n", NULL}};
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char dir[] = "/tmp/test-cli.XXXXXX";
+		assert_non_null(mkdtemp(dir));
+		_cleanup_free_ char *parameters =
+			str_printf("%s/%s/parameters", dir, cases[i].module);
+		_cleanup_free_ char *file = str_printf("%s/nested", parameters);
+		assert_null(nested_module(dir));
+		assert_int_equal(file_mkdir_p(AT_FDCWD, parameters, 0700), 0);
+		assert_int_equal(file_write_atomic(AT_FDCWD, file, cases[i].value,
+					 strlen(cases[i].value), 0600),
+			0);
+		const char *seen = nested_module(dir);
+		file_rm_rf(AT_FDCWD, dir);
+		assert_true(str_eq(seen, cases[i].seen) || seen == cases[i].seen);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -274,6 +303,7 @@ int main(void)
 		cmocka_unit_test(tables_align_and_hide_control_characters),
 		cmocka_unit_test(tables_align_wide_characters),
 		cmocka_unit_test(human),
+		cmocka_unit_test(nested_virtualisation_is_seen),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The pieces of the QEMU side that need no guest: command line, control protocol against a peer
 // played here, start of something that is no QEMU.
+#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -220,6 +222,51 @@ static void a_start_that_fails_leaves_nothing(void **state)
 	qemu_done(&q);
 }
 
+// What QEMU is called with; "" when it has no such option.
+static void processor_given(enum accel accel, bool load, char *out, size_t size)
+{
+	char dir[] = "/tmp/test-qemu.XXXXXX", args[] = "quiet", kernel[] = "/dev/null";
+	assert_non_null(mkdtemp(dir));
+	_cleanup_free_ char *program = str_printf("%s/qemu", dir),
+			    *said = str_printf("%s/said", dir);
+	_cleanup_free_ char *text = str_printf(
+		"#!/bin/sh\nfor a; do [ \"$p\" != -cpu ] || echo \"$a\" >%s; p=$a; done\n", said);
+	assert_int_equal(file_write_atomic(AT_FDCWD, program, text, strlen(text), 0755), 0);
+	struct config c = {.vcpus = 1, .memory_mib = 64, .kernel = kernel, .boot_args = args};
+	struct qemu_options o = {.qemu = program, .ramhook = "/dev/null", .accel = accel};
+	struct qemu_incoming in = {.state_fd = open("/dev/null", O_RDONLY | O_CLOEXEC),
+		.backend_fd = open("/dev/null", O_RDONLY | O_CLOEXEC),
+		.memory = MEMORY_FILE,
+		.accel = accel};
+	struct qemu q;
+	qemu_init(&q);
+	assert_true((load ? qemu_load(&q, &o, &c, &in, NULL) : qemu_start(&q, &o, &c, NULL)) < 0);
+	qemu_done(&q);
+	safe_close(in.state_fd);
+	safe_close(in.backend_fd);
+	_cleanup_strbuf_ struct strbuf cpu = {0};
+	file_read(AT_FDCWD, said, 4096, &cpu);
+	snprintf(out, size, "%s", cpu.data ? cpu.data : "");
+	file_rm_rf(AT_FDCWD, dir);
+}
+
+// Virtualisation in the hands of the guest's root is a way into the host's kernel. No other
+// processor is loaded than the one that booted.
+static void guests_have_neither_virtual_machines_nor_counters(void **state)
+{
+	static const enum accel accels[] = {ACCEL_KVM, ACCEL_TCG};
+	for (size_t i = 0; i < ARRAY_SIZE(accels); i++) {
+		char booted[256], loaded[256];
+		processor_given(accels[i], false, booted, sizeof booted);
+		processor_given(accels[i], true, loaded, sizeof loaded);
+		assert_string_equal(booted, loaded);
+		assert_non_null(strstr(booted, accels[i] == ACCEL_KVM ? "host," : "max,"));
+		assert_non_null(strstr(booted, "svm=off"));
+		assert_non_null(strstr(booted, "vmx=off"));
+		assert_non_null(strstr(booted, "pmu=off"));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -231,6 +278,7 @@ int main(void)
 		cmocka_unit_test(a_slow_qemu_has_the_time_that_the_client_believes),
 		cmocka_unit_test_setup_teardown(refusals_carry_the_reason, setup, teardown),
 		cmocka_unit_test_setup_teardown(an_ended_peer_is_told_at_once, setup, teardown),
+		cmocka_unit_test(guests_have_neither_virtual_machines_nor_counters),
 		cmocka_unit_test(a_start_that_fails_leaves_nothing),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
