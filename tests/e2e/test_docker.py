@@ -171,7 +171,7 @@ class Docker(unittest.TestCase):
                   "iptables -t nat -A PREROUTING -i eth0 -p tcp --dport 8080 -j DNAT --to 10.88.0.2:80")
         self.root("ctr run -d --pid-file /tmp/pid --memory-limit 67108864 --with-ns network:/run/netns/c1 test:1 one "
                   "sh -c 'mkdir /www; httpd -p 80 -h /www; for i in $(seq 99999); do "
-                  f"echo $i $(wget -T 5 -qO- {url}) >/www/new; mv /www/new /www/count; sleep 0.2; done'")
+                  f"echo $i $(wget -qO- {url}) >/www/new; mv /www/new /www/count; sleep 0.2; done'")
 
     def count(self, sandbox, than=0):
         """Waits until it has counted further and got something from outside; through the edge, the guest's port
