@@ -71,7 +71,7 @@ class Manual(unittest.TestCase):
     def setUp(self):
         with open(os.path.join(lib.ROOT, "docs/man/stasis.1")) as f:
             self.text = f.read()
-        self.names = [line[2:17].strip() for line in command_line("help").splitlines()
+        self.names = [line[2:19].strip() for line in command_line("help").splitlines()
                       if line.startswith("  ")]
 
     def entry(self, name):
