@@ -92,6 +92,16 @@ static uint64_t oldest(const struct oom_watch *w, uint64_t after)
 	return MAX(after, w->seq - MIN(w->seq, (uint64_t)RECENT)) + 1;
 }
 
+// The kernel's log has the path from the real root; who is in the guest sees the tree from here on
+// (guestinit/cgroups.c).
+#define GUEST_CGROUP "/guest"
+static void name_as_seen(char *cgroup)
+{
+	size_t n = strlen(GUEST_CGROUP);
+	if (str_starts(cgroup, GUEST_CGROUP) && (!cgroup[n] || cgroup[n] == '/'))
+		memmove(cgroup, cgroup[n] ? cgroup + n : "/", strlen(cgroup + n) + 1 + !cgroup[n]);
+}
+
 static void take_locked(struct oom_watch *w, const char *record, size_t len)
 {
 	struct oom_kill k;
@@ -100,6 +110,7 @@ static void take_locked(struct oom_watch *w, const char *record, size_t len)
 	struct recent *r = at(w, ++w->seq);
 	r->n = family(k.pid, r->family);
 	k.at_ns = clock_realtime_ns();
+	name_as_seen(k.cgroup);
 	r->kill = k;
 	r->blamed = false;
 	r->until_ns = clock_monotonic_ns() + STRAY_NS;
