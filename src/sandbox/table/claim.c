@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // An operation is done once: asked for again, also after a restart, it has the same answer.
 #include <string.h>
+#include "base/clock.h"
 #include "sandbox/table/claim.h"
 #include "sandbox/table/store.h"
+
+#define UPKEEP_WAIT_MS 10000
 
 int operation_told(struct host *h, const char *op_id, const char *id, struct err *e)
 {
@@ -31,6 +34,18 @@ int operation_told(struct host *h, const char *op_id, const char *id, struct err
 	return str_eq(state, "done");
 }
 
+// What upkeep and merge do with a sandbox under their claim is short: a file is read or replaced.
+static struct sandbox *find_idle(struct host *h, const char *id)
+{
+	uint64_t until = deadline_in_ms(UPKEEP_WAIT_MS);
+	struct sandbox *s;
+	while ((s = host_find(h, id)) && s->operation && !s->ending &&
+		(str_eq(s->operation, "upkeep") || str_eq(s->operation, "merge")))
+		if (cond_wait_until(&h->changed, &h->lock, until) != 0)
+			break;
+	return s;
+}
+
 int sandbox_claim(struct host *h, const char *op_id, const char *id, const char *operation,
 	unsigned states, struct sandbox **ret_s, struct host_sandbox *ret, struct err *e)
 {
@@ -38,7 +53,7 @@ int sandbox_claim(struct host *h, const char *op_id, const char *id, const char 
 	if (told < 0)
 		return told;
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
-	struct sandbox *s = host_find(h, id);
+	struct sandbox *s = find_idle(h, id);
 	if (!s || s->hidden)
 		return err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
 	if (told) {

@@ -7,7 +7,8 @@
 // under way. ERR_CONFLICT: the id was used for another sandbox. ERR_UNAVAILABLE: a start has not
 // settled it yet.
 int operation_told(struct host *h, const char *op_id, const char *id, struct err *e);
-// Claims a sandbox for an operation when it is in one of the states (bits 1 << state), waiting for
-// none: ERR_CONFLICT says what it is doing. 1: the operation was done before (*ret is filled).
+// Claims a sandbox for an operation when it is in one of the states (bits 1 << state). It waits for
+// the host's own upkeep of it, which is short, and for nothing else: ERR_CONFLICT says what it is
+// doing. 1: the operation was done before (*ret is filled).
 int sandbox_claim(struct host *h, const char *op_id, const char *id, const char *operation,
 	unsigned states, struct sandbox **ret_s, struct host_sandbox *ret, struct err *e);

@@ -16,6 +16,7 @@
 #include "base/str.h"
 #include "played/play.h"
 #include "sandbox/table/bells.h"
+#include "sandbox/table/table.h"
 #include "snapshot/header.h"
 
 #define SNAPSHOTS 1250u
@@ -250,6 +251,49 @@ static void one_change(const void *arg)
 	play_close(h);
 }
 
+// ---- a user's call while upkeep has the sandbox
+
+struct user {
+	struct host *h;
+	struct play *p;
+	_Atomic int rc;
+	struct err e;
+};
+
+static void *pause_it(void *arg)
+{
+	struct user *u = arg;
+	struct host_sandbox now;
+	char op[UUID_SIZE];
+	id_new_uuid(op);
+	atomic_store(&u->rc, host_pause(u->h, op, u->p->box[0].id, &now, &u->e));
+	return NULL;
+}
+
+static void a_call_waits_for_upkeep(const void *arg)
+{
+	struct user u = {.p = play_new(), .rc = 1};
+	struct err e = {0};
+	pthread_t thread;
+	u.h = play_open();
+	check(play_create(u.h, u.p, 0, -1, false, NULL, &e) == 0, "%s", e.text);
+	pthread_mutex_lock(&u.h->lock);
+	struct sandbox *s = host_find(u.h, u.p->box[0].id);
+	while (s->operation)
+		pthread_cond_wait(&u.h->changed, &u.h->lock);
+	s->operation = "upkeep";
+	pthread_mutex_unlock(&u.h->lock);
+	check(pthread_create(&thread, NULL, pause_it, &u) == 0, "thread");
+	clock_sleep_ns(50 * NSEC_PER_MSEC);
+	check(atomic_load(&u.rc) == 1, "it did not wait: %s", u.e.text);
+	pthread_mutex_lock(&u.h->lock);
+	host_release(u.h, s);
+	pthread_mutex_unlock(&u.h->lock);
+	pthread_join(thread, NULL);
+	check(u.rc == 0, "%s", u.e.text);
+	play_close(u.h);
+}
+
 static int bench(void)
 {
 	enum { MINUTES = 20 };
@@ -269,7 +313,8 @@ static int bench(void)
 
 int main(int argc, char **argv)
 {
-	static const struct played_case cases[] = {{"rest", rest}, {"change", one_change}};
+	static const struct played_case cases[] = {
+		{"rest", rest}, {"change", one_change}, {"call", a_call_waits_for_upkeep}};
 	if (argc > 1 && str_eq(argv[1], "bench"))
 		return bench();
 	return cases_run(argc, argv, cases, ARRAY_SIZE(cases), NULL, 0);
