@@ -50,7 +50,8 @@ def programs():
     path = os.path.join(cache, f"test-containerd-{key}.tar")
     if os.path.exists(path):
         return path
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".tmp-") as folder:
+    # Not .tmp-*: image builds remove these.
+    with tempfile.TemporaryDirectory(dir=cache, prefix="test-making-") as folder:
         root = os.path.join(folder, "root")
         command = ["mmdebstrap", "--variant=extract", "--mode=root", "--architectures=amd64",
                    f"--include={PACKAGES}", "bookworm", root]
