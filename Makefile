@@ -61,7 +61,7 @@ check: build
 		meson setup build-asan -Db_sanitize=address,undefined -Db_lundef=false
 	ninja -C build-asan
 	$(UNIT) -C build-asan --timeout-multiplier 5
-	tests/run sanitized exec life pause
+	tests/run sanitized exec.Buffered exec.Stream life pause
 
 coverage: build
 	@scripts/deps test $(if $(E2E),run)
