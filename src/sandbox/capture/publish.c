@@ -12,6 +12,7 @@
 #include "disk/disk.h"
 #include "sandbox/capture/harvest.h"
 #include "sandbox/capture/snapshots.h"
+#include "sandbox/machine/fit.h"
 #include "sandbox/machine/lineage.h"
 #include "sandbox/machine/vmm_choice.h"
 #include "sandbox/table/state.h"
@@ -58,10 +59,8 @@ static void fill_info(const struct host *h, const struct sandbox *s, const struc
 		.memory_bytes = (uint64_t)s->info.memory_mb << 20,
 		.quiesced = true,
 		.created_ns = clock_realtime_ns()};
-	cpu_describe(&i->cpu);
-	if (h->vmm->tsc_khz)
-		i->cpu.tsc_khz = h->vmm->tsc_khz;
-	snprintf(i->accel, sizeof i->accel, "%s", h->vmm->kvm ? "kvm" : "tcg");
+	i->cpu = h->vmm->cpu;
+	snprintf(i->accel, sizeof i->accel, "%s", fit_accel(h->vmm));
 	snprintf(i->runtime, sizeof i->runtime, "%s", runtime ? runtime + 1 : h->runtime_dir);
 	snprintf(i->id, sizeof i->id, "%s", c->snapshot);
 	snprintf(i->parent, sizeof i->parent, "%s", s->parent);

@@ -5,6 +5,7 @@
 #include "sandbox/life/create.h"
 #include <string.h>
 #include "base/clock.h"
+#include "base/log.h"
 #include "disk/disk.h"
 #include "sandbox/life/free.h"
 #include "sandbox/life/operation.h"
@@ -27,18 +28,53 @@ static int prepare(struct operation *o, struct err *e)
 	return space_check(o->h, "create", 0, o->s->info.memory_mb, e);
 }
 
+static bool is_ending(struct host *h, const struct sandbox *s)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
+	return s->ending || s->removed;
+}
+
+// The frozen machine of an image was not taken: the image itself is there, and boots. What was made
+// is freed first; the phases of the failure become one.
+static int boot_instead(struct operation *o, struct create *c, const struct machine_plan *failed,
+	unsigned n_phases, int rc, struct err *e)
+{
+	struct sandbox *s = o->s;
+	struct machine_plan plan = *failed;
+	log_warn("frozen image not used sandbox=%s template=%s error=%s", s->info.id,
+		c->origin.img.name, e->text);
+	source_drop_prewarmed(o->h, c->origin.src.info.id);
+	if (sandbox_free(o->h, s, FREE_ALL, FREE_MS) < 0)
+		return rc;
+	pthread_mutex_lock(&o->h->lock);
+	s->has_files = true;
+	pthread_mutex_unlock(&o->h->lock);
+	s->info.n_phases = n_phases;
+	sandbox_phase(&s->info, "refused", &o->at_ns);
+	*e = (struct err){0};
+	plan.img = &c->origin.img;
+	plan.src = NULL;
+	plan.ret_refused = NULL;
+	return machine_up(o->h, s, &plan, &o->at_ns, e);
+}
+
 static int steps(struct operation *o, struct err *e)
 {
-	const struct create *c = o->work;
+	struct create *c = o->work;
 	const struct origin *from = &c->origin;
 	struct sandbox *s = o->s;
+	bool refused = false;
+	unsigned n_phases = s->info.n_phases;
 	const struct machine_plan plan = {.operation = "create",
 		.img = from->boots ? &from->img : NULL,
 		.src = from->boots ? NULL : &from->src,
 		.token = c->req->token,
 		.replaces_dns = o->s->dns_own && !c->req->is_child,
-		.env = c->req->env};
+		.env = c->req->env,
+		.ret_refused = &refused};
 	int rc = machine_up(o->h, s, &plan, &o->at_ns, e);
+	if (rc < 0 && refused && !c->req->snapshot[0] && !is_ending(o->h, s))
+		rc = boot_instead(o, c, &plan, n_phases, rc, e);
 	if (rc < 0)
 		return rc;
 	// The first sandbox of a template leaves it what it touched.

@@ -43,8 +43,9 @@ static int from_image(struct host *h, const struct host_create *req, struct orig
 	}
 	struct err why = {0};
 	rc = source_open(h, frozen, false, &o->src, &why);
-	if (rc < 0) { // damaged: the image itself is still there
+	if (rc < 0) { // damaged, or of another host: the image itself is still there
 		log_warn("frozen image not used template=%s error=%s", img->name, why.text);
+		source_drop_prewarmed(h, frozen);
 		o->boots = true;
 	}
 	return 0;

@@ -150,6 +150,9 @@ static int load(struct host *h, struct sandbox *s, const struct machine_plan *p,
 		.track_dirty = true,
 		.resume = !resize};
 	int rc = vmm_snapshot_load(v, &l, e);
+	// One that does not answer has refused nothing.
+	if (rc < 0 && rc != -ETIMEDOUT && p->ret_refused)
+		*p->ret_refused = true;
 	// The guest is told of its larger disk before it runs.
 	if (rc == 0 && resize)
 		rc = vmm_patch_drive(v, "rootfs", JAIL_ROOTFS, e);
@@ -199,9 +202,13 @@ int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 	if ((rc = prepare_disk(h, s, p, e)) < 0)
 		return err_prefix(e, rc, "disk");
 	if (!p->img) {
-		if ((rc = lineage_write(h, s, p->src->header, e)) < 0 ||
-			(rc = choose_backend(h, p->src, &file, e)) < 0)
+		if ((rc = lineage_write(h, s, p->src->header, e)) < 0)
 			return rc;
+		if ((rc = choose_backend(h, p->src, &file, e)) < 0) {
+			if (p->ret_refused)
+				*p->ret_refused = true;
+			return rc;
+		}
 		snprintf(s->parent, sizeof s->parent, "%s", p->src->info.id);
 		snprintf(s->kernel_id, sizeof s->kernel_id, "%s", p->src->info.kernel_id);
 	} else {

@@ -10,4 +10,7 @@ struct machine_plan {
 	const char *token;
 	bool replaces_dns; // also where the user of a snapshot has written /etc/resolv.conf
 	json_t *env;	   // may be NULL
+	// Set where the memory of src is what failed: damaged, or not taken by the VMM. NULL: not
+	// asked.
+	bool *ret_refused;
 };

@@ -5,7 +5,10 @@
 #include <string.h>
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/log.h"
+#include "sandbox/machine/fit.h"
 #include "sandbox/machine/vmm_choice.h"
+#include "sandbox/table/bells.h"
 
 void source_done(struct source *src)
 {
@@ -15,15 +18,15 @@ void source_done(struct source *src)
 	src->host = NULL;
 }
 
-static int check_vmm(const struct host *h, const struct snapshot_info *i, struct err *e)
+static int check_fit(const struct host *h, const struct snapshot_info *i, struct err *e)
 {
-	if (str_eq(i->vmm_name, h->vmm->name) && str_eq(i->vmm_state, h->vmm->state))
+	char why[FIT_WHY_SIZE];
+	if (fit_memory(h->vmm, i, why))
 		return 0;
 	return err_set(e, ERR_UNAVAILABLE,
-		"the memory of snapshot %s was written by %s (%s); this host runs %s (%s) and "
-		"cannot "
-		"load it. Its disk is whole: 'stasis resume --disk-only' boots anew from it",
-		i->id, i->vmm_name, i->vmm_state, h->vmm->name, h->vmm->state);
+		"the memory of snapshot %s cannot be loaded here: %s. Its disk is whole: 'stasis "
+		"resume --disk-only' boots anew from it",
+		i->id, why);
 }
 
 int source_open(struct host *h, const char *id, bool disk_only, struct source *ret, struct err *e)
@@ -40,7 +43,7 @@ int source_open(struct host *h, const char *id, bool disk_only, struct source *r
 	if (rc == 0)
 		rc = snapshot_read(h->data_fd, id, &src.info, &src.header, e);
 	if (rc == 0 && !disk_only)
-		rc = check_vmm(h, &src.info, e);
+		rc = check_fit(h, &src.info, e);
 	if (rc < 0) {
 		source_done(&src);
 		return rc;
@@ -54,10 +57,25 @@ int source_open(struct host *h, const char *id, bool disk_only, struct source *r
 void source_image_key(const struct host *h, const struct image_info *img, char out[65])
 {
 	_cleanup_strbuf_ struct strbuf b = {0};
-	strbuf_addf(&b, "%s %s %s %u %lu %lu %s %s %s %s", img->name, img->kernel_id,
+	const struct vmm_choice *v = h->vmm;
+	strbuf_addf(&b, "%s %s %s %u %lu %lu %s %s %s %s %s", img->name, img->kernel_id,
 		img->rootfs_sha256, img->vcpus, img->memory_mb, img->disk_mb, img->boot_args,
-		h->vmm->name, h->vmm->state, h->vmm->sha256);
+		v->name, v->state, v->sha256, fit_accel(v));
+	// The guest has seen it, where it is not the emulator's. Its rate is measured, and differs
+	// a little each time: that is left to fit_memory.
+	if (v->kvm)
+		strbuf_addf(&b, " %s %u %u %s", v->cpu.vendor, v->cpu.family, v->cpu.model,
+			v->cpu.features);
 	hash_sha256_hex(b.data ? b.data : "", b.len, out);
+}
+
+void source_drop_prewarmed(struct host *h, const char *snapshot)
+{
+	struct err e = {0};
+	if (store_apply(h, &(struct store_change){.drop = snapshot}, &e) < 0)
+		log_warn("frozen image stays for now snapshot=%s error=%s", snapshot, e.text);
+	atomic_store(&h->freeze_due, true);
+	upkeep_wake(h);
 }
 
 int source_find_prewarmed(

@@ -22,5 +22,7 @@ int source_open(struct host *h, const char *id, bool disk_only, struct source *r
 // and VMM.
 int source_find_prewarmed(
 	struct host *h, const struct image_info *img, char ret_snapshot[UUID_SIZE], struct err *e);
+// A frozen machine cannot be loaded, whatever the reason: it goes, and the upkeep makes it anew.
+void source_drop_prewarmed(struct host *h, const char *snapshot);
 // What such a snapshot is found by: all that makes another machine of it.
 void source_image_key(const struct host *h, const struct image_info *img, char out[65]);

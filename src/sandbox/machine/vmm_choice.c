@@ -190,6 +190,9 @@ int vmm_identify(struct host *h, struct err *e)
 	snprintf(c->name, sizeof c->name, "%s", c->firecracker ? "firecracker" : "fcqemu");
 	if ((rc = hash_sha256_file_hex(AT_FDCWD, writer, c->sha256)) < 0)
 		return err_errno(e, rc, "%s", writer);
+	cpu_describe(&c->cpu);
+	if (c->tsc_khz)
+		c->cpu.tsc_khz = c->tsc_khz;
 	if (c->firecracker || c->kvm)
 		c->tsc_khz = 0; // the processor scales
 	return 0;

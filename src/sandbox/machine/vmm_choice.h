@@ -2,6 +2,7 @@
 // Which VMM this host runs, and with which programs and arguments.
 #pragma once
 #include "sandbox/table/table.h"
+#include "snapshot/cpu.h"
 
 struct vmm_choice {
 	bool firecracker; // else fcqemu
@@ -10,10 +11,11 @@ struct vmm_choice {
 	char version[64];
 	char kvm_reason[200]; // why KVM is not used; "" when it is
 	char qemu_version[48];
-	uint64_t tsc_khz; // of this host
-	char name[32];	  // "firecracker", "fcqemu": with the next two in each snapshot
-	char state[64];	  // format of its state files
-	char sha256[65];  // of the program that writes them
+	uint64_t tsc_khz;    // of this host
+	char name[32];	     // "firecracker", "fcqemu": with the next two in each snapshot
+	char state[64];	     // format of its state files
+	char sha256[65];     // of the program that writes them
+	struct cpu_info cpu; // of this host; tsc_khz as measured
 };
 
 int vmm_choose(const struct host_config *cfg, struct vmm_choice *ret, struct err *e);

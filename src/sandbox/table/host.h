@@ -139,7 +139,8 @@ struct host {
 	pthread_mutex_t upkeep_lock;
 	pthread_cond_t upkeep_wake;
 	bool upkeep_stop, upkeep_due;
-	struct noted *noted; // snapshots to look at
+	_Atomic bool freeze_due; // a base image lost its frozen machine
+	struct noted *noted;	 // snapshots to look at
 	uint64_t pauses, resumes, forks;
 	struct pager_figures pager; // of all pagers so far
 };

@@ -204,6 +204,8 @@ static void prewarm_images(struct upkeep *u)
 	size_t n = 0, damaged = 0;
 	struct err e = {0};
 	uint64_t stamp = image_stamp(u->h);
+	if (atomic_exchange(&u->h->freeze_due, false))
+		u->images_seen = 0;
 	if (stamp == u->images_seen || !deadline_over(u->freeze_after_ns))
 		return;
 	int rc = image_list(u->h->data_dir, &images, &n, &damaged, &e);

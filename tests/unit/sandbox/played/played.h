@@ -86,6 +86,7 @@ struct stage {
 	_Atomic uint64_t kills;
 	_Atomic unsigned asked_for_kills;
 	_Atomic int kills_lie;
+	_Atomic int emulated; // a server that starts finds no KVM
 	// What the volume is said to have; its size is VOLUME_SIZE.
 	_Atomic uint64_t disk_used, inodes_used;
 };
@@ -126,7 +127,7 @@ struct machine {
 	int32_t pid;
 	uint64_t start_time;
 	int32_t state; // enum vmm_state
-	bool booted, frozen, loaded;
+	bool booted, frozen, loaded, emulated;
 	char token[96], instance[20];
 	char dns[48];	    // that the agent was told last
 	uint32_t instances; // agents started so far

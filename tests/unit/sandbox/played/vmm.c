@@ -164,6 +164,7 @@ int vmm_start(struct vmm *v, struct err *e)
 		}
 	m.state = VMM_RUNNING;
 	m.booted = true;
+	m.emulated = atomic_load(&world.stage->emulated);
 	snprintf(m.instance, sizeof m.instance, "agent-%u", ++m.instances);
 	return answer(v, &m, "vmm_start", lost, e);
 }
@@ -294,6 +295,8 @@ int vmm_snapshot_load(struct vmm *v, const struct vmm_load *l, struct err *e)
 	_cleanup_close_ int fd = open(m.vmstate, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || file_read_full(fd, &s, sizeof s) != sizeof s || !str_eq(s.magic, MAGIC))
 		return err_set(e, ERR_INTERNAL, "%s: status 400: bad state file", call);
+	if (s.m.emulated != (bool)atomic_load(&world.stage->emulated))
+		return err_set(e, ERR_INTERNAL, "%s: status 400: the other accelerator's", call);
 	char path[512];
 	snprintf(path, sizeof path, "%s/memory", v->dir);
 	_cleanup_close_ int out = open(path, O_RDWR | O_TRUNC | O_CLOEXEC);
@@ -304,6 +307,7 @@ int vmm_snapshot_load(struct vmm *v, const struct vmm_load *l, struct err *e)
 	m.state = l->resume ? VMM_RUNNING : VMM_PAUSED;
 	m.booted = m.loaded = true;
 	m.frozen = s.m.frozen;
+	m.emulated = s.m.emulated;
 	m.memory_mib = s.m.memory_mib;
 	m.instances = s.m.instances;
 	memcpy(m.token, s.m.token, sizeof m.token);
