@@ -38,7 +38,9 @@ void console_tail(struct host *h, const char *id, struct strbuf *ret)
 		printable_tail(ret, raw, (size_t)n);
 }
 
-void console_line(struct host *h, const char *id, const char *text, char *out, size_t size)
+// The last line with the text of what the console has from there on.
+static void find_line(
+	struct host *h, const char *id, const char *text, uint64_t least, char *out, size_t size)
 {
 	uint64_t console;
 	size_t len = strlen(text);
@@ -49,6 +51,8 @@ void console_line(struct host *h, const char *id, const char *text, char *out, s
 	if (fd < 0 || !raw)
 		return;
 	uint64_t from = console - MIN(console, (uint64_t)PRINTABLE_TAIL_READ);
+	// One that was cut meanwhile begins anew.
+	from = MAX(from, least <= console ? least : 0);
 	ssize_t n = pread(fd, raw, PRINTABLE_TAIL_READ, (off_t)from);
 	for (const char *p = raw; n > 0; p++) {
 		p = memmem(p, (size_t)(raw + n - p), text, len);
@@ -62,6 +66,40 @@ void console_line(struct host *h, const char *id, const char *text, char *out, s
 	const char *end = memchr(at, '\n', (size_t)(raw + n - at));
 	begin = begin ? begin + 1 : raw;
 	printable_copy(out, size, begin, (size_t)((end ? end : raw + n) - begin));
+}
+
+void console_line(struct host *h, const char *id, const char *text, char *out, size_t size)
+{
+	find_line(h, id, text, 0, out, size);
+}
+
+uint64_t console_size(struct host *h, const char *id)
+{
+	uint64_t size = 0;
+	_cleanup_close_ int fd = open_console(h, id, &size);
+	return fd < 0 ? 0 : size;
+}
+
+void console_last(struct host *h, const char *id, uint64_t from, char *out, size_t size)
+{
+	uint64_t console;
+	find_line(h, id, "Kernel panic - not syncing", from, out, size);
+	_cleanup_free_ char *raw = malloc(PRINTABLE_TAIL_READ);
+	_cleanup_close_ int fd = open_console(h, id, &console);
+	if (out[0] || fd < 0 || !raw)
+		return;
+	uint64_t at = console - MIN(console, (uint64_t)PRINTABLE_TAIL_READ);
+	at = MAX(at, from <= console ? from : 0);
+	ssize_t n = pread(fd, raw, PRINTABLE_TAIL_READ, (off_t)at);
+	_cleanup_strbuf_ struct strbuf tail = {0};
+	if (n > 0)
+		printable_tail(&tail, raw, (size_t)n);
+	if (!tail.len)
+		return;
+	tail.data[tail.len - 1] = '\0'; // each line has its newline
+	const char *line = strrchr(tail.data, '\n');
+	line = line ? line + 1 : tail.data;
+	printable_copy(out, size, line, strlen(line));
 }
 
 json_t *console_event(struct host *h, const char *id)

@@ -42,8 +42,9 @@ int greet_wait_ready(struct host *h, struct sandbox *s, struct err *e)
 		if (machine_has_ended(h, s, h->vmm->kvm ? 2 : 10, "booted", e))
 			return -EIO;
 	}
-	return err_set(
-		e, ERR_TIMEOUT, "the guest's agent did not answer within %d s", limit / 1000);
+	err_set(e, ERR_TIMEOUT, "the guest's agent did not answer within %d s", limit / 1000);
+	machine_last_words(h, s, e);
+	return -ETIMEDOUT;
 }
 
 static int clock_ppm(const struct host *h, const struct source *src)

@@ -15,6 +15,7 @@
 #include "agentclient/client.h"
 #include "net/resolvers.h"
 #include "sandbox/machine/machine.h"
+#include "sandbox/machine/console.h"
 #include "sandbox/machine/greet.h"
 #include "sandbox/machine/jail.h"
 #include "sandbox/machine/lineage.h"
@@ -232,6 +233,7 @@ int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 		return err_errno(e, errno, "%s", dir);
 	if ((rc = fault_of(p, "after_dir", e)) < 0)
 		return rc;
+	s->console_from = console_size(h, s->info.id);
 	if ((rc = jail_start(h, s, p, e)) < 0)
 		return err_prefix(e, rc, "jail");
 	sandbox_phase(&s->info, "jail", since);

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <string.h>
 #include "agentclient/client.h"
+#include "sandbox/machine/console.h"
 #include "shim/shim.h"
 
 int machine_vmm(struct host *h, const struct sandbox *s, struct vmm **ret, struct err *e)
@@ -29,6 +30,17 @@ int machine_is_gone(void *ctx)
 	return poll(&pf, 1, 0) > 0;
 }
 
+void machine_last_words(struct host *h, const struct sandbox *s, struct err *e)
+{
+	char line[300];
+	if (!e)
+		return;
+	console_last(h, s->info.id, s->console_from, line, sizeof line);
+	size_t len = strlen(e->text);
+	if (line[0])
+		snprintf(e->text + len, sizeof e->text - len, "; its console: %s", line);
+}
+
 bool machine_has_ended(
 	struct host *h, struct sandbox *s, int wait_ms, const char *when, struct err *e)
 {
@@ -38,8 +50,12 @@ bool machine_has_ended(
 	char dir[512];
 	struct shim_exit x = {0};
 	host_run_path(h, s->info.id, dir);
-	shim_read_exit(dir, &x, NULL);
-	err_set(e, ERR_INTERNAL, "the VMM ended while the guest %s: %s %s", when, x.cause,
-		x.detail);
+	if (shim_read_exit(dir, &x, NULL) == 0)
+		err_set(e, ERR_INTERNAL, "the VMM ended while the guest %s: %s %s", when, x.cause,
+			x.detail);
+	else
+		err_set(e, ERR_INTERNAL, "the VMM ended while the guest %s: its shim was killed",
+			when);
+	machine_last_words(h, s, e);
 	return true;
 }

@@ -11,6 +11,8 @@ int machine_vmm(struct host *h, const struct sandbox *s, struct vmm **ret, struc
 int machine_agent(const struct sandbox *s, char url[96], struct http_client **ret, struct err *e);
 // A tick (http_call) that ends a call to a guest whose VMM has ended. ctx: the sandbox.
 int machine_is_gone(void *ctx);
+// Ends an error with what the guest said last since its machine was started, if anything.
+void machine_last_words(struct host *h, const struct sandbox *s, struct err *e);
 // The VMM has ended, or does within wait_ms: e says how. "when" completes "the VMM ended while the
 // guest ...".
 bool machine_has_ended(

@@ -61,6 +61,7 @@ struct sandbox {
 	uint64_t ready_ns; // CLOCK_MONOTONIC of the load whose record is not taken yet; 0: none
 	struct pager_figures pager_told; // by its pager, and in host.pager
 	struct sandbox_oom oom;
+	uint64_t console_from; // what the console had when its machine was started
 };
 
 #define HOST_BUCKETS 256u

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Each operation of the life cycle in the played world, without a fault: states, events, files,
 // slots, bytes of memory and disk; nothing is left over.
+#include <pthread.h>
 #include <string.h>
 #include "base/clock.h"
 #include "base/str.h"
@@ -320,6 +321,86 @@ static void ends(const void *arg)
 	play_close(h);
 }
 
+static void guest_says(const struct play *p, unsigned box, const char *line)
+{
+	char path[256];
+	snprintf(path, sizeof path, "%s/sandboxes/%s/console.log", world.data, p->box[box].id);
+	FILE *f = fopen(path, "a");
+	check(f && fputs(line, f) >= 0 && fclose(f) == 0, "%s", path);
+}
+
+struct boot {
+	struct host *h;
+	struct play *p;
+	bool disk_only;
+	int rc;
+	struct err e;
+};
+
+static void *boot_in_thread(void *arg)
+{
+	struct boot *b = arg;
+	b->rc = b->disk_only ? play_resume(b->h, b->p, 0, -1, true, NULL, &b->e)
+			     : play_create(b->h, b->p, 0, -1, true, NULL, &b->e);
+	return NULL;
+}
+
+// It writes this on its console and ends before its agent is there.
+static void boot_and_die(struct boot *b, const char *says)
+{
+	pthread_t thread;
+	b->e = (struct err){0};
+	stage_fault(b->disk_only ? "resume.after_start" : "create.after_start", FAULT_HOLD);
+	check(pthread_create(&thread, NULL, boot_in_thread, b) == 0, "thread");
+	stage_wait_holding();
+	guest_says(b->p, 0, says);
+	guest_crash(b->p->box[0].id, "vmm_exit");
+	while (atomic_load(&world.stage->vms))
+		clock_sleep_ns(NSEC_PER_MSEC);
+	stage_calm();
+	pthread_join(thread, NULL);
+	check(b->rc < 0, "a guest that died has booted");
+}
+
+// The error says why, as far as the guest does.
+static void dies_while_it_boots(const void *arg)
+{
+	static const struct {
+		const char *says, *told; // told NULL: nothing of a console
+	} cases[] = {
+		{"Linux version 6.1\nKernel panic - not syncing: VFS: Unable to mount root fs\n"
+		 "---[ end Kernel panic ]---\nRebooting in 1 seconds..\n",
+			"its console: Kernel panic - not syncing: VFS: Unable to mount root fs"},
+		{"Linux version 6.1\r\nstasis-init: /dev/vda: no such device\r\n\r\n",
+			"its console: stasis-init: /dev/vda: no such device"},
+		{"no end", "its console: no end"},
+		{"\033[2J\033]0;title\007bells\007\n", "its console: bells?"},
+		{"\n\n", NULL},
+		{"", NULL},
+	};
+	struct play *p = play_new();
+	struct boot b = {.h = play_open(), .p = p};
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		boot_and_die(&b, cases[i].says);
+		check(strstr(b.e.text, "vmm_exit"), "%s", b.e.text);
+		const char *told = strstr(b.e.text, "its console");
+		check(cases[i].told ? told && str_eq(told, cases[i].told) : !told, "%s", b.e.text);
+	}
+	// Of a console that goes on from before, only what is new.
+	OK(play_create(b.h, p, 0, -1, false, NULL, &e));
+	then_created(p, 0, -1);
+	guest_says(p, 0, "Kernel panic - not syncing: of old\n");
+	OK(play_pause(b.h, p, 0, NULL, &e));
+	then_paused(p, 0);
+	b.disk_only = true;
+	boot_and_die(&b, "");
+	check(!strstr(b.e.text, "of old"), "%s", b.e.text);
+	boot_and_die(&b, "of today\n");
+	check(strstr(b.e.text, "its console: of today"), "%s", b.e.text);
+	play_check(b.h, p, "after boots that died");
+	play_close(b.h);
+}
+
 static void kill_all(const void *arg)
 {
 	struct play *p = play_new();
@@ -364,14 +445,6 @@ static void long_chain(const void *arg)
 	stage_calm();
 	play_check(h, p, "with children");
 	play_close(h);
-}
-
-static void guest_says(const struct play *p, unsigned box, const char *line)
-{
-	char path[256];
-	snprintf(path, sizeof path, "%s/sandboxes/%s/console.log", world.data, p->box[box].id);
-	FILE *f = fopen(path, "a");
-	check(f && fputs(line, f) >= 0 && fclose(f) == 0, "%s", path);
 }
 
 // How many events tell of kills, and of how many.
@@ -485,6 +558,7 @@ int main(int argc, char **argv)
 		{"resolvers", resolvers_kept},
 		{"timeout", time_outs},
 		{"end", ends},
+		{"dies-while-it-boots", dies_while_it_boots},
 		{"kill-all", kill_all},
 		{"long-chain", long_chain},
 		{"kills", kills},
