@@ -3,6 +3,7 @@
 // slots, bytes of memory and disk; nothing is left over.
 #include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/clock.h"
 #include "base/str.h"
 #include "net/resolvers.h"
@@ -401,6 +402,29 @@ static void dies_while_it_boots(const void *arg)
 	play_close(b.h);
 }
 
+// A guest has the same time with KVM, which may itself be nested on a busy machine.
+static void slow_boots(const void *arg)
+{
+	char path[160];
+	struct err first = {0}, second = {0};
+	struct play *p = play_new();
+	struct host *h = play_open();
+	stage_trouble("envd_probe", "", TROUBLE_SILENT, false);
+	check(play_create(h, p, 0, -1, true, NULL, &first) < 0, "a silent guest");
+	play_close(h);
+	stage_calm();
+	snprintf(path, sizeof path, "%s/probe.json", world.run);
+	unlink(path);
+	atomic_store(&world.stage->emulated, 1);
+	h = play_open();
+	stage_trouble("envd_probe", "", TROUBLE_SILENT, false);
+	check(play_create(h, p, 1, -1, true, NULL, &second) < 0, "a silent guest");
+	check(first.code == ERR_TIMEOUT && str_eq(first.text, second.text),
+		"with KVM '%s', emulated '%s'", first.text, second.text);
+	stage_calm();
+	play_close(h);
+}
+
 static void kill_all(const void *arg)
 {
 	struct play *p = play_new();
@@ -559,6 +583,7 @@ int main(int argc, char **argv)
 		{"timeout", time_outs},
 		{"end", ends},
 		{"dies-while-it-boots", dies_while_it_boots},
+		{"slow-boots", slow_boots},
 		{"kill-all", kill_all},
 		{"long-chain", long_chain},
 		{"kills", kills},
