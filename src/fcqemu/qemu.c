@@ -300,11 +300,9 @@ static int build_args(struct args *a, struct qemu *q, const struct qemu_options 
 		args_add(a, "fd:%d", STATE_CHILD_FD);
 	} else {
 		char *line = NULL;
-		uint64_t khz = accel != ACCEL_TCG ? 0
-			       : o->tsc_khz	  ? o->tsc_khz
-						  : tsc_khz_since(&o->mark);
-		q->tsc_khz = khz;
-		int rc = qemu_command_line(c, khz, &line, e);
+		q->tsc_khz = o->tsc_khz ? o->tsc_khz : tsc_khz_since(&o->mark);
+		// KVM tells the guest itself.
+		int rc = qemu_command_line(c, accel == ACCEL_TCG ? q->tsc_khz : 0, &line, e);
 		if (rc < 0)
 			return rc;
 		add_boot(a, c, line);

@@ -45,7 +45,7 @@ struct qemu {
 	enum accel accel;
 	enum memory memory;
 	uint64_t ram_base, ram_size; // of guest memory, in QEMU's address space
-	uint64_t tsc_khz;	     // that the guest was told when it booted
+	uint64_t tsc_khz;	     // of the guest, since it booted
 	bool tracking;		     // writes to it are noted
 	_Atomic uint64_t *removed;   // pages thrown away; shared with the hook
 	int hook_fd;		     // the hook's thread (hook.h)

@@ -24,7 +24,7 @@
 struct state {
 	char qemu_version[32]; // "7.2.22"
 	char accel[8];	       // "tcg", "kvm"
-	uint64_t tsc_khz;      // that the guest was told when it booted
+	uint64_t tsc_khz;      // of the guest, since it booted; 0: not known
 	struct config config;  // taps not open
 	uint64_t stream_offset, stream_length;
 };

@@ -14,3 +14,8 @@ struct cpu_info {
 // between them: leaf 1 ECX and EDX, leaf 7 EBX, ECX and EDX, leaf 7.1 EAX, leaf 0x80000001 ECX and
 // EDX, and XCR0. A leaf that is not there is zeros.
 void cpu_describe(struct cpu_info *ret);
+// What a guest that saw the features "wanted" misses where there are the features "here": true, and
+// the names of the first few, "avx512f, avx512bw and 7 more". Left out is what is never a guest's:
+// virtualisation, debugging, sensors, and what tells of the host's kernel. wanted may be a
+// stranger's: what is no such text is missed as a whole.
+bool cpu_lacks(const char *wanted, const char *here, char *out, size_t size);

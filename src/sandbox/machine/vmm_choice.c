@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which VMM runs the guests: Firecracker where it is installed and KVM really works, else fcqemu.
 #include <fcntl.h>
+#include <linux/kvm.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include "base/clock.h"
 #include "base/file.h"
@@ -175,6 +177,13 @@ int vmm_runtime_build(struct host *h, struct err *e)
 	return shim_runtime_build(h->data_dir, programs, extra, &h->runtime_dir, e);
 }
 
+// True where it is not known: then KVM or the VMM says so at the load.
+static bool kvm_scales_tsc(void)
+{
+	_cleanup_close_ int fd = open(KVM, O_RDWR | O_CLOEXEC);
+	return fd < 0 || ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) != 0;
+}
+
 int vmm_identify(struct host *h, struct err *e)
 {
 	struct vmm_choice *c = h->vmm;
@@ -191,6 +200,7 @@ int vmm_identify(struct host *h, struct err *e)
 	if ((rc = hash_sha256_file_hex(AT_FDCWD, writer, c->sha256)) < 0)
 		return err_errno(e, rc, "%s", writer);
 	cpu_describe(&c->cpu);
+	c->tsc_fixed = c->kvm && !kvm_scales_tsc();
 	if (c->tsc_khz)
 		c->cpu.tsc_khz = c->tsc_khz;
 	if (c->firecracker || c->kvm)

@@ -16,6 +16,7 @@ struct vmm_choice {
 	char state[64];	     // format of its state files
 	char sha256[65];     // of the program that writes them
 	struct cpu_info cpu; // of this host; tsc_khz as measured
+	bool tsc_fixed;	     // KVM cannot give a guest another rate than this host's
 };
 
 int vmm_choose(const struct host_config *cfg, struct vmm_choice *ret, struct err *e);
