@@ -773,7 +773,7 @@ static void test_usage_has_names(void **state)
 	_cleanup_json_ json_t *box = call(f, "POST", "/v1/sandboxes", "{\"name\":\"web\"}", 201);
 	char body[200];
 	snprintf(body, sizeof body, "{\"sandbox_id\":\"%s\",\"name\":\"warm\"}", text(box, "id"));
-	_cleanup_json_ json_t *snapshot = call(f, "POST", "/v1/snapshots", body, 201);
+	json_decref(call(f, "POST", "/v1/snapshots", body, 201));
 	_cleanup_json_ json_t *all = call(f, "GET", "/v1/host/usage", NULL, 200);
 	json_t *items = json_object_get(all, "items");
 	assert_int_equal(json_array_size(items), 2);
@@ -825,7 +825,7 @@ static void test_metrics_and_others(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(usage_parts); i++)
 		if (!json_object_get(json_object_get(usage, usage_parts[i]), "bytes"))
 			fail_msg("no '%s' in the sum", usage_parts[i]);
-	_cleanup_json_ json_t *nobody = call(f, "GET", "/v1/host/usage?of=", NULL, 400);
+	json_decref(call(f, "GET", "/v1/host/usage?of=", NULL, 400));
 	_cleanup_json_ json_t *unknown = call(f, "GET", "/v1/host/unknown", NULL, 200);
 	part = json_array_get(json_object_get(unknown, "unknown"), 0);
 	assert_string_equal(text(part, "kind"), "layer");
