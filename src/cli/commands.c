@@ -54,6 +54,11 @@ static const char text_snapshot[] =
 	"The sandbox may be running, and goes on after a short stop, or paused. Sandboxes are made from\n"
 	"the snapshot with: stasis create --template NAME.\n";
 
+static const char text_snapshot_check[] =
+	"Memory is loaded by the VMM and accelerator that wrote it; with KVM also by the kind of processor\n"
+	"that its guest has seen. Exit status 7 when it is not, and the reason is told; then the disk alone\n"
+	"is to be had.\n";
+
 static const char text_snapshot_rm[] =
 	"Sandboxes and snapshots that were made from it live on.\n";
 
@@ -281,6 +286,8 @@ const struct cli_command cli_commands[] = {
 	{"snapshot ls", "", "list snapshots", NULL, CLI_SANDBOXES, true, false, cmd_snapshot_ls},
 	{"snapshot get", "SNAPSHOT", "show one snapshot", NULL, CLI_SANDBOXES, true, false,
 		cmd_snapshot_get},
+	{"snapshot check", "SNAPSHOT", "tell whether its memory can be loaded here",
+		text_snapshot_check, CLI_SANDBOXES, true, false, cmd_snapshot_check},
 	{"snapshot rm", "SNAPSHOT...", "delete snapshots", text_snapshot_rm, CLI_SANDBOXES, true,
 		false, cmd_snapshot_rm},
 	{"timeout", "ID TIME", "set when a sandbox ends, counted from now", NULL, CLI_SANDBOXES,

@@ -245,15 +245,28 @@ static int snapshot_create(
 	return rc;
 }
 
+static int set_snapshot(struct rpc_request *q, const char *snapshot, struct err *e)
+{
+	if (str_format(q->snapshot, sizeof q->snapshot, "%s", snapshot) < 0)
+		return err_set(e, ERR_INVALID, "snapshot id '%.64s' is not a UUID", snapshot);
+	return 0;
+}
+
 static int snapshot_delete(void *p, const char *op_id, const char *snapshot, struct err *e)
 {
 	struct rpc_request q = {0};
 	int rc = set_op(&q, op_id, e);
-	if (rc < 0)
-		return rc;
-	if (str_format(q.snapshot, sizeof q.snapshot, "%s", snapshot) < 0)
-		return err_set(e, ERR_INVALID, "snapshot id '%.64s' is not a UUID", snapshot);
-	return order(p, RPC_DELETE_SNAPSHOT, &q, NULL, e);
+	if (rc == 0)
+		rc = set_snapshot(&q, snapshot, e);
+	return rc < 0 ? rc : order(p, RPC_DELETE_SNAPSHOT, &q, NULL, e);
+}
+
+static int snapshot_check(
+	void *p, const char *snapshot, struct host_snapshot_check *ret, struct err *e)
+{
+	struct rpc_request q = {0};
+	int rc = set_snapshot(&q, snapshot, e);
+	return rc < 0 ? rc : ask(p, RPC_CHECK_SNAPSHOT, &q, ret, e);
 }
 
 static int snapshots(void *p, struct host_snapshot **ret, size_t *ret_n, struct err *e)
@@ -629,6 +642,7 @@ static const struct hostagent_ops remote = {
 	.snapshot_create = snapshot_create,
 	.snapshot_delete = snapshot_delete,
 	.snapshots = snapshots,
+	.snapshot_check = snapshot_check,
 	.get = get,
 	.list = list,
 	.set_timeout = set_timeout,

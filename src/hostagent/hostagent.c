@@ -72,6 +72,11 @@ static int snapshots(void *h, struct host_snapshot **ret, size_t *ret_n, struct 
 {
 	return host_snapshots(HOST(h), ret, ret_n, e);
 }
+static int snapshot_check(
+	void *h, const char *snapshot, struct host_snapshot_check *ret, struct err *e)
+{
+	return host_snapshot_check(HOST(h), snapshot, ret, e);
+}
 static int get(void *h, const char *id, struct host_sandbox *ret, struct err *e)
 {
 	return host_get(HOST(h), id, ret, e);
@@ -156,6 +161,7 @@ static const struct hostagent_ops local = {
 	.snapshot_create = snapshot_create,
 	.snapshot_delete = snapshot_delete,
 	.snapshots = snapshots,
+	.snapshot_check = snapshot_check,
 	.get = get,
 	.list = list,
 	.set_timeout = set_timeout,

@@ -39,6 +39,9 @@ struct hostagent_ops {
 	int (*snapshot_delete)(void *host, const char *op_id, const char *snapshot, struct err *e);
 	// All of them, whatever their kind. Array owned by the caller (free).
 	int (*snapshots)(void *host, struct host_snapshot **ret, size_t *ret_n, struct err *e);
+	// Whether its memory can be loaded on this host; nothing is started.
+	int (*snapshot_check)(
+		void *host, const char *snapshot, struct host_snapshot_check *ret, struct err *e);
 	int (*get)(void *host, const char *id, struct host_sandbox *ret, struct err *e);
 	// All that are not stopped. Array owned by the caller (free).
 	int (*list)(void *host, struct host_sandbox **ret, size_t *ret_n, struct err *e);

@@ -324,6 +324,10 @@ static const struct wire_field snapshot_delete_fields[] = {
 };
 MESSAGE(snapshot_delete, "DeleteSnapshotRequest", rpc_request, snapshot_delete_fields);
 
+static const struct wire_field snapshot_check_fields[] = {
+	FORMED(rpc_request, snapshot, "snapshotId", FORM_UUID, WIRE_REQUIRED)};
+MESSAGE(snapshot_check, "CheckSnapshotRequest", rpc_request, snapshot_check_fields);
+
 static const struct wire_field get_host_fields[] = {
 	BOOL(rpc_request, omit_templates, "omitTemplates")};
 MESSAGE(get_host, "GetHostRequest", rpc_request, get_host_fields);
@@ -394,6 +398,12 @@ static const struct wire_field snapshots_fields[] = {
 	LIST(rpc_snapshots, list, n, "snapshots", &snapshot)};
 MESSAGE(snapshots, "ListSnapshotsResponse", rpc_snapshots, snapshots_fields);
 
+static const struct wire_field snapshot_checked_fields[] = {
+	BOOL(host_snapshot_check, resumes, "resumes"),
+	TEXT(host_snapshot_check, reason, "reason"),
+};
+MESSAGE(snapshot_checked, "CheckSnapshotResponse", host_snapshot_check, snapshot_checked_fields);
+
 static const struct wire_field templates_fields[] = {
 	LIST(rpc_host, templates, n, "templates", &template)};
 MESSAGE(templates, "ListTemplatesResponse", rpc_host, templates_fields);
@@ -438,7 +448,8 @@ const struct wire_message *const rpc_messages[] = {&phase, &sandbox, &snapshot, 
 	&resumed, &rolled_back, &got, &forked, &sandboxes, &address, &log_data, &snapshot_made,
 	&snapshots, &templates, &got_host, &metrics, &watched, &events, &destroyed, &timeout_set,
 	&on_timeout_set, &snapshot_deleted, &drained, &acked, &usage, &usage_item, &usage_share,
-	&unknown, &get_usage, &remove_unknown, &got_usage, &removed_unknown, NULL};
+	&unknown, &snapshot_check, &snapshot_checked, &get_usage, &remove_unknown, &got_usage,
+	&removed_unknown, NULL};
 
 #define UNARY(text, in, out)                                                                       \
 	{                                                                                          \
@@ -465,6 +476,7 @@ const struct rpc_method rpc_methods[RPC_MAX] = {
 	[RPC_CREATE_SNAPSHOT] = UNARY("CreateSnapshot", &snapshot_create, &snapshot_made),
 	[RPC_DELETE_SNAPSHOT] = UNARY("DeleteSnapshot", &snapshot_delete, &snapshot_deleted),
 	[RPC_LIST_SNAPSHOTS] = UNARY("ListSnapshots", &list_snapshots, &snapshots),
+	[RPC_CHECK_SNAPSHOT] = UNARY("CheckSnapshot", &snapshot_check, &snapshot_checked),
 	[RPC_LIST_TEMPLATES] = UNARY("ListTemplates", &list_templates, &templates),
 	[RPC_GET_HOST] = UNARY("GetHost", &get_host, &got_host),
 	[RPC_DRAIN] = UNARY("Drain", &drain, &drained),

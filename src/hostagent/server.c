@@ -123,6 +123,12 @@ static int do_snapshots(const struct hostagent *h, void *in, void *out, struct e
 	return h->ops->snapshots(h->host, &o->list, &o->n, e);
 }
 
+static int do_snapshot_check(const struct hostagent *h, void *in, void *out, struct err *e)
+{
+	const struct rpc_request *q = in;
+	return h->ops->snapshot_check(h->host, q->snapshot, out, e);
+}
+
 static int do_templates(const struct hostagent *h, void *in, void *out, struct err *e)
 {
 	struct rpc_host *o = out;
@@ -195,6 +201,7 @@ static int (*const calls[RPC_MAX])(
 	[RPC_CREATE_SNAPSHOT] = do_snapshot_create,
 	[RPC_DELETE_SNAPSHOT] = do_snapshot_delete,
 	[RPC_LIST_SNAPSHOTS] = do_snapshots,
+	[RPC_CHECK_SNAPSHOT] = do_snapshot_check,
 	[RPC_LIST_TEMPLATES] = do_templates,
 	[RPC_GET_HOST] = do_host,
 	[RPC_DRAIN] = do_drain,

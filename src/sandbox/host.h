@@ -65,6 +65,9 @@ int host_snapshot_create(struct host *h, const struct host_snapshot_create *req,
 	struct host_snapshot *ret, struct err *e);
 int host_snapshot_delete(struct host *h, const char *op_id, const char *snapshot, struct err *e);
 int host_snapshots(struct host *h, struct host_snapshot **ret, size_t *ret_n, struct err *e);
+// Reads what a load would, without the memory itself; starts nothing.
+int host_snapshot_check(
+	struct host *h, const char *snapshot, struct host_snapshot_check *ret, struct err *e);
 int host_get(struct host *h, const char *id, struct host_sandbox *ret, struct err *e);
 int host_list(struct host *h, struct host_sandbox **ret, size_t *ret_n, struct err *e);
 // Of a running or paused one. Durable, an event "on_timeout_set".

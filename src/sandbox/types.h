@@ -154,6 +154,12 @@ struct host_snapshot {
 	uint64_t created_ns;
 };
 
+// Whether a snapshot can be gone on with here.
+struct host_snapshot_check {
+	bool resumes;	  // its memory can be loaded
+	char reason[400]; // why not; "" when it can
+};
+
 struct host_template {
 	char name[64];
 	char kind[16]; // "base"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// snapshot create, ls, get, rm.
+// snapshot create, ls, get, check, rm.
 #include "base/str.h"
 #include "base/json.h"
 #include "cli/base/api.h"
@@ -104,6 +104,32 @@ int cmd_snapshot_get(struct cli *c, struct err *e)
 	if (c->json)
 		return output_json(s);
 	return output_fields(s, NULL);
+}
+
+int cmd_snapshot_check(struct cli *c, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf path = {0};
+	_cleanup_json_ json_t *answer = NULL;
+	int rc = cli_parse(c, NULL, 1, 1, e);
+	if (rc != 0)
+		return rc;
+	rc = snapshot_path(c->argv[0], &path, e);
+	if (rc == 0) {
+		strbuf_adds(&path, "/check");
+		rc = api_call(c, "GET", path.data, NULL, &answer, e);
+	}
+	if (rc < 0)
+		return rc;
+	bool resumes = json_is_true(json_object_get(answer, "resumes"));
+	if (!resumes)
+		c->exit_code = err_info(ERR_UNAVAILABLE)->exit_code;
+	if (c->json)
+		return output_json(answer);
+	if (resumes)
+		puts("resumes here: yes");
+	else
+		printf("resumes here: no, because %s\n", text_of(answer, "reason"));
+	return 0;
 }
 
 int cmd_snapshot_rm(struct cli *c, struct err *e)

@@ -8,6 +8,7 @@
 #include "control/api/login.h"
 #include "control/api/reply.h"
 #include "control/api/work.h"
+#include "control/state/render.h"
 #include "base/json.h"
 
 struct create_body {
@@ -104,6 +105,23 @@ void snapshots_get(struct http_request *r, void *ctx)
 		reply_error(r, &e);
 	else
 		http_reply_json(r, 200, answer_snapshot(&t));
+}
+
+void snapshots_check(struct http_request *r, void *ctx)
+{
+	struct control *c = ctx;
+	struct template t;
+	struct host_snapshot_check check;
+	struct err e = {0};
+	int rc = templates_get(c->db, http_req_param(r, "name"), &t, &e);
+	if (rc == 0)
+		rc = c->host.ops->snapshot_check(c->host.host, t.snapshot, &check, &e);
+	if (rc < 0)
+		reply_error(r, &e);
+	else
+		http_reply_json(r, 200,
+			json_pack("{s:s, s:b, s:o}", "name", t.name, "resumes", (int)check.resumes,
+				"reason", render_text(check.reason)));
 }
 
 void snapshots_delete(struct http_request *r, void *ctx)

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "disk/disk.h"
 #include "sandbox/capture/harvest.h"
+#include "sandbox/machine/source.h"
 #include "sandbox/machine/vmm_choice.h"
 #include "sandbox/table/space.h"
 #include "sandbox/table/store.h"
@@ -69,6 +70,13 @@ int host_list(struct host *h, struct host_sandbox **ret, size_t *ret_n, struct e
 	*ret = list;
 	*ret_n = n;
 	return 0;
+}
+
+int host_snapshot_check(
+	struct host *h, const char *snapshot, struct host_snapshot_check *ret, struct err *e)
+{
+	struct err local = {0};
+	return source_check(h, snapshot, ret, e ? e : &local);
 }
 
 int host_open_log(struct host *h, const char *id, int *ret_fd, struct err *e)

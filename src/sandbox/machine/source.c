@@ -54,6 +54,24 @@ int source_open(struct host *h, const char *id, bool disk_only, struct source *r
 	return 0;
 }
 
+int source_check(struct host *h, const char *id, struct host_snapshot_check *ret, struct err *e)
+{
+	struct source src = {0};
+	char why[FIT_WHY_SIZE] = "";
+	*ret = (struct host_snapshot_check){0};
+	int rc = source_open(h, id, true, &src, e);
+	if (rc == -EIO) { // damaged
+		snprintf(ret->reason, sizeof ret->reason, "%s", e->text);
+		return 0;
+	}
+	if (rc < 0)
+		return rc;
+	ret->resumes = fit_memory(h->vmm, &src.info, why);
+	snprintf(ret->reason, sizeof ret->reason, "%s", why);
+	source_done(&src);
+	return 0;
+}
+
 void source_image_key(const struct host *h, const struct image_info *img, char out[65])
 {
 	_cleanup_strbuf_ struct strbuf b = {0};

@@ -18,6 +18,9 @@ void source_done(struct source *src); // all zeros: nothing to do
 // disk_only: only the disk is wanted.
 int source_open(struct host *h, const char *id, bool disk_only, struct source *ret, struct err *e);
 
+// Could source_open load its memory? An error only where that cannot be said.
+int source_check(struct host *h, const char *id, struct host_snapshot_check *ret, struct err *e);
+
 // The frozen machine of a base image: the id of its snapshot, "" when there is none for this image
 // and VMM.
 int source_find_prewarmed(

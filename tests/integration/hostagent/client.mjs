@@ -60,6 +60,7 @@ const tests = {
     assert.equal((await client.getSandbox({ sandboxId: "ibox" })).sandbox.vcpus, 2);
     assert.equal((await client.listSandboxes({})).sandboxes.length, 3);
     assert.equal((await client.listSnapshots({})).snapshots.length, 2);
+    assert.equal((await client.checkSnapshot({ snapshotId })).resumes, false);
     assert.equal((await client.listTemplates({})).templates[0].name, "base");
     assert.equal((await client.getAddress({ sandboxId: "ibox" })).address, "10.213.0.9");
     const host = await client.getHost({});

@@ -329,6 +329,21 @@ static int snapshots(void *host, struct host_snapshot **ret, size_t *ret_n, stru
 	return 0;
 }
 
+static int snapshot_check(
+	void *host, const char *snapshot, struct host_snapshot_check *ret, struct err *e)
+{
+	struct model *m = host;
+	int r = ordered(m->fail_snapshots, e);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&m->lock);
+	r = find_snapshot(m, snapshot) ? 0 : no_snapshot(snapshot, e);
+	pthread_mutex_unlock(&m->lock);
+	*ret = (struct host_snapshot_check){.resumes = !m->foreign};
+	snprintf(ret->reason, sizeof ret->reason, "%s", m->foreign ? m->foreign : "");
+	return r;
+}
+
 void model_end(struct model *m, const char *id, const char *cause)
 {
 	pthread_mutex_lock(&m->lock);
@@ -634,6 +649,7 @@ struct hostagent model_host(struct model *m)
 		.snapshot_create = snapshot_create,
 		.snapshot_delete = snapshot_delete,
 		.snapshots = snapshots,
+		.snapshot_check = snapshot_check,
 		.get = get,
 		.list = list,
 		.set_timeout = set_timeout,

@@ -195,6 +195,15 @@ static void test_snapshots(void **state)
 	json_object_del(j, "phases");
 	_cleanup_json_ json_t *got = call(f, "GET", "/v1/snapshots/warm-1.0", NULL, 200);
 	assert_true(json_equal(got, j));
+	_cleanup_json_ json_t *fits = call(f, "GET", "/v1/snapshots/warm-1.0/check", NULL, 200);
+	assert_true(json_is_true(json_object_get(fits, "resumes")));
+	assert_true(json_is_null(json_object_get(fits, "reason")));
+	f->model.foreign = "its guest ran on kvm";
+	_cleanup_json_ json_t *not = call(f, "GET", "/v1/snapshots/warm-1.0/check", NULL, 200);
+	assert_true(json_is_false(json_object_get(not, "resumes")));
+	assert_string_equal(text(not, "reason"), "its guest ran on kvm");
+	f->model.foreign = NULL;
+	refused(f, "GET", "/v1/snapshots/cold/check", NULL, 404, "cold");
 	_cleanup_json_ json_t *list = call(f, "GET", "/v1/snapshots", NULL, 200);
 	assert_int_equal(json_array_size(json_object_get(list, "snapshots")), 1);
 	_cleanup_json_ json_t *templates = call(f, "GET", "/v1/templates", NULL, 200);

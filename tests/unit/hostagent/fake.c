@@ -162,6 +162,16 @@ static int snapshots(void *p, struct host_snapshot **ret, size_t *ret_n, struct 
 	return 0;
 }
 
+static int snapshot_check(
+	void *p, const char *snapshot, struct host_snapshot_check *ret, struct err *e)
+{
+	struct fake *f = p;
+	int rc = enter(f, "snapshot_check", "", e);
+	note(f->snapshot, sizeof f->snapshot, snapshot);
+	*ret = (struct host_snapshot_check){.reason = "its guest ran on kvm"};
+	return rc;
+}
+
 static int get(void *p, const char *id, struct host_sandbox *ret, struct err *e)
 {
 	int rc = enter(p, "get", id, e);
@@ -332,9 +342,9 @@ static int remove_unknown(void *p, const char *op_id, size_t *ret_n, struct err 
 struct hostagent fake_host(struct fake *f)
 {
 	static const struct hostagent_ops ops = {create, destroy, expire, pause_, resume, fork_,
-		snapshot_create, snapshot_delete, snapshots, get, list, set_timeout, set_on_timeout,
-		address, open_log, events, ack_events, templates, drain, info, metrics, usage,
-		remove_unknown};
+		snapshot_create, snapshot_delete, snapshots, snapshot_check, get, list, set_timeout,
+		set_on_timeout, address, open_log, events, ack_events, templates, drain, info,
+		metrics, usage, remove_unknown};
 	return (struct hostagent){&ops, f};
 }
 

@@ -179,6 +179,11 @@ static void each_function_reaches_the_host_and_brings_its_answer(void **state)
 	assert_int_equal(n, 2);
 	same("Snapshot", &snaps[1], &f->snapshot_answer);
 	free(snaps);
+	struct host_snapshot_check check = {.resumes = true};
+	OK(w, snapshot_check, SNAPSHOT, &check);
+	assert_string_equal(f->snapshot, SNAPSHOT);
+	assert_false(check.resumes);
+	assert_string_equal(check.reason, "its guest ran on kvm");
 
 	OK(w, get, "ibox", &s);
 	same_sandbox(&s, &f->sandbox);

@@ -152,7 +152,14 @@ static void paused_with_the_other(const void *arg)
 	then_snapshot(p, 0, 0);
 	OK(play_pause(h, p, 0, NULL, &e));
 	then_paused(p, 0);
+	struct host_snapshot_check fits;
+	OK(host_snapshot_check(h, p->snap[0].id, &fits, &e));
+	check(fits.resumes && !fits.reason[0], "here: %s", fits.reason);
 	h = start_again(h, true);
+	OK(host_snapshot_check(h, p->snap[0].id, &fits, &e));
+	check(!fits.resumes && strstr(fits.reason, "kvm"), "elsewhere: %s", fits.reason);
+	check(host_snapshot_check(h, p->snap[1].id, &fits, &why) < 0 && why.code == ERR_NOT_FOUND,
+		"one that is not there: %s", why.text);
 	atomic_store(&world.stage->n_hits, 0);
 	check_refused(play_resume(h, p, 0, -1, false, NULL, &why), &why, "kvm", "resume");
 	check_refused(play_resume(h, p, 0, 0, false, NULL, &why), &why, "kvm", "roll-back");
@@ -161,6 +168,12 @@ static void paused_with_the_other(const void *arg)
 	OK(play_resume(h, p, 0, -1, true, NULL, &e));
 	then_resumed(p, 0, -1, true);
 	play_check(h, p, "after the disk alone");
+	// Damaged is an answer too.
+	char header[256];
+	snprintf(header, sizeof header, "%s/snapshots/%s/memory.hdr", world.data, p->snap[0].id);
+	check(truncate(header, 10) == 0, "%s", header);
+	OK(host_snapshot_check(h, p->snap[0].id, &fits, &e));
+	check(!fits.resumes && fits.reason[0], "a damaged one resumes");
 	play_close(h);
 }
 
