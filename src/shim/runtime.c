@@ -181,7 +181,7 @@ static int make_list(
 		rc = list_add(l, *programs, jail, NULL, e);
 	}
 	for (; rc == 0 && extra_files && *extra_files; extra_files++) {
-		const char *eq = strchr(*extra_files, '=');
+		const char *eq = strrchr(*extra_files, '='); // a host path may have one too
 		_cleanup_free_ char *host = eq ? strndup(*extra_files, (size_t)(eq - *extra_files))
 					       : strdup(*extra_files);
 		if (!host)

@@ -95,7 +95,8 @@ struct shim_exit {	// exit.json
 // and the extra files, all root-owned and read-only. A jail gets its usr/ as /usr. *ret_dir is
 // owned by the caller. Programs not in *programs* are not in the jail: no shell, no coreutils.
 //  programs     host paths; in the jail they are JAIL_BIN "/<last component>"
-//  extra_files  "host path=jail path", or one path where both are the same; the jail path must be
+//  extra_files  "host path=jail path", or one path (without '=') where both are the same; ELF files
+//               can be run there, so programs under another name are here; the jail path must be
 //               below /usr (/lib/... counts as /usr/lib/...). Shared objects bring what they need.
 //               NULL-terminated; NULL: none
 // Other runtimes there that no running shim uses are removed, but the newest two stay.

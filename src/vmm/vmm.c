@@ -87,27 +87,13 @@ int vmm_get_version(struct vmm *v, struct vmm_version *ret, struct err *e)
 		if (rc < 0)
 			return rc;
 		const char *s = json_string_value(json_object_get(j, "firecracker_version"));
-		struct vmm_version n = {0};
-		if (!s || sscanf(s, "%u.%u.%u", &n.major, &n.minor, &n.patch) != 3)
+		if (!s || !vmm_version_parse(s, &v->version))
 			return err_set(e, ERR_INTERNAL,
 				"GET /version: no version in the answer of the VMM");
-		snprintf(n.text, sizeof n.text, "%s", s);
-		n.fcqemu = strstr(s, "fcqemu") != NULL;
-		v->version = n;
 		v->version_known = true;
 	}
 	*ret = v->version;
 	return 0;
-}
-
-static bool at_least(const struct vmm_version *v, unsigned major, unsigned minor)
-{
-	return v->major > major || (v->major == major && v->minor >= minor);
-}
-
-bool vmm_can_discard(const struct vmm_version *v)
-{
-	return v->fcqemu || at_least(v, 1, 17);
 }
 
 static int get_state(struct vmm *v, int timeout_ms, enum vmm_state *ret, struct err *e)
@@ -196,7 +182,7 @@ int vmm_put_entropy(struct vmm *v, struct err *e)
 {
 	struct vmm_version ver;
 	int rc = vmm_get_version(v, &ver, e);
-	if (rc < 0 || !at_least(&ver, 1, 4))
+	if (rc < 0 || !vmm_at_least(&ver, 1, 4, 0))
 		return rc; // older ones have no such device; the guest then relies on its CPU
 	return put(v, "/entropy", json_object(), T_CONFIG, e);
 }
@@ -236,16 +222,13 @@ int vmm_snapshot_load(struct vmm *v, const struct vmm_load *l, struct err *e)
 	int rc = vmm_get_version(v, &ver, e);
 	if (rc < 0)
 		return rc;
-	if (!at_least(&ver, 1, 1))
-		return err_set(e, ERR_UNIMPLEMENTED,
-			"Firecracker %s cannot load a snapshot lazily: 1.12 or newer is needed",
-			ver.text);
 	json_t *j = json_pack("{s:s, s:{s:s, s:s}, s:b}", "snapshot_path", l->state_path,
 		"mem_backend", "backend_type", l->backend == VMM_BACKEND_UFFD ? "Uffd" : "File",
 		"backend_path", l->backend_path, "resume_vm", (int)l->resume);
 	if (j && l->track_dirty) // the field's name before and since 1.13
 		json_object_set_new(j,
-			at_least(&ver, 1, 13) ? "track_dirty_pages" : "enable_diff_snapshots",
+			vmm_at_least(&ver, 1, 13, 0) ? "track_dirty_pages"
+						     : "enable_diff_snapshots",
 			json_true());
 	return put(v, "/snapshot/load", j, T_LOAD, e);
 }

@@ -5,14 +5,9 @@
 // know are sent only to those (shared reference: Firecracker API table 1.5).
 #pragma once
 #include "base/err.h"
+#include "vmm/version.h"
 
 struct vmm;
-
-struct vmm_version {
-	unsigned major, minor, patch;
-	bool fcqemu;
-	char text[64];
-};
 
 struct vmm_machine {
 	unsigned vcpus; // 1..32
@@ -50,9 +45,6 @@ struct vmm *vmm_free(struct vmm *v);
 DEFINE_CLEANUP(struct vmm *, vmm_free)
 
 int vmm_get_version(struct vmm *v, struct vmm_version *ret, struct err *e); // asked once, then kept
-// Does space that the guest discards become a hole in the disk's file (Firecracker's
-// docs/api_requests/block-discard.md, from 1.17: writable drives, engine Sync)?
-bool vmm_can_discard(const struct vmm_version *v);
 int vmm_get_state(struct vmm *v, enum vmm_state *ret, struct err *e);
 // The same, from a VMM that may still be at work on a snapshot it was told to make.
 int vmm_wait_idle(struct vmm *v, enum vmm_state *ret, struct err *e);

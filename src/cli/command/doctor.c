@@ -113,34 +113,55 @@ static void check_programs(struct report *r)
 		tell(r, "programs", OK, NULL, "all parts of Stasis are in place");
 }
 
-// firecracker: NULL where QEMU runs the guests.
-static void check_discard(struct report *r, const char *firecracker)
+static void check_discard(struct report *r, const struct vmm_version *v)
 {
-	_cleanup_strbuf_ struct strbuf out = {0};
-	struct vmm_version v = {.fcqemu = !firecracker};
-	if (firecracker && (proc_run((const char *const[]){firecracker, "--version", NULL}, NULL, 0,
-				    PROBE_TIMEOUT_MS, &out, NULL) < 0 ||
-				   sscanf(out.data, "Firecracker v%u.%u.%u", &v.major, &v.minor,
-					   &v.patch) != 3))
-		tell(r, "discard", DEGRADED, "a released Firecracker",
-			"%s --version does not tell a version", firecracker);
-	else if (vmm_can_discard(&v))
+	if (vmm_can_discard(v))
 		tell(r, "discard", OK, NULL, "space that guests free comes back at a pause");
 	else
 		tell(r, "discard", DEGRADED, "Firecracker 1.17 or newer",
-			"Firecracker %u.%u: space that guests free stays in use", v.major, v.minor);
+			"Firecracker %s: space that guests free stays in use", v->text);
+}
+
+// false: none that can be used; has said so where one is named.
+static bool check_firecracker(struct report *r, char **ret_path, struct vmm_version *ret)
+{
+	struct err e = {0};
+	_cleanup_free_ char *path = find_program(r->firecracker);
+	bool named = strchr(r->firecracker, '/');
+	if (!path && !named)
+		return false;
+	if (vmm_program_version(path ? path : r->firecracker, ret, &e) < 0) {
+		tell(r, "firecracker", named ? MISSING : DEGRADED,
+			"the binary of a Firecracker release, " VMM_OLDEST " or newer", "%s",
+			e.text);
+		return false;
+	}
+	if (!vmm_diff_is_right(ret, UINT32_MAX))
+		tell(r, "firecracker", DEGRADED, "Firecracker 1.14.2 or newer",
+			"%s, version %s: guests of over 3 GiB are refused, its snapshots of them "
+			"are damaged",
+			path, ret->text);
+	else
+		tell(r, "firecracker", OK, NULL, "%s, version %s", path, ret->text);
+	*ret_path = TAKE_PTR(path);
+	return true;
 }
 
 static void check_vmm(struct report *r)
 {
-	_cleanup_free_ char *firecracker = find_program(r->firecracker);
+	_cleanup_free_ char *firecracker = NULL;
+	struct vmm_version version_of_fc;
+	bool usable = check_firecracker(r, &firecracker, &version_of_fc);
 	_cleanup_free_ char *qemu = find_program("qemu-system-x86_64");
 	_cleanup_free_ char *fcqemu = paths_find("fcqemu");
 	_cleanup_strbuf_ struct strbuf out = {0};
 	_cleanup_json_ json_t *probe = NULL;
 	struct err e = {0};
 	if (!qemu) {
-		tell(r, "vmm", MISSING, "apt-get install qemu-system-x86",
+		tell(r, "vmm", usable ? DEGRADED : MISSING,
+			usable ? "stasis serve --vmm firecracker, or apt-get install "
+				 "qemu-system-x86"
+			       : "apt-get install qemu-system-x86",
 			"no qemu-system-x86_64 (also needed to find out whether KVM works)");
 		return;
 	}
@@ -155,12 +176,12 @@ static void check_vmm(struct report *r)
 	const char *reason = json_string_value(json_object_get(probe, "kvm_reason"));
 	const char *version = json_string_value(json_object_get(probe, "qemu_version"));
 	bool kvm = str_eq(json_string_value(json_object_get(probe, "accel")), "kvm");
-	if (kvm && firecracker)
+	if (kvm && usable)
 		tell(r, "vmm", OK, NULL, "%s", firecracker);
 	else
 		tell(r, "vmm", OK, NULL, "%s, version %s", qemu, version ? version : "unknown");
-	check_discard(r, kvm ? firecracker : NULL);
-	if (kvm && firecracker)
+	check_discard(r, kvm && usable ? &version_of_fc : &(struct vmm_version){.fcqemu = true});
+	if (kvm && usable)
 		tell(r, "isolation", OK, NULL, "hardware (KVM), Firecracker");
 	else if (kvm)
 		tell(r, "isolation", DEGRADED, "install the firecracker binary in PATH",

@@ -86,7 +86,7 @@ int origin_find(struct host *h, const struct host_create *req, struct origin *o,
 		return err_set(e, ERR_INVALID, "bad sandbox, snapshot or operation id");
 	int rc = req->snapshot[0] ? from_snapshot(h, req, o, &i, e) : from_image(h, req, o, &i, e);
 	if (rc == 0)
-		rc = machine_check_size(&i, e);
+		rc = machine_check_size(h, &i, e);
 	if (rc == 0 && req->dns[0] && (rc = resolvers_parse(req->dns, &dns, e)) == 0)
 		resolvers_format(&dns, i.dns);
 	if (rc < 0)

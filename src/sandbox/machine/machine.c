@@ -20,19 +20,27 @@
 #include "sandbox/machine/jail.h"
 #include "sandbox/machine/lineage.h"
 #include "sandbox/machine/reach.h"
+#include "sandbox/machine/vmm_choice.h"
 #include "sandbox/table/state.h"
 #include "shim/shim.h"
 #include "snapshot/layer.h"
 #include "snapshot/verify.h"
 
-int machine_check_size(const struct host_sandbox *i, struct err *e)
+int machine_check_size(const struct host *h, const struct host_sandbox *i, struct err *e)
 {
+	const struct vmm_choice *c = h->vmm;
 	struct sysinfo si;
 	if (i->vcpus < 1 || i->vcpus > 32)
 		return err_set(e, ERR_INVALID, "vcpus: must be an integer from 1 to 32");
 	if (sysinfo(&si) == 0 && i->memory_mb > (uint64_t)si.totalram * si.mem_unit >> 20)
 		return err_set(e, ERR_INVALID, "memory_mb: this host has %lu",
 			(uint64_t)si.totalram * si.mem_unit >> 20);
+	// Its sums would be those of the damaged memory: nothing would notice.
+	if (c->firecracker && !vmm_diff_is_right(&c->firecracker_version, i->memory_mb))
+		return err_set(e, ERR_UNAVAILABLE,
+			"memory_mb: Firecracker %s damages snapshots of guests with more than 3072 "
+			"(mended in 1.14.2): install a newer one",
+			c->firecracker_version.text);
 	return 0;
 }
 

@@ -13,4 +13,4 @@ int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 // are now.
 int machine_resolvers(const struct host *h, struct resolvers *ret, struct err *e);
 // Checks a request for a new machine against what this host has.
-int machine_check_size(const struct host_sandbox *i, struct err *e);
+int machine_check_size(const struct host *h, const struct host_sandbox *i, struct err *e);

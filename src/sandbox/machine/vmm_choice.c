@@ -2,6 +2,7 @@
 // Which VMM runs the guests: Firecracker where it is installed and KVM really works, else fcqemu.
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -17,6 +18,7 @@
 
 #define QEMU "/usr/bin/qemu-system-x86_64"
 #define KVM "/dev/kvm"
+#define JAIL_FIRECRACKER JAIL_BIN "/firecracker"
 #define PROBE_MS 60000 // fcqemu gives each of two guests 20 s
 
 static char *which(const char *program)
@@ -95,15 +97,60 @@ static int probe(const char *run_dir, const char *fcqemu, json_t **ret, struct e
 	return 0;
 }
 
-static int firecracker_version(const char *program, char out[64], struct err *e)
+// By its real path: what a link names may be another program tomorrow, and the jail's tree is made
+// now. *ret is NULL where none is named and PATH has none that could run guests.
+static int find_firecracker(const struct host_config *cfg, bool needed, char **ret,
+	struct vmm_version *version, struct err *e)
 {
-	const char *argv[] = {program, "--version", NULL};
-	_cleanup_strbuf_ struct strbuf text = {0};
-	int rc = proc_run(argv, NULL, 0, PROBE_MS, &text, e);
+	struct err why = {0};
+	_cleanup_free_ char *named =
+		cfg->firecracker_path ? strdup(cfg->firecracker_path) : which("firecracker");
+	*ret = NULL;
+	if (!named && !needed)
+		return 0;
+	_cleanup_free_ char *path = named ? realpath(named, NULL) : NULL;
+	if (!path)
+		return err_set(e, ERR_UNAVAILABLE,
+			"no firecracker program at '%s': install it, or use --vmm auto",
+			named ? named : "PATH");
+	int rc = vmm_program_version(path, version, &why);
+	if (rc == 0 && strlen(path) >= sizeof((struct vmm_choice *)0)->program)
+		rc = err_set(&why, ERR_INVALID, "%.64s...: path too long", path);
+	if (rc < 0 && !needed && !cfg->firecracker_path) {
+		log_warn("firecracker of PATH is not used reason=%s", why.text);
+		return 0;
+	}
+	if (rc < 0)
+		return err_set(e, why.code, "--firecracker: %s", why.text);
+	*ret = TAKE_PTR(path);
+	return 0;
+}
+
+// What fcqemu can say of KVM it finds out with QEMU; Firecracker needs neither.
+static int open_kvm(struct err *e)
+{
+	_cleanup_close_ int fd = open(KVM, O_RDWR | O_CLOEXEC);
+	_cleanup_close_ int vm = fd < 0 ? -1 : ioctl(fd, KVM_CREATE_VM, 0);
+	return vm < 0 ? err_set(e, ERR_UNAVAILABLE,
+				"firecracker needs KVM, which does not work here (" KVM
+				": %s): use --vmm auto",
+				strerror(errno))
+		      : 0;
+}
+
+static int ask_fcqemu(
+	const struct host_config *cfg, const char *fcqemu, struct vmm_choice *c, struct err *e)
+{
+	_cleanup_json_ json_t *j = NULL;
+	int rc = probe(cfg->run_dir, fcqemu, &j, e);
 	if (rc < 0)
 		return rc;
-	text.data[strcspn(text.data, "\n")] = '\0';
-	snprintf(out, 64, "%s", text.data);
+	const char *reason = json_string_value(json_object_get(j, "kvm_reason"));
+	const char *qemu = json_string_value(json_object_get(j, "qemu_version"));
+	c->tsc_khz = (uint64_t)json_integer_value(json_object_get(j, "tsc_khz"));
+	c->kvm = str_eq(json_string_value(json_object_get(j, "accel")), "kvm");
+	snprintf(c->kvm_reason, sizeof c->kvm_reason, "%s", reason ? reason : "");
+	snprintf(c->qemu_version, sizeof c->qemu_version, "%s", qemu ? qemu : "");
 	return 0;
 }
 
@@ -111,43 +158,29 @@ int vmm_choose(const struct host_config *cfg, struct vmm_choice *ret, struct err
 {
 	struct vmm_choice c = {0};
 	const char *want = cfg->vmm ? cfg->vmm : "auto";
-	_cleanup_free_ char *fc =
-		cfg->firecracker_path ? strdup(cfg->firecracker_path) : which("firecracker");
+	_cleanup_free_ char *fc = NULL;
 	_cleanup_free_ char *fcqemu = paths_find("fcqemu");
-	_cleanup_json_ json_t *j = NULL;
 	bool only_fc = str_eq(want, "firecracker"), only_qemu = str_eq(want, "fcqemu");
 	if (!only_fc && !only_qemu && !str_eq(want, "auto"))
 		return err_set(
 			e, ERR_INVALID, "--vmm: '%s' is not auto, firecracker or fcqemu", want);
-	if (only_fc && (!fc || access(fc, X_OK) < 0))
-		return err_set(e, ERR_UNAVAILABLE,
-			"no firecracker program at '%s': install it, or use --vmm auto",
-			fc ? fc : "PATH");
-	if (!fcqemu)
-		return err_set(e, ERR_INTERNAL, "fcqemu not found: run make, or make install");
-	int rc = probe(cfg->run_dir, fcqemu, &j, e);
+	int rc = only_qemu ? 0 : find_firecracker(cfg, only_fc, &fc, &c.firecracker_version, e);
 	if (rc < 0)
 		return rc;
-	c.tsc_khz = (uint64_t)json_integer_value(json_object_get(j, "tsc_khz"));
-	const char *accel = json_string_value(json_object_get(j, "accel"));
-	const char *reason = json_string_value(json_object_get(j, "kvm_reason"));
-	const char *qemu = json_string_value(json_object_get(j, "qemu_version"));
-	c.kvm = str_eq(accel, "kvm");
-	snprintf(c.kvm_reason, sizeof c.kvm_reason, "%s", reason ? reason : "");
-	snprintf(c.qemu_version, sizeof c.qemu_version, "%s", qemu ? qemu : "");
-	if (only_fc && !c.kvm)
-		return err_set(e, ERR_UNAVAILABLE,
-			"firecracker needs KVM, which does not work here (%s): use --vmm auto",
-			reason);
-	c.firecracker = !only_qemu && fc && c.kvm;
+	if (!only_fc && !fcqemu)
+		return err_set(e, ERR_INTERNAL, "fcqemu not found: run make, or make install");
+	rc = only_fc ? open_kvm(e) : ask_fcqemu(cfg, fcqemu, &c, e);
+	if (rc < 0)
+		return rc;
+	c.kvm |= only_fc;
+	c.firecracker = fc && c.kvm;
 	snprintf(c.program, sizeof c.program, "%s", c.firecracker ? fc : fcqemu);
-	if (c.firecracker) {
-		if ((rc = firecracker_version(fc, c.version, e)) < 0)
-			return rc;
-	} else {
+	if (c.firecracker)
+		snprintf(c.version, sizeof c.version, "Firecracker v%.40s",
+			c.firecracker_version.text);
+	else
 		snprintf(c.version, sizeof c.version, "fcqemu %s (QEMU %.20s, %s)", STASIS_VERSION,
 			c.qemu_version, c.kvm ? "kvm" : "tcg");
-	}
 	*ret = c;
 	return 0;
 }
@@ -157,7 +190,8 @@ int vmm_runtime_build(struct host *h, struct err *e)
 	_cleanup_free_ char *hook = paths_find("ramhook.so"), *hook_pair = NULL;
 	_cleanup_free_ char **files = NULL;
 	_cleanup_free_ char *pager = paths_find("stasis-pager");
-	const char *extra[32], *programs[4] = {h->vmm->program, pager};
+	_cleanup_free_ char *vmm_pair = NULL;
+	const char *extra[32], *programs[4] = {pager};
 	if (!pager)
 		return err_set(
 			e, ERR_INTERNAL, "stasis-pager not found: run make, or make install");
@@ -165,6 +199,7 @@ int vmm_runtime_build(struct host *h, struct err *e)
 	if (!h->vmm->firecracker) {
 		if (!(files = shim_qemu_extra_files()))
 			return err_errno(e, ENOMEM, "runtime");
+		programs[1] = h->vmm->program;
 		programs[2] = QEMU;
 		for (; n < ARRAY_SIZE(extra) - 2 && files[n]; n++)
 			extra[n] = files[n];
@@ -172,6 +207,11 @@ int vmm_runtime_build(struct host *h, struct err *e)
 			return err_set(
 				e, ERR_INTERNAL, "ramhook.so not found: run make, or make install");
 		extra[n++] = hook_pair;
+	} else {
+		// A release's file has its version in its name.
+		if (!(vmm_pair = str_printf("%s=" JAIL_FIRECRACKER, h->vmm->program)))
+			return err_errno(e, ENOMEM, "runtime");
+		extra[n++] = vmm_pair;
 	}
 	extra[n] = NULL;
 	return shim_runtime_build(h->data_dir, programs, extra, &h->runtime_dir, e);
@@ -228,7 +268,7 @@ int vmm_state_tsc_khz(const struct host *h, const char *path, uint64_t *ret, str
 void vmm_argv(const struct host *h, const char *argv[16])
 {
 	size_t n = 0;
-	argv[n++] = h->vmm->firecracker ? JAIL_BIN "/firecracker" : JAIL_BIN "/fcqemu";
+	argv[n++] = h->vmm->firecracker ? JAIL_FIRECRACKER : JAIL_BIN "/fcqemu";
 	argv[n++] = "--api-sock";
 	argv[n++] = JAIL_API_SOCK;
 	argv[n++] = "--id";

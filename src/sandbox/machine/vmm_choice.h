@@ -3,13 +3,15 @@
 #pragma once
 #include "sandbox/table/table.h"
 #include "snapshot/cpu.h"
+#include "vmm/version.h"
 
 struct vmm_choice {
 	bool firecracker; // else fcqemu
 	bool kvm;
 	char program[256];
 	char version[64];
-	char kvm_reason[200]; // why KVM is not used; "" when it is
+	struct vmm_version firecracker_version; // of the program, where firecracker
+	char kvm_reason[200];			// why KVM is not used; "" when it is
 	char qemu_version[48];
 	uint64_t tsc_khz;    // of this host
 	char name[32];	     // "firecracker", "fcqemu": with the next two in each snapshot

@@ -732,6 +732,28 @@ static void runtime_is_built_once_and_holds_only_what_is_needed(void **state)
 	assert_int_equal(st.st_ino, st2.st_ino); // not built again
 }
 
+// A release's file has its version in its name, and is started under the name that the jail knows.
+static void program_has_another_name_in_the_jail(void **state)
+{
+	static const char *const names[] = {
+		"firecracker-v1.16.1-x86_64", "fire=cracker", "fire cracker \"1\""};
+	const char *programs[] = {NULL};
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		struct err e = {0};
+		struct stat st;
+		_cleanup_free_ char *base = str_printf("%s/rt", world.dir), *dir = NULL;
+		_cleanup_free_ char *program = str_printf("%s/%s", world.dir, names[i]);
+		_cleanup_free_ char *pair = str_printf("%s=" JAIL_BIN "/firecracker", program);
+		assert_int_equal(symlink(world.dummy, program), 0);
+		const char *extras[] = {pair, NULL};
+		if (shim_runtime_build(base, programs, extras, &dir, &e) < 0)
+			fail_msg("%s", e.text);
+		_cleanup_close_ int fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		assert_int_equal(fstatat(fd, "usr/bin/firecracker", &st, 0), 0);
+		assert_int_equal(st.st_mode & 07777, 0555);
+	}
+}
+
 static void runtime_refuses_what_it_cannot_hold(void **state)
 {
 	_cleanup_free_ char *base = str_printf("%s/rt", world.dir);
@@ -830,6 +852,7 @@ int main(void)
 		cmocka_unit_test(logs_are_bounded_and_keep_the_newest),
 		cmocka_unit_test(twenty_start_at_once),
 		cmocka_unit_test(runtime_is_built_once_and_holds_only_what_is_needed),
+		cmocka_unit_test(program_has_another_name_in_the_jail),
 		cmocka_unit_test(runtime_refuses_what_it_cannot_hold),
 		cmocka_unit_test(old_runtimes_go_unless_a_shim_uses_them),
 		cmocka_unit_test(running_shim_keeps_its_runtime),

@@ -176,17 +176,6 @@ static void discard_is_asked_of_versions_that_have_it(void **state)
 	}
 }
 
-static void what_a_version_cannot_do_is_refused_before_it_is_asked(void **state)
-{
-	struct model *m = *state;
-	struct err e = {0};
-	struct vmm_load load = {.state_path = "/s", .backend_path = "/m"};
-	m->version = "1.0.0";
-	assert_int_equal(vmm_snapshot_load(m->vmm, &load, &e), -EOPNOTSUPP);
-	assert_string_equal(m->path, "/version"); // nothing else was sent
-	assert_non_null(strstr(e.text, "1.12 or newer"));
-}
-
 static void a_missing_socket_is_an_error_with_the_call(void **state)
 {
 	struct vmm *v = NULL;
@@ -207,7 +196,6 @@ int main(void)
 		T(fields_follow_the_version),
 		T(new_names_go_to_new_versions),
 		T(discard_is_asked_of_versions_that_have_it),
-		T(what_a_version_cannot_do_is_refused_before_it_is_asked),
 		cmocka_unit_test(a_missing_socket_is_an_error_with_the_call),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
