@@ -38,6 +38,11 @@ bool vmm_diff_is_right(const struct vmm_version *v, uint64_t memory_mb)
 	return v->fcqemu || memory_mb <= BELOW_HOLE_MB || vmm_at_least(v, 1, 14, 2);
 }
 
+bool vmm_adds_pci_off(const struct vmm_version *v)
+{
+	return !v->fcqemu && vmm_at_least(v, 1, 13, 0);
+}
+
 // The jail has no shell and no other programs: a script would fail there, with each sandbox.
 static int check_file(const char *program, struct err *e)
 {

@@ -20,6 +20,9 @@ bool vmm_can_discard(const struct vmm_version *v);
 // Is a Diff of a guest of this size right? Before 1.14.2 it was not, with more memory than fits
 // below the hole of the devices at 3 GiB: the last page of a region was lost where it was clean.
 bool vmm_diff_is_right(const struct vmm_version *v, uint64_t memory_mb);
+// Do its guests get "pci=off" without being told (1.13 to now, unless started with --enable-pci)?
+bool vmm_adds_pci_off(const struct vmm_version *v);
+
 // Asks a Firecracker program for its version. -ENOENT, -EACCES, or the error says what is wrong
 // with the file: it is no program that a jail can run, does not answer, is another program, or is
 // older than VMM_OLDEST.

@@ -132,9 +132,39 @@ int vmm_put_machine(struct vmm *v, const struct vmm_machine *m, struct err *e)
 		T_CONFIG, e);
 }
 
+// Firecracker ends when its guest resets by the keyboard controller, which is all that it has of
+// one. A triple fault ("reboot=t", which ends QEMU's machine) is an error to it. What follows "--"
+// is for the guest's first process.
+static char *firecracker_args(const struct vmm_version *version, const char *args)
+{
+	_cleanup_strbuf_ struct strbuf b = {0};
+	strbuf_adds(&b, "reboot=k");
+	for (const char *p = args; *p;) {
+		size_t len = strcspn(p, " ");
+		if (str_starts(p, "-- ")) {
+			strbuf_addf(&b, " %s", p);
+			break;
+		}
+		bool reset = len >= 7 && memcmp(p, "reboot=", 7) == 0;
+		bool pci = len == 7 && memcmp(p, "pci=off", 7) == 0;
+		if (len && !reset && !(pci && vmm_adds_pci_off(version)))
+			strbuf_addf(&b, " %.*s", (int)len, p);
+		p += len + (p[len] == ' ');
+	}
+	return strbuf_steal(&b);
+}
+
 int vmm_put_boot(struct vmm *v, const struct vmm_boot *b, struct err *e)
 {
-	json_t *j = json_pack("{s:s, s:s}", "kernel_image_path", b->kernel, "boot_args", b->args);
+	struct vmm_version version;
+	int rc = vmm_get_version(v, &version, e);
+	if (rc < 0)
+		return rc;
+	_cleanup_free_ char *args =
+		version.fcqemu ? strdup(b->args) : firecracker_args(&version, b->args);
+	if (!args)
+		return err_errno(e, ENOMEM, "PUT /boot-source");
+	json_t *j = json_pack("{s:s, s:s}", "kernel_image_path", b->kernel, "boot_args", args);
 	if (j && b->initrd)
 		json_object_set_new(j, "initrd_path", json_string(b->initrd));
 	return put(v, "/boot-source", j, T_CONFIG, e);

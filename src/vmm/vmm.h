@@ -16,7 +16,8 @@ struct vmm_machine {
 };
 
 struct vmm_boot {
-	const char *kernel, *initrd, *args; // paths in the jail
+	const char *kernel, *initrd; // paths in the jail
+	const char *args;	     // how the guest resets is for vmm_put_boot to say
 };
 
 struct vmm_drive {

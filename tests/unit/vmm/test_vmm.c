@@ -176,6 +176,37 @@ static void discard_is_asked_of_versions_that_have_it(void **state)
 	}
 }
 
+// How the guest resets is what ends the VMM: Firecracker by the keyboard controller, QEMU by a
+// triple fault.
+static void boot_args_are_those_of_the_vmm(void **state)
+{
+	static const char image[] = "console=ttyS0 quiet reboot=t panic=-1 pci=off x";
+	static const struct {
+		const char *version, *args, *sent;
+	} t[] = {
+		{"1.16.1", image, "reboot=k console=ttyS0 quiet panic=-1 x"},
+		{"1.13.0", image, "reboot=k console=ttyS0 quiet panic=-1 x"},
+		{"1.12.9", image, "reboot=k console=ttyS0 quiet panic=-1 pci=off x"},
+		{"1.16.1-fcqemu", image, image},
+		{"1.17.0-dev", "", "reboot=k"},
+		{"1.16.1", "reboot=t", "reboot=k"},
+		{"1.16.1", "  a  pci=off  reboot=a,b b ", "reboot=k a b"},
+		{"1.16.1", "xreboot=t pci=offer pci=of", "reboot=k xreboot=t pci=offer pci=of"},
+		{"1.16.1", "a -- reboot=t pci=off", "reboot=k a -- reboot=t pci=off"},
+	};
+	struct model *m = *state;
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		struct err e = {0};
+		m->version = t[i].version;
+		m->vmm = vmm_free(m->vmm);
+		assert_int_equal(vmm_new(m->sock, &m->vmm, &e), 0);
+		const struct vmm_boot boot = {.kernel = "/vmlinux", .args = t[i].args};
+		assert_int_equal(vmm_put_boot(m->vmm, &boot, &e), 0);
+		assert_string_equal(m->path, "/boot-source");
+		assert_string_equal(text(m, "boot_args"), t[i].sent);
+	}
+}
+
 static void a_missing_socket_is_an_error_with_the_call(void **state)
 {
 	struct vmm *v = NULL;
@@ -196,6 +227,7 @@ int main(void)
 		T(fields_follow_the_version),
 		T(new_names_go_to_new_versions),
 		T(discard_is_asked_of_versions_that_have_it),
+		T(boot_args_are_those_of_the_vmm),
 		cmocka_unit_test(a_missing_socket_is_an_error_with_the_call),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
