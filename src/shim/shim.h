@@ -40,6 +40,7 @@
 #define JAIL_WORKING_SET "/working_set"
 #define JAIL_SNAP "/snap" // the one directory where files for the host are left: see snap_dir
 #define JAIL_VMSTATE "/vmstate"
+#define JAIL_VMM_LOG "/run/vmm.log"
 #define JAIL_PAGER_SOCK "/run/pager.sock"
 #define JAIL_BIN "/usr/bin"	   // programs of the runtime: JAIL_BIN "/fcqemu"
 #define JAIL_LIB "/usr/lib/stasis" // own shared objects: JAIL_LIB "/ramhook.so"
@@ -59,6 +60,9 @@ struct shim_spec {
 	const char *console_path; // host path of console.log; appended; cut to the newest half at
 				  // console_max
 	uint64_t console_max;	  // bytes, at least 4 KiB; 0: 4 MiB
+	// Host path of what the VMM writes into JAIL_VMM_LOG, a pipe that is there until its API
+	// socket accepts; bounded, appended. NULL: no pipe.
+	const char *vmm_log_path;
 	uint64_t fsize_max; // largest file (memfd too) the VMM may write; 0: 1 TiB. At least the
 			    // guest's memory and disk
 	bool kvm;	    // the jail gets /dev/kvm

@@ -156,6 +156,7 @@ int spec_parse(const char *text, size_t len, struct spec **ret, struct err *e)
 		{"binds", K_ARRAY, &binds, .optional = true},
 		{"pager_argv", K_ARRAY, &pager, .optional = true},
 		{"snap_dir", K_STRING, &s->snap_dir, .optional = true},
+		{"vmm_log_path", K_STRING, &s->vmm_log_path, .optional = true},
 	};
 	int rc = load_object(text, len, &sp->root, e);
 	if (rc == 0)
@@ -248,6 +249,9 @@ int shim_spec_check(const struct shim_spec *s, struct err *e)
 	if (s->snap_dir && !path_is_plain(s->snap_dir))
 		return err_set(e, ERR_INVALID,
 			"snap_dir: must be an absolute path without '.', '..' or '//'");
+	if (s->vmm_log_path && !path_is_plain(s->vmm_log_path))
+		return err_set(e, ERR_INVALID,
+			"vmm_log_path: must be an absolute path without '.', '..' or '//'");
 	for (size_t i = 0; i < s->n_binds; i++) {
 		const struct shim_bind *b = &s->binds[i];
 		if (!path_is_plain(b->source))
@@ -288,6 +292,9 @@ char *shim_spec_format(const struct shim_spec *s)
 		json_object_set_new(o, "pager_argv", argv_json(s->pager_argv)) < 0)
 		return NULL;
 	if (o && s->snap_dir && json_object_set_new(o, "snap_dir", json_string(s->snap_dir)) < 0)
+		return NULL;
+	if (o && s->vmm_log_path &&
+		json_object_set_new(o, "vmm_log_path", json_string(s->vmm_log_path)) < 0)
 		return NULL;
 	return o ? json_dumps(o, JSON_INDENT(1)) : NULL;
 }

@@ -64,9 +64,10 @@ struct shim {
 	int runtime_fd; // shared lock: shim_runtime_build does not remove it
 	int proc_fd;	// the host's /proc, until ready
 	int signal_fd, inotify_fd;
-	int out_fd; // the VMM's stdout
+	int out_fd;	// the VMM's stdout
+	int vmm_log_fd; // JAIL_VMM_LOG, open for writing too: it has no end
 	struct voice vmm_err, pager_err;
-	struct boundlog console, log;
+	struct boundlog console, log, vmm_log;
 	pid_t vmm, pager; // in the new namespace; 0: not running
 	bool vmm_ended, pager_ended;
 	int vmm_status, pager_status;
@@ -146,6 +147,9 @@ static int open_files(struct shim *sh, int lock_fd, struct err *e)
 		s->console_max ? s->console_max : CONSOLE_MAX_DEFAULT);
 	if (rc < 0)
 		return err_errno(e, rc, "console log %s", s->console_path);
+	if (s->vmm_log_path &&
+		(rc = boundlog_open(&sh->vmm_log, AT_FDCWD, s->vmm_log_path, LOG_MAX)) < 0)
+		return err_errno(e, rc, "log %s", s->vmm_log_path);
 	sh->runtime_fd = open(s->runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (sh->runtime_fd < 0 || flock(sh->runtime_fd, LOCK_SH | LOCK_NB) < 0)
 		return err_errno(e, errno, "runtime %s", s->runtime_dir);
@@ -238,6 +242,17 @@ static int start_programs(struct shim *sh, struct err *e)
 	return rc;
 }
 
+static int make_vmm_log(struct shim *sh, struct err *e)
+{
+	const struct shim_spec *s = sh->spec;
+	if (!s->vmm_log_path)
+		return 0;
+	if (mkfifo(JAIL_VMM_LOG, 0600) < 0 || chown(JAIL_VMM_LOG, s->uid, s->gid) < 0)
+		return err_errno(e, errno, "make " JAIL_VMM_LOG);
+	sh->vmm_log_fd = open(JAIL_VMM_LOG, O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+	return sh->vmm_log_fd < 0 ? err_errno(e, errno, "open " JAIL_VMM_LOG) : 0;
+}
+
 static int setup(struct shim *sh, int lock_fd, struct err *e)
 {
 	sigset_t set;
@@ -260,7 +275,9 @@ static int setup(struct shim *sh, int lock_fd, struct err *e)
 	if (sh->inotify_fd < 0 ||
 		inotify_add_watch(sh->inotify_fd, "/run", IN_CREATE | IN_MOVED_TO) < 0)
 		return err_errno(e, errno, "watch /run");
-	rc = jail_seal(CAPS_JAILED, e);
+	rc = make_vmm_log(sh, e);
+	if (rc == 0)
+		rc = jail_seal(CAPS_JAILED, e);
 	if (rc == 0)
 		rc = start_programs(sh, e);
 	if (rc == 0)
@@ -310,6 +327,8 @@ static int become_ready(struct shim *sh, struct err *e)
 		return err_errno(e, errno, "take over /run");
 	if (!is_socket(JAIL_API_SOCK))
 		return err_set(e, ERR_INTERNAL, JAIL_API_SOCK " is no socket any more");
+	if (sh->spec->vmm_log_path)
+		unlink(JAIL_VMM_LOG); // who has it open goes on
 	int rc = fault_hit("shim.before_state", e);
 	if (rc == 0)
 		rc = write_state(sh, e);
@@ -361,6 +380,16 @@ static void listen_to(struct voice *v, const char *data, size_t len)
 		}
 		v->len = 0;
 	}
+}
+
+// Returns false when there is nothing more for now.
+static bool read_vmm_log(struct shim *sh)
+{
+	char buf[16384];
+	ssize_t n = sh->vmm_log_fd < 0 ? 0 : RETRY_EINTR(read(sh->vmm_log_fd, buf, sizeof buf));
+	if (n > 0)
+		boundlog_add(&sh->vmm_log, buf, (size_t)n);
+	return n > 0;
 }
 
 // Of stdout (voice NULL) or a voice. Returns false when there is no more.
@@ -484,6 +513,7 @@ static int run_until_end(struct shim *sh, struct err *e)
 			{.fd = sh->vmm_err.fd, .events = POLLIN},
 			{.fd = sh->pager_err.fd, .events = POLLIN},
 			{.fd = sh->inotify_fd, .events = POLLIN},
+			{.fd = sh->vmm_log_fd, .events = POLLIN},
 		};
 		if (poll(pf, ARRAY_SIZE(pf), next_timeout_ms(sh)) < 0 && errno != EINTR)
 			return err_errno(e, errno, "poll");
@@ -493,6 +523,8 @@ static int run_until_end(struct shim *sh, struct err *e)
 			read_output(sh, &sh->vmm_err);
 		if (pf[3].revents)
 			read_output(sh, &sh->pager_err);
+		if (pf[5].revents)
+			read_vmm_log(sh);
 		if (pf[0].revents)
 			handle_signals(sh);
 		uint64_t now = clock_monotonic_ns();
@@ -525,7 +557,7 @@ static void end_everything(struct shim *sh)
 	kill(-1, SIGKILL); // all of this PID namespace but itself
 	while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
 		;
-	while (read_output(sh, NULL))
+	while (read_output(sh, NULL) || read_vmm_log(sh))
 		;
 	struct voice *const voices[] = {&sh->vmm_err, &sh->pager_err};
 	for (size_t i = 0; i < ARRAY_SIZE(voices); i++) {
@@ -562,10 +594,12 @@ int supervise_run(const struct supervise *s)
 		.signal_fd = -1,
 		.inotify_fd = -1,
 		.out_fd = -1,
+		.vmm_log_fd = -1,
 		.vmm_err = {.fd = -1},
 		.pager_err = {.fd = -1},
 		.console = {.fd = -1},
 		.log = {.fd = -1},
+		.vmm_log = {.fd = -1},
 	};
 	int rc = setup(&sh, s->lock_fd, &e);
 	if (rc == 0)
@@ -585,5 +619,6 @@ int supervise_run(const struct supervise *s)
 	}
 	boundlog_done(&sh.console);
 	boundlog_done(&sh.log);
+	boundlog_done(&sh.vmm_log);
 	return rc < 0 ? 1 : 0;
 }

@@ -57,7 +57,7 @@ static void bind_layers(
 
 int jail_start(struct host *h, struct sandbox *s, const struct machine_plan *p, struct err *e)
 {
-	char dir[512], console[512], snap[512];
+	char dir[512], console[512], snap[512], vmm_log[512];
 	const char *argv[16];
 	_cleanup_(jail_done) struct jail j = {0};
 	const char *pager[] = {JAIL_BIN "/stasis-pager", "--socket", JAIL_PAGER_SOCK, "--header",
@@ -66,6 +66,7 @@ int jail_start(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 	bool uffd = str_eq(s->info.backend, "uffd");
 	if (host_run_path(h, s->info.id, dir) < 0 ||
 		host_disk_path(h, s->info.id, "console.log", console) < 0 ||
+		host_disk_path(h, s->info.id, "vmm.log", vmm_log) < 0 ||
 		host_disk_path(h, s->info.id, "snap", snap) < 0)
 		return err_set(e, ERR_INTERNAL, "data directory path too long");
 	vmm_argv(h, argv);
@@ -99,6 +100,7 @@ int jail_start(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 		.gid = slot_uid(&s->slot),
 		.runtime_dir = h->runtime_dir,
 		.console_path = console,
+		.vmm_log_path = h->vmm->firecracker ? vmm_log : NULL,
 		.vmm_argv = argv,
 		.pager_argv = uffd ? pager : NULL,
 		.binds = j.binds,

@@ -281,5 +281,14 @@ void vmm_argv(const struct host *h, const char *argv[16])
 		argv[n++] = "--accel";
 		argv[n++] = h->vmm->kvm ? "kvm" : "tcg";
 	}
+	// Without these its log is in the console, among the guest's lines. From the first line on,
+	// so not by PUT /logger.
+	if (h->vmm->firecracker) {
+		argv[n++] = "--log-path";
+		argv[n++] = JAIL_VMM_LOG;
+		argv[n++] = "--level";
+		argv[n++] = "Warning";
+		argv[n++] = "--show-level";
+	}
 	argv[n] = NULL;
 }

@@ -10,6 +10,7 @@
 #include <linux/if_tun.h>
 #include <linux/userfaultfd.h>
 #include <net/if.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -36,6 +37,7 @@
 extern char **environ;
 
 static FILE *out; // the connection of the command at hand
+static int vmm_log = -1;
 
 static void tell_file(const char *path, const char *prefix)
 {
@@ -246,6 +248,17 @@ static void flood(FILE *f, long n)
 	fflush(f);
 }
 
+static void log_lines(long n)
+{
+	struct pollfd pf = {.fd = vmm_log, .events = POLLOUT};
+	for (long i = 0; i <= n; i++) {
+		char line[32];
+		int len = snprintf(line, sizeof line, i < n ? "log: %ld\n" : "log: end\n", i);
+		while (write(vmm_log, line, (size_t)len) < 0 && errno == EAGAIN)
+			poll(&pf, 1, -1);
+	}
+}
+
 static void command(char *text)
 {
 	text[strcspn(text, "\n")] = '\0';
@@ -281,6 +294,8 @@ static void command(char *text)
 		attempt("leave_program", execl("/snap/program", "x", NULL));
 	} else if (strcmp(text, "flood") == 0) {
 		flood(stdout, n);
+	} else if (strcmp(text, "log") == 0) {
+		log_lines(n);
 	} else if (strcmp(text, "complain") == 0) {
 		flood(stderr, n);
 	} else if (strcmp(text, "orphan") == 0) {
@@ -323,6 +338,9 @@ int main(int argc, char **argv)
 			silent = true;
 		else if (strcmp(argv[i], "--late") == 0)
 			late = true;
+		else if (strcmp(argv[i], "--log") == 0) // as Firecracker opens its --log-path
+			vmm_log = open(
+				"/run/vmm.log", O_RDWR | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0600);
 		else if (strcmp(argv[i], "--pager") == 0)
 			path = "/run/pager.sock";
 		else if (strcmp(argv[i], "--ignore-term") == 0)
@@ -332,6 +350,8 @@ int main(int argc, char **argv)
 			return 3;
 		}
 	}
+	if (vmm_log >= 0)
+		dprintf(vmm_log, "log: up\n");
 	printf("up\n");
 	fflush(stdout);
 	while (silent)

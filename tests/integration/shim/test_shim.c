@@ -642,6 +642,35 @@ static void socket_that_listens_late_is_awaited(void **state)
 	box_done(&b);
 }
 
+// Firecracker's own lines are not among the guest's.
+static void what_the_vmm_logs_is_kept_apart(void **state)
+{
+	static const char *const argv[] = {DUMMY, "--log", NULL};
+	struct box b;
+	struct stat st;
+	box_init(&b, &world, argv);
+	_cleanup_free_ char *path = str_printf("%s/vmm-%s.log", world.dir, b.id);
+	_cleanup_free_ char *pipe = str_printf("%s" JAIL_VMM_LOG, b.dir);
+	b.spec.vmm_log_path = path;
+	start(&b);
+	assert_int_equal(access(pipe, F_OK), -1); // nobody else can write there
+	_cleanup_free_ char *r = box_ask(&b, "log 100000");
+	assert_non_null(r);
+	assert_null(box_ask(&b, "exit 7"));
+	struct shim_exit x = read_exit(&b);
+	assert_string_equal(x.detail, "exit status 7: ending with 7");
+	_cleanup_strbuf_ struct strbuf c = {0}, l = {0};
+	assert_int_equal(file_read(AT_FDCWD, b.console, 8192, &c), 0);
+	assert_string_equal(c.data, "up\n");
+	assert_int_equal(file_read(AT_FDCWD, path, 256u << 10, &l), 0); // bounded
+	assert_true(str_ends(l.data, "log: 99999\nlog: end\n"));
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_uid, 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	box_done(&b);
+	unlink(path);
+}
+
 static void logs_are_bounded_and_keep_the_newest(void **state)
 {
 	struct box b;
@@ -849,6 +878,7 @@ int main(void)
 		cmocka_unit_test(stop_finds_a_shim_that_was_never_ready),
 		cmocka_unit_test(stop_of_what_never_ran_is_success),
 		cmocka_unit_test(socket_that_listens_late_is_awaited),
+		cmocka_unit_test(what_the_vmm_logs_is_kept_apart),
 		cmocka_unit_test(logs_are_bounded_and_keep_the_newest),
 		cmocka_unit_test(twenty_start_at_once),
 		cmocka_unit_test(runtime_is_built_once_and_holds_only_what_is_needed),

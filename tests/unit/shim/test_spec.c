@@ -28,6 +28,7 @@ static const struct shim_spec full = {
 	.n_binds = 2,
 	.pager_argv = pager,
 	.snap_dir = "/d/sandboxes/i123/snap",
+	.vmm_log_path = "/d/sandboxes/i123/vmm.log",
 };
 
 static void spec_survives_its_text(void **state)
@@ -44,6 +45,7 @@ static void spec_survives_its_text(void **state)
 	assert_string_equal(s->netns, full.netns);
 	assert_string_equal(s->runtime_dir, full.runtime_dir);
 	assert_string_equal(s->console_path, full.console_path);
+	assert_string_equal(s->vmm_log_path, full.vmm_log_path);
 	assert_int_equal(s->uid, full.uid);
 	assert_int_equal(s->gid, full.gid);
 	assert_int_equal(s->console_max, full.console_max);
