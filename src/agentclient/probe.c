@@ -20,14 +20,12 @@ static int wait_for(int fd, short events, uint64_t end)
 	}
 }
 
-// Not by libcurl: this runs a hundred times while a guest boots and must cost nothing.
-int envd_probe(const char *ip, uint16_t port, int timeout_ms)
+// *ret is -1 on errors.
+static int dial(const char *ip, uint16_t port, uint64_t end, int *ret)
 {
-	static const char request[] =
-		"GET /health HTTP/1.1\r\nHost: envd\r\nConnection: close\r\n\r\n";
-	uint64_t end = deadline_in_ms(timeout_ms);
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
 	_cleanup_close_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	*ret = -1;
 	if (fd < 0)
 		return -errno;
 	if (inet_pton(AF_INET, ip, &a.sin_addr) != 1)
@@ -40,6 +38,27 @@ int envd_probe(const char *ip, uint16_t port, int timeout_ms)
 		return rc;
 	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0 || err)
 		return err ? -err : -errno;
+	*ret = TAKE_FD(fd);
+	return 0;
+}
+
+int envd_reach(const char *ip, uint16_t port, int timeout_ms)
+{
+	_cleanup_close_ int fd = -1;
+	int rc = dial(ip, port, deadline_in_ms(timeout_ms), &fd);
+	return rc == -ECONNREFUSED || rc == -ECONNRESET ? 0 : rc;
+}
+
+// Not by libcurl: this runs a hundred times while a guest boots and must cost nothing.
+int envd_probe(const char *ip, uint16_t port, int timeout_ms)
+{
+	static const char request[] =
+		"GET /health HTTP/1.1\r\nHost: envd\r\nConnection: close\r\n\r\n";
+	uint64_t end = deadline_in_ms(timeout_ms);
+	_cleanup_close_ int fd = -1;
+	int rc = dial(ip, port, end, &fd);
+	if (rc < 0)
+		return rc;
 	if (send(fd, request, sizeof request - 1, MSG_NOSIGNAL) != sizeof request - 1)
 		return -ECONNRESET;
 	// The connection stands, so the guest answers: an emulated one may need longer than the

@@ -161,6 +161,11 @@ int shim_poke_pager(int pidfd)
 	return wait_readable(pidfd, 0) != 0 ? -ESRCH : proc_kill(pidfd, SIGUSR1);
 }
 
+int shim_end(const char *dir, int pidfd)
+{
+	return wait_readable(pidfd, 0) != 0 ? -ESRCH : proc_kill(pidfd, SIGTERM);
+}
+
 // *found owns what is looked for: pidfd is the caller's.
 static int hold_shim(const char *dir, int pidfd, int *found)
 {
@@ -347,6 +352,7 @@ const char *shim_judge_console(const char *console_path)
 		{"reboot: System halted", "guest_poweroff"},
 		{"reboot: Restarting system", "guest_poweroff"},
 		{"reboot: machine restart", "guest_poweroff"},
+		{"sysrq: Resetting", "guest_poweroff"}, // drivers/tty/sysrq.c, 'b'
 	};
 	struct stat st;
 	char tail[JUDGE_TAIL];

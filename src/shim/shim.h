@@ -131,6 +131,9 @@ int shim_adopt(const char *dir, struct shim_state *ret, int *ret_pidfd, struct e
 // Memory that the VMM of a running sandbox and its children have for themselves (anonymous, shared
 // or swapped out), in bytes: what a pause writes is not more. An estimate: they run on.
 int shim_memory(const char *dir, uint64_t *ret);
+// Ends the VMM as a user of the shim would (SIGTERM), does not wait; exit.json will say "killed".
+// -ESRCH when the shim has ended.
+int shim_end(const char *dir, int pidfd);
 // The end of a sandbox's processes. dir is the shim's directory. pidfd stays the caller's; -1:
 // found by what lies in dir, so a shim that never wrote state.json is found too. All are
 // idempotent, and success where nothing runs. shim_kill sends SIGKILL and does not wait. The kernel

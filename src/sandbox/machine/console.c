@@ -138,3 +138,38 @@ bool console_tells_of_kill(struct host *h, const char *id, uint64_t *seen)
 			return true;
 	return false;
 }
+
+// A line that ends so. After a power-off that there is no hardware for, the kernel runs on without
+// devices, and complains of that.
+static bool tells_of_halt(const char *text, size_t len)
+{
+	static const char halted[] = "reboot: System halted", off[] = "reboot: Power down";
+	while (len && (text[len - 1] == '\n' || text[len - 1] == '\r'))
+		len--;
+	if (len >= sizeof halted - 1 &&
+		memcmp(text + len - (sizeof halted - 1), halted, sizeof halted - 1) == 0)
+		return true;
+	for (const char *p = text;
+		(p = memmem(p, (size_t)(text + len - p), off, sizeof off - 1));) {
+		p += sizeof off - 1;
+		if (p == text + len || *p == '\n' || *p == '\r')
+			return true;
+	}
+	return false;
+}
+
+bool console_tells_of_halt(struct host *h, const char *id, uint64_t *size)
+{
+	char path[512], tail[4096];
+	struct stat st;
+	uint64_t is;
+	if (host_disk_path(h, id, "console.log", path) < 0 || lstat(path, &st) < 0 ||
+		(uint64_t)st.st_size == *size)
+		return false;
+	_cleanup_close_ int fd = open_console(h, id, &is);
+	if (fd < 0)
+		return false;
+	*size = is;
+	ssize_t n = pread(fd, tail, sizeof tail, (off_t)(is - MIN(is, (uint64_t)sizeof tail)));
+	return n > 0 && tells_of_halt(tail, (size_t)n);
+}

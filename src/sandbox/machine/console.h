@@ -16,3 +16,6 @@ json_t *console_event(struct host *h, const char *id);
 // Whether what was written since *seen bytes has word of a kill for lack of memory, the agent's or
 // the kernel's. *seen becomes the console's size. Opens the file only where it has grown.
 bool console_tells_of_kill(struct host *h, const char *id, uint64_t *seen);
+// Does its end tell of a halt (the last line) or of a power-off? Looks where its length is not
+// *size any more, which is set.
+bool console_tells_of_halt(struct host *h, const char *id, uint64_t *size);

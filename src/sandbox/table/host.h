@@ -26,6 +26,17 @@ struct sandbox_oom {
 	bool asking;
 };
 
+// Whether a guest stands still for good (machine/halt.h).
+struct sandbox_halt {
+	uint64_t console_seen; // bytes
+	uint64_t after_ns;     // CLOCK_MONOTONIC: it is not asked before
+	uint64_t generation;   // of the sandbox at the last question
+	unsigned silent;       // questions in a row without an answer
+	unsigned answered;     // with one
+	bool said;	       // the console's end says so
+	bool asking;
+};
+
 struct sandbox {
 	struct host_sandbox info;
 	char token[96];	       // envd's; kept for later resumes
@@ -62,6 +73,7 @@ struct sandbox {
 	struct pager_figures pager_told; // by its pager, and in host.pager
 	struct sandbox_oom oom;
 	uint64_t console_from; // what the console had when its machine was started
+	struct sandbox_halt halt;
 };
 
 #define HOST_BUCKETS 256u

@@ -5,6 +5,7 @@
 #include "sandbox/watch/listen.h"
 #include <string.h>
 #include "base/clock.h"
+#include "sandbox/machine/halt.h"
 #include "sandbox/machine/oom.h"
 #include "sandbox/table/table.h"
 
@@ -22,14 +23,21 @@ static void ask(void *ctx)
 	free(l);
 }
 
-static void add_question(struct host *h, const char *id)
+static void ask_halted(void *ctx)
+{
+	struct listener *l = ctx;
+	halt_ask(l->h, l->id);
+	free(l);
+}
+
+static void add_question(struct host *h, work_fn f, const char *id)
 {
 	struct listener *l = calloc(1, sizeof *l);
 	if (!l)
 		return;
 	l->h = h;
 	snprintf(l->id, sizeof l->id, "%s", id);
-	if (workers_add(h->workers, false, 0, ask, l) < 0)
+	if (workers_add(h->workers, false, 0, f, l) < 0)
 		free(l);
 }
 
@@ -44,9 +52,12 @@ static void look(void *ctx)
 		if (s->info.state == SANDBOX_RUNNING && !s->operation && !s->hidden)
 			memcpy(ids[n++], s->info.id, 64);
 	pthread_mutex_unlock(&h->lock);
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
 		if (oom_listen(h, ids[i]))
-			add_question(h, ids[i]);
+			add_question(h, ask, ids[i]);
+		if (halt_listen(h, ids[i]))
+			add_question(h, ask_halted, ids[i]);
+	}
 	free(ids);
 	if (workers_add(h->workers, false, deadline_in_ms(EVERY_MS), look, l) < 0)
 		free(l);

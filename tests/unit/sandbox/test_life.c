@@ -557,6 +557,66 @@ static void kills(const void *arg)
 	play_close(h);
 }
 
+static enum sandbox_state state_of(struct host *h, struct play *p, unsigned box, char cause[64])
+{
+	struct host_sandbox s = {0};
+	OK(host_get(h, p->box[box].id, &s, &e));
+	snprintf(cause, 64, "%s", s.cause);
+	return s.state;
+}
+
+static void runs_on_for_minutes(struct host *h, struct play *p, unsigned box, const char *what)
+{
+	char cause[64];
+	for (int i = 0; i < 300; i++) {
+		stage_skip_ms(1000);
+		clock_sleep_ns(NSEC_PER_MSEC);
+	}
+	check(state_of(h, p, box, cause) == SANDBOX_RUNNING, "%s: ended (%s)", what, cause);
+}
+
+// Where the guest has no power switch: its last words, and that it answers nothing any more.
+static void halts(const void *arg)
+{
+	static const char *const last[] = {"[   35.1] reboot: System halted\n",
+		"reboot: System halted\r\n",
+		"[    9.0] reboot: Power down\n[    9.1] Buffer I/O error on dev vda\n"};
+	struct play *p = play_new();
+	struct host *h = play_open();
+	char cause[64];
+	OK(play_create(h, p, 0, -1, false, NULL, &e));
+	then_created(p, 0, -1);
+	for (unsigned i = 0; i < ARRAY_SIZE(last); i++) {
+		guest_says(p, 0, last[i]); // a program that logs it
+		runs_on_for_minutes(h, p, 0, last[i]);
+	}
+	// What stands still for a pause is not halted.
+	OK(play_pause(h, p, 0, NULL, &e));
+	OK(play_resume(h, p, 0, -1, false, NULL, &e));
+	runs_on_for_minutes(h, p, 0, "after a pause");
+	// One that does not answer, and has said nothing of it, or something else since.
+	stage_trouble("envd_reach", p->box[0].id, TROUBLE_SILENT, false);
+	for (int i = 0; i < 100; i++)
+		guest_says(p, 0, "what comes after it fills the part that is looked at\n");
+	guest_says(p, 0, "reboot: System halted\nmore\n");
+	runs_on_for_minutes(h, p, 0, "other last words");
+	guest_says(p, 0, "no reboot: System halted, nor reboot: Power down, it says\n");
+	runs_on_for_minutes(h, p, 0, "in the middle of a line");
+	for (unsigned i = 0; i < ARRAY_SIZE(last); i++) {
+		OK(play_create(h, p, i + 1, -1, false, NULL, &e));
+		stage_trouble("envd_reach", p->box[i + 1].id, TROUBLE_SILENT, false);
+		guest_says(p, i + 1, "x\n");
+		guest_says(p, i + 1, last[i]);
+		for (int n = 0; state_of(h, p, i + 1, cause) != SANDBOX_STOPPED; n++) {
+			check(n < 30000, "'%s': goes on", last[i]);
+			stage_skip_ms(500);
+			clock_sleep_ns(NSEC_PER_MSEC);
+		}
+		check(str_eq(cause, "guest_poweroff"), "cause is %s", cause);
+	}
+	play_close(h);
+}
+
 static void all_of(const void *arg)
 {
 	world.firecracker = true;
@@ -587,6 +647,7 @@ int main(int argc, char **argv)
 		{"kill-all", kill_all},
 		{"long-chain", long_chain},
 		{"kills", kills},
+		{"halts", halts},
 		{"firecracker/create", all_of, (const void *)creates},
 		{"firecracker/pause", fc_pauses, &yes},
 		{"firecracker/snapshot", all_of, (const void *)snapshots},

@@ -102,6 +102,8 @@ static void console_tells_how_the_guest_ended(void **state)
 			"guest_panic"},
 		{"[    9.0] reboot: Power down\n", "guest_poweroff"},
 		{"[    9.0] reboot: Restarting system\r\n", "guest_poweroff"},
+		{"[    9.0] sysrq: Resetting\n", "guest_poweroff"},
+		{"[    9.0] reboot: System halted\n", "guest_poweroff"},
 		// The log spans boots: the latest counts.
 		{"Kernel panic - not syncing: x\n[    0.0] Linux\nreboot: Power down\n",
 			"guest_poweroff"},

@@ -69,6 +69,14 @@ int envd_probe(const char *ip, uint16_t port, int timeout_ms)
 	return begin(&c, "envd_probe", &t, timeout_ms, NULL);
 }
 
+// A machine that is gone answers no more than one that stands still.
+int envd_reach(const char *ip, uint16_t port, int timeout_ms)
+{
+	struct call c;
+	struct envd_target t = {.base_url = ip};
+	return begin(&c, "envd_reach", &t, timeout_ms, NULL);
+}
+
 int envd_call_health(
 	struct http_client *h, const struct envd_target *t, int timeout_ms, struct err *e)
 {

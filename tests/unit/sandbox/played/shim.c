@@ -223,6 +223,12 @@ int shim_kill(const char *dir, int pidfd)
 	return met < 0 ? met : rc;
 }
 
+int shim_end(const char *dir, int pidfd)
+{
+	guest_crash(strrchr(dir, '/') + 1, "killed");
+	return 0;
+}
+
 int shim_wait_gone(const char *dir, int pidfd, int timeout_ms, struct err *e)
 {
 	_cleanup_close_ int found = -1;
@@ -254,7 +260,9 @@ const char *shim_judge_console(const char *console_path)
 	_cleanup_strbuf_ struct strbuf text = {0};
 	if (file_read(AT_FDCWD, console_path, 65536, &text) < 0 || !text.data)
 		return NULL;
-	return strstr(text.data, "panic") ? "guest_panic" : NULL;
+	return strstr(text.data, "panic")      ? "guest_panic"
+	       : strstr(text.data, "reboot: ") ? "guest_poweroff"
+					       : NULL;
 }
 
 int shim_runtime_build(const char *base_dir, const char *const *programs,
