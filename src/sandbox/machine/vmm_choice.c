@@ -103,16 +103,16 @@ static int find_firecracker(const struct host_config *cfg, bool needed, char **r
 	struct vmm_version *version, struct err *e)
 {
 	struct err why = {0};
-	_cleanup_free_ char *named =
-		cfg->firecracker_path ? strdup(cfg->firecracker_path) : which("firecracker");
+	const char *name = cfg->firecracker_path ? cfg->firecracker_path : "firecracker";
+	_cleanup_free_ char *found = strchr(name, '/') ? strdup(name) : which(name);
+	_cleanup_free_ char *path = found ? realpath(found, NULL) : NULL;
 	*ret = NULL;
-	if (!named && !needed)
+	if (!path && !needed && !cfg->firecracker_path)
 		return 0;
-	_cleanup_free_ char *path = named ? realpath(named, NULL) : NULL;
 	if (!path)
 		return err_set(e, ERR_UNAVAILABLE,
 			"no firecracker program at '%s': install it, or use --vmm auto",
-			named ? named : "PATH");
+			cfg->firecracker_path ? name : "PATH");
 	int rc = vmm_program_version(path, version, &why);
 	if (rc == 0 && strlen(path) >= sizeof((struct vmm_choice *)0)->program)
 		rc = err_set(&why, ERR_INVALID, "%.64s...: path too long", path);
