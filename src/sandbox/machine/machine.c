@@ -26,22 +26,27 @@
 #include "snapshot/layer.h"
 #include "snapshot/verify.h"
 
-int machine_check_size(const struct host *h, const struct host_sandbox *i, struct err *e)
+// Its sums would be those of the damaged memory: nothing would notice.
+static int check_diff(const struct host *h, const struct host_sandbox *i, struct err *e)
 {
 	const struct vmm_choice *c = h->vmm;
+	if (!c->firecracker || vmm_diff_is_right(&c->firecracker_version, i->memory_mb))
+		return 0;
+	return err_set(e, ERR_UNAVAILABLE,
+		"memory_mb: Firecracker %s damages snapshots of guests with more than 3072 (mended "
+		"in 1.14.2): install a newer one",
+		c->firecracker_version.text);
+}
+
+int machine_check_size(const struct host *h, const struct host_sandbox *i, struct err *e)
+{
 	struct sysinfo si;
 	if (i->vcpus < 1 || i->vcpus > 32)
 		return err_set(e, ERR_INVALID, "vcpus: must be an integer from 1 to 32");
 	if (sysinfo(&si) == 0 && i->memory_mb > (uint64_t)si.totalram * si.mem_unit >> 20)
 		return err_set(e, ERR_INVALID, "memory_mb: this host has %lu",
 			(uint64_t)si.totalram * si.mem_unit >> 20);
-	// Its sums would be those of the damaged memory: nothing would notice.
-	if (c->firecracker && !vmm_diff_is_right(&c->firecracker_version, i->memory_mb))
-		return err_set(e, ERR_UNAVAILABLE,
-			"memory_mb: Firecracker %s damages snapshots of guests with more than 3072 "
-			"(mended in 1.14.2): install a newer one",
-			c->firecracker_version.text);
-	return 0;
+	return check_diff(h, i, e);
 }
 
 // --- disk
@@ -198,7 +203,10 @@ int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 {
 	char dir[512];
 	bool file = false;
-	int rc = slot_pool_take(h->slots, &s->slot, e);
+	int rc = check_diff(h, &s->info, e); // a resume comes here unchecked
+	if (rc < 0)
+		return rc;
+	rc = slot_pool_take(h->slots, &s->slot, e);
 	if (rc < 0)
 		return err_prefix(e, rc, "slot");
 	s->has_slot = true;

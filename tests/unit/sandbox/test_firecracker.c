@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/str.h"
 #include "sandbox/host.h"
+#include "sandbox/machine/machine.h"
 #include "sandbox/machine/vmm_choice.h"
 
 #define ANSWER "FIRECRACKER_TEST_ANSWER"
@@ -75,6 +76,22 @@ static void what_is_named_must_be_one(void **state)
 	choose("auto", "/proc/self/exe", "another program");
 }
 
+static void a_size_that_it_damages_is_refused(void **state)
+{
+	struct vmm_choice c = {.firecracker = true, .firecracker_version = {1, 14, 1}};
+	const struct host h = {.vmm = &c};
+	struct host_sandbox i = {.vcpus = 1, .memory_mb = 3073};
+	struct err e = {0};
+	assert_true(machine_check_size(&h, &i, &e) < 0); // too small a host says so first
+	assert_true(strstr(e.text, "install a newer one") || strstr(e.text, "this host has"));
+	i.memory_mb = 512;
+	assert_int_equal(machine_check_size(&h, &i, &e), 0);
+	i.memory_mb = 3073;
+	c.firecracker_version.patch = 2;
+	e = (struct err){0};
+	assert_true(machine_check_size(&h, &i, &e) == 0 || strstr(e.text, "this host has"));
+}
+
 static void its_log_is_apart_from_the_console(void **state)
 {
 	struct vmm_choice c = {.firecracker = true, .kvm = true};
@@ -104,6 +121,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(any_file_name_is_good),
 		cmocka_unit_test(what_is_named_must_be_one),
+		cmocka_unit_test(a_size_that_it_damages_is_refused),
 		cmocka_unit_test(its_log_is_apart_from_the_console),
 	};
 	if (argc == 2 && str_eq(argv[1], "--version")) {
