@@ -147,7 +147,7 @@ static void test_one_that_is_forgotten(void **state)
 		json_pack("{s:s, s:[s,s]}", "detail", "it was full", "console", "one", "two"));
 	model_end(&f->model, id, "guest_oom");
 	call_drop(f, "DELETE", path_of(removed, "", path), NULL, 204);
-	_cleanup_json_ json_t *before = why(f, id);
+	json_decref(why(f, id));
 	assert_int_equal(rows_expire(f->control->rows, clock_realtime_ns() + 1, &e), 0);
 	_cleanup_json_ json_t *j = why(f, id);
 	assert_string_equal(text(j, "state"), "forgotten");
