@@ -125,6 +125,7 @@ int envd_call_health(
 		.ctx = t->ctx,
 		.connect_timeout_ms = timeout_ms,
 		.timeout_ms = timeout_ms,
+		.max_body = SHORT_ANSWER,
 		.keep_header = INSTANCE_HEADER};
 	int rc = http_client_call(c, &call, &r, e);
 	keep_instance(t, &r);
@@ -206,7 +207,8 @@ int envd_call_ports(struct http_client *c, const struct envd_target *t, uint16_t
 		.path = path,
 		.headers = (const char *const *)h.text,
 		.connect_timeout_ms = timeout_ms,
-		.timeout_ms = timeout_ms};
+		.timeout_ms = timeout_ms,
+		.max_body = SHORT_ANSWER};
 	int rc = http_client_call(c, &call, &r, e);
 	if (rc < 0)
 		return rc;

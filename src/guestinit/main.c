@@ -103,9 +103,8 @@ static void look_for_modules(void)
 static void set_kernel_parameters(void)
 {
 	static const char *const set[][2] = {
-		// the policy lets no IPv6 out: programs must not wait for it. "localhost" is ::1
-		// too,
-		// which must be there: after all, which takes it away
+		// the policy lets no IPv6 out: programs must not wait for it. But "localhost" is
+		// ::1 too: lo after all, which takes that away
 		{"/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"},
 		{"/proc/sys/net/ipv6/conf/lo/disable_ipv6", "0"},
 		// ping for everybody

@@ -103,10 +103,10 @@ static int set_resolvers(
 	pthread_mutex_unlock(&p->lock);
 	int rc = maker_set_resolvers(&p->maker, i, &old, &new, e);
 	pthread_mutex_lock(&p->lock);
-	if (rc == 0) {
+	if (rc == 0)
 		s->open = new;
-		s->stale = false;
-	}
+	// Of one that failed half of the walls may be open.
+	s->stale = rc < 0;
 	return rc;
 }
 

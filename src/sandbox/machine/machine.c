@@ -194,7 +194,9 @@ static int choose_resolvers(struct host *h, struct sandbox *s, struct err *e)
 	int rc = s->dns_own ? resolvers_parse(s->info.dns, &r, e) : machine_resolvers(h, &r, e);
 	if (rc < 0)
 		return rc;
+	pthread_mutex_lock(&h->lock);
 	resolvers_format(&r, s->info.dns);
+	pthread_mutex_unlock(&h->lock);
 	return slot_pool_resolvers(h->slots, &s->slot, &r, !s->dns_own, e);
 }
 
