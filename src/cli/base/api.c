@@ -64,6 +64,8 @@ void api_close(struct cli *c)
 	free(c->base_url);
 	free(c->key);
 	c->base_url = c->key = NULL;
+	json_decref(c->refusal);
+	c->refusal = NULL;
 }
 
 // What a failed connection means to a person.
@@ -81,8 +83,9 @@ static int no_connection(struct cli *c, int rc, struct err *e)
 
 static int server_error(struct cli *c, const struct http_response *r, struct err *e)
 {
-	_cleanup_json_ json_t *j = http_response_json(r);
-	json_t *error = json_object_get(j, "error");
+	json_decref(c->refusal);
+	c->refusal = http_response_json(r);
+	json_t *error = json_object_get(c->refusal, "error");
 	const char *code = json_string_value(json_object_get(error, "code"));
 	const char *message = json_string_value(json_object_get(error, "message"));
 	if (code && message) {

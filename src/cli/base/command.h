@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a command is, and what it is given.
 #pragma once
+#include <jansson.h>
 #include "base/err.h"
 
 struct cli;
@@ -33,6 +34,7 @@ struct cli {
 	int exit_code;
 	struct http_client *http; // made by api_open
 	char *base_url, *key;	  // what api_open settled on
+	json_t *refusal;	  // the body of the last call that failed; NULL: it was no JSON
 	// Not NULL: cli_parse writes all options of the command there, and does nothing else.
 	struct cli_option_set *describe;
 };

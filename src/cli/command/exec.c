@@ -177,6 +177,9 @@ static int exec_buffered(struct cli *c, const char *id, char *const *command,
 	int rc = api_sandbox_path(id, "/exec", &path, e);
 	if (rc == 0)
 		rc = api_call(c, "POST", path, body, &answer, e);
+	// What the command came to until then is in it.
+	if (rc < 0 && json_object_get(json_object_get(c->refusal, "error"), "details"))
+		output_json(c->refusal);
 	if (rc < 0)
 		return rc;
 	const char *sig = json_string_value(json_object_get(answer, "signal"));

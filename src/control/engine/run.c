@@ -121,6 +121,13 @@ static int write_event(struct task *t, struct db *db, struct err *e)
 	return event_log_add(db, &ev, &t->event, e);
 }
 
+// Of what starts or stops a machine; any other leaves the phases of the last that did.
+static bool has_phases(enum operation_kind k)
+{
+	return k == OPERATION_CREATE || k == OPERATION_PAUSE || k == OPERATION_RESUME ||
+	       k == OPERATION_ROLLBACK || k == OPERATION_FORK || k == OPERATION_SNAPSHOT;
+}
+
 static int write_end(void *ctx, struct db *db, struct err *e)
 {
 	struct ending *x = ctx;
@@ -132,7 +139,8 @@ static int write_end(void *ctx, struct db *db, struct err *e)
 	if (failed)
 		t->op.failed = t->e;
 	json_decref(t->op.phases);
-	t->op.phases = t->has_info ? render_phases(&t->info) : NULL;
+	t->op.phases =
+		t->has_info && has_phases(t->op.kind) ? render_phases(&t->info) : NULL;
 	if (leaves_key_free(t))
 		t->op.key[0] = '\0';
 	if (t->op.key[0])

@@ -6,8 +6,9 @@
 // The pump publishes the end when the leader was reaped and the pipes are at their end. A child in
 // the background may hold them for ever, so there are two shorter ways, both of which pass on what
 // the pipes held when the leader was reaped: after a signal or a time-out at once, and for a
-// process that ends with its leader (ends_on_exit) when nothing has come for DRAIN_QUIET_NS, or
-// DRAIN_MAX_NS after the leader. From then on the pump reads and drops, so that whoever holds the
+// process that ends with its leader (ends_on_exit) when nothing has come for DRAIN_QUIET_NS, or not
+// at all within DRAIN_FIRST_NS ("exec > >(cat)", whose cat may not yet have run), or DRAIN_MAX_NS
+// after the leader. From then on the pump reads and drops, so that whoever holds the
 // pipes never meets a closed one; a terminal is hung up.
 //
 // One lock guards the table, all queues and all states; nothing blocks under it. Standard input has
@@ -45,6 +46,7 @@
 #define PTY_CHUNK (16u << 10)
 #define QUEUE_CHUNKS 32
 #define QUEUE_BYTES (128u << 10)
+#define DRAIN_FIRST_NS (500 * NSEC_PER_MSEC)
 #define DRAIN_QUIET_NS (200 * NSEC_PER_MSEC)
 #define DRAIN_MAX_NS (2 * NSEC_PER_SEC)
 #define MAX_ENDED 1024
@@ -494,6 +496,12 @@ static void open_wake(struct process *p)
 	p->wake_tried = true; // without descriptors a kill is heard at the next output
 }
 
+static uint64_t quiet_until(const struct process *p)
+{
+	bool none = p->output_ns == p->reaped_ns;
+	return p->output_ns + (none ? DRAIN_FIRST_NS : DRAIN_QUIET_NS);
+}
+
 // When the pump looks up at the latest. 0 is at once.
 static uint64_t pump_until(struct process *p)
 {
@@ -503,7 +511,7 @@ static uint64_t pump_until(struct process *p)
 	if (!p->wake_tried)
 		return 0;
 	if (p->ends_on_exit)
-		return MIN(p->output_ns + DRAIN_QUIET_NS, p->reaped_ns + DRAIN_MAX_NS);
+		return MIN(quiet_until(p), p->reaped_ns + DRAIN_MAX_NS);
 	return p->forced ? 0 : p->deadline_ns;
 }
 
@@ -521,7 +529,7 @@ static bool over(struct process *p, bool quiet)
 	uint64_t now = clock_monotonic_ns();
 	if (p->ends_on_exit)
 		return now >= p->reaped_ns + DRAIN_MAX_NS ||
-		       (quiet && now >= p->output_ns + DRAIN_QUIET_NS);
+		       (quiet && now >= quiet_until(p));
 	return p->forced;
 }
 

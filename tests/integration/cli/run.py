@@ -159,6 +159,14 @@ class WaysOut(Case):
             self.assertEqual(done.stderr, "stasis: the connection to the sandbox was lost: whether "
                              "the command (pid 77) goes on is not known\n")
 
+    def test_json_of_a_command_that_was_given_up(self):
+        """What it had written is in the answer, beside the error."""
+        s = self.serve(Agent(), buffered=(504, {"error": {"code": "timeout", "message": "killed", "details": {
+            "pid": 77, "process": "killed", "exit_code": None, "stdout": "part\n"}}}))
+        done = s.run("exec", "-o", "json", ID, "--", "prog", code=8)
+        self.assertEqual(played.json.loads(done.stdout)["error"]["details"]["stdout"], "part\n")
+        self.assertEqual(done.stderr, "stasis: killed\n")
+
     def test_connections_that_fail(self):
         """In words of ours, whatever libcurl says of them."""
         def half(request):

@@ -451,6 +451,20 @@ def test_answer_before_the_end_of_an_upload(edge, box, app, agent):
     assert read_until(s, b"please").startswith(b"HTTP/1.1 413 Too Much"), "the guest's own answer"
 
 
+def test_refusal_of_an_upload_without_end(edge, box, app, agent):
+    """As of a client that sends what it is still making."""
+    closed = free_port(GUEST)
+    for piece in ("", "5\r\nhello\r\n", "1000\r\n" + "x" * 4096 + "\r\n"):
+        s = edge.raw(f"POST /up HTTP/1.1\r\nHost: {closed}-{box['id']}.localhost\r\n"
+                     f"Transfer-Encoding: chunked\r\n\r\n{piece}")
+        head = read_until(s, b"port is not open")
+        assert head.startswith(b"HTTP/1.1 502 "), head
+        s.close()
+    # Nothing of the bodies is taken for a request, on no connection to the server.
+    for _ in range(40):
+        edge.call("GET", "/v1/health", expect=200)
+
+
 def test_open_but_not_answering(edge, box, app, agent):
     _, data = edge.call("GET", "/hang-up", headers=to(box, app.port), expect=502)
     assert "The port is open, but" in json.loads(data)["message"], data
