@@ -386,6 +386,10 @@ static int on_entry(void *ctx, const struct archive_entry *entry, struct err *e)
 		u->root_is_file = entry->type != ARCHIVE_DIRECTORY;
 	if (u->root_is_file && (u->o.flags & UNPACK_ROOT_IS_DIR))
 		return err_set(e, ERR_INVALID, "%s is not a directory", u->path.data);
+	// A link or directory would take the place of the device.
+	if ((u->o.flags & UNPACK_SPECIAL_ROOT) && entry->type != ARCHIVE_FILE)
+		return err_set(e, ERR_INVALID, "%s is a device or pipe: only a file can go there",
+			u->path.data);
 	rc = add_entry(u, entry, is_root && u->entries == 0, e);
 	u->entries++;
 	if (rc < 0)

@@ -9,7 +9,7 @@
 #define UNPACK_XATTRS 8u // "user." attributes
 #define UNPACK_ACLS 16u	 // and ACLs
 #define UNPACK_FOLLOW_ROOT 32u	// a file follows a link that its own name is: the caller chose it
-#define UNPACK_SPECIAL_ROOT 64u // and is written to a device or pipe
+#define UNPACK_SPECIAL_ROOT 64u // its own name is a device or pipe, which it is written to
 #define UNPACK_ROOT_IS_DIR 128u // ERR_INVALID when the first entry is something else
 
 struct unpack_options {

@@ -80,6 +80,21 @@ int copy_explain(struct copy *x, int rc, const char *path, struct err *e)
 	return rc;
 }
 
+bool copy_is_open_file(const char *path)
+{
+	static const char *const names[] = {"/dev/stdin", "/dev/stdout", "/dev/stderr"};
+	static const char *const dirs[] = {"/dev/fd/", "/proc/self/fd/"};
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (strcmp(path, names[i]) == 0)
+			return true;
+	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
+		const char *n = path + strlen(dirs[i]);
+		if (str_starts(path, dirs[i]) && *n && !n[strspn(n, "0123456789")])
+			return true;
+	}
+	return false;
+}
+
 const char *copy_base_name(const char *path)
 {
 	const char *slash = strrchr(path, '/');

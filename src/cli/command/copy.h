@@ -26,6 +26,9 @@ char *copy_url(const struct copy *x, const char *route, const char *path, const 
 // After a call that failed: what to say. "interrupted" after Ctrl-C, "ended early" where the
 // connection was cut, what to do where the agent is older than the call. After rc 0: 0.
 int copy_explain(struct copy *x, int rc, const char *path, struct err *e);
+// /dev/stdout, /dev/fd/N and the like: links of the kernel's to what is open, whose text is no path
+// elsewhere.
+bool copy_is_open_file(const char *path);
 const char *copy_base_name(const char *path);
 char *copy_without_slashes(const char *path); // at its end; owned by the caller
 // Of docker's rule: "DIR/." is what is in DIR.

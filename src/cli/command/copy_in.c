@@ -119,10 +119,7 @@ int copy_in(struct copy *x, const char *local, const char *remote, struct err *e
 	struct stat st;
 	if (strcmp(local, "-") == 0)
 		return upload_stream(x, STDIN_FILENO, remote, e);
-	// Links of the kernel's to what is open, which may be a file: their text is no path
-	// elsewhere.
-	bool is_open = strcmp(local, "/dev/stdin") == 0 || str_starts(local, "/dev/fd/") ||
-		       str_starts(local, "/proc/self/fd/");
+	bool is_open = copy_is_open_file(local); // perhaps a file
 	if (stat(local, &st) < 0 && lstat(local, &st) < 0)
 		return err_errno(e, errno, "%s", local);
 	if (!is_open && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISLNK(st.st_mode))) {

@@ -6,7 +6,6 @@
 #include <sys/stat.h>
 #include "archive/unpack.h"
 #include "base/file.h"
-#include "base/json.h"
 #include "base/str.h"
 #include "cli/base/term.h"
 
@@ -15,6 +14,7 @@ struct sink {
 	struct copy *copy;
 	const char *parent; // directory of root
 	bool make_parent;
+	bool into; // parent is what the caller named: no link is followed to it
 	unsigned flags;
 	const char *root; // of unpack_options
 	int dir;	  // parent, once something came
@@ -36,7 +36,7 @@ static int open_sink(struct sink *s)
 {
 	if (s->make_parent && mkdir(s->parent, 0755) < 0 && errno != EEXIST)
 		return err_errno(&s->why, errno, "%s", s->parent);
-	s->dir = open(s->parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	s->dir = open(s->parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (s->into ? O_NOFOLLOW : 0));
 	if (s->dir < 0)
 		return err_errno(&s->why, errno, "%s", s->parent);
 	return unpack_new(&(struct unpack_options){.dirfd = s->dir,
@@ -123,67 +123,103 @@ static bool name_is_safe(const char *name)
 	       strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
-// What the copy of remote is called here. The guest is asked only where the caller has not named
-// it: it must not choose a name that he does not expect.
-static int find_name(struct copy *x, const char *remote, char **ret, struct err *e)
+// What the copy of remote is called here: by the words of the caller alone. The guest could choose
+// a name that has a meaning here (.ssh, .bashrc).
+static int find_name(const char *remote, char **ret, struct err *e)
 {
 	_cleanup_free_ char *bare = copy_without_slashes(remote);
-	_cleanup_json_ json_t *answer = NULL;
 	if (!bare)
 		return err_errno(e, ENOMEM, "%s", remote);
 	const char *name = copy_base_name(bare);
-	if (strcmp(bare, "~") == 0 || !name_is_safe(name)) {
-		_cleanup_json_ json_t *req = json_pack("{s:s}", "path", remote);
-		int rc = envd_unary(x->guest.http, &x->guest.target, "filesystem.Filesystem/Stat",
-			req, 30000, &answer, e);
-		if (rc < 0)
-			return rc;
-		name = json_string_value(json_object_get(json_object_get(answer, "entry"), "name"));
-		if (!name_is_safe(name))
-			return err_set(e, ERR_INVALID,
-				"%s has no name that a copy could have: name one, or copy '%s/.'",
-				remote, remote);
-	}
+	if (strcmp(bare, "~") == 0 || !name_is_safe(name))
+		return err_set(e, ERR_INVALID,
+			"'%s' says no name for its copy: name one (DIR/NAME), or copy '%s%s.'",
+			remote, remote, str_ends(remote, "/") ? "" : "/");
 	*ret = strdup(name);
 	return *ret ? 0 : err_errno(e, ENOMEM, "%s", remote);
+}
+
+// Without the slashes and "/." at its end: they follow a link.
+static char *bare_destination(const char *local)
+{
+	_cleanup_free_ char *to = copy_without_slashes(local);
+	while (to && str_ends(to, "/.") && to[2]) {
+		to[strlen(to) - 2] = '\0';
+		char *shorter = copy_without_slashes(to);
+		free(to);
+		to = shorter;
+	}
+	return TAKE_PTR(to);
+}
+
+// A link may be one that an earlier copy brought out of the guest. It is followed to no directory;
+// a file takes its place. Only what is open already is reached by a link, and a device or pipe that
+// the caller named is written to.
+static int look_at_destination(struct sink *s, const char *to, struct stat *ret, struct err *e)
+{
+	struct stat own;
+	if (stat(to, ret) < 0)
+		ret->st_mode = 0;
+	if (lstat(to, &own) < 0)
+		return 0;
+	mode_t type = ret->st_mode & S_IFMT;
+	bool special = type && type != S_IFREG && type != S_IFDIR;
+	if (copy_is_open_file(to))
+		s->flags |= UNPACK_FOLLOW_ROOT | (special ? UNPACK_SPECIAL_ROOT : 0);
+	else if (!S_ISLNK(own.st_mode))
+		s->flags |= special ? UNPACK_SPECIAL_ROOT : 0;
+	else if (type == S_IFDIR)
+		return err_set(e, ERR_CONFLICT,
+			"%s is a symbolic link, which cp does not follow: name the directory that "
+			"it leads to",
+			to);
+	return 0;
+}
+
+static void split_destination(struct sink *s, char *to)
+{
+	char *slash = strrchr(to, '/');
+	if (slash)
+		slash[slash == to] = '\0';
+	else
+		s->parent = ".";
 }
 
 int copy_out(struct copy *x, const char *asked, const char *local, struct err *e)
 {
 	const char *remote = *asked ? asked : "~";
-	_cleanup_free_ char *name = NULL, *to = copy_without_slashes(local);
+	_cleanup_free_ char *name = NULL, *to = bare_destination(local);
 	struct stat st;
 	if (strcmp(local, "-") == 0)
 		return to_stdout(x, remote, e);
 	if (!to)
 		return err_errno(e, ENOMEM, "%s", local);
 	struct sink s = {.copy = x, .dir = -1, .parent = to};
-	s.flags = UNPACK_FOLLOW_ROOT | UNPACK_SPECIAL_ROOT;
 	// Set-id bits never: a program of the guest would have the rights of its owner here.
 	if (x->exact)
 		s.flags |= UNPACK_TIMES | UNPACK_XATTRS | (geteuid() == 0 ? UNPACK_OWNER : 0);
-	bool there = stat(local, &st) == 0;
+	int rc = look_at_destination(&s, to, &st, e);
+	if (rc < 0)
+		return rc;
 	if (copy_means_content(remote)) {
 		s.root = "";
-		s.make_parent = !there;
+		s.into = true;
+		s.make_parent = !st.st_mode;
 		s.flags |= UNPACK_ROOT_IS_DIR;
 		return to_files(&s, remote, e);
 	}
-	if (there && S_ISDIR(st.st_mode)) {
-		int rc = find_name(x, remote, &name, e);
+	if (S_ISDIR(st.st_mode)) {
+		s.into = true;
+		rc = find_name(remote, &name, e);
 		s.root = name;
 		return rc < 0 ? rc : to_files(&s, remote, e);
 	}
-	if (str_ends(local, "/"))
+	if (strlen(to) < strlen(local))
 		s.flags |= UNPACK_ROOT_IS_DIR;
 	name = strdup(copy_base_name(to));
 	if (!name)
 		return err_errno(e, ENOMEM, "%s", local);
 	s.root = name;
-	char *slash = strrchr(to, '/');
-	if (slash)
-		slash[slash == to] = '\0';
-	else
-		s.parent = ".";
+	split_destination(&s, to);
 	return to_files(&s, remote, e);
 }

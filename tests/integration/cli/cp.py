@@ -57,10 +57,16 @@ def cut(body, length=None):
 
 
 class Case(unittest.TestCase):
-    def serve(self, **routes):
-        """tar and raw: answers of the two calls."""
+    one_dir = False  # all servers of a test copy to the same
+
+    def setUp(self):
         self.dir = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, self.dir)
+
+    def serve(self, **routes):
+        """tar and raw: answers of the two calls."""
+        if not self.one_dir:
+            self.setUp()
         table = {f"GET /v1/sandboxes/{ID}": (200, SANDBOX)}
         for name, answer in routes.items():
             method, path = name.split("_")
@@ -125,6 +131,86 @@ class Hostile(Case):
                                              ("x/l", b"mine"))))
         s.run("cp", f"{ID}:/tmp/x", self.dir)
         self.assertEqual(self.read("x/l"), "mine")
+
+    def bait(self):
+        """A directory and a file of this machine's that links lead to."""
+        outside = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, outside)
+        os.makedirs(f"{outside}/dir")
+        for name in ("secret", "dir/secret"):
+            with open(f"{outside}/{name}", "w") as f:
+                f.write("safe")
+        return outside
+
+    def bait_is_safe(self, outside, *args):
+        found = sorted(os.path.join(d, f)[len(outside) + 1:] for d, _, files in os.walk(outside) for f in files)
+        self.assertEqual(found, ["dir/secret", "secret"], args)
+        for name in found:
+            with open(f"{outside}/{name}") as f:
+                self.assertEqual(f.read(), "safe", args)
+
+    def test_a_link_from_an_earlier_copy_is_replaced_by_a_file(self):
+        self.one_dir, outside = True, self.bait()
+        link = self.serve(get_tar=(200, archive(("x", tarfile.SYMTYPE, outside + "/secret"))))
+        file = self.serve(get_tar=(200, archive(("x", b"from the guest"))))
+        for to in (self.dir, self.here("x"), self.dir + "/", self.here(".", "x")):
+            link.run("cp", f"{ID}:/tmp/x", to)
+            self.assertTrue(os.path.islink(self.here("x")))
+            file.run("cp", f"{ID}:/tmp/x", to)
+            self.bait_is_safe(outside, to)
+            self.assertFalse(os.path.islink(self.here("x")))
+            self.assertEqual(self.read("x"), "from the guest")
+        # Neither to a pipe that a link leads to.
+        os.mkfifo(self.here("pipe"))
+        os.unlink(self.here("x"))
+        for target in ("pipe", "/dev/null", "/dev/stdout"):
+            os.symlink(target, self.here("x"))
+            file.run("cp", f"{ID}:/tmp/x", self.here("x"))
+            self.assertFalse(os.path.islink(self.here("x")))
+            self.assertEqual(self.read("x"), "from the guest")
+            os.unlink(self.here("x"))
+
+    def test_a_link_from_an_earlier_copy_is_no_directory_to_copy_to(self):
+        self.one_dir, outside = True, self.bait()
+        link = self.serve(get_tar=(200, archive(("results", tarfile.SYMTYPE, outside + "/dir"))))
+        link.run("cp", f"{ID}:results", self.here("results"))
+        content = (("results", tarfile.DIRTYPE, ""), ("results/secret", b"bad"), ("results/new", b"bad"))
+        for source, members in (("results/.", content), ("results", content), ("results/", content),
+                                ("secret", (("secret", b"bad"),)), (".", content)):
+            s = self.serve(get_tar=(200, archive(*members)))
+            for end in ("", "/", "/.", "//./"):
+                to = self.here("results") + end
+                done = s.run("cp", f"{ID}:{source}", to, code=5)
+                self.assertIn("symbolic link", done.stderr)
+                self.bait_is_safe(outside, source, to)
+        # One that leads nowhere, or to a file.
+        for target in (outside + "/none", outside + "/secret"):
+            os.symlink(target, self.here("y"))
+            s = self.serve(get_tar=(200, archive(*content)))
+            s.run("cp", f"{ID}:results/.", self.here("y"), code=None)
+            self.bait_is_safe(outside, target)
+            os.unlink(self.here("y"))
+
+    def test_what_is_no_file_does_not_replace_a_pipe(self):
+        for what in (("x", tarfile.SYMTYPE, "/etc/passwd"), ("x", tarfile.LNKTYPE, "x"), ("x", tarfile.DIRTYPE, "")):
+            s = self.serve(get_tar=(200, archive(what)))
+            os.mkfifo(self.here("pipe"))
+            s.run("cp", f"{ID}:/tmp/x", self.here("pipe"), code=2)
+            self.assertTrue(stat.S_ISFIFO(os.lstat(self.here("pipe")).st_mode))
+
+    def test_the_guest_is_not_asked_for_a_name(self):
+        entry = {"entry": {"name": ".ssh", "type": "FILE_TYPE_DIRECTORY", "path": "/home/.ssh"}}
+        members = ((".ssh", tarfile.DIRTYPE, ""), (".ssh/authorized_keys", b"bad"))
+        for source in ("", "~", "~/", "~//", "//", "/./"):
+            s = self.serve(get_tar=(200, archive(*members)))
+            s.routes["POST /filesystem.Filesystem/Stat"] = (200, entry)
+            done = s.run("cp", f"{ID}:{source}", self.dir, code=2)
+            self.assertIn("name one", done.stderr)
+            self.assertEqual(os.listdir(self.dir), [], source)
+        s.run("cp", f"{ID}:", self.here("home"))
+        s.run("cp", f"{ID}:~/.", self.here("content"))
+        for name in ("home", "content"):
+            self.assertEqual(self.read(f"{name}/authorized_keys"), "bad")
 
     def test_devices_and_odd_names(self):
         s = self.serve(get_tar=(200, archive(("x", tarfile.DIRTYPE, ""), ("x/\x1b[2Jdev", tarfile.CHRTYPE, ""),
