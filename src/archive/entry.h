@@ -18,6 +18,11 @@ struct archive_segment {
 	uint64_t offset, length;
 };
 
+// Of one entry, both ways: what is beyond is left out, and told.
+#define ARCHIVE_MAX_XATTRS 64
+#define ARCHIVE_MAX_XATTR_BYTES (256u << 10) // of all values
+#define ARCHIVE_XATTRS_LEFT_OUT "without some extended attributes: over 64, or 256 KiB"
+
 struct archive_xattr {
 	const char *name;
 	const void *value;

@@ -14,8 +14,7 @@
 #include "archive/tar_write.h"
 
 #define MAX_LEVELS 256
-#define MAX_XATTRS 64
-#define MAX_XATTR_BYTES (256u << 10)
+#define MAX_XATTR_NAMES 65536 // the kernel's limit of a list
 
 struct level {
 	DIR *d;
@@ -56,7 +55,7 @@ static void tell(struct pack *p, enum archive_note what, const char *why)
 // --- extended attributes
 
 struct xattrs {
-	struct archive_xattr list[MAX_XATTRS];
+	struct archive_xattr list[ARCHIVE_MAX_XATTRS];
 	size_t n;
 	char *names, *values;
 };
@@ -67,23 +66,31 @@ static void xattrs_done(struct xattrs *x)
 	free(x->values);
 }
 
-static void read_xattrs(int fd, struct xattrs *x)
+// False: some were left out.
+static bool read_xattrs(int fd, struct xattrs *x)
 {
-	x->names = malloc(MAX_XATTR_BYTES);
-	x->values = malloc(MAX_XATTR_BYTES);
-	if (!x->names || !x->values)
-		return;
-	ssize_t n = flistxattr(fd, x->names, MAX_XATTR_BYTES);
 	size_t used = 0;
+	bool whole = true;
+	x->names = malloc(MAX_XATTR_NAMES);
+	x->values = malloc(ARCHIVE_MAX_XATTR_BYTES);
+	if (!x->names || !x->values)
+		return false;
+	ssize_t n = flistxattr(fd, x->names, MAX_XATTR_NAMES);
 	for (char *name = x->names; n > 0 && name < x->names + n; name += strlen(name) + 1) {
 		if (strncmp(name, "user.", 5) != 0 && strncmp(name, "system.posix_acl_", 17) != 0)
 			continue;
-		ssize_t len = fgetxattr(fd, name, x->values + used, MAX_XATTR_BYTES - used);
-		if (len < 0 || x->n == MAX_XATTRS)
+		// With no room at all, fgetxattr would tell a length and read nothing.
+		if (x->n == ARCHIVE_MAX_XATTRS || used == ARCHIVE_MAX_XATTR_BYTES)
+			return false;
+		ssize_t len = fgetxattr(fd, name, x->values + used, ARCHIVE_MAX_XATTR_BYTES - used);
+		if (len < 0) {
+			whole = whole && errno != ERANGE;
 			continue;
+		}
 		x->list[x->n++] = (struct archive_xattr){name, x->values + used, (size_t)len};
 		used += (size_t)len;
 	}
+	return whole;
 }
 
 // fd: -1 where there is none to read attributes from.
@@ -92,7 +99,8 @@ static void add_header(struct pack *p, struct archive_entry *entry, int fd)
 	_cleanup_(xattrs_done) struct xattrs x = {0};
 	bool exact = p->flags & PACK_EXACT;
 	if (exact && fd >= 0) {
-		read_xattrs(fd, &x);
+		if (!read_xattrs(fd, &x))
+			tell(p, ARCHIVE_SKIPPED, ARCHIVE_XATTRS_LEFT_OUT);
 		entry->xattrs = x.list;
 		entry->n_xattrs = x.n;
 	}

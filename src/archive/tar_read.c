@@ -12,7 +12,7 @@
 #include "base/str.h"
 
 #define MAX_RECORDS (1u << 20) // bytes of extended headers
-#define MAX_XATTRS 64
+#define MAX_XATTR_NAME 255     // XATTR_NAME_MAX
 #define XATTR_KEY "SCHILY.xattr."
 
 enum state { HEADER, RECORDS, MAP, DATA, PADDING, END };
@@ -29,8 +29,10 @@ struct tar_reader {
 	// Of the entry to come:
 	struct strbuf path, link, sparse_name;
 	struct strbuf xattr_text; // names and values, NUL-terminated each
-	struct archive_xattr xattrs[MAX_XATTRS];
-	size_t xattr_at[MAX_XATTRS], n_xattrs;
+	struct archive_xattr xattrs[ARCHIVE_MAX_XATTRS];
+	size_t xattr_at[ARCHIVE_MAX_XATTRS], n_xattrs;
+	size_t xattr_bytes; // of values
+	bool xattrs_left_out;
 	struct {
 		uint64_t size, uid, gid, real_size;
 		struct timespec mtime;
@@ -85,8 +87,12 @@ static void set_text(struct strbuf *b, const char *text)
 
 static int add_xattr(struct tar_reader *r, const char *name, const char *value, size_t len)
 {
-	if (r->n_xattrs == MAX_XATTRS || !*name)
-		return 0; // more than anybody has
+	if (r->n_xattrs == ARCHIVE_MAX_XATTRS || !*name || strlen(name) > MAX_XATTR_NAME ||
+		len > ARCHIVE_MAX_XATTR_BYTES - r->xattr_bytes) {
+		r->xattrs_left_out = true;
+		return 0;
+	}
+	r->xattr_bytes += len;
 	r->xattr_at[r->n_xattrs] = r->xattr_text.len;
 	strbuf_add(&r->xattr_text, name, strlen(name) + 1);
 	strbuf_add(&r->xattr_text, value, len);
@@ -247,7 +253,8 @@ static int fill_entry(
 static void forget_entry(struct tar_reader *r)
 {
 	r->path.len = r->link.len = r->sparse_name.len = r->xattr_text.len = 0;
-	r->n_xattrs = 0;
+	r->n_xattrs = r->xattr_bytes = 0;
+	r->xattrs_left_out = false;
 	memset(&r->over, 0, sizeof r->over);
 }
 
@@ -262,6 +269,8 @@ static int begin_entry(struct tar_reader *r, const char *h, struct err *e)
 	// Only files have content; others name the size of what they lead to, or 0.
 	if (entry.type != ARCHIVE_FILE)
 		r->stored = 0;
+	if (r->xattrs_left_out && r->ev->note)
+		r->ev->note(r->ctx, ARCHIVE_SKIPPED, entry.path, ARCHIVE_XATTRS_LEFT_OUT);
 	bool sparse = r->over.sparse && entry.type == ARCHIVE_FILE;
 	r->size = entry.size;
 	r->taken = r->end = r->in_segment = 0;

@@ -263,6 +263,91 @@ static void times_and_attributes_where_asked(void **state)
 	assert_true(st.st_mtim.tv_sec > 1234567890);
 }
 
+static void many_attributes_are_bounded(void **state)
+{
+	static char value[65536]; // the largest: four fill the limit to its last byte
+	struct notes notes = {0};
+	struct err e = {0};
+	char name[20];
+	// Ext4 has a block for all of them; tmpfs (Linux 6.6) and XFS take that many.
+	static const char *const places[] = {"/tmp", "/dev/shm", "/var/tmp"};
+	char path[40] = "";
+	int fd = -1;
+	for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
+		snprintf(path, sizeof path, "%s/stasis-xattr.XXXXXX", places[i]);
+		fd = mkostemp(path, O_CLOEXEC);
+		int n = 0;
+		for (; n < 12; n++) {
+			snprintf(name, sizeof name, "user.a%d", n);
+			memset(value, 'a' + n, sizeof value);
+			if (fd < 0 || fsetxattr(fd, name, value, sizeof value, 0) < 0)
+				break;
+		}
+		if (n == 12)
+			break;
+		unlink(path);
+		fd = safe_close(fd);
+	}
+	if (fd < 0) {
+		print_message("SKIPPED: no file system here takes 12 attributes of 64 KiB\n");
+		skip();
+	}
+	for (int more = 0; more < 3; more++) {
+		_cleanup_strbuf_ struct strbuf b = {0};
+		if (more == 1) // values of no length, too: 64 and more of them
+			for (int n = 0; n < 80; n++) {
+				snprintf(name, sizeof name, "user.e%d", n);
+				fsetxattr(fd, name, "", 0, 0);
+			}
+		if (more == 2)
+			for (int n = 0; n < 12; n += 2) {
+				snprintf(name, sizeof name, "user.a%d", n);
+				assert_int_equal(fsetxattr(fd, name, value, 60001, 0), 0);
+			}
+		memset(&notes, 0, sizeof notes);
+		packed(AT_FDCWD, path, "f", PACK_EXACT, 4096, &b);
+		assert_int_equal(unpacked(&b, NULL, UNPACK_XATTRS, 4096, &notes, &e), 0);
+		assert_int_equal(notes.skipped, 1);
+		assert_string_equal(notes.last, "f: " ARCHIVE_XATTRS_LEFT_OUT);
+		assert_true(b.len < (256 << 10) + 20000);
+	}
+	unlink(path);
+	safe_close(fd);
+}
+
+// As of a guest: a header of 1 MiB of attributes, several before one file, names of any length.
+static void attributes_of_a_stranger_are_bounded(void **state)
+{
+	static char big[1000000], name[400] = "user.";
+	_cleanup_strbuf_ struct strbuf b = {0};
+	struct notes notes = {0};
+	struct err e = {0};
+	memset(big, 'x', sizeof big);
+	memset(name + 5, 'n', 300);
+	const struct archive_xattr lists[][5] = {
+		{{"user.big", big, 262145}},
+		{{"user.a", big, 262144}, {"user.b", "x", 1}},
+		{{"user.a", big, 200000}, {"user.b", big, 200000}, {"user.c", big, 200000},
+			{"user.d", big, 200000}},
+		{{name, "x", 1}},
+		{{"user.small", "x", 1}},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
+		struct archive_entry entry = {.type = ARCHIVE_FILE, .path = "f", .mode = 0644};
+		entry.xattrs = lists[i];
+		while (entry.n_xattrs < 5 && lists[i][entry.n_xattrs].name)
+			entry.n_xattrs++;
+		b.len = 0;
+		memset(&notes, 0, sizeof notes);
+		tar_add_header(&b, &entry, true);
+		tar_add_end(&b);
+		assert_int_equal(unpacked(&b, NULL, UNPACK_XATTRS, 4096, &notes, &e), 0);
+		assert_int_equal(notes.skipped, i + 1 < ARRAY_SIZE(lists));
+		_cleanup_close_ int fd = openat(to, "f", O_RDONLY | O_CLOEXEC);
+		assert_true(fgetxattr(fd, "user.big", big, sizeof big) < 0);
+	}
+}
+
 static void what_is_left_out_is_told(void **state)
 {
 	_cleanup_strbuf_ struct strbuf b = {0};
@@ -667,6 +752,8 @@ int main(void)
 		CASE(a_tree_in_pieces_of_any_size),
 		CASE(holes_stay_holes),
 		CASE(times_and_attributes_where_asked),
+		CASE(many_attributes_are_bounded),
+		CASE(attributes_of_a_stranger_are_bounded),
 		CASE(what_is_left_out_is_told),
 		CASE(links_are_followed_where_asked),
 		CASE(files_without_a_true_size),
