@@ -46,6 +46,8 @@ struct unpack {
 static int failed(struct unpack *u, int rc, struct err *e)
 {
 	const char *path = u->path.len ? u->path.data : ".";
+	if (rc == -ECANCELED)
+		return err_set(e, ERR_CANCELED, "interrupted");
 	if (rc == -ENOSPC || rc == -EDQUOT)
 		return err_set(e, ERR_NO_SPACE, "no space left on the disk for %s", path);
 	if (rc == -EISDIR)
@@ -184,10 +186,10 @@ static int make_directory(struct unpack *u, const struct archive_entry *entry)
 	if (rc < 0)
 		return rc;
 	struct level *l = &u->levels[u->n - 1];
-	attributes_set_xattrs(&u->o, l->fd, entry);
 	// One that was there stays as it is, but for an exact copy of another.
-	if (!l->made && !(u->o.flags & UNPACK_TIMES))
+	if (!l->made && ((u->o.flags & UNPACK_KEEP_DIRS) || !(u->o.flags & UNPACK_TIMES)))
 		return 0;
+	attributes_set_xattrs(&u->o, l->fd, entry);
 	if (l->made && fchmod(l->fd, 0700) < 0)
 		return -errno;
 	l->has_end = true;
@@ -278,18 +280,39 @@ static int begin_file(struct unpack *u, const struct archive_entry *entry, const
 	return rc;
 }
 
+static bool is_canceled(struct unpack *u)
+{
+	return u->o.tick && u->o.tick(u->o.ctx) != 0;
+}
+
+// A pipe can block for good: a signal ends that, if whoever asked for it says so.
+static int write_piece(struct unpack *u, const char *data, size_t len)
+{
+	while (len > 0) {
+		ssize_t n = write(u->file.fd, data, len);
+		if (is_canceled(u))
+			return -ECANCELED;
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		n = MAX(n, 0);
+		data += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
 // A device or pipe takes holes as zeros.
 static int write_special(struct unpack *u, uint64_t offset, const void *data, size_t len)
 {
-	static const char zeros[16384];
+	static const char zeros[65536];
 	int rc = 0;
 	while (rc == 0 && u->at < offset) {
 		size_t n = (size_t)MIN(offset - u->at, (uint64_t)sizeof zeros);
-		rc = file_write_full(u->file.fd, zeros, n);
+		rc = write_piece(u, zeros, n);
 		u->at += n;
 	}
 	if (rc == 0)
-		rc = file_write_full(u->file.fd, data, len);
+		rc = write_piece(u, data, len);
 	u->at += len;
 	return rc;
 }

@@ -11,6 +11,7 @@
 #define UNPACK_FOLLOW_ROOT 32u	// a file follows a link that its own name is: the caller chose it
 #define UNPACK_SPECIAL_ROOT 64u // its own name is a device or pipe, which it is written to
 #define UNPACK_ROOT_IS_DIR 128u // ERR_INVALID when the first entry is something else
+#define UNPACK_KEEP_DIRS 256u // directories that were there stay as they are, also in an exact copy
 
 struct unpack_options {
 	int dirfd; // borrowed
@@ -22,5 +23,8 @@ struct unpack_options {
 	uid_t uid;
 	gid_t gid;
 	archive_note_fn note; // may be NULL: of what is left out, here or when it was packed
-	void *ctx;
+	// May be NULL. Asked between the pieces that are written to a device or pipe, of which a
+	// hole can be without end, and where a signal interrupts that; not 0: -ECANCELED.
+	int (*tick)(void *ctx);
+	void *ctx; // of note and tick
 };

@@ -34,8 +34,12 @@ static int on_raw(void *ctx, const char *data, size_t len)
 // Not before something comes: a copy that is refused makes nothing.
 static int open_sink(struct sink *s)
 {
-	if (s->make_parent && mkdir(s->parent, 0755) < 0 && errno != EEXIST)
+	bool made = s->make_parent && mkdir(s->parent, 0755) == 0;
+	if (s->make_parent && !made && errno != EEXIST)
 		return err_errno(&s->why, errno, "%s", s->parent);
+	// The guest does not say who may write a directory that it has not made.
+	if (!made)
+		s->flags |= UNPACK_KEEP_DIRS;
 	s->dir = open(s->parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (s->into ? O_NOFOLLOW : 0));
 	if (s->dir < 0)
 		return err_errno(&s->why, errno, "%s", s->parent);
@@ -43,6 +47,7 @@ static int open_sink(struct sink *s)
 				  .root = s->root,
 				  .flags = s->flags,
 				  .note = copy_note,
+				  .tick = copy_tick,
 				  .ctx = s->copy},
 		&s->unpack, &s->why);
 }

@@ -229,6 +229,68 @@ class Hostile(Case):
             s.run("cp", f"{ID}:/tmp/x", self.here("x"), code=7 if not body else 2)
             self.assertEqual((os.listdir(self.dir), self.read("x")), (["x"], "old"))
 
+    def test_directories_that_were_there_keep_owner_and_mode(self):
+        for source, at, members in (("d/.", ".", ("d", "d/sub", "d/new")), ("d", "d", ("d", "d/sub", "d/new")),
+                                    ("d", ".", ("d", "d/sub", "d/new"))):
+            s = self.serve(get_tar=(200, archive(*((name, tarfile.DIRTYPE, "") for name in members), ("d/f", b"1"))))
+            kept = [self.here(at), self.here(at, "sub")]
+            if source == "d" and at == ".":
+                kept = [self.here("d"), self.here("d", "sub")]
+            for path in kept:
+                os.makedirs(path, exist_ok=True)
+            for path in kept:
+                os.chmod(path, 0o700)
+                if os.geteuid() == 0:
+                    os.chown(path, 1234, 1234)
+            before = [os.stat(path) for path in kept]
+            s.run("cp", "-a", f"{ID}:{source}", self.here(at) if source != "d" else self.dir)
+            for path, was in zip(kept, before):
+                now = os.stat(path)
+                self.assertEqual((now.st_mode, now.st_uid, now.st_gid), (was.st_mode, was.st_uid, was.st_gid), path)
+            self.assertEqual(stat.S_IMODE(os.stat(kept[0] + "/new").st_mode), 0o755)
+        s.run("cp", "-a", f"{ID}:d/.", self.here("made"))
+        self.assertEqual(stat.S_IMODE(os.stat(self.here("made/sub")).st_mode), 0o755)
+
+    def interrupted(self, s, to, enough):
+        p = s.popen("cp", f"{ID}:/tmp/x", to, stderr=subprocess.PIPE)
+        written = 0
+        while written < enough:
+            self.assertIsNone(p.poll())
+            with open(f"/proc/{p.pid}/io") as f:
+                written = int(dict(line.split(": ") for line in f.read().splitlines())["wchar"])
+        for _ in range(600):
+            p.send_signal(signal.SIGINT)
+            try:
+                p.wait(0.1)
+                break
+            except subprocess.TimeoutExpired:
+                pass
+        else:
+            p.kill()
+            p.wait()
+        self.assertIn(b"interrupted", p.communicate()[1])
+        self.assertEqual(p.returncode, 130)
+
+    def test_a_hole_without_end_to_a_device_is_interrupted(self):
+        for layout in (b"1\n%d\n0\n" % (15 << 40), b"2\n0\n0\n%d\n1\n" % ((15 << 40) - 1)):
+            out = io.BytesIO()
+            with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as t:
+                info = tarfile.TarInfo("x")
+                body = layout.ljust(512, b"\0") + (b"" if layout.startswith(b"1") else b"z")
+                info.size = len(body)
+                info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "x",
+                                    "GNU.sparse.realsize": str(15 << 40)}
+                t.addfile(info, io.BytesIO(body))
+            s = self.serve(get_tar=(200, out.getvalue()))
+            self.interrupted(s, "/dev/null", 1 << 28)
+            os.mkfifo(self.here("pipe"))
+            # Open at both ends, and nobody reads.
+            fd = os.open(self.here("pipe"), os.O_RDWR)
+            try:
+                self.interrupted(s, self.here("pipe"), 65536)
+            finally:
+                os.close(fd)
+
     def test_without_an_end(self):
         piece = archive(("x", tarfile.DIRTYPE, ""))[:512]
         stop = threading.Event()
