@@ -2,6 +2,7 @@
 #include "cli/command/copy.h"
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/str.h"
 #include "cli/base/term.h"
 
@@ -29,6 +30,21 @@ int copy_check_failed(const struct copy *x, struct err *e)
 				   "%u of the files could not be read; all others were copied",
 				   x->failed)
 			 : 0;
+}
+
+int copy_write(int fd, const char *data, size_t len)
+{
+	while (len > 0) {
+		ssize_t n = write(fd, data, len);
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (term_interrupts(NULL))
+			return -EINTR;
+		n = MAX(n, 0);
+		data += n;
+		len -= (size_t)n;
+	}
+	return 0;
 }
 
 char *copy_url(const struct copy *x, const char *route, const char *path, const char *further)
@@ -65,13 +81,15 @@ int copy_explain(struct copy *x, int rc, const char *path, struct err *e)
 		err_set(e, ERR_CANCELED, "interrupted");
 		return add_rest(x, rc, e);
 	}
-	if (e->code == ERR_NOT_FOUND && strstr(e->text, "no such call: "))
+	if (e->code == ERR_NOT_FOUND && strstr(e->text, "no such call: ")) {
+		x->agent_is_older = true;
 		return err_set(e, ERR_UNIMPLEMENTED,
-			"the agent in %s is older than this command and knows no archives: it "
-			"takes and gives single files ('stasis cp - ID:PATH <FILE', 'stasis cp "
-			"ID:PATH - >FILE'); directories by 'stasis exec -i ID -- tar ...'; a "
-			"sandbox that is created now has the present agent",
+			"the agent in %s is older than this command and takes and gives single "
+			"files alone: directories go by 'stasis exec -i ID -- tar ...'; sandboxes "
+			"have the present agent when they are created after 'stasis image build "
+			"base'",
 			x->guest.id);
+	}
 	if (e->errnum == ECONNRESET) {
 		err_set(e, ERR_BAD_GATEWAY, "%s ended early: %s", path,
 			"the file or the sandbox went away while it was read");

@@ -11,7 +11,8 @@ struct copy {
 	bool follow, exact; // -L, -a
 	struct progress progress;
 	uint64_t files, bytes;
-	unsigned failed; // files that could not be read
+	unsigned failed;     // files that could not be read
+	bool agent_is_older; // copy_explain has found that it knows no archives
 };
 
 // For http_call.tick: progress, and an end after Ctrl-C.
@@ -20,6 +21,8 @@ int copy_tick(void *copy);
 void copy_note(void *copy, enum archive_note what, const char *path, const char *why);
 // An error for what copy_note has told, if it was more than what is always left out.
 int copy_check_failed(const struct copy *x, struct err *e);
+// All of data. -EINTR after Ctrl-C: a pipe that nobody reads blocks for good.
+int copy_write(int fd, const char *data, size_t len);
 // "/files?path=...", or with another route ("/files/tar"), and further ("&rename=1"). Owned by the
 // caller; NULL when out of memory.
 char *copy_url(const struct copy *x, const char *route, const char *path, const char *further);

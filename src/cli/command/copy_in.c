@@ -84,6 +84,72 @@ static int ask_first(struct copy *x, const char *url, const char *shown, struct 
 	return copy_explain(x, rc, shown, e);
 }
 
+// Where a file goes on an agent that does not find that out itself. Relative paths start at the
+// user's home there, too, but it knows no "~".
+static int find_older_path(
+	struct copy *x, const char *local, const char *remote, char **ret, struct err *e)
+{
+	_cleanup_json_ json_t *answer = NULL;
+	if (strcmp(remote, "~") == 0)
+		remote = "";
+	else if (str_starts(remote, "~/"))
+		remote += 2 + strspn(remote + 2, "/");
+	bool is_dir = !*remote || str_ends(remote, "/") || copy_means_content(remote);
+	if (!is_dir) {
+		_cleanup_json_ json_t *req = json_pack("{s:s}", "path", remote);
+		int rc = envd_unary(x->guest.http, &x->guest.target, "filesystem.Filesystem/Stat",
+			req, 30000, &answer, e);
+		if (rc < 0 && e->code != ERR_NOT_FOUND)
+			return rc;
+		*e = (struct err){0};
+		is_dir = str_eq(json_string_value(
+					json_object_get(json_object_get(answer, "entry"), "type")),
+			"FILE_TYPE_DIRECTORY");
+	}
+	*ret = str_printf("%s%s%s", remote, is_dir && *remote && !str_ends(remote, "/") ? "/" : "",
+		is_dir ? copy_base_name(local) : "");
+	return *ret ? 0 : err_errno(e, ENOMEM, "%s", remote);
+}
+
+// A single file to an agent that knows no archives. Of its attributes only the permissions go.
+static int upload_to_older(struct copy *x, const char *local, const char *remote, struct err *e)
+{
+	_cleanup_free_ char *path = NULL;
+	struct envd_exit end = {0};
+	struct stat st;
+	char mode[8];
+	_cleanup_close_ int fd = open(local, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_errno(e, errno, "%s", local);
+	int rc = find_older_path(x, local, remote, &path, e);
+	if (rc == 0)
+		rc = upload_stream(x, fd, path, e);
+	if (rc < 0)
+		return rc;
+	snprintf(mode, sizeof mode, "%o", st.st_mode & 0777);
+	rc = envd_run(x->guest.http, &x->guest.target,
+		&(struct envd_process){.cmd = "chmod",
+			.args = (const char *const[]){mode, "--", path, NULL},
+			.timeout_ms = 30000},
+		&end, e);
+	if (rc < 0 || end.exit_code != 0)
+		return err_set(e, ERR_BAD_GATEWAY,
+			"%s was copied, but has not its permissions (%s)", remote, mode);
+	progress_clear(&x->progress);
+	if (x->exact)
+		output_complain("%s: the sandbox's agent is older: without owner, times and "
+				"attributes",
+			local);
+	return 0;
+}
+
+static bool is_single_file(const struct copy *x, const char *path)
+{
+	struct stat st;
+	int rc = x->follow ? stat(path, &st) : lstat(path, &st);
+	return rc == 0 && S_ISREG(st.st_mode);
+}
+
 static int upload_tree(struct copy *x, const char *local, const char *remote, struct err *e)
 {
 	_cleanup_json_ json_t *answer = NULL;
@@ -103,6 +169,8 @@ static int upload_tree(struct copy *x, const char *local, const char *remote, st
 		rc = err_set(e, ERR_INVALID, "%s is not a directory", local);
 	if (rc == 0)
 		rc = ask_first(x, url, remote, e);
+	if (rc < 0 && x->agent_is_older && is_single_file(x, bare))
+		return upload_to_older(x, bare, remote, e);
 	if (rc < 0)
 		return rc;
 	struct source s = {.copy = x, .fd = -1, .pack = pack};

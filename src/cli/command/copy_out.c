@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include "archive/unpack.h"
 #include "base/file.h"
+#include "base/replace.h"
 #include "base/str.h"
 #include "cli/base/term.h"
 
@@ -19,16 +20,23 @@ struct sink {
 	const char *root; // of unpack_options
 	int dir;	  // parent, once something came
 	struct unpack *unpack;
-	struct err why; // of the write that failed
+	struct replace file; // instead, from an agent that knows no archives
+	struct err why;	     // of the write that failed
 };
 
 static int on_raw(void *ctx, const char *data, size_t len)
 {
 	struct sink *s = ctx;
-	int rc = file_write_full(STDOUT_FILENO, data, len);
+	int rc = copy_write(s->file.fd >= 0 ? s->file.fd : STDOUT_FILENO, data, len);
 	s->copy->bytes += len;
 	s->copy->progress.done += len;
 	return rc < 0 ? err_errno(&s->why, rc, "write") : 0;
+}
+
+static int open_parent(struct sink *s, struct err *e)
+{
+	s->dir = open(s->parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (s->into ? O_NOFOLLOW : 0));
+	return s->dir < 0 ? err_errno(e, errno, "%s", s->parent) : 0;
 }
 
 // Not before something comes: a copy that is refused makes nothing.
@@ -40,9 +48,9 @@ static int open_sink(struct sink *s)
 	// The guest does not say who may write a directory that it has not made.
 	if (!made)
 		s->flags |= UNPACK_KEEP_DIRS;
-	s->dir = open(s->parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (s->into ? O_NOFOLLOW : 0));
-	if (s->dir < 0)
-		return err_errno(&s->why, errno, "%s", s->parent);
+	int rc = open_parent(s, &s->why);
+	if (rc < 0)
+		return rc;
 	return unpack_new(&(struct unpack_options){.dirfd = s->dir,
 				  .root = s->root,
 				  .flags = s->flags,
@@ -97,12 +105,47 @@ static int download(struct sink *s, const char *url, const char *shown,
 
 static int to_stdout(struct copy *x, const char *remote, struct err *e)
 {
-	struct sink s = {.copy = x, .dir = -1};
+	struct sink s = {.copy = x, .dir = -1, .file = REPLACE_INIT};
 	_cleanup_free_ char *url = copy_url(x, "/files", remote, "");
 	if (!url)
 		return err_errno(e, ENOMEM, "%s", remote);
 	int rc = download(&s, url, remote, on_raw, e);
 	x->files += rc == 0;
+	return rc;
+}
+
+// A single file from an agent that knows no archives, with permissions of what is there or of a new
+// file. *e is kept where the agent says that it is none.
+static int file_from_older(struct sink *s, const char *remote, struct err *e)
+{
+	struct err why = {0};
+	unsigned flags = REPLACE_SYNC;
+	flags |= s->flags & UNPACK_FOLLOW_ROOT ? REPLACE_FOLLOW : 0;
+	flags |= s->flags & UNPACK_SPECIAL_ROOT ? REPLACE_SPECIAL : 0;
+	// It knows no "~".
+	const char *path = str_starts(remote, "~/") ? remote + 2 + strspn(remote + 2, "/") : remote;
+	_cleanup_free_ char *url = copy_url(s->copy, "/files", path, "");
+	if (!url)
+		return err_errno(e, ENOMEM, "%s", remote);
+	int rc = open_parent(s, e);
+	if (rc < 0)
+		return rc;
+	rc = replace_begin(&s->file, s->dir, s->root, flags, 0644);
+	if (rc < 0)
+		return err_errno(e, rc, "cannot write %s", s->root);
+	replace_take_old(&s->file);
+	rc = download(s, url, remote, on_raw, &why);
+	if (rc == 0 && (rc = replace_commit(&s->file)) < 0)
+		err_errno(&why, rc, "cannot write %s", s->root);
+	replace_abort(&s->file);
+	if (rc < 0 && !(why.code == ERR_INVALID && strstr(why.text, "is a directory")))
+		*e = why;
+	if (rc == 0) {
+		s->copy->files++;
+		*e = (struct err){0};
+		output_complain(
+			"%s: the sandbox's agent is older: without permissions and times", s->root);
+	}
 	return rc;
 }
 
@@ -112,6 +155,11 @@ static int to_files(struct sink *s, const char *remote, struct err *e)
 	if (!url)
 		return err_errno(e, ENOMEM, "%s", remote);
 	int rc = download(s, url, remote, on_archive, e);
+	if (rc < 0 && s->copy->agent_is_older && !(s->flags & UNPACK_ROOT_IS_DIR)) {
+		rc = file_from_older(s, remote, e);
+		safe_close(s->dir);
+		return rc;
+	}
 	if (rc == 0)
 		rc = s->unpack ? unpack_finish(s->unpack, e)
 			       : err_set(e, ERR_BAD_GATEWAY, "%s ended early", remote);
@@ -199,7 +247,7 @@ int copy_out(struct copy *x, const char *asked, const char *local, struct err *e
 		return to_stdout(x, remote, e);
 	if (!to)
 		return err_errno(e, ENOMEM, "%s", local);
-	struct sink s = {.copy = x, .dir = -1, .parent = to};
+	struct sink s = {.copy = x, .dir = -1, .parent = to, .file = REPLACE_INIT};
 	// Set-id bits never: a program of the guest would have the rights of its owner here.
 	if (x->exact)
 		s.flags |= UNPACK_TIMES | UNPACK_XATTRS | (geteuid() == 0 ? UNPACK_OWNER : 0);

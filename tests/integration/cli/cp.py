@@ -344,15 +344,77 @@ class Cut(Case):
 
 
 class Older(Case):
-    def test_an_agent_without_archives(self):
+    def older(self, **routes):
         missing = (404, {"code": 404, "message": "no such call: GET /files/tar"})
-        s = self.serve(get_tar=missing, post_tar=missing)
-        for args in ((f"{ID}:t", self.here("t")), (STASIS, f"{ID}:")):
+        return self.serve(get_tar=missing, post_tar=missing, **routes)
+
+    def test_trees(self):
+        s = self.older(get_raw=(400, {"code": 400, "message": "/home/user/t: is a directory"}))
+        os.mkdir(self.here("dir"))
+        os.symlink("dir", self.here("link"))
+        for args in ((f"{ID}:t", self.here("t")), (f"{ID}:t/.", self.here("t")), (f"{ID}:t", self.here("t/")),
+                     (self.here("dir"), f"{ID}:"), (self.here("link"), f"{ID}:"), (self.here("dir/."), f"{ID}:x")):
             done = s.run("cp", *args, code=2)
             self.assertIn("older than this command", done.stderr)
             self.assertIn("tar", done.stderr)
-        self.assertEqual(os.listdir(self.dir), [])
-        self.assertEqual(s.calls("POST")[0].body, b"")
+            self.assertIn("stasis image build base", done.stderr)
+        self.assertEqual(sorted(os.listdir(self.dir)), ["dir", "link"])
+        self.assertEqual({r.body for r in s.calls("POST")}, {b""})
+
+    def test_a_file_out(self):
+        s = self.older(get_raw=(200, ("application/octet-stream", b"content")))
+        os.mkdir(self.here("dir"))
+        self.save("old")
+        os.chmod(self.here("old"), 0o600)
+        for remote, to, name, asked in (("f", "", "f", "f"), ("/tmp/g", "x", "x", "/tmp/g"),
+                                        ("~/h", "dir", "dir/h", "h"), ("f", "old", "old", "f")):
+            done = s.run("cp", f"{ID}:{remote}", self.here(to))
+            self.assertIn("older", done.stderr)
+            self.assertEqual(self.read(name), "content")
+            self.assertEqual(s.calls("GET")[-1].query["path"], asked)
+        self.assertEqual(stat.S_IMODE(os.stat(self.here("old")).st_mode), 0o600)
+        # Links and what fails are as of any other agent.
+        self.save("secret")
+        os.symlink("secret", self.here("l"))
+        s.run("cp", f"{ID}:f", self.here("l"))
+        self.assertEqual((self.read("secret"), self.read("l")), ("old", "content"))
+        s = self.older(get_raw=(404, {"code": 404, "message": "/tmp/x: no such file or directory"}))
+        self.assertIn("no such file", s.run("cp", f"{ID}:/tmp/x", self.here("new"), code=4).stderr)
+        s = self.older(get_raw=cut(b"part", 4096))
+        self.save("x")
+        s.run("cp", f"{ID}:/tmp/x", self.here("x"), code=7)
+        self.assertEqual((os.listdir(self.dir), self.read("x")), (["x"], "old"))
+
+    def test_a_file_in(self):
+        got = []
+
+        def take(request):
+            self.assertEqual(request.headers["Transfer-Encoding"], "chunked")
+            body, f = b"", request.handler.rfile
+            while n := int(f.readline(), 16):
+                body += f.read(n)
+                f.readline()
+            f.readline()
+            got.append((request.query["path"], body))
+            return 200, {}
+        agent = played.Agent()
+        kinds = {"/tmp": "FILE_TYPE_DIRECTORY", "/tmp/old": "FILE_TYPE_FILE"}
+
+        def look(request):
+            path = request.json()["path"]
+            if path not in kinds:
+                return 404, {"code": "not_found", "message": f"{path}: no such file"}
+            return 200, {"entry": {"type": kinds[path], "path": path}}
+        s = self.older(post_raw=take)
+        s.routes["POST /filesystem.Filesystem/Stat"] = look
+        s.routes.update(agent.routes())
+        self.save("f", "content")
+        os.chmod(self.here("f"), 0o750)
+        for remote, want in (("", "f"), ("~", "f"), ("~/", "f"), ("~/x", "x"), ("x/", "x/f"), ("/tmp", "/tmp/f"),
+                             ("/tmp/old", "/tmp/old"), ("/tmp/new", "/tmp/new"), ("./", "./f")):
+            s.run("cp", self.here("f"), f"{ID}:{remote}")
+            self.assertEqual(got[-1], (want, b"content"), remote)
+            self.assertEqual(agent.started["process"]["args"], ["750", "--", want])
 
     def test_what_is_not_there(self):
         s = self.serve(get_tar=(404, {"code": 404, "message": "/tmp/x: No such file or directory"}))
