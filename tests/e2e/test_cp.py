@@ -265,6 +265,27 @@ class Directories(Copy):
         self.cp(self.remote("x/."), "x").ok()
         self.assertEqual(os.readlink(os.path.join(self.dir, "x/name")), "/etc/hostname")
 
+    def test_a_link_that_a_copy_brought_is_not_written_through(self):
+        self.write("secret", b"safe")
+        os.mkdir(os.path.join(self.dir, "outside"))
+        self.s.sh(f"cd {self.there} && ln -s {self.dir}/secret report && ln -s {self.dir}/outside results")
+        self.cp(self.remote("report"), ".").ok()
+        self.cp(self.remote("results"), "results").ok()
+        self.s.sh(f"cd {self.there} && rm report results && echo bad >report && mkdir results && echo bad >results/f")
+        for to in (".", "report"):
+            self.cp(self.remote("report"), to).ok()
+            self.assertEqual((self.read("secret"), self.read("report")), (b"safe", b"bad\n"))
+        for source in ("results/.", "results"):
+            r = self.cp(self.remote(source), "results")
+            self.assertIn("symbolic link", r.errors)
+            self.assertEqual((r.code, os.listdir(os.path.join(self.dir, "outside"))), (5, []))
+
+    def test_the_guest_names_nothing_here(self):
+        for home in ("", "~", "~/"):
+            r = self.cp(f"{self.s.id}:{home}", ".")
+            self.assertIn("name one", r.errors)
+            self.assertEqual((r.code, os.listdir(self.dir)), (2, []))
+
 
 class Failures(Copy):
     def test_what_is_not_there(self):
