@@ -7,7 +7,24 @@
 #include "cli/command/all.h"
 #include "cli/command/list.h"
 
-static int call_each(struct cli *c, const char *method, const char *below, struct err *e)
+// What was kept or released, a line each: a sandbox and a snapshot may have the same name.
+static int print_each(const struct cli *c, const json_t *answer, const char *array)
+{
+	size_t i;
+	json_t *v;
+	if (c->json)
+		return output_json(answer);
+	json_array_foreach (json_object_get(answer, array), i, v) {
+		_cleanup_free_ char *kind = output_value(json_object_get(v, "kind")),
+				    *id = output_value(json_object_get(v, "id"));
+		printf("%s %s %s\n", array, kind ? kind : "-", id ? id : "-");
+	}
+	return 0;
+}
+
+// array: of the answer, "" where there is none.
+static int call_each(
+	struct cli *c, const char *method, const char *below, const char *array, struct err *e)
 {
 	int rc = cli_parse(c, NULL, 1, -1, e);
 	for (int i = 0; rc == 0 && i < c->argc; i++) {
@@ -16,24 +33,27 @@ static int call_each(struct cli *c, const char *method, const char *below, struc
 		str_percent_encode(&path, c->argv[i]);
 		if (strbuf_check(&path) < 0)
 			return err_errno(e, ENOMEM, "%s", c->argv[i]);
-		rc = api_call(c, method, path.data, NULL, NULL, e);
+		_cleanup_json_ json_t *answer = NULL;
+		rc = api_call(c, method, path.data, NULL, &answer, e);
+		if (rc == 0 && *array)
+			rc = print_each(c, answer, array);
 	}
 	return rc;
 }
 
 int cmd_retention_rm(struct cli *c, struct err *e)
 {
-	return call_each(c, "DELETE", "rules", e);
+	return call_each(c, "DELETE", "rules", "", e);
 }
 
 int cmd_retention_keep(struct cli *c, struct err *e)
 {
-	return call_each(c, "PUT", "kept", e);
+	return call_each(c, "PUT", "kept", "kept", e);
 }
 
 int cmd_retention_release(struct cli *c, struct err *e)
 {
-	return call_each(c, "DELETE", "kept", e);
+	return call_each(c, "DELETE", "kept", "released", e);
 }
 
 struct rule {

@@ -43,6 +43,11 @@ static json_t *rules_json(struct control *c, struct err *e)
 	return out;
 }
 
+static json_t *one_kept_json(enum retention_kind kind, const char *id)
+{
+	return json_pack("{s:s, s:s}", "kind", retention_kind_name(kind), "id", id);
+}
+
 static json_t *kept_json(struct control *c, struct err *e)
 {
 	_cleanup_free_ struct retention_kept *list = NULL;
@@ -51,9 +56,7 @@ static json_t *kept_json(struct control *c, struct err *e)
 		return NULL;
 	json_t *out = json_array();
 	for (size_t i = 0; i < n; i++)
-		json_array_append_new(
-			out, json_pack("{s:s, s:s}", "kind", retention_kind_name(list[i].kind),
-				     "id", list[i].id));
+		json_array_append_new(out, one_kept_json(list[i].kind, list[i].id));
 	return out;
 }
 
@@ -169,48 +172,56 @@ void retention_delete_rule(struct http_request *r, void *ctx)
 
 // --- what is kept
 
-// A sandbox that has not ended, by id or name, or a snapshot by its name.
-static int keep(struct control *c, struct http_request *r, bool on, struct err *e)
+// A sandbox that has not ended (by id or name) and a snapshot may have the same name. Both are
+// meant then: whoever keeps one must not lose the other. Appends what was kept or released to list.
+static int set_kept(struct control *c, struct http_request *r, bool on, json_t *list, struct err *e)
 {
 	const char *name = http_req_param(r, "name");
 	char id[64];
 	struct template t;
 	find_id(c, r, name, id);
 	_cleanup_(row_unrefp) struct sandbox_row *row = rows_get(c->rows, id);
-	if (row && !row_ended(row))
-		return retention_keep(c->db, RETENTION_SANDBOX, row->id, on, e);
 	int rc = templates_get(c->db, name, &t, e);
-	if (rc == 0)
-		return retention_keep(c->db, RETENTION_SNAPSHOT, t.name, on, e);
-	if (!on) { // one that is gone is not kept any more
-		*e = (struct err){0};
-		rc = retention_keep(c->db, RETENTION_SANDBOX, id, false, e);
-		return rc == 0 ? retention_keep(c->db, RETENTION_SNAPSHOT, name, false, e) : rc;
+	if (rc < 0 && e->code != ERR_NOT_FOUND)
+		return rc;
+	// What is gone may be noted as kept still.
+	const bool meant[] = {!on || (row && !row_ended(row)), !on || rc == 0};
+	const char *const ids[] = {id, name};
+	*e = (struct err){0};
+	for (unsigned k = RETENTION_SANDBOX; k <= RETENTION_SNAPSHOT; k++) {
+		enum retention_kind kind = (enum retention_kind)k;
+		rc = meant[k] ? retention_keep(c->db, kind, ids[k], on, e) : 0;
+		if (rc < 0)
+			return rc;
+		if (on ? meant[k] : rc == 1)
+			json_array_append_new(list, one_kept_json(kind, ids[k]));
 	}
-	return e->code == ERR_NOT_FOUND
-		       ? err_set(e, ERR_NOT_FOUND, "no sandbox or snapshot '%.63s'", name)
-		       : rc;
+	if (json_array_size(list))
+		return 0;
+	return err_set(e, ERR_NOT_FOUND,
+		on ? "no sandbox or snapshot '%.63s'" : "nothing is kept under '%.63s'", name);
 }
 
-static void set_kept(struct http_request *r, struct control *c, bool on)
+static void answer_kept(struct http_request *r, struct control *c, bool on)
 {
 	struct err e = {0};
+	_cleanup_json_ json_t *list = json_array();
 	if (work_refuse_key(r, "keeping it twice is keeping it once"))
 		return;
-	if (keep(c, r, on, &e) < 0)
+	if (set_kept(c, r, on, list, &e) < 0)
 		reply_error(r, &e);
 	else
-		http_reply_empty(r, 204);
+		http_reply_json(r, 200, json_pack("{s:O}", on ? "kept" : "released", list));
 }
 
 void retention_set_kept(struct http_request *r, void *ctx)
 {
-	set_kept(r, ctx, true);
+	answer_kept(r, ctx, true);
 }
 
 void retention_delete_kept(struct http_request *r, void *ctx)
 {
-	set_kept(r, ctx, false);
+	answer_kept(r, ctx, false);
 }
 
 // --- a pass

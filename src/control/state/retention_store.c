@@ -189,6 +189,8 @@ int retention_keep(struct db *db, enum retention_kind kind, const char *id, bool
 			     "ss", kind_names[kind], id)
 		   : db_exec(db, e, "DELETE FROM retention_kept WHERE kind = ? AND id = ?", "ss",
 			     kind_names[kind], id);
+	if (rc == 0)
+		rc = sqlite3_changes(db_handle(db)) > 0;
 	db_unlock(db);
 	return rc;
 }

@@ -45,7 +45,7 @@ int retention_put_item(
 	struct db *db, const struct retention_item *i, const struct db_also *also, struct err *e);
 int retention_drop_item(struct db *db, enum retention_kind kind, const char *id, struct err *e);
 
-// Kept: never taken. Setting what is set is success.
+// Kept: never taken. 1 where that changed anything; setting what is set is success, too.
 int retention_keep(struct db *db, enum retention_kind kind, const char *id, bool on, struct err *e);
 struct retention_kept {
 	enum retention_kind kind;

@@ -76,7 +76,8 @@ class Retention(Case):
         s = self.serve({
             "PUT /v1/retention/rules/old": (200, rule), "DELETE /v1/retention/rules/old": (204, b""),
             "GET /v1/retention": (200, {"rules": [rule], "kept": []}),
-            "PUT /v1/retention/kept/a%20b": (204, b""), "DELETE /v1/retention/kept/web": (204, b""),
+            "PUT /v1/retention/kept/a%20b": (200, {"kept": []}),
+            "DELETE /v1/retention/kept/web": (200, {"released": []}),
             "POST /v1/retention/run": (200, {"dry_run": True, "items": [item]})})
         s.out("retention", "add", "old", "--of", "paused", "--older-than", "30d", "--grace", "2h", "--per", "key",
               "--max-size", "1G")

@@ -348,8 +348,8 @@ static void what_is_kept_stays(void **state)
 	call_drop(f, "PATCH", path_of(id, "", path), "{\"name\":\"mine\"}", 200);
 	snprintf(body, sizeof body, "{\"sandbox_id\":\"%s\",\"name\":\"warm\"}", id);
 	call_drop(f, "POST", "/v1/snapshots", body, 201);
-	call_drop(f, "PUT", "/v1/retention/kept/mine", NULL, 204);
-	call_drop(f, "PUT", "/v1/retention/kept/warm", NULL, 204);
+	call_drop(f, "PUT", "/v1/retention/kept/mine", NULL, 200);
+	call_drop(f, "PUT", "/v1/retention/kept/warm", NULL, 200);
 	refused(f, "PUT", "/v1/retention/kept/nobody", NULL, 404, "nobody");
 	add_rule(f, "boxes", "{\"what\":\"paused\",\"max_age_sec\":0,\"grace_sec\":0}");
 	add_rule(f, "snaps", "{\"what\":\"snapshots\",\"max_age_sec\":0,\"grace_sec\":0}");
@@ -357,19 +357,49 @@ static void what_is_kept_stays(void **state)
 	char other[64];
 	create_box(f, "{}", other);
 	snprintf(body, sizeof body, "/v1/retention/kept/%s", other);
-	call_drop(f, "PUT", body, NULL, 204);
+	call_drop(f, "PUT", body, NULL, 200);
 	call_drop(f, "DELETE", path_of(other, "", path), NULL, 204);
 	expect(f, false, 0, ""); // what is gone is not kept any more
 	_cleanup_json_ json_t *all = call(f, "GET", "/v1/retention", NULL, 200);
 	assert_int_equal(json_array_size(json_object_get(all, "rules")), 2);
 	assert_int_equal(json_array_size(json_object_get(all, "kept")), 2);
-	call_drop(f, "DELETE", "/v1/retention/kept/mine", NULL, 204);
-	call_drop(f, "DELETE", "/v1/retention/kept/warm", NULL, 204);
+	call_drop(f, "DELETE", "/v1/retention/kept/mine", NULL, 200);
+	call_drop(f, "DELETE", "/v1/retention/kept/warm", NULL, 200);
 	expect(f, false, 2, "warn");
 	expect(f, false, 2, "remove");
 	assert_false(is_there(f, id));
 	refused(f, "GET", "/v1/snapshots/warm", NULL, 404, "warm");
 	assert_int_equal(events(f, "retention_removed", NULL), 2);
+}
+
+// A sandbox and a snapshot may have the same name.
+static void of_one_name_both_are_kept(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200], body[200];
+	paused(f, id);
+	call_drop(f, "PATCH", path_of(id, "", path), "{\"name\":\"web\"}", 200);
+	snprintf(body, sizeof body, "{\"sandbox_id\":\"%s\",\"name\":\"web\"}", id);
+	call_drop(f, "POST", "/v1/snapshots", body, 201);
+	add_rule(f, "boxes", "{\"what\":\"paused\",\"max_age_sec\":0,\"grace_sec\":0}");
+	add_rule(f, "snaps", "{\"what\":\"snapshots\",\"max_age_sec\":0,\"grace_sec\":0}");
+	_cleanup_json_ json_t *kept = call(f, "PUT", "/v1/retention/kept/web", NULL, 200);
+	assert_int_equal(json_array_size(json_object_get(kept, "kept")), 2);
+	expect(f, false, 0, "");
+	_cleanup_json_ json_t *gone = call(f, "DELETE", "/v1/retention/kept/web", NULL, 200);
+	assert_int_equal(json_array_size(json_object_get(gone, "released")), 2);
+	expect(f, false, 2, "warn");
+	refused(f, "DELETE", "/v1/retention/kept/web", NULL, 404, "nothing is kept");
+	refused(f, "DELETE", "/v1/retention/kept/nosuch", NULL, 404, "nosuch");
+	// Of the two each alone, by what is its own.
+	snprintf(body, sizeof body, "/v1/retention/kept/%s", id);
+	_cleanup_json_ json_t *one = call(f, "PUT", body, NULL, 200);
+	json_t *items = json_object_get(one, "kept");
+	assert_int_equal(json_array_size(items), 1);
+	assert_string_equal(text(json_array_get(items, 0), "kind"), "sandbox");
+	expect(f, false, 1, "remove");
+	assert_true(is_there(f, id));
+	refused(f, "GET", "/v1/snapshots/web", NULL, 404, "web");
 }
 
 static void snapshots_go_by_number_and_use(void **state)
@@ -476,6 +506,7 @@ int main(void)
 		T(what_is_used_at_the_last_moment_stays),
 		T(a_removal_that_was_cut_off_is_finished),
 		T(what_is_kept_stays),
+		T(of_one_name_both_are_kept),
 		T(snapshots_go_by_number_and_use),
 		T(a_snapshot_that_was_replaced_stays),
 		T(a_pass_removes_a_few),
