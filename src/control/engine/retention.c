@@ -4,7 +4,8 @@
 // over: a warning and its event are one transaction, a removal is an operation with its own
 // journal, and what is gone by then is forgotten by the next pass. That a sandbox is as it was
 // judged is the host's to say, in the operation itself (hostagent_ops.expire); of a snapshot it is
-// said in the transaction that takes its name.
+// said in the transaction that takes its name. What was said and done since the pass looked (it may
+// be minutes) is read again in the transaction that begins the removal (retention_still_due).
 #include "control/engine/retention.h"
 #include <inttypes.h>
 #include <string.h>
@@ -35,7 +36,7 @@ void retention_advance(struct retention_clock *c, uint64_t mono_ns, uint64_t wal
 // What there is; things[i] belongs to subjects[i].
 struct thing {
 	char stamp[80], snapshot[UUID_SIZE];
-	uint64_t generation;
+	uint64_t generation, used_ns; // as of retention_due
 	struct retention_item *item;
 };
 
@@ -92,17 +93,16 @@ static int add_row(struct pass *p, struct sandbox_row *row, struct err *e)
 {
 	struct retention_subject s = {.kind = RETENTION_SANDBOX};
 	struct thing t = {.generation = row->generation};
-	uint64_t used = 0;
 	if (row->now != ROW_PAUSED || row_ended(row))
 		return 0;
-	int rc = retention_last_operation(p->en->db, row->id, &used, e);
+	int rc = retention_last_operation(p->en->db, row->id, &t.used_ns, e);
 	if (rc < 0)
 		return rc;
 	snprintf(s.id, sizeof s.id, "%s", row->id);
 	row_get_name(row, s.name);
 	snprintf(s.api_key, sizeof s.api_key, "%s", row->api_key);
 	snprintf(s.template, sizeof s.template, "%s", row->template);
-	snprintf(t.stamp, sizeof t.stamp, "%" PRIu64 " %" PRIu64, t.generation, used);
+	snprintf(t.stamp, sizeof t.stamp, "%" PRIu64 " %" PRIu64, t.generation, t.used_ns);
 	rc = add(p, &s, &t);
 	return rc < 0 ? err_errno(e, rc, "retention") : 0;
 }
@@ -142,7 +142,7 @@ static int list_things(struct pass *p, struct err *e)
 	rc = each_row(p, list, n, newest, e);
 	for (size_t i = 0; rc == 0 && i < n; i++) {
 		struct retention_subject s = {.kind = RETENTION_SNAPSHOT};
-		struct thing t = {0};
+		struct thing t = {.used_ns = newest[i]};
 		memcpy(s.id, list[i].name, sizeof s.id);
 		memcpy(s.name, list[i].name, sizeof s.name);
 		memcpy(s.api_key, list[i].api_key, sizeof s.api_key);
@@ -335,10 +335,17 @@ static int unwarn(struct pass *p, size_t i, struct err *e)
 	return rc;
 }
 
+static int check_due(void *ctx, struct db *db, struct err *e)
+{
+	return retention_still_due(db, ctx, e);
+}
+
 static int remove_one(struct pass *p, size_t i, const struct retention_rule *r, struct err *e)
 {
 	const struct retention_subject *s = &p->subjects[i];
-	struct task t = {0};
+	struct retention_due due = {s->kind, s->id, r->name, r->created_ns, p->things[i].used_ns};
+	const struct db_also check = {check_due, &due};
+	struct task t = {.first = &check};
 	struct telling end;
 	telling_init(&end, p, "retention_removed", s, r);
 	if (s->kind == RETENTION_SANDBOX) {

@@ -19,7 +19,8 @@ struct ending {
 static int write_begin(void *ctx, struct db *db, struct err *e)
 {
 	struct ending *x = ctx;
-	return operations_insert(db, &x->t->op, e);
+	int rc = db_run_also(db, x->t->first, e);
+	return rc == 0 ? operations_insert(db, &x->t->op, e) : rc;
 }
 
 // For what is open in memory; the transaction reads it again.

@@ -39,6 +39,9 @@ struct task {
 	// What is open besides, for the host to follow: the deletion of a snapshot that lost its
 	// name. Its id; "": none.
 	char follow_up[UUID_SIZE];
+	// Written, and asked, first in the transaction of its begin; NULL: nothing. Where it fails
+	// nothing is begun.
+	const struct db_also *first;
 	uint64_t event; // number of the event that its end is told by, 0: none
 	// fork
 	struct task_child *children;

@@ -244,13 +244,47 @@ static int read_u64(void *ctx, sqlite3_stmt *st)
 	return 1;
 }
 
+static int last_operation(struct db *db, const char *sandbox, uint64_t *ret, struct err *e)
+{
+	return db_query(db, e, read_u64, ret,
+		"SELECT coalesce(max(s.created_ns), 0) FROM operation_subjects s JOIN operations o "
+		"ON o.id = s.operation WHERE s.sandbox = ? AND o.kind <> 'destroy'",
+		"s", sandbox);
+}
+
 int retention_last_operation(struct db *db, const char *sandbox, uint64_t *ret, struct err *e)
 {
 	*ret = 0;
-	int rc = DB_LOCKED(db, db_query(db, e, read_u64, ret,
-				       "SELECT coalesce(max(s.created_ns), 0) FROM "
-				       "operation_subjects s JOIN operations o ON o.id = "
-				       "s.operation WHERE s.sandbox = ? AND o.kind <> 'destroy'",
-				       "s", sandbox));
+	int rc = DB_LOCKED(db, last_operation(db, sandbox, ret, e));
 	return MIN(rc, 0);
+}
+
+// --- the last look
+
+int retention_still_due(struct db *db, const struct retention_due *d, struct err *e)
+{
+	uint64_t kept = 0, rule = 0, used = 0;
+	int rc = db_query(db, e, read_u64, &kept,
+		"SELECT count(*) FROM retention_kept WHERE kind = ? AND id = ?", "ss",
+		kind_names[d->kind], d->id);
+	if (rc >= 0)
+		rc = db_query(db, e, read_u64, &rule,
+			"SELECT created_ns FROM retention_rules WHERE name = ?", "s", d->rule);
+	if (rc >= 0)
+		rc = d->kind == RETENTION_SANDBOX
+			     ? last_operation(db, d->id, &used, e)
+			     : db_query(db, e, read_u64, &used,
+				       "SELECT coalesce(max(created_ns), 0) FROM sandboxes "
+				       "WHERE template = ?",
+				       "s", d->id);
+	if (rc < 0)
+		return rc;
+	const char *what = kind_names[d->kind];
+	if (kept)
+		return err_set(e, ERR_CONFLICT, "%s '%s' is kept since", what, d->id);
+	if (rule != d->rule_created_ns)
+		return err_set(e, ERR_CONFLICT, "rule '%s' was changed meanwhile", d->rule);
+	if (used > d->used_ns)
+		return err_set(e, ERR_CONFLICT, "%s '%s' was used meanwhile", what, d->id);
+	return 0;
 }

@@ -60,3 +60,14 @@ int retention_get_clock(struct db *db, struct retention_clock *ret, struct err *
 int retention_put_clock(struct db *db, const struct retention_clock *c, struct err *e);
 // The newest operation on a sandbox other than its removal, by its time; 0: none is known any more.
 int retention_last_operation(struct db *db, const char *sandbox, uint64_t *ret, struct err *e);
+
+// What was judged, and by what.
+struct retention_due {
+	enum retention_kind kind;
+	const char *id, *rule;
+	uint64_t rule_created_ns;
+	uint64_t used_ns; // its last operation, or when the newest sandbox was made from it
+};
+// In the transaction of its removal (the database is locked). ERR_CONFLICT where it is kept since,
+// the rule is another, or it was used.
+int retention_still_due(struct db *db, const struct retention_due *d, struct err *e);

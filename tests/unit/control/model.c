@@ -590,6 +590,7 @@ static int usage(
 	void *host, const struct host_usage_ask *ask, struct host_usage_report *ret, struct err *e)
 {
 	struct model *m = host;
+	before(m, "usage");
 	*ret = (struct host_usage_report){.sum = {.total_bytes = 1000,
 						  .free_bytes = 400,
 						  .sandboxes = 2,

@@ -31,8 +31,8 @@ struct model {
 	// Called by fork before its child i is done, and by snapshot_create before it is made.
 	void (*before_child)(void *ctx, size_t i);
 	void (*before_snapshot)(void *ctx);
-	// Called by create, pause, resume, set_timeout and set_on_timeout before anything is done,
-	// with their names.
+	// Called by create, pause, resume, usage, expire, set_timeout and set_on_timeout before
+	// anything is done, with their names.
 	void (*before)(void *ctx, const char *call);
 	void *ctx;
 	atomic_bool volume_gone;

@@ -312,6 +312,86 @@ static void what_is_used_at_the_last_moment_stays(void **state)
 	assert_int_equal(events(f, "retention_removed", NULL), 0);
 }
 
+// What somebody asked for while the pass looked at all files, and was answered.
+struct caller {
+	struct fixture *f;
+	const char *method, *path, *body;
+	int status;
+	bool done;
+};
+
+static void ask_meanwhile(void *ctx, const char *call)
+{
+	struct caller *c = ctx;
+	if (!str_eq(call, "usage") || c->done)
+		return;
+	c->done = true;
+	call_drop(c->f, c->method, c->path, c->body, c->status);
+}
+
+// The pass is this thread's: the client is free to ask.
+static void meanwhile(
+	struct fixture *f, const char *method, const char *path, const char *body, int status)
+{
+	_cleanup_free_ struct retention_outcome *list = NULL;
+	struct caller c = {f, method, path, body, status, false};
+	struct err e = {0};
+	size_t n = 0;
+	f->model.ctx = &c;
+	f->model.before = ask_meanwhile;
+	assert_int_equal(
+		engine_retention(&f->control->engine, f->control->feed, false, &list, &n, &e), 0);
+	f->model.before = NULL;
+	assert_true(c.done);
+	assert_int_equal(n, 1);
+	assert_int_equal(list[0].action, RETENTION_FAILED);
+	assert_int_equal(list[0].e.code, ERR_CONFLICT);
+	assert_int_equal(events(f, "retention_removed", NULL), 0);
+}
+
+static void what_is_done_while_a_pass_looks_counts(void **state)
+{
+	static const char boxes[] =
+		"{\"what\":\"paused\",\"max_age_sec\":0,\"max_bytes\":1,\"grace_sec\":0}";
+	static const char snaps[] =
+		"{\"what\":\"snapshots\",\"max_age_sec\":0,\"max_bytes\":1,\"grace_sec\":0,"
+		"\"keep_newest\":0}";
+	struct fixture *f = *state;
+	char id[64], path[200], body[200], keep[200];
+	paused(f, id);
+	expect(f, false, 0, "");
+	serve_for(f, 60);
+	paused(f, body); // the newest stays where bytes count
+	snprintf(keep, sizeof keep, "/v1/retention/kept/%s", id);
+	add_rule(f, "boxes", boxes);
+	expect(f, false, 1, "warn");
+	meanwhile(f, "PUT", keep, NULL, 200);
+	expect(f, false, 0, "");
+	call_drop(f, "DELETE", keep, NULL, 200);
+	expect(f, false, 1, "warn");
+	meanwhile(f, "DELETE", "/v1/retention/rules/boxes", NULL, 204);
+	add_rule(f, "boxes", boxes);
+	expect(f, false, 1, "warn");
+	meanwhile(f, "PUT", "/v1/retention/rules/boxes", boxes, 200);
+	expect(f, false, 1, "warn");
+	meanwhile(f, "POST", path_of(id, "/fork", path), "{\"count\":1}", 200);
+	assert_true(is_there(f, id));
+	call_drop(f, "DELETE", "/v1/retention/rules/boxes", NULL, 204);
+	// Of two snapshots the newest stays.
+	static const char *const names[] = {"warm", "hot"};
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		snprintf(
+			body, sizeof body, "{\"sandbox_id\":\"%s\",\"name\":\"%s\"}", id, names[i]);
+		call_drop(f, "POST", "/v1/snapshots", body, 201);
+		expect(f, false, 0, "");
+		serve_for(f, 60);
+	}
+	add_rule(f, "snaps", snaps);
+	expect(f, false, 1, "warn");
+	meanwhile(f, "POST", "/v1/sandboxes", "{\"template\":\"warm\"}", 201);
+	call_drop(f, "GET", "/v1/snapshots/warm", NULL, 200);
+}
+
 // The end of a removal cannot be written, or the server is killed before it is: another hand brings
 // it to its end, and that is told once.
 static void a_removal_that_was_cut_off_is_finished(void **state)
@@ -504,6 +584,7 @@ int main(void)
 		T(it_warns_waits_and_removes),
 		T(a_use_begins_it_anew),
 		T(what_is_used_at_the_last_moment_stays),
+		T(what_is_done_while_a_pass_looks_counts),
 		T(a_removal_that_was_cut_off_is_finished),
 		T(what_is_kept_stays),
 		T(of_one_name_both_are_kept),
