@@ -13,7 +13,7 @@
 int checkpoint_prepare(struct operation *o, struct err *e)
 {
 	struct checkpoint *k = o->work;
-	int rc = space_check(o->h, o->kind->name, capture_needs(o->h, o->s), 0, e);
+	int rc = space_check(o->h, o->kind->name, capture_needs(o->h, o->s), e);
 	if (rc < 0)
 		return rc;
 	rc = capture_init(&k->capture, k->kind, k->snapshot, o->s->full_next, o->journal);

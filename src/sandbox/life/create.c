@@ -25,7 +25,7 @@ struct create {
 
 static int prepare(struct operation *o, struct err *e)
 {
-	return space_check(o->h, "create", 0, o->s->info.memory_mb, e);
+	return space_start(o->h, "create", o->s, e);
 }
 
 static bool is_ending(struct host *h, const struct sandbox *s)

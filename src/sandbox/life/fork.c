@@ -93,9 +93,10 @@ struct source_of_fork {
 };
 
 // Before the guest is stopped: no child of a fork would come up.
-static int check_room(struct host *h, size_t n, struct err *e)
+static int check_room(struct host *h, size_t n, unsigned memory_mb, struct err *e)
 {
-	int rc = space_check(h, "fork", 0, 0, e);
+	uint64_t pauses = h->pause_room ? n * ((uint64_t)memory_mb << 20) : 0;
+	int rc = space_check(h, "fork", pauses, e);
 	if (rc < 0)
 		return rc;
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
@@ -111,7 +112,7 @@ static int check_room(struct host *h, size_t n, struct err *e)
 static int prepare(struct operation *o, struct err *e)
 {
 	const struct source_of_fork *f = o->work;
-	int rc = check_room(o->h, f->req->n, e);
+	int rc = check_room(o->h, f->req->n, o->s->info.memory_mb, e);
 	return rc < 0 ? rc : checkpoint_prepare(o, e);
 }
 
@@ -167,7 +168,7 @@ int host_fork(struct host *h, struct host_fork *req, struct err *e)
 	if (running) {
 		rc = capture_source(&f, &o, e);
 		operation_release(&o, NULL);
-	} else if ((rc = check_room(h, req->n, e)) < 0 ||
+	} else if ((rc = check_room(h, req->n, o.s->info.memory_mb, e)) < 0 ||
 		   (rc = store_op_begin(h, o.id, "fork", req->id, NULL, NULL, NULL, e)) < 0) {
 		operation_release(&o, NULL);
 	} else {

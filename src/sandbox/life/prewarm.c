@@ -46,7 +46,7 @@ static int warm_up(const struct sandbox *s, struct err *e)
 static int prepare(struct operation *o, struct err *e)
 {
 	struct prewarm *p = o->work;
-	int room = space_check(o->h, "prewarm", (uint64_t)o->s->info.memory_mb << 20, 0, e);
+	int room = space_check(o->h, "prewarm", (uint64_t)o->s->info.memory_mb << 20, e);
 	if (room < 0)
 		return room;
 	int rc = capture_init(&p->capture, "frozen", NULL, false, o->journal);

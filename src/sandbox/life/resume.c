@@ -27,7 +27,7 @@ static int prepare(struct operation *o, struct err *e)
 	struct resume *r = o->work;
 	// It takes no room at once; what it may need for its next pause is asked for where that is
 	// kept.
-	int rc = o->h->pause_room ? space_check(o->h, "resume", 0, o->s->info.memory_mb, e) : 0;
+	int rc = o->h->pause_room ? space_start(o->h, "resume", o->s, e) : 0;
 	if (rc == 0)
 		rc = source_open(o->h, o->s->info.snapshot, r->req->disk_only, &r->src, e);
 	if (rc == 0 && r->req->disk_only)
@@ -114,6 +114,8 @@ static int wait_for_turn(struct operation *o, bool rolls_back, struct err *e)
 			h->max_sandboxes);
 	if (rc == 0) {
 		s->starts = true;
+		// Rolled back it is paused for a moment, and goes on in its room.
+		s->has_room = s->info.state == SANDBOX_RUNNING;
 		turn = turn_join(h, s);
 	}
 	pthread_mutex_unlock(&h->lock);

@@ -44,7 +44,7 @@ struct copy {
 static int copy_prepare(struct operation *o, struct err *e)
 {
 	struct copy *c = o->work;
-	int rc = space_check(o->h, "snapshot", 0, 0, e);
+	int rc = space_check(o->h, "snapshot", 0, e);
 	if (rc < 0)
 		return rc;
 	snprintf(o->journal, sizeof o->journal, "{\"snapshot\":\"%s\"}", c->id);

@@ -54,6 +54,7 @@ struct sandbox {
 	bool has_files; // in its directory, be it the console alone
 	struct gate_ticket ticket;
 	bool starts;	  // a resume: it counts as one that runs
+	bool has_room;	  // for its pause, before it runs (space.h); until the claim ends
 	struct slot slot; // valid while has_slot
 	bool has_slot;
 	int pidfd;	      // of the shim, -1: none
@@ -111,6 +112,7 @@ struct host {
 	uint64_t reserve_bytes; // of the volume (space.h)
 	unsigned reserve_percent;
 	bool pause_room;
+	pthread_mutex_t space_lock;	 // one start is given room at a time; outer of lock
 	_Atomic int space_level;	 // enum space_level
 	_Atomic uint64_t space_promised; // to pauses under way
 

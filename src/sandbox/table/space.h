@@ -24,10 +24,12 @@ enum space_level space_judge(enum space_level was, const struct space *s);
 // As it is now; the host's level follows. host.lock is not held.
 void space_read(struct host *h, struct space *ret);
 // ERR_NO_SPACE when what ("create") must wait: below the reserve, or less than that would be left
-// after needs bytes more, memory_mb of them those of a sandbox that will run.
-int space_check(
-	struct host *h, const char *what, uint64_t needs, unsigned memory_mb, struct err *e);
-// The same for what may use the reserve. Promised until it is given back, so that many at once are
-// not told the same room.
+// after needs bytes more; with pause_room also after pauses of all that runs.
+int space_check(struct host *h, const char *what, uint64_t needs, struct err *e);
+// The same before a claimed sandbox starts. With pause_room it is given room for its pause, which
+// nobody else is told of, until it runs or its claim ends.
+int space_start(struct host *h, const char *what, struct sandbox *s, struct err *e);
+// As space_check for what may use the reserve. Promised until it is given back, so that many at
+// once are not told the same room.
 int space_promise(struct host *h, const char *what, uint64_t bytes, struct err *e);
 void space_give_back(struct host *h, uint64_t bytes);

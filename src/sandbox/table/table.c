@@ -59,6 +59,7 @@ void host_remove(struct host *h, struct sandbox *s)
 void host_release(struct host *h, struct sandbox *s)
 {
 	s->operation = NULL;
+	s->has_room = false;
 	bool lives = s->info.state == SANDBOX_RUNNING || s->info.state == SANDBOX_ERROR;
 	if (lives && s->pidfd >= 0 && !s->freeing && !s->hidden)
 		monitor_watch(h, s);

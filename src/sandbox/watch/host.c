@@ -105,6 +105,7 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	pthread_mutex_init(&h->event_lock, NULL);
 	pthread_mutex_init(&h->upkeep_lock, NULL);
 	pthread_mutex_init(&h->usage_lock, NULL);
+	pthread_mutex_init(&h->space_lock, NULL);
 	gate_init(&h->gate, STARTS_PER_CPU * processors());
 	pthread_cond_init(&h->changed, NULL);
 	pthread_cond_init(&h->event_added, NULL);
@@ -227,6 +228,7 @@ static void free_host(struct host *h)
 	pthread_cond_destroy(&h->upkeep_wake);
 	pthread_mutex_destroy(&h->upkeep_lock);
 	pthread_mutex_destroy(&h->usage_lock);
+	pthread_mutex_destroy(&h->space_lock);
 	gate_done(&h->gate);
 	pthread_mutex_destroy(&h->lock);
 	pthread_mutex_destroy(&h->event_lock);

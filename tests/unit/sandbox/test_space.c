@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The volume's space in the played world: whose it is, what a removal gives back, and what is
 // refused where it is short. Run on tmpfs, and on XFS, where disks share blocks.
+#include <pthread.h>
 #include <string.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -327,6 +328,78 @@ static void pause_without_room(const void *arg)
 	play_close(h);
 }
 
+struct start {
+	struct host *h;
+	struct play *p;
+	unsigned box;
+	char kind; // create, resume, fork
+	int rc;
+	struct err e;
+};
+
+static void *start(void *arg)
+{
+	struct start *s = arg;
+	s->rc = s->kind == 'c'	 ? play_create(s->h, s->p, s->box, -1, false, NULL, &s->e)
+		: s->kind == 'r' ? play_resume(s->h, s->p, s->box, -1, false, NULL, &s->e)
+				 : play_fork(s->h, s->p, 0, s->box, NULL, &s->e);
+	return NULL;
+}
+
+// What begins to run, at a fault point, is given the room before: of those that come meanwhile
+// none has it. A guest's memory is 1 MiB.
+static void room_for_each_pause(const void *arg)
+{
+	const char *how = arg; // kind of start, and of those that come meanwhile
+	world.pause_room = true;
+	struct play *p = play_new();
+	struct host *h = play_open();
+	for (unsigned i = 0; i < 3; i++) {
+		OK(play_create(h, p, i, -1, false, NULL, &e));
+		then_created(p, i, -1);
+	}
+	for (unsigned i = 1; i < 3; i++) {
+		OK(play_pause(h, p, i, NULL, &e));
+		then_paused(p, i);
+	}
+	play_idle(h, p, "before");
+	has_free(RESERVE + 2 * MIB + MIB / 2); // of the one that runs, and of one more
+	struct start first = {h, p, how[0] == 'r' ? 1 : 3, how[0]};
+	stage_fault(how[0] == 'r' ? "resume.after_journal" : "create.after_journal", FAULT_HOLD);
+	pthread_t thread;
+	check(pthread_create(&thread, NULL, start, &first) == 0, "thread");
+	stage_wait_holding();
+	for (const char *k = how + 1; *k; k++) {
+		struct start other = {h, p, *k == 'r' ? 2 : 4, *k};
+		start(&other);
+		refused(other.rc, &other.e, "a start while another has the room");
+		check(strstr(other.e.text, "may need 0 MiB") == NULL &&
+				strstr(other.e.text, "up to 2 MiB"),
+			"'%s' does not say what is whose", other.e.text);
+	}
+	stage_let_go();
+	pthread_join(thread, NULL);
+	stage_calm();
+	check(first.rc == 0, "the first: %s", first.e.text);
+	if (how[0] == 'r')
+		then_resumed(p, 1, -1, false);
+	else
+		then_created(p, 3, -1);
+	play_check(h, p, "after one start");
+	// A start that fails gives the room back; so does a pause.
+	OK(play_pause(h, p, 0, NULL, &e));
+	then_paused(p, 0);
+	stage_fault("create.after_journal", FAULT_FAIL);
+	struct err why = {0};
+	check(play_create(h, p, 5, -1, true, NULL, &why) < 0, "it came up");
+	stage_calm();
+	OK(play_resume(h, p, 2, -1, false, NULL, &e));
+	then_resumed(p, 2, -1, false);
+	refused(play_create(h, p, 5, -1, false, NULL, &why), &why, "one more than fit");
+	play_check(h, p, "with all room given");
+	play_close(h);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct played_case cases[] = {
@@ -338,6 +411,8 @@ int main(int argc, char **argv)
 		{"low/bytes", low, &no},
 		{"low/inodes", low, &yes_},
 		{"low/pause", pause_without_room},
+		{"pause-room/create", room_for_each_pause, "crcf"},
+		{"pause-room/resume", room_for_each_pause, "rcrf"},
 	};
 	static const struct known_fault known[] = {{"", ""}};
 	return cases_run(argc, argv, cases, ARRAY_SIZE(cases), known, ARRAY_SIZE(known));

@@ -98,7 +98,7 @@ struct stage {
 
 struct world {
 	char dir[64], data[96], run[96];
-	bool firecracker;
+	bool firecracker, pause_room;
 	struct stage *stage;
 	int born; // socket to the helper that makes processes
 	pid_t born_pid;

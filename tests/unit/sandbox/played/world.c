@@ -96,7 +96,8 @@ int world_try_open(struct host **ret, struct err *e)
 	struct host_config cfg = {.data_dir = world.data,
 		.run_dir = world.run,
 		.vmm = world.firecracker ? "firecracker" : "fcqemu",
-		.firecracker_path = "/bin/true"};
+		.firecracker_path = "/bin/true",
+		.pause_room = world.pause_room};
 	return host_open(&cfg, ret, e);
 }
 
