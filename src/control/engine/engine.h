@@ -61,8 +61,9 @@ struct engine {
 	// --- its own
 	_Atomic enum engine_reach reach;	// as of the last look at the host
 	pthread_mutex_t events;			// one applies them at a time
-	pthread_mutex_t retention;		// one pass at a time; of the next
-	uint64_t retention_seen_ns;		// CLOCK_MONOTONIC of the last pass, 0: none yet
+	pthread_mutex_t retention;		// one pass at a time, but for dry runs
+	_Atomic uint64_t retention_seen_ns;	// CLOCK_MONOTONIC of the last pass, 0: none yet
+	_Atomic size_t retention_first;		// where the next pass begins
 	pthread_mutex_t lock;			// of what follows
 	char reported[ENGINE_REPORTED_MAX][64]; // ids that were logged as unknown
 	size_t next_reported;

@@ -53,7 +53,7 @@ struct pass {
 	size_t n_rules, n_items, n_kept, n, size;
 	bool bytes_known;
 	struct retention_outcome *outcomes;
-	size_t n_outcomes, removed;
+	size_t n_outcomes, removed, failed, last_tried;
 };
 
 static void pass_done(struct pass *p)
@@ -422,12 +422,14 @@ static int act(struct pass *p, size_t i, struct err *e)
 		o->action = RETENTION_WAIT;
 	} else if (is_busy(p, i)) {
 		o->action = RETENTION_BUSY;
-	} else if (p->removed >= RETENTION_PER_PASS) {
+	} else if (p->removed >= RETENTION_PER_PASS || p->failed >= RETENTION_PER_PASS) {
 		o->action = RETENTION_LATER;
 	} else {
-		p->removed++;
 		bool done = p->dry_run || remove_one(p, i, r, &o->e) == 0;
 		o->action = done ? RETENTION_REMOVE : RETENTION_FAILED;
+		p->removed += done;
+		p->failed += !done;
+		p->last_tried = i;
 	}
 	return 0;
 }
@@ -477,12 +479,15 @@ static int move_clock(struct pass *p, struct err *e)
 {
 	struct engine *en = p->en;
 	uint64_t mono = clock_monotonic_ns();
-	bool first = en->retention_seen_ns == 0;
+	uint64_t seen = en->retention_seen_ns;
+	bool first = seen == 0;
 	int rc = retention_get_clock(en->db, &p->clock, e);
 	if (rc < 0)
 		return rc;
 	retention_advance(
-		&p->clock, first ? 0 : mono - en->retention_seen_ns, en->now_ns(en->ctx), first);
+		&p->clock, first ? 0 : mono - MIN(seen, mono), en->now_ns(en->ctx), first);
+	if (p->dry_run) // which may be beside a pass
+		return 0;
 	rc = retention_put_clock(en->db, &p->clock, e);
 	if (rc == 0)
 		en->retention_seen_ns = mono;
@@ -518,15 +523,20 @@ static int run(struct pass *p, struct err *e)
 	if (!p->dry_run && p->n_rules &&
 		(en->host.ops->info(en->host.host, &info, &why) < 0 || !info.volume_ok))
 		return err_set(e, ERR_UNAVAILABLE, "the host does not answer, or has no volume");
+	// Where too many fail for one pass, the next one begins behind them: they keep nobody back.
+	size_t first = p->n ? en->retention_first % p->n : 0;
 	for (size_t i = 0; rc == 0 && i < p->n; i++)
-		rc = act(p, i, e);
+		rc = act(p, (first + i) % p->n, e);
+	if (!p->dry_run)
+		en->retention_first = p->failed >= RETENTION_PER_PASS ? p->last_tried + 1 : 0;
 	return rc;
 }
 
 int engine_retention(struct engine *en, struct feed *feed, bool dry_run,
 	struct retention_outcome **ret, size_t *ret_n, struct err *e)
 {
-	_cleanup_unlock_ pthread_mutex_t *one_at_a_time = mutex_lock(&en->retention);
+	_cleanup_unlock_ pthread_mutex_t *one_at_a_time =
+		dry_run ? NULL : mutex_lock(&en->retention);
 	_cleanup_(pass_done) struct pass p = {.en = en, .feed = feed, .dry_run = dry_run};
 	int rc = run(&p, e);
 	if (rc < 0)

@@ -31,7 +31,7 @@ struct retention_outcome {
 	struct err e;
 };
 
-#define RETENTION_PER_PASS 10u // removals
+#define RETENTION_PER_PASS 10u // removals, and as many that fail
 
 // One pass; those that a rule takes. dry_run: what would be done now, and nothing is. feed may be
 // NULL. *ret is the caller's (free).

@@ -31,8 +31,6 @@ static int by_age(const void *a, const void *b)
 static void take(struct retention_subject *s, size_t rule, const char *why, uint64_t is,
 	const char *than, uint64_t limit)
 {
-	if (s->rule != SIZE_MAX)
-		return;
 	s->rule = rule;
 	snprintf(s->reason, sizeof s->reason, "%s: %llu, %s %llu", why, (unsigned long long)is,
 		than, (unsigned long long)limit);
@@ -45,17 +43,19 @@ static void judge_group(struct retention_subject **g, size_t n, const struct ret
 	uint64_t keep = r->has_newest ? r->keep_newest : 0, bytes = 0;
 	if (r->has_bytes)
 		keep = MAX(keep, 1u);
-	for (size_t i = 0; i < n; i++)
-		bytes += g[i]->unique_bytes;
+	for (size_t i = 0; i < n; i++) // but what an earlier rule takes
+		bytes += g[i]->rule == SIZE_MAX ? g[i]->unique_bytes : 0;
 	for (size_t i = n; i-- > keep;) {
 		struct retention_subject *s = g[i];
+		if (s->rule != SIZE_MAX)
+			continue;
 		if (r->has_age && s->age_sec >= r->max_age_sec)
 			take(s, rule, "age in seconds", s->age_sec, "limit", r->max_age_sec);
 		else if (r->has_bytes && bytes_known && bytes > r->max_bytes)
 			take(s, rule, "bytes of its group", bytes, "limit", r->max_bytes);
 		else if (!r->has_age && !r->has_bytes)
 			take(s, rule, "newer ones", i, "kept", r->keep_newest);
-		if (s->rule != SIZE_MAX) // by whichever rule
+		if (s->rule != SIZE_MAX)
 			bytes -= s->unique_bytes;
 	}
 }

@@ -23,8 +23,9 @@ struct model {
 	char journal[40];
 	_Atomic enum err_code fail_create, fail_destroy, fail_get, fail_pause, fail_resume,
 		fail_fork, fail_snapshot, fail_snapshot_delete, fail_snapshots, fail_on_timeout;
-	const char *foreign;	// why it loads no snapshot; NULL: it does
-	atomic_bool lose_reply; // of create and pause: done, and the caller does not hear of it
+	size_t fail_expire_from; // of these boxes expire always fails; 0: of none
+	const char *foreign;	 // why it loads no snapshot; NULL: it does
+	atomic_bool lose_reply;	 // of create and pause: done, and the caller does not hear of it
 	char done[MODEL_MAX][UUID_SIZE]; // operations, which are not done again
 	size_t n_done;
 	atomic_uint fail_children; // bit i: child i of the next forks does not come up

@@ -85,6 +85,11 @@ static void rules_take_what_they_say(void **state)
 	judge(&both, 1, false, "ab");
 	const struct retention_rule two[] = {{"1", NEWEST(4)}, {"2", AGE(10)}};
 	judge(two, 2, true, "abcd");
+	// What an earlier rule takes is gone from the bytes, be it among the newest: 16 are left.
+	const struct retention_rule newest[] = {
+		{"1", AGE(0), .template = "warm"}, {"2", BYTES(16)}, {"3", BYTES(15)}};
+	judge(newest, 2, true, "de");
+	judge(newest, 3, true, "ade");
 	assert_int_equal(retention_judge(NULL, 0, two, 2, true), 0);
 }
 
@@ -553,6 +558,63 @@ static void a_pass_removes_a_few(void **state)
 	expect(f, false, 0, "");
 }
 
+static unsigned tried;
+static void count_tries(void *ctx, const char *call)
+{
+	tried += str_eq(call, "expire");
+}
+
+// Those that always fail are of the newest, whom a pass comes to first.
+static void those_that_fail_keep_nobody_back(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], last[64];
+	paused(f, last);
+	for (unsigned i = 0; i < 2 * RETENTION_PER_PASS; i++)
+		paused(f, id);
+	f->model.fail_expire_from = 1;
+	add_rule(f, "now", "{\"what\":\"paused\",\"max_age_sec\":0,\"grace_sec\":0}");
+	expect(f, false, 2 * RETENTION_PER_PASS + 1, "warn");
+	f->model.before = count_tries;
+	for (unsigned i = 0; i < 3; i++) {
+		tried = 0;
+		json_decref(pass(f, false));
+		assert_in_range(tried, 1, 2 * RETENTION_PER_PASS);
+	}
+	f->model.before = NULL;
+	assert_false(is_there(f, last));
+}
+
+// A dry run waits for no pass: it is answered while one is at the host.
+static void dry_run_meanwhile(void *ctx, const char *call)
+{
+	struct caller *c = ctx;
+	if (!str_eq(call, "expire") || c->done)
+		return;
+	c->done = true;
+	expect(c->f, true, 1, "busy");
+}
+
+static void a_dry_run_waits_for_no_pass(void **state)
+{
+	struct fixture *f = *state;
+	struct caller c = {f};
+	_cleanup_free_ struct retention_outcome *list = NULL;
+	struct err e = {0};
+	char id[64];
+	size_t n = 0;
+	paused(f, id);
+	add_rule(f, "now", "{\"what\":\"paused\",\"max_age_sec\":0,\"grace_sec\":0}");
+	expect(f, false, 1, "warn");
+	f->model.ctx = &c;
+	f->model.before = dry_run_meanwhile;
+	assert_int_equal(
+		engine_retention(&f->control->engine, f->control->feed, false, &list, &n, &e), 0);
+	f->model.before = NULL;
+	assert_true(c.done);
+	assert_false(is_there(f, id));
+}
+
 static void bytes_take_the_oldest(void **state)
 {
 	struct fixture *f = *state;
@@ -591,6 +653,8 @@ int main(void)
 		T(snapshots_go_by_number_and_use),
 		T(a_snapshot_that_was_replaced_stays),
 		T(a_pass_removes_a_few),
+		T(those_that_fail_keep_nobody_back),
+		T(a_dry_run_waits_for_no_pass),
 		T(bytes_take_the_oldest),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
