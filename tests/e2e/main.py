@@ -25,10 +25,11 @@ import lib  # noqa: E402
 
 # The long ones first, so that all lanes end together; in between, those that leave the shared server
 # alone, next to each other.
-ORDER = ["lifefaults", "generations", "faults", "firecracker", "install", "cli", "quickstart",
+ORDER = ["kvm", "lifefaults", "generations", "faults", "firecracker", "install", "cli", "quickstart",
          "exec", "pty", "run", "cp", "edge", "walls", "freeze", "badinput", "names", "keys", "list",
          "docs", "examples", "docker", "life", "pause", "snapshots", "operations", "restart", "lost", "stuck",
-         "burst", "roles"]
+         "burst",
+         "roles"]
 NAME = 16  # bytes of a module's name in the pipe that the lanes read: one read takes one
 
 

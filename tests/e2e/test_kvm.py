@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is different where the guests run on KVM: their processor, their clocks, and how the kernel
+tells which pages they wrote. Skipped where they are emulated (make test-kvm expects KVM)."""
+import os
+import time
+import unittest
+
+import lib
+
+
+def tracking(w, host):
+    """How a pause finds what the guest wrote, by what this kernel has."""
+    if not host["vmm"].startswith("fcqemu"):
+        return "dirty log of KVM"
+    report = w.cli("doctor", "-o", "json", api=False).json()
+    status = {c["name"]: c["status"] for c in report["checks"]}
+    exact = status["pagemap"] == status["userfaultfd"] == "ok"
+    return "exact (PAGEMAP_SCAN)" if exact else "superset (all pages touched since the load)"
+
+
+class Kvm(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.w = lib.world()
+        cls.host = cls.w.check_host()
+        if cls.host["isolation"] != "kvm":
+            raise unittest.SkipTest("guests are emulated here: make test-kvm runs this in the lab")
+        print(f"  on Linux {os.uname().release}: isolation {cls.host['isolation']}, "
+              f"{cls.host['vmm']}, dirty tracking: {tracking(cls.w, cls.host)}", flush=True)
+        cls.before = cls.w.leftovers()
+        cls.s = cls.w.create()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.s.delete()
+        cls.w.settle(cls.before)
+
+    def test_processor(self):
+        """KVM's clock; neither virtualisation nor counters of their own, where our adapter decides."""
+        clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+        self.assertEqual(self.s.sh(f"cat {clock}"), "kvm-clock\n")
+        flags = set(self.s.sh("grep -m 1 ^flags /proc/cpuinfo").split())
+        self.assertIn("hypervisor", flags)
+        if self.host["vmm"].startswith("fcqemu"):
+            self.assertEqual(flags & {"svm", "vmx"}, set())
+            self.assertNotIn("cpu", self.s.sh("ls /sys/bus/event_source/devices").split())
+
+    def clock_is_right(self):
+        """The guest's clock, between two readings of the host's; a second for what it may be off."""
+        earliest = time.time() - 1
+        there = float(self.s.sh("date +%s.%N"))
+        self.assertLess(earliest, there)
+        self.assertLess(there, time.time() + 1)
+
+    def test_clock_goes_on(self):
+        self.clock_is_right()
+        self.s.pause()
+        time.sleep(2)  # what the guest's clock would be behind
+        self.s.resume(timeout_sec=3600)
+        self.clock_is_right()
+
+    def test_memory(self):
+        """Two pauses, the second of them of pages that the first has. In the lab each page that is
+        read is a fault of its own, and takes milliseconds."""
+        self.s.sh("head -c 4M /dev/urandom > /dev/shm/a")
+        total = self.s.sh("md5sum < /dev/shm/a")
+        for _ in range(2):
+            self.s.pause()
+            self.s.resume(timeout_sec=3600)
+            self.assertEqual(self.s.sh("md5sum < /dev/shm/a", timeout_sec=300), total)
+
+    def test_two_processors(self):
+        s = self.w.create(vcpus=2, memory_mb=384)
+        try:
+            both = "for c in 0 1; do taskset -c $c echo $c; done"
+            self.assertEqual(s.sh(both), "0\n1\n")
+            s.pause()
+            s.resume(timeout_sec=3600)
+            self.assertEqual(s.sh(both), "0\n1\n")
+        finally:
+            s.delete()
