@@ -3,7 +3,8 @@
 """Boots real guests through fcqemu: fcqemu_boot.py FCQEMU RAMHOOK GUEST
 
 GUEST is the static init of the test guest. STASIS_TEST_VMLINUX and STASIS_TEST_INITRD name a kernel and an initramfs
-with /modules/order and the modules listed there. Exit status 77: cannot run here, and why.
+with /modules/order and the modules listed there. STASIS_TEST_ACCEL: tcg (default) or kvm. Exit status 77: cannot
+run here, and why.
 """
 import ctypes
 import gzip
@@ -22,6 +23,7 @@ import time
 TIMEOUT = int(os.environ.get('STASIS_TEST_TIMEOUT', '120'))  # of one wait; an emulated guest on a busy machine is slow
 FCQEMU, RAMHOOK, GUEST = (os.path.abspath(a) for a in sys.argv[1:4])
 QEMU = os.environ.get('STASIS_TEST_QEMU', '/usr/bin/qemu-system-x86_64')
+ACCEL = os.environ.get('STASIS_TEST_ACCEL', 'tcg')  # or kvm, on a machine whose KVM works
 ARGS = 'console=ttyS0 quiet '
 MAC = '06:00:ac:10:00:02'
 
@@ -125,7 +127,7 @@ class Vm:
         os.chmod(self.dir, 0o777)
         self.sock_path = self.dir + '/api.sock'
         argv = [FCQEMU, '--api-sock', self.sock_path, '--id', name, '--ramhook', RAMHOOK, '--qemu', QEMU,
-                '--accel', 'tcg'] + list(more)
+                '--accel', ACCEL] + list(more)
         self.stderr = open(self.dir + '/stderr', 'w+b')
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.stderr,
                                         preexec_fn=wrap, env={})
@@ -398,7 +400,7 @@ def test_vcpus():
     vm.kill()
 
 
-JAIL_DEVICES = ('/dev/userfaultfd', '/dev/net/tun')
+JAIL_DEVICES = ('/dev/userfaultfd', '/dev/net/tun') + (('/dev/kvm',) if ACCEL == 'kvm' else ())
 CLONE_NEWNS, CLONE_NEWNET, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 0x40000000, 4096, 16384, 1 << 18
 libc = ctypes.CDLL(None, use_errno=True)
 
