@@ -140,8 +140,7 @@ static int write_end(void *ctx, struct db *db, struct err *e)
 	if (failed)
 		t->op.failed = t->e;
 	json_decref(t->op.phases);
-	t->op.phases =
-		t->has_info && has_phases(t->op.kind) ? render_phases(&t->info) : NULL;
+	t->op.phases = t->has_info && has_phases(t->op.kind) ? render_phases(&t->info) : NULL;
 	if (leaves_key_free(t))
 		t->op.key[0] = '\0';
 	if (t->op.key[0])

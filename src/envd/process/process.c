@@ -528,8 +528,7 @@ static bool over(struct process *p, bool quiet)
 		return false;
 	uint64_t now = clock_monotonic_ns();
 	if (p->ends_on_exit)
-		return now >= p->reaped_ns + DRAIN_MAX_NS ||
-		       (quiet && now >= quiet_until(p));
+		return now >= p->reaped_ns + DRAIN_MAX_NS || (quiet && now >= quiet_until(p));
 	return p->forced;
 }
 
