@@ -192,7 +192,7 @@ static const char text_du[] =
 	"last one goes. With a NAME, with whom it shares. What is unknown is in no row of host.db (one that\n"
 	"is lost, or an older copy): it is kept, with the layers that it needs.\n"
 	"\n"
-	"Example:\n"
+	"Examples:\n"
 	"  stasis du --sort size\n"
 	"  stasis du --unknown\n";
 
@@ -202,7 +202,7 @@ static const char text_retention[] =
 	"retention). --keep-newest alone takes all but these; with --older-than or --max-size these stay in\n"
 	"any case. --max-size counts what nobody else has. A rule of the same name is replaced.\n"
 	"\n"
-	"Example:\n"
+	"Examples:\n"
 	"  stasis retention add old --of paused --older-than 30d\n"
 	"  stasis retention add few --of snapshots --keep-newest 5 --per template --grace 2h\n"
 	"  stasis retention add room --of paused --max-size 100G --per key\n";
@@ -218,7 +218,7 @@ static const char text_gc[] =
 	"Snapshots and layers that nobody needs any more are removed by the server itself. What it does\n"
 	"not know it keeps, until this: machines are ended, disks, snapshots and layers removed.\n"
 	"\n"
-	"Example:\n"
+	"Examples:\n"
 	"  stasis du --unknown\n"
 	"  stasis gc --unknown --yes\n";
 

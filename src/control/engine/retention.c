@@ -442,19 +442,38 @@ static int by_item_id(const void *a, const void *b)
 		((const struct host_usage_item *)a)->id, ((const struct host_usage_item *)b)->id);
 }
 
-// What each holds; asked where a rule is about bytes, or somebody reads it.
-static void ask_bytes(struct pass *p)
+// Whether a rule is about bytes, or somebody reads them now.
+static bool needs_bytes(const struct pass *p)
 {
 	bool need = p->dry_run;
 	for (size_t i = 0; i < p->n_rules; i++)
 		need |= p->rules[i].has_bytes;
+	return need;
+}
+
+// Whether something will be told of, with what its removal frees.
+static bool has_news(const struct pass *p)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		uint64_t left = 0;
+		size_t rule = p->subjects[i].rule;
+		if (rule != SIZE_MAX && (!was_warned(p, i, &p->rules[rule], &left) || !left))
+			return true;
+	}
+	return false;
+}
+
+// What each holds.
+static void ask_bytes(struct pass *p)
+{
 	struct host_usage_report u = {0};
 	const struct host_usage_ask ask = {.of = ""};
 	struct err e = {0};
-	if (!need || !p->n)
+	if (!p->n)
 		return;
 	if (p->en->host.ops->usage(p->en->host.host, &ask, &u, &e) < 0) {
-		log_warn("retention: rules about bytes take nothing now: %s", e.text);
+		log_warn(
+			"retention: what is held is not known, bytes take nothing now: %s", e.text);
 		return;
 	}
 	qsort(u.items, u.n_items, sizeof *u.items, by_item_id);
@@ -512,8 +531,12 @@ static int run(struct pass *p, struct err *e)
 		return rc;
 	if (!p->dry_run)
 		forget_kept(p);
-	ask_bytes(p);
+	bool asked = needs_bytes(p);
+	if (asked)
+		ask_bytes(p);
 	rc = retention_judge(p->subjects, p->n, p->rules, p->n_rules, p->bytes_known);
+	if (rc == 0 && !asked && has_news(p))
+		ask_bytes(p);
 	p->outcomes = calloc(p->n + 1, sizeof *p->outcomes);
 	if (rc < 0 || !p->outcomes)
 		return err_errno(e, ENOMEM, "retention");

@@ -28,12 +28,52 @@ static int by_age(const void *a, const void *b)
 	return strcmp(x->id, y->id);
 }
 
-static void take(struct retention_subject *s, size_t rule, const char *why, uint64_t is,
-	const char *than, uint64_t limit)
+// The largest unit that is exact or leaves two of it at least: "90 s", "30 d".
+static void span(uint64_t sec, char out[32])
+{
+	static const struct {
+		uint64_t sec;
+		const char *name;
+	} units[] = {{86400, "d"}, {3600, "h"}, {60, "min"}, {1, "s"}};
+	size_t u = 0;
+	while (units[u].sec > 1 && sec < 2 * units[u].sec && sec != units[u].sec)
+		u++;
+	snprintf(out, 32, "%llu %s", (unsigned long long)(sec / units[u].sec), units[u].name);
+}
+
+static void size(uint64_t bytes, char out[32])
+{
+	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+	size_t u = 0;
+	double v = (double)bytes;
+	for (; v >= 1024 && u + 1 < ARRAY_SIZE(units); u++)
+		v /= 1024;
+	snprintf(out, 32, v < 10 && u ? "%.1f %s" : "%.0f %s", v, units[u]);
+}
+
+static void take_by_age(struct retention_subject *s, size_t rule, uint64_t max_sec)
+{
+	char is[32], than[32];
+	span(s->age_sec, is);
+	span(max_sec, than);
+	s->rule = rule;
+	snprintf(s->reason, sizeof s->reason, "not used for %s, the rule says %s", is, than);
+}
+
+static void take_by_size(struct retention_subject *s, size_t rule, uint64_t bytes, uint64_t max)
+{
+	char is[32], than[32];
+	size(bytes, is);
+	size(max, than);
+	s->rule = rule;
+	snprintf(s->reason, sizeof s->reason, "its group has %s alone, the rule says %s", is, than);
+}
+
+static void take_by_number(struct retention_subject *s, size_t rule, size_t newer, uint64_t keep)
 {
 	s->rule = rule;
-	snprintf(s->reason, sizeof s->reason, "%s: %llu, %s %llu", why, (unsigned long long)is,
-		than, (unsigned long long)limit);
+	snprintf(s->reason, sizeof s->reason, "%zu newer ones, the rule keeps %llu", newer,
+		(unsigned long long)keep);
 }
 
 // One group, the newest first.
@@ -50,11 +90,11 @@ static void judge_group(struct retention_subject **g, size_t n, const struct ret
 		if (s->rule != SIZE_MAX)
 			continue;
 		if (r->has_age && s->age_sec >= r->max_age_sec)
-			take(s, rule, "age in seconds", s->age_sec, "limit", r->max_age_sec);
+			take_by_age(s, rule, r->max_age_sec);
 		else if (r->has_bytes && bytes_known && bytes > r->max_bytes)
-			take(s, rule, "bytes of its group", bytes, "limit", r->max_bytes);
+			take_by_size(s, rule, bytes, r->max_bytes);
 		else if (!r->has_age && !r->has_bytes)
-			take(s, rule, "newer ones", i, "kept", r->keep_newest);
+			take_by_number(s, rule, i, r->keep_newest);
 		if (s->rule != SIZE_MAX)
 			bytes -= s->unique_bytes;
 	}

@@ -215,7 +215,10 @@ static void it_warns_waits_and_removes(void **state)
 	paused(f, young);
 	add_rule(f, "old", "{\"what\":\"paused\",\"max_age_sec\":2592000}");
 	expect(f, true, 1, "warn");
-	expect(f, true, 1, "warn"); // a dry run leaves no trace
+	_cleanup_json_ json_t *dry = pass(f, true); // a dry run leaves no trace
+	assert_string_equal(text(json_array_get(dry, 0), "action"), "warn");
+	assert_string_equal(
+		text(json_array_get(dry, 0), "reason"), "not used for 30 d, the rule says 30 d");
 	assert_int_equal(events(f, "retention_due", NULL), 0);
 	expect(f, false, 1, "warn");
 	assert_int_equal(events(f, "retention_due", "old"), 1);
@@ -506,6 +509,11 @@ static void snapshots_go_by_number_and_use(void **state)
 	_cleanup_json_ json_t *items = pass(f, false);
 	assert_int_equal(json_array_size(items), 1);
 	assert_string_equal(text(json_array_get(items, 0), "id"), "two");
+	assert_string_equal(
+		text(json_array_get(items, 0), "reason"), "2 newer ones, the rule keeps 2");
+	// What it frees is known where it is told, though no rule is about bytes.
+	assert_int_equal(
+		json_integer_value(json_object_get(json_array_get(items, 0), "frees_bytes")), 60);
 	// Another one of that name is another one.
 	snprintf(body, sizeof body, "{\"sandbox_id\":\"%s\",\"name\":\"two\",\"overwrite\":true}",
 		id);
