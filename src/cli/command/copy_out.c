@@ -143,6 +143,7 @@ static int file_from_older(struct sink *s, const char *remote, struct err *e)
 	if (rc == 0) {
 		s->copy->files++;
 		*e = (struct err){0};
+		progress_clear(&s->copy->progress);
 		output_complain(
 			"%s: the sandbox's agent is older: without permissions and times", s->root);
 	}
@@ -155,7 +156,8 @@ static int to_files(struct sink *s, const char *remote, struct err *e)
 	if (!url)
 		return err_errno(e, ENOMEM, "%s", remote);
 	int rc = download(s, url, remote, on_archive, e);
-	if (rc < 0 && s->copy->agent_is_older && !(s->flags & UNPACK_ROOT_IS_DIR)) {
+	bool may_be_file = !(s->flags & UNPACK_ROOT_IS_DIR) && strcmp(remote, "~") != 0;
+	if (rc < 0 && s->copy->agent_is_older && may_be_file) {
 		rc = file_from_older(s, remote, e);
 		safe_close(s->dir);
 		return rc;

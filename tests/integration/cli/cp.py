@@ -352,7 +352,7 @@ class Older(Case):
         s = self.older(get_raw=(400, {"code": 400, "message": "/home/user/t: is a directory"}))
         os.mkdir(self.here("dir"))
         os.symlink("dir", self.here("link"))
-        for args in ((f"{ID}:t", self.here("t")), (f"{ID}:t/.", self.here("t")), (f"{ID}:t", self.here("t/")),
+        for args in ((f"{ID}:t", self.here("t")), (f"{ID}:t/.", self.here("t")), (f"{ID}:t", self.here("t/")), (f"{ID}:", self.here("t")),
                      (self.here("dir"), f"{ID}:"), (self.here("link"), f"{ID}:"), (self.here("dir/."), f"{ID}:x")):
             done = s.run("cp", *args, code=2)
             self.assertIn("older than this command", done.stderr)
