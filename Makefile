@@ -6,7 +6,7 @@
 #	make demo       the whole thing once, on a temporary volume, with times
 #	make test       all tests, with real guests
 #	make lab        a shell in an emulated machine that has KVM (CMD='...': a command instead)
-#	make test-kvm   tests on KVM: this machine's, or in the lab (make test-kvm-smoke: three minutes)
+#	make test-kvm   tests on KVM: this machine's, or in the lab (make test-kvm-smoke: a part)
 #	make check      format, static analysis, gcc and clang, sanitizers, threads
 #	make coverage   lines and branches that the tests reach, by room (E2E=1: with guests)
 #	make bench      the figures of bench/README.md
