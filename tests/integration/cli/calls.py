@@ -73,10 +73,11 @@ class Retention(Case):
                 "key": None, "template": None, "per": "all", "grace_sec": 86400, "created_at": None}
         item = {"kind": "sandbox", "id": ID, "name": "web\x1b", "rule": "old", "action": "wait", "reason": "age",
                 "age_sec": 3000000, "left_sec": 3600, "unique_bytes": 1, "frees_bytes": 1 << 30, "error": None}
+        both = [{"kind": "sandbox", "id": ID}, {"kind": "snapshot", "id": "a b"}]
         s = self.serve({
             "PUT /v1/retention/rules/old": (200, rule), "DELETE /v1/retention/rules/old": (204, b""),
             "GET /v1/retention": (200, {"rules": [rule], "kept": []}),
-            "PUT /v1/retention/kept/a%20b": (200, {"kept": []}),
+            "PUT /v1/retention/kept/a%20b": (200, {"kept": both}),
             "DELETE /v1/retention/kept/web": (200, {"released": []}),
             "POST /v1/retention/run": (200, {"dry_run": True, "items": [item]})})
         s.out("retention", "add", "old", "--of", "paused", "--older-than", "30d", "--grace", "2h", "--per", "key",
@@ -88,7 +89,7 @@ class Retention(Case):
             s.run("retention", "add", "old", "--of", "paused", "--older-than", none, code=2)
         self.assertEqual(s.out("retention", "ls", "-q"), "old\n")
         self.assertIn("30d", s.out("retention", "ls"))
-        s.out("retention", "keep", "a b")
+        self.assertEqual(s.out("retention", "keep", "a b"), f"kept sandbox {ID}\nkept snapshot a b\n")
         s.out("retention", "release", "web")
         listed = s.out("retention", "run", "--dry-run")
         self.assertEqual(s.asked[-1].json(), {"dry_run": True})
