@@ -217,13 +217,12 @@ static void so_is_a_file_in_a_directory_that_cannot_be_written(void **state)
 static void files_of_the_kernel_are_written_in_place(void **state)
 {
 	struct replace r;
-	_cleanup_strbuf_ struct strbuf b = {0};
-	if (file_read(AT_FDCWD, "/proc/self/oom_score_adj", 100, &b) < 0)
+	_cleanup_strbuf_ struct strbuf before = {0}, b = {0};
+	if (file_read(AT_FDCWD, "/proc/self/oom_score_adj", 100, &before) < 0)
 		skip();
 	assert_int_equal(replace_begin(&r, AT_FDCWD, "/proc/self/oom_score_adj", 0, 0644), 0);
 	assert_int_equal(file_write_full(r.fd, "777\n", 4), 0);
 	assert_int_equal(replace_commit(&r), 0);
-	b.len = 0;
 	assert_int_equal(file_read(AT_FDCWD, "/proc/self/oom_score_adj", 100, &b), 0);
 	assert_string_equal(b.data, "777\n");
 }
