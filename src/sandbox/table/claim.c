@@ -35,12 +35,27 @@ int operation_told(struct host *h, const char *op_id, const char *id, struct err
 }
 
 // What upkeep and merge do with a sandbox under their claim is short: a file is read or replaced.
+// So is the rest of an operation whose end has been told already, in the sandbox's state.
+static bool is_soon_over(const struct sandbox *s)
+{
+	static const struct {
+		const char *operation;
+		enum sandbox_state end;
+	} ends[] = {{"pause", SANDBOX_PAUSED}, {"resume", SANDBOX_RUNNING},
+		{"create", SANDBOX_RUNNING}};
+	if (str_eq(s->operation, "upkeep") || str_eq(s->operation, "merge"))
+		return true;
+	for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
+		if (str_eq(s->operation, ends[i].operation) && s->info.state == ends[i].end)
+			return true;
+	return false;
+}
+
 static struct sandbox *find_idle(struct host *h, const char *id)
 {
 	uint64_t until = deadline_in_ms(UPKEEP_WAIT_MS);
 	struct sandbox *s;
-	while ((s = host_find(h, id)) && s->operation && !s->ending &&
-		(str_eq(s->operation, "upkeep") || str_eq(s->operation, "merge")))
+	while ((s = host_find(h, id)) && s->operation && !s->ending && is_soon_over(s))
 		if (cond_wait_until(&h->changed, &h->lock, until) != 0)
 			break;
 	return s;

@@ -33,26 +33,6 @@ static const char *op_or_new(const char *op, char made[UUID_SIZE])
 	return made;
 }
 
-// A new operation whose sandbox is not yet let go by the one before (its state is told a moment
-// earlier) is asked again, as users do.
-static bool is_busy(int rc, const char *op, struct err *e)
-{
-	if (rc == 0 || op || e->code != ERR_CONFLICT || !strstr(e->text, "is busy"))
-		return false;
-	*e = (struct err){0};
-	clock_sleep_ns(NSEC_PER_MSEC);
-	return true;
-}
-
-#define UNLESS_BUSY(call)                                                                          \
-	({                                                                                         \
-		int _rc;                                                                           \
-		do                                                                                 \
-			_rc = (call);                                                              \
-		while (is_busy(_rc, op, e));                                                       \
-		_rc;                                                                               \
-	})
-
 void play_settle(struct host *h)
 {
 	for (int i = 0; i < 20000; i++) {
@@ -99,7 +79,7 @@ int play_pause(struct host *h, struct play *p, unsigned box, const char *op, str
 {
 	struct host_sandbox s;
 	char made[UUID_SIZE];
-	return UNLESS_BUSY(host_pause(h, op_or_new(op, made), p->box[box].id, &s, e));
+	return host_pause(h, op_or_new(op, made), p->box[box].id, &s, e);
 }
 
 int play_resume(struct host *h, struct play *p, unsigned box, int snap, bool disk_only,
@@ -112,7 +92,7 @@ int play_resume(struct host *h, struct play *p, unsigned box, int snap, bool dis
 	snprintf(req.id, sizeof req.id, "%s", p->box[box].id);
 	if (snap >= 0)
 		snprintf(req.from, sizeof req.from, "%s", p->snap[snap].id);
-	return UNLESS_BUSY(host_resume(h, &req, &s, e));
+	return host_resume(h, &req, &s, e);
 }
 
 int play_snapshot(
@@ -124,7 +104,7 @@ int play_snapshot(
 	snprintf(req.op_id, sizeof req.op_id, "%s", op_or_new(op, made));
 	snprintf(req.id, sizeof req.id, "%s", p->box[box].id);
 	snprintf(req.snapshot, sizeof req.snapshot, "%s", p->snap[snap].id);
-	return UNLESS_BUSY(host_snapshot_create(h, &req, &s, e));
+	return host_snapshot_create(h, &req, &s, e);
 }
 
 int play_delete(struct host *h, struct play *p, unsigned snap, const char *op, struct err *e)
@@ -154,7 +134,7 @@ int play_fork(
 		children[i].token = play_token(p, first + i);
 		children[i].info = &info[i];
 	}
-	int rc = UNLESS_BUSY(host_fork(h, &req, e));
+	int rc = host_fork(h, &req, e);
 	for (unsigned i = 0; rc == 0 && i < 2; i++)
 		if (children[i].rc < 0)
 			p->box[first + i].state = BOX_NONE;
