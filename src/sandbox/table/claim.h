@@ -9,6 +9,7 @@
 int operation_told(struct host *h, const char *op_id, const char *id, struct err *e);
 // Claims a sandbox for an operation when it is in one of the states (bits 1 << state). It waits for
 // what is short: the host's own upkeep of it, and the rest of an operation whose end its state
-// tells already. ERR_CONFLICT says what else it is doing. 1: the operation was done before (*ret is filled).
+// tells already. ERR_CONFLICT says what else it is doing. 1: the operation was done before (*ret is
+// filled).
 int sandbox_claim(struct host *h, const char *op_id, const char *id, const char *operation,
 	unsigned states, struct sandbox **ret_s, struct host_sandbox *ret, struct err *e);
