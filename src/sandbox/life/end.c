@@ -19,7 +19,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "sandbox/life/free.h"
-#include "sandbox/life/host_oom.h"
+#include "sandbox/machine/host_oom.h"
 #include "sandbox/machine/console.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/claim.h"

@@ -3,7 +3,7 @@
 #include "../check.h"
 #include <string.h>
 #include "base/str.h"
-#include "sandbox/life/host_oom.h"
+#include "sandbox/machine/host_oom.h"
 
 #define REST "total-vm:900kB, anon-rss:600kB, file-rss:0kB, shmem-rss:0kB, "
 

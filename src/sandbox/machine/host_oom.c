@@ -3,7 +3,7 @@
 // and the kernel's record of a kill has the uid. It also has a time, by a clock that no other clock
 // follows exactly, so a kill counts from some minutes back on, and once: the slot, and with it the
 // uid, may have been another's before.
-#include "sandbox/life/host_oom.h"
+#include "sandbox/machine/host_oom.h"
 #include <fcntl.h>
 #include "base/clock.h"
 #include "shim/shim.h"
