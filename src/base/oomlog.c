@@ -103,6 +103,15 @@ static bool parse_kill(const char *text, struct oom_kill *k)
 	return true;
 }
 
+bool oom_record_number(const char *record, size_t len, uint64_t *ret)
+{
+	char head[64];
+	size_t n = MIN(len, sizeof head - 1);
+	memcpy(head, record, n);
+	head[n] = '\0';
+	return oom_number_after(head, ",", UINT64_MAX - 1, ret);
+}
+
 bool oom_parse(const char *record, size_t len, struct oom_summary *summary, struct oom_kill *ret)
 {
 	char line[2048];
@@ -123,10 +132,8 @@ bool oom_parse(const char *record, size_t len, struct oom_summary *summary, stru
 		    str_starts(text, "Memory cgroup out of memory")) ||
 		!parse_kill(text, ret))
 		return false;
-	oom_number_after(line, ",", UINT64_MAX, &ret->seq);
-	const char *time = strchr(end + 1, ',');
-	if (time && time < text)
-		oom_number_after(time, ",", UINT64_MAX, &ret->log_us);
+	if (!oom_record_number(record, len, &ret->seq))
+		return false;
 	if (ret->in_cgroup && summary->pid == ret->pid)
 		memcpy(ret->cgroup, summary->cgroup, sizeof ret->cgroup);
 	*summary = (struct oom_summary){0};

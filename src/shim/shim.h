@@ -74,6 +74,8 @@ struct shim_spec {
 	// 0700). The VMM leaves snapshot files there, the pager its record and figures; all of it
 	// is the guest's word and is opened with O_NOFOLLOW and checked. NULL: none.
 	const char *snap_dir;
+	// Number of the next record of the host's kernel log, kept in state.json; 0: not known.
+	uint64_t kmsg_from;
 };
 
 struct shim_state { // state.json
@@ -82,7 +84,8 @@ struct shim_state { // state.json
 	uint64_t start_time; // clock ticks, /proc/PID/stat field 22
 	char boot_id[40];
 	uint32_t uid;
-	int32_t vmm_pid; // in the host's namespace
+	int32_t vmm_pid;    // in the host's namespace
+	uint64_t kmsg_from; // of the spec: what the log says of this one's processes begins there
 };
 
 struct shim_exit {	// exit.json

@@ -157,6 +157,7 @@ int spec_parse(const char *text, size_t len, struct spec **ret, struct err *e)
 		{"pager_argv", K_ARRAY, &pager, .optional = true},
 		{"snap_dir", K_STRING, &s->snap_dir, .optional = true},
 		{"vmm_log_path", K_STRING, &s->vmm_log_path, .optional = true},
+		{"kmsg_from", K_U64, &s->kmsg_from, .optional = true},
 	};
 	int rc = load_object(text, len, &sp->root, e);
 	if (rc == 0)
@@ -283,11 +284,12 @@ char *shim_spec_format(const struct shim_spec *s)
 			    json_pack("{ss ss sb}", "source", s->binds[i].source, "target",
 				    s->binds[i].target, "writable", (int)s->binds[i].writable)) < 0)
 			return NULL;
-	json_auto_t *o = json_pack("{ss ss ss sI sI ss ss sI sI sb so* sO}", "id", s->id, "dir",
+	json_auto_t *o = json_pack("{ss ss ss sI sI ss ss sI sI sI sb so* sO}", "id", s->id, "dir",
 		s->dir, "netns", s->netns, "uid", (json_int_t)s->uid, "gid", (json_int_t)s->gid,
 		"runtime_dir", s->runtime_dir, "console_path", s->console_path, "console_max",
-		(json_int_t)s->console_max, "fsize_max", (json_int_t)s->fsize_max, "kvm",
-		(int)s->kvm, "vmm_argv", argv_json(s->vmm_argv), "binds", binds);
+		(json_int_t)s->console_max, "fsize_max", (json_int_t)s->fsize_max, "kmsg_from",
+		(json_int_t)s->kmsg_from, "kvm", (int)s->kvm, "vmm_argv", argv_json(s->vmm_argv),
+		"binds", binds);
 	if (o && s->pager_argv &&
 		json_object_set_new(o, "pager_argv", argv_json(s->pager_argv)) < 0)
 		return NULL;
@@ -301,9 +303,9 @@ char *shim_spec_format(const struct shim_spec *s)
 
 char *shim_state_format(const struct shim_state *s)
 {
-	json_auto_t *o = json_pack("{ss si sI ss sI si}", "id", s->id, "pid", s->pid, "start_time",
-		(json_int_t)s->start_time, "boot_id", s->boot_id, "uid", (json_int_t)s->uid,
-		"vmm_pid", s->vmm_pid);
+	json_auto_t *o = json_pack("{ss si sI ss sI si sI}", "id", s->id, "pid", s->pid,
+		"start_time", (json_int_t)s->start_time, "boot_id", s->boot_id, "uid",
+		(json_int_t)s->uid, "vmm_pid", s->vmm_pid, "kmsg_from", (json_int_t)s->kmsg_from);
 	return o ? json_dumps(o, JSON_COMPACT) : NULL;
 }
 
@@ -313,12 +315,11 @@ int shim_state_parse(const char *text, size_t len, struct shim_state *ret, struc
 	struct shim_state s = {0};
 	const char *id = NULL, *boot = NULL;
 	const struct field fields[] = {
-		{"id", K_STRING, &id},
-		{"pid", K_I32, &s.pid},
-		{"start_time", K_U64, &s.start_time},
+		{"id", K_STRING, &id}, {"pid", K_I32, &s.pid}, {"start_time", K_U64, &s.start_time},
 		{"boot_id", K_STRING, &boot},
 		{"uid", K_U64, &s.uid, .max = UINT32_MAX, .is_uint32 = true},
 		{"vmm_pid", K_I32, &s.vmm_pid},
+		{"kmsg_from", K_U64, &s.kmsg_from, .optional = true}, // of the first shims
 	};
 	int rc = load_object(text, len, &o, e);
 	if (rc == 0)

@@ -115,6 +115,7 @@ static int own_identity(struct shim *sh, struct err *e)
 		return err_errno(e, errno, "/proc/self");
 	st->pid = (int32_t)pid;
 	st->uid = sh->spec->uid;
+	st->kmsg_from = sh->spec->kmsg_from;
 	int rc = proc_start_time(st->pid, &st->start_time);
 	if (rc < 0)
 		return err_errno(e, rc, "start time");

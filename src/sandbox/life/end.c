@@ -231,7 +231,7 @@ static const char *judge(struct host *h, const struct sandbox *s, struct shim_ex
 		return end_cause_name(END_SHIM_LOST);
 	int rc = shim_read_exit(dir, x, NULL);
 	bool vmm_said = rc == 0 && str_eq(x->cause, "vmm_exit");
-	if (!vmm_said && host_oom_find(h, s, dir, x->detail, sizeof x->detail))
+	if (!vmm_said && host_oom_find(s, dir, x->detail, sizeof x->detail))
 		return end_cause_name(END_HOST_OOM);
 	const char *judged = shim_judge_console(console);
 	if (rc < 0) // killed hard: its namespace, and the VMM with it, is gone

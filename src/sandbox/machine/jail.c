@@ -3,6 +3,7 @@
 // starts in it.
 #include "sandbox/machine/jail.h"
 #include <string.h>
+#include "sandbox/machine/host_oom.h"
 #include "sandbox/machine/vmm_choice.h"
 #include "shim/shim.h"
 
@@ -106,7 +107,8 @@ int jail_start(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 		.binds = j.binds,
 		.n_binds = j.n_binds,
 		.snap_dir = snap,
-		.kvm = h->vmm->kvm};
+		.kvm = h->vmm->kvm,
+		.kmsg_from = host_oom_mark(h)};
 	struct shim_state st;
 	int pidfd = -1;
 	int rc = shim_start(h->shim_program, &spec, SHIM_START_MS, &st, &pidfd, e);

@@ -123,10 +123,8 @@ struct host {
 	unsigned n_sandboxes;
 	uint64_t creates, create_failures, destroys, guest_ends;
 	uint64_t oom_kills; // in guests, by what they say
-#define HOST_OOM_USED 64u
-	uint64_t oom_used[HOST_OOM_USED]; // records of the kernel's log that tell of ends: number +
-					  // 1
-	unsigned n_oom_used;
+	int kmsg_fd;	    // the kernel's log, read to its end; -1: not for us
+	uint64_t kmsg_next; // number of the record after the last one read
 
 	pthread_mutex_t event_lock;
 	pthread_cond_t event_added;

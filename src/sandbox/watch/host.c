@@ -101,6 +101,7 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	if (!h)
 		return err_errno(e, ENOMEM, "host");
 	h->data_fd = h->lock_fd = h->run_lock_fd = h->epoll_fd = h->wake_fd = -1;
+	h->kmsg_fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	pthread_mutex_init(&h->lock, NULL);
 	pthread_mutex_init(&h->event_lock, NULL);
 	pthread_mutex_init(&h->upkeep_lock, NULL);
@@ -216,6 +217,7 @@ static void empty_table(struct host *h)
 static void free_host(struct host *h)
 {
 	safe_close(h->run_lock_fd);
+	safe_close(h->kmsg_fd);
 	safe_close(h->lock_fd);
 	safe_close(h->data_fd);
 	free(h->runtime_dir);

@@ -16,18 +16,19 @@ static bool fits(const struct host_oom_look *l, const char *record)
 
 static void test_whose_kill_it_is(void **state)
 {
-	const struct host_oom_look l = {.uid = 310005, .shim = 900, .from_us = 1000};
+	const struct host_oom_look l = {.uid = 310005, .shim = 900, .from = 9};
 	static const char vmm[] =
 		"3,9,2000,-;Out of memory: Killed process 812 (qemu-system-x86) " REST
 		"UID:310005 pgtables:1kB oom_score_adj:0\n";
 	assert_true(fits(&l, vmm));
 	assert_true(fits(&l, "3,9,2000,-;Memory cgroup out of memory: Killed process 9 (x) " REST
 			     "UID:310005\n"));
-	// Another sandbox's, of another time, or by a program that writes into the log.
+	// Another sandbox's, of one that had the uid before, or by a program that writes into the
+	// log.
 	assert_false(
 		fits(&l, "3,9,2000,-;Out of memory: Killed process 812 (x) " REST "UID:310006\n"));
 	assert_false(
-		fits(&l, "3,9,999,-;Out of memory: Killed process 812 (x) " REST "UID:310005\n"));
+		fits(&l, "3,8,2000,-;Out of memory: Killed process 812 (x) " REST "UID:310005\n"));
 	assert_false(
 		fits(&l, "11,9,2000,-;Out of memory: Killed process 812 (x) " REST "UID:310005\n"));
 	// The shim is root's: by its number.
@@ -35,9 +36,12 @@ static void test_whose_kill_it_is(void **state)
 		&l, "3,9,2000,-;Out of memory: Killed process 900 (stasis-shim) " REST "UID:0\n"));
 	assert_false(fits(
 		&l, "3,9,2000,-;Out of memory: Killed process 901 (stasis-shim) " REST "UID:0\n"));
-	const struct host_oom_look unknown = {.uid = 310005};
+	const struct host_oom_look unknown = {.uid = 310005, .from = 1};
 	assert_false(
 		fits(&unknown, "3,9,2000,-;Out of memory: Killed process 900 (x) " REST "UID:0\n"));
+	// Started by a server that could not read the log.
+	const struct host_oom_look blind = {.uid = 310005};
+	assert_false(fits(&blind, vmm));
 }
 
 int main(void)

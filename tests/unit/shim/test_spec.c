@@ -29,6 +29,7 @@ static const struct shim_spec full = {
 	.pager_argv = pager,
 	.snap_dir = "/d/sandboxes/i123/snap",
 	.vmm_log_path = "/d/sandboxes/i123/vmm.log",
+	.kmsg_from = 78,
 };
 
 static void spec_survives_its_text(void **state)
@@ -50,6 +51,7 @@ static void spec_survives_its_text(void **state)
 	assert_int_equal(s->gid, full.gid);
 	assert_int_equal(s->console_max, full.console_max);
 	assert_int_equal(s->fsize_max, full.fsize_max);
+	assert_int_equal(s->kmsg_from, full.kmsg_from);
 	assert_true(s->kvm);
 	assert_int_equal(s->n_binds, 2);
 	assert_string_equal(s->binds[1].source, binds[1].source);
@@ -184,8 +186,8 @@ static void bad_texts_are_refused_by_name(void **state)
 
 static void state_and_exit_survive_their_texts(void **state)
 {
-	const struct shim_state st = {
-		"i1", 4242, UINT64_MAX >> 1, "2f0c8e0e-0000-4000-8000-000000000000", 70000, 4243};
+	const struct shim_state st = {"i1", 4242, UINT64_MAX >> 1,
+		"2f0c8e0e-0000-4000-8000-000000000000", 70000, 4243, 77};
 	const struct shim_exit x = {
 		"vmm", 256, "vmm_crash", "exit status 1: say \"no\" \\", 1795492120086576000ull};
 	struct shim_state st2;
@@ -196,6 +198,7 @@ static void state_and_exit_survive_their_texts(void **state)
 	assert_int_equal(st2.vmm_pid, st.vmm_pid);
 	assert_int_equal(st2.start_time, st.start_time);
 	assert_int_equal(st2.uid, st.uid);
+	assert_int_equal(st2.kmsg_from, st.kmsg_from);
 	assert_string_equal(st2.id, st.id);
 	assert_string_equal(st2.boot_id, st.boot_id);
 	assert_int_equal(shim_exit_parse(b, strlen(b), &x2, NULL), 0);

@@ -128,7 +128,7 @@ int shim_start(const char *program, const struct shim_spec *spec, int timeout_ms
 	struct shim_state *ret, int *ret_pidfd, struct err *e)
 {
 	struct machine m = {.state = VMM_NOT_STARTED};
-	struct shim_state st = {.uid = spec->uid};
+	struct shim_state st = {.uid = spec->uid, .kmsg_from = spec->kmsg_from};
 	bool lost = false;
 	int rc = trouble_meet("shim_start", spec->id, timeout_ms, NULL, NULL, &lost, e);
 	if (rc == 0)
