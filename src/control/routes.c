@@ -24,6 +24,7 @@
 const struct http_route control_routes[] = {
 	// First, because these are what is asked for most.
 	{.method = "GET", .pattern = "/_edge/auth", .handler = route_auth, .flags = ROUTE_EDGE},
+	{.method = "GET", .pattern = "/_edge/closed", .handler = route_closed, .flags = ROUTE_EDGE},
 	{.method = "GET", .pattern = "/v1/sandboxes/{id}", .handler = sandboxes_get},
 	{.method = "POST", .pattern = "/v1/sandboxes/{id}/exec", .handler = exec_run},
 	{.method = "GET",
@@ -84,11 +85,5 @@ const struct http_route control_routes[] = {
 	{.method = "GET", .pattern = "/v1/keys", .handler = keys_list_get},
 	{.method = "DELETE", .pattern = "/v1/keys/{id}", .handler = keys_delete},
 	{.method = "GET", .pattern = "/v1/openapi.json", .handler = status_openapi},
-	{.method = "*",
-		.pattern = "/_edge/refuse/{reason}",
-		.handler = route_refuse,
-		.body = route_drop_body,
-		.body_limit = SIZE_MAX,
-		.flags = ROUTE_EDGE},
 };
 const size_t control_n_routes = ARRAY_SIZE(control_routes);

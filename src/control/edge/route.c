@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // How this works. nginx asks /_edge/auth where a sandbox request goes; the configuration it runs on
-// never changes (see edge.c). The answer is always 200 with X-Stasis-Target: the guest's address
-// and port, or, to refuse, this server's own socket together with X-Stasis-Refusal, a path here
-// that gives the right status and body. (An auth_request itself can only refuse with 401 or 403.)
-// nginx calls /_edge/refuse/closed on its own when the guest's port does not answer.
+// never changes (see edge.c). The answer is 200 with X-Stasis-Target, the guest's address and port,
+// or 403 with the status and the body that nginx then gives: X-Stasis-Refusal,
+// X-Stasis-Refusal-Body. (An auth_request itself can only refuse with 401 or 403.) nginx.conf.in
+// has the list of these statuses. nginx asks /_edge/closed on its own when the guest's port does
+// not answer.
 #include "control/edge/route.h"
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -131,35 +132,55 @@ static void pass_credentials(struct control *c, struct http_request *r)
 		http_reply_header(r, "X-Stasis-Authorization", auth);
 }
 
+// The body of an answer that refuses; *ret_status its status.
+static json_t *refusal_body(const char *name, const char *id, const char *port, int *ret_status)
+{
+	const struct refusal *f = &refusals[0];
+	for (size_t i = 0; i < ARRAY_SIZE(refusals); i++)
+		if (str_eq(refusals[i].name, name))
+			f = &refusals[i];
+	json_t *j = json_pack("{s:s, s:s, s:i}", "sandboxId", id ? id : "", "message", f->message,
+		"code", f->status);
+	if (f->names_port && port)
+		json_object_set_new(j, "port", json_integer(strtol(port, NULL, 10)));
+	*ret_status = f->status;
+	return j;
+}
+
+static void refuse(struct http_request *r, const char *name, const char *id)
+{
+	int status;
+	char text[16];
+	_cleanup_json_ json_t *j = refusal_body(name, id, NULL, &status);
+	_cleanup_free_ char *body = json_compact(j);
+	snprintf(text, sizeof text, "%d", status);
+	http_reply_header(r, "X-Stasis-Refusal", text);
+	http_reply_header(r, "X-Stasis-Refusal-Body", body ? body : "");
+	reply_retry_after(r, status);
+	http_reply_empty(r, 403);
+}
+
 void route_auth(struct http_request *r, void *ctx)
 {
 	struct control *c = ctx;
 	struct edge_target t;
-	char address[48], text[160];
+	char address[48], text[64];
 	const char *refusal = target_parse(http_req_header(r, "E2b-Sandbox-Id"),
 		http_req_header(r, "E2b-Sandbox-Port"), http_req_header(r, "X-Stasis-Host"),
 		c->domain, &t);
 	if (!refusal)
 		refusal = find_address(c, r, &t, address);
 	if (refusal) {
-		snprintf(text, sizeof text, "unix:%s:", c->socket);
-		http_reply_header(r, "X-Stasis-Target", text);
-		snprintf(text, sizeof text, "/_edge/refuse/%s", refusal);
-		http_reply_header(r, "X-Stasis-Refusal", text);
-	} else {
-		snprintf(text, sizeof text, "%s:%u", address, t.port);
-		http_reply_header(r, "X-Stasis-Target", text);
-		pass_credentials(c, r);
+		refuse(r, refusal, t.id);
+		return;
 	}
+	snprintf(text, sizeof text, "%s:%u", address, t.port);
+	http_reply_header(r, "X-Stasis-Target", text);
+	pass_credentials(c, r);
 	http_reply_header(r, "X-Stasis-Id", t.id);
 	snprintf(text, sizeof text, "%u", t.port);
 	http_reply_header(r, "X-Stasis-Port", text);
 	http_reply_empty(r, 200);
-}
-
-int route_drop_body(struct http_request *r, void *ctx, const void *data, size_t len)
-{
-	return 0;
 }
 
 // nginx found no answer of the guest, and says how many bytes it could send: none to a closed port.
@@ -195,24 +216,14 @@ static bool is_on_loopback(struct control *c, const char *id, const char *port_t
 	return loopback && !outside;
 }
 
-void route_refuse(struct http_request *r, void *ctx)
+void route_closed(struct http_request *r, void *ctx)
 {
-	const char *reason = http_req_param(r, "reason");
-	const struct refusal *f = &refusals[0];
-	if (str_eq(reason, "closed"))
-		reason = tell_no_answer(r);
-	if (str_eq(reason, "closed") && is_on_loopback(ctx, http_req_header(r, "X-Stasis-Id"),
-						http_req_header(r, "X-Stasis-Port")))
-		reason = "loopback";
-	for (size_t i = 0; i < ARRAY_SIZE(refusals); i++)
-		if (str_eq(refusals[i].name, reason))
-			f = &refusals[i];
 	const char *id = http_req_header(r, "X-Stasis-Id"),
-		   *port = http_req_header(r, "X-Stasis-Port");
-	json_t *j = json_pack("{s:s, s:s, s:i}", "sandboxId", id ? id : "", "message", f->message,
-		"code", f->status);
-	if (f->names_port && port)
-		json_object_set_new(j, "port", json_integer(strtol(port, NULL, 10)));
-	reply_retry_after(r, f->status);
-	http_reply_json(r, f->status, j);
+		   *port = http_req_header(r, "X-Stasis-Port"), *name = tell_no_answer(r);
+	int status;
+	if (str_eq(name, "closed") && is_on_loopback(ctx, id, port))
+		name = "loopback";
+	json_t *j = refusal_body(name, id, port, &status);
+	reply_retry_after(r, status);
+	http_reply_json(r, status, j);
 }

@@ -239,11 +239,11 @@ def test_routing(edge, box, app, agent):
 
 def test_internal_headers(edge, box, app, agent):
     forged = {"X-Stasis-Edge": "x", "X-Stasis-Id": "forged", "X-Stasis-Port": "1",
-              "X-Stasis-Target": "127.0.0.1:1", "X-Stasis-Refusal": "/_edge/refuse/token"}
+              "X-Stasis-Target": "127.0.0.1:1", "X-Stasis-Refusal": "401", "X-Stasis-Refusal-Body": "no"}
     _, data = edge.call("GET", "/", headers=dict(to(box, app.port), **forged), expect=200)
     for name in ("Edge", "Id", "Port"):
         assert f"X-Stasis-{name}" not in app.last_head, app.last_head
-    for path in ("/_edge/auth", "/%5Fedge/auth", "//_edge/auth", "/_edge/refuse/token",
+    for path in ("/_edge/auth", "/%5Fedge/auth", "//_edge/auth", "/_edge/closed",
                  "/_stasis/auth", "/_stasis/sandbox"):
         edge.call("GET", path, headers=forged, expect=404)
     _, data = edge.call("GET", "/", headers=dict(to({"id": "inone"}), **forged), expect=502)
@@ -460,6 +460,24 @@ def test_refusal_of_an_upload_without_end(edge, box, app, agent):
         head = read_until(s, b"port is not open")
         assert head.startswith(b"HTTP/1.1 502 "), head
         s.close()
+    paused = edge.api("POST", "/v1/sandboxes", {}, expect=201)
+    edge.api("POST", f"/v1/sandboxes/{paused['id']}/pause")
+    body = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    for host, more, status, said in (
+            (f"{app.port}-inone.localhost", body, 502, b"was not found"),
+            (f"{app.port}-inone.localhost", "Content-Length: 9000\r\n\r\nhello", 502, b"was not found"),
+            (f"{app.port}-{paused['id']}.localhost", body, 502, b"was not found"),
+            (f"49983-{box['id']}.localhost", body, 401, b"access token is missing"),
+            (f"49983-{box['id']}.localhost", "X-Access-Token: no\r\n" + body, 401, b"access token is"),
+            (f"49983-{box['id']}.localhost", "Expect: 100-continue\r\n" + body, 401, b"access token is"),
+            (f"70000-{box['id']}.localhost", body, 400, b"must be a number"),
+            (f"{app.port}-a.b.localhost", body, 400, b"id is malformed")):
+        s = edge.raw(f"POST /up HTTP/1.1\r\nHost: {host}\r\n{more}")
+        answer = read_until(s, said)
+        assert f"HTTP/1.1 {status} ".encode() in answer, (host, answer)
+        assert b"\r\nConnection: close\r\n" in answer, (host, answer)
+        s.close()
+    edge.api("DELETE", "/v1/sandboxes/" + paused["id"], expect=204)
     # Nothing of the bodies is taken for a request, on no connection to the server.
     for _ in range(40):
         edge.call("GET", "/v1/health", expect=200)
