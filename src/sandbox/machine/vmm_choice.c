@@ -19,7 +19,7 @@
 #define QEMU "/usr/bin/qemu-system-x86_64"
 #define KVM "/dev/kvm"
 #define JAIL_FIRECRACKER JAIL_BIN "/firecracker"
-#define PROBE_MS 60000 // fcqemu gives each of two guests 20 s
+#define PROBE_MS 90000 // fcqemu gives each of two guests 20 s, and QEMU's version as much
 
 static char *which(const char *program)
 {
@@ -126,20 +126,24 @@ static int find_firecracker(const struct host_config *cfg, bool needed, char **r
 	return 0;
 }
 
-// What fcqemu can say of KVM it finds out with QEMU; Firecracker needs neither.
-static int open_kvm(struct err *e)
+static int refuse_kvm(const char *why, struct err *e)
 {
-	_cleanup_close_ int fd = open(KVM, O_RDWR | O_CLOEXEC);
-	_cleanup_close_ int vm = fd < 0 ? -1 : ioctl(fd, KVM_CREATE_VM, 0);
-	return vm < 0 ? err_set(e, ERR_UNAVAILABLE,
-				"firecracker needs KVM, which does not work here (" KVM
-				": %s): use --vmm auto",
-				strerror(errno))
-		      : 0;
+	return err_set(e, ERR_UNAVAILABLE,
+		"firecracker needs KVM, which does not work here (%s): use --vmm auto", why);
 }
 
-static int ask_fcqemu(
-	const struct host_config *cfg, const char *fcqemu, struct vmm_choice *c, struct err *e)
+static int open_kvm(struct err *e)
+{
+	char why[80];
+	_cleanup_close_ int fd = open(KVM, O_RDWR | O_CLOEXEC);
+	_cleanup_close_ int vm = fd < 0 ? -1 : ioctl(fd, KVM_CREATE_VM, 0);
+	snprintf(why, sizeof why, KVM ": %s", strerror(errno));
+	return vm < 0 ? refuse_kvm(why, e) : 0;
+}
+
+// *ret_certain: false where it could not find out whether KVM works.
+static int ask_fcqemu(const struct host_config *cfg, const char *fcqemu, struct vmm_choice *c,
+	bool *ret_certain, struct err *e)
 {
 	_cleanup_json_ json_t *j = NULL;
 	int rc = probe(cfg->run_dir, fcqemu, &j, e);
@@ -151,7 +155,23 @@ static int ask_fcqemu(
 	c->kvm = str_eq(json_string_value(json_object_get(j, "accel")), "kvm");
 	snprintf(c->kvm_reason, sizeof c->kvm_reason, "%s", reason ? reason : "");
 	snprintf(c->qemu_version, sizeof c->qemu_version, "%s", qemu ? qemu : "");
+	*ret_certain = json_is_true(json_object_get(j, "certain"));
 	return 0;
+}
+
+// For Firecracker alone, which needs no QEMU: where there is one, its guest tells a KVM that works
+// from one that opens and then interprets guests, or runs none.
+static int need_kvm(
+	const struct host_config *cfg, const char *fcqemu, struct vmm_choice *c, struct err *e)
+{
+	bool certain = false;
+	struct err why = {0};
+	if (fcqemu && access(QEMU, X_OK) == 0 && ask_fcqemu(cfg, fcqemu, c, &certain, &why) < 0)
+		log_warn("kvm was not tried with a guest reason=%s", why.text);
+	if (certain && !c->kvm)
+		return refuse_kvm(c->kvm_reason, e);
+	c->kvm = true;
+	return certain ? 0 : open_kvm(e);
 }
 
 int vmm_choose(const struct host_config *cfg, struct vmm_choice *ret, struct err *e)
@@ -169,10 +189,10 @@ int vmm_choose(const struct host_config *cfg, struct vmm_choice *ret, struct err
 		return rc;
 	if (!only_fc && !fcqemu)
 		return err_set(e, ERR_INTERNAL, "fcqemu not found: run make, or make install");
-	rc = only_fc ? open_kvm(e) : ask_fcqemu(cfg, fcqemu, &c, e);
+	bool certain;
+	rc = only_fc ? need_kvm(cfg, fcqemu, &c, e) : ask_fcqemu(cfg, fcqemu, &c, &certain, e);
 	if (rc < 0)
 		return rc;
-	c.kvm |= only_fc;
 	c.firecracker = fc && c.kvm;
 	snprintf(c.program, sizeof c.program, "%s", c.firecracker ? fc : fcqemu);
 	if (c.firecracker)
