@@ -14,6 +14,7 @@
 
 // A KVM in an emulated machine, on a busy host, needs many seconds.
 #define PROBE_TIMEOUT_MS 20000
+#define VERSION_MS 20000
 // Chunks, and time, after which they say how fast the guest is: one that is merely stopped for a
 // moment, on a busy host, does all of its work in less.
 #define PROBE_CHUNKS 4
@@ -195,7 +196,7 @@ int probe_qemu_version(const char *qemu, char *out, size_t size, struct err *e)
 {
 	const char *const argv[] = {qemu, "--version", NULL};
 	_cleanup_strbuf_ struct strbuf b = {0};
-	int rc = proc_run(argv, NULL, 0, 10000, &b, e);
+	int rc = proc_run(argv, NULL, 0, VERSION_MS, &b, e);
 	if (rc < 0)
 		return rc;
 	const char *p = b.data ? strstr(b.data, "version ") : NULL;

@@ -11,6 +11,10 @@
 
 extern const struct embed control_nginx[]; // nginx.conf.in
 
+// A dead man's switch: a program that ends is noticed at once, and one that only starts has needed
+// 10 s on a machine whose processors were all taken.
+#define CHECK_MS 120000
+
 static const char *const worker_users[] = {"www-data", "nginx", "nobody"};
 
 const struct passwd *conf_worker_user(struct passwd *pw, char *buf, size_t size)
@@ -185,6 +189,6 @@ int conf_check(const char *program, const char *dir, const char *path, struct er
 {
 	const char *const argv[] = {
 		program, "-t", "-q", "-e", "stderr", "-p", dir, "-c", path, NULL};
-	int r = proc_run(argv, NULL, 0, 10000, NULL, e);
+	int r = proc_run(argv, NULL, 0, CHECK_MS, NULL, e);
 	return r < 0 ? err_prefix(e, r, "the edge's configuration was refused") : 0;
 }

@@ -25,7 +25,7 @@
 #include "control/edge/conf.h"
 #include "base/json.h"
 
-#define START_MS 10000
+#define START_MS 120000 // a dead man's switch: one that ends is noticed at once
 #define STOP_GRACE_MS 3000
 #define BACKOFF_MIN_MS 100
 #define BACKOFF_MAX_MS 5000

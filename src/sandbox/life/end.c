@@ -146,7 +146,7 @@ static int finish_destroy(struct host *h, struct sandbox *s, const char *op_id, 
 	if (!claimed)
 		sandbox_free_later(h, s);
 	else if (sandbox_free(h, s, FREE_ALL, FREE_MS) < 0)
-		log_warn("destroyed, its processes have not ended yet sandbox=%s", s->info.id);
+		log_info("destroyed, its processes have not ended yet sandbox=%s", s->info.id);
 	pthread_mutex_lock(&h->lock);
 	if (committed == 0)
 		h->destroys++;

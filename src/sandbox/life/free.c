@@ -18,6 +18,10 @@
 
 #define TRY_MS 250	   // the first time
 #define AGAIN_MAX_MS 5000u // between tries
+// The try that is told, and each EVERY_TRY after it: 20 s after the kill, since the processes of a
+// large guest end for seconds where processors are scarce.
+#define TOLD_TRY 12
+#define EVERY_TRY 16
 
 struct freeing {
 	struct host *h;
@@ -69,7 +73,7 @@ static int free_step(struct freeing *f)
 	shim_kill(dir, s->pidfd);
 	int rc = shim_wait_gone(dir, s->pidfd, f->tries ? 0 : TRY_MS, &e);
 	if (rc < 0) {
-		if (f->tries % 16 == 1)
+		if (f->tries % EVERY_TRY == TOLD_TRY)
 			log_warn("sandbox is not gone yet sandbox=%s error=%s", s->info.id,
 				err_text(&e, rc));
 		return rc;

@@ -93,7 +93,7 @@ static void finish(struct operation *o)
 {
 	struct host *h = o->h;
 	if (sandbox_free(h, o->s, FREE_BUT_CONSOLE, FREE_MS) < 0)
-		log_warn("paused, its processes have not ended yet sandbox=%s", o->s->info.id);
+		log_info("paused, its processes have not ended yet sandbox=%s", o->s->info.id);
 	operation_phase(o, "free");
 	pthread_mutex_lock(&h->lock);
 	h->pauses++;

@@ -11,9 +11,10 @@
 // With KVM too: 10 s have been seen on a busy machine, and 20 s of two that boot at once where KVM
 // itself is nested. One that ends is noticed at once.
 #define READY_MS 120000
-#define INIT_MS 30000
-// All calls of a start to its guest together; telling the time again is given up before.
-#define GUEST_MS 60000
+// All calls of a start to its guest together; telling the time again is given up before. As much,
+// for the same reason: where processors are scarce a guest that wakes has needed 30 s for its first
+// answer.
+#define GUEST_MS 120000
 #define RETELL_MS 10000
 // A guest that needs longer than this keeps no place at the gate from others: how long it takes is
 // for its own code to say.
@@ -60,7 +61,7 @@ static int tell(struct http_client *c, const struct envd_target *t, const struct
 	uint64_t *ret_late, struct err *e)
 {
 	uint64_t at_work = 0, begin = clock_monotonic_ns();
-	int rc = envd_call_init(c, t, i, INIT_MS, &at_work, e);
+	int rc = envd_call_init(c, t, i, GUEST_MS, &at_work, e);
 	uint64_t took = clock_monotonic_ns() - begin;
 	*ret_late = took - MIN(took, at_work);
 	return rc;
@@ -115,7 +116,7 @@ int greet(struct host *h, struct sandbox *s, const struct machine_plan *p, struc
 	// The first packets wake code that the guest has long not run; the time that is told must
 	// not wait for that.
 	if (i.resumed)
-		rc = envd_call_health(c, &t, INIT_MS, e);
+		rc = envd_call_health(c, &t, GUEST_MS, e);
 	uint64_t late = 0;
 	if (rc == 0)
 		rc = tell(c, &t, &i, &late, e);

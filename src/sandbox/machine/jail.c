@@ -7,7 +7,7 @@
 #include "sandbox/machine/vmm_choice.h"
 #include "shim/shim.h"
 
-#define SHIM_START_MS 20000
+#define SHIM_START_MS 60000 // a dead man's switch: one that ends is noticed at once
 
 struct jail {
 	struct shim_bind *binds; // their paths are owned

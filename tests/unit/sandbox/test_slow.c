@@ -4,6 +4,8 @@
 //	OPERATION/CALL/fails	a call to a player fails, nothing was done
 //	OPERATION/CALL/lost	it is done, but the answer comes after the time-out
 //	OPERATION/CALL/silent	nothing is done, nothing is answered
+//	starved/OPERATION	the guest has no processor for most of a minute: it is waited for
+//	late/told		processes that end after a moment are no news
 //	late/...		processes that need longer to die than they are waited for
 //	adopt/CALL/...		the server was killed with the machine stopped; the next one meets a
 //				VMM or an agent in trouble
@@ -62,8 +64,6 @@ static void silent(const void *arg)
 	trouble(TROUBLE_SILENT);
 }
 
-// ---- processes that die late
-
 static const struct act *find_act(const char *name)
 {
 	for (size_t i = 0; i < n_acts; i++)
@@ -71,6 +71,16 @@ static const struct act *find_act(const char *name)
 			return &acts[i];
 	check(false, "no operation %s", name);
 }
+
+static void starved(const void *arg)
+{
+	act = find_act(arg);
+	call = "@(envd_call_init|envd_call_health)";
+	trouble(TROUBLE_LATE);
+	check(run->rc == 0, "%s: %s", act->name, run->e.text);
+}
+
+// ---- processes that die late
 
 // The operation that arg names ends while the processes do not; later they do. It is what it was
 // told to be, or (where an error was told) what it was before.
@@ -87,6 +97,32 @@ static void late(const void *arg)
 	judge_again(h);
 	judge_use(h);
 	play_close(h);
+}
+
+// What the server says while arg's processes do not end for a few tries.
+static void late_told(const void *arg)
+{
+	char said[4096] = "";
+	FILE *log = tmpfile();
+	int console = dup(STDERR_FILENO);
+	act = find_act(arg);
+	run = act_prepare(act);
+	struct host *h = play_open();
+	act_prepare_in(h, act, run, false);
+	check(log && dup2(fileno(log), STDERR_FILENO) >= 0, "log");
+	atomic_store(&world.stage->stuck, 1);
+	unsigned before = atomic_load(&world.stage->n_calls);
+	act_run(h, act, run);
+	while (atomic_load(&world.stage->n_calls) < before + 8)
+		usleep(1000);
+	atomic_store(&world.stage->stuck, 0);
+	judge_one_of(h, true, run->rc < 0, "when its processes have ended");
+	play_close(h);
+	dup2(console, STDERR_FILENO);
+	check(pread(fileno(log), said, sizeof said - 1, 0) >= 0, "read the log");
+	check(!strstr(said, " warn "), "%s", said);
+	fclose(log);
+	close(console);
 }
 
 static void serve_stuck(void *arg)
@@ -467,6 +503,11 @@ int main(int argc, char **argv)
 		{"rm/late/create", rm_late, &late_rms[2]},
 		{"rm/late/rollback", rm_late, &late_rms[3]},
 		{"rm/again", rm_again},
+		{"starved/create-boot", starved, "create-boot"},
+		{"starved/create-image", starved, "create-image"},
+		{"starved/resume", starved, "resume"},
+		{"starved/rollback", starved, "rollback-running"},
+		{"late/told", late_told, "destroy-running"},
 		{"late/pause", late, "pause"},
 		{"late/rollback-running", late, "rollback-running"},
 		{"late/destroy-running", late, "destroy-running"},

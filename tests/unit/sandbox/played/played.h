@@ -56,6 +56,7 @@ enum trouble {
 	TROUBLE_LOST,	// done, but the answer does not come in time
 	TROUBLE_SILENT, // not done, no answer: the time-out passes
 	TROUBLE_HOLDS,	// waits until the test lets it go, or its process ends; then does it
+	TROUBLE_LATE,	// done, after 50 s without a processor
 };
 
 #define STAGE_HITS 512

@@ -185,6 +185,8 @@ int __wrap_fault_hit(const char *name, struct err *e)
 
 // ---- trouble of players
 
+#define LATE_MS 50000
+
 int trouble_wait(int timeout_ms, int (*tick)(void *), void *ctx, const char *what, struct err *e)
 {
 	for (int at = 0; at < timeout_ms; at += 100) {
@@ -214,6 +216,10 @@ int trouble_meet(const char *call, const char *id, int timeout_ms, int (*tick)(v
 		return err_set(e, ERR_INTERNAL, "%s: played failure", call);
 	case TROUBLE_SILENT:
 		return trouble_wait(timeout_ms, tick, ctx, call, e);
+	case TROUBLE_LATE: {
+		int rc = trouble_wait(MIN(timeout_ms, LATE_MS), tick, ctx, call, e);
+		return rc < 0 && timeout_ms > LATE_MS && !(tick && tick(ctx)) ? 0 : rc;
+	}
 	case TROUBLE_LOST:
 		*ret_lost = true;
 		return 0;
