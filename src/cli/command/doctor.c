@@ -29,6 +29,7 @@
 #include "net/resolvers.h"
 
 #define PROBE_TIMEOUT_MS 60000
+#define PROGRAM_MS 60000 // a dead man's switch, for one that prints a few lines
 
 enum verdict { OK, DEGRADED, MISSING };
 static const char *const verdict_names[] = {"ok", "degraded", "missing"};
@@ -189,8 +190,9 @@ static void check_vmm(struct report *r)
 	else
 		tell(r, "isolation", DEGRADED,
 			"a machine, or VM with nested virtualisation, whose /dev/kvm works",
-			"emulated: %s; guests run several times slower",
-			reason && *reason ? reason : "KVM does not work here");
+			"emulated: %s; %sguests run several times slower",
+			reason && *reason ? reason : "KVM does not work here",
+			usable ? "Firecracker cannot be used, " : "");
 }
 
 // QEMU's guests are not given what it takes (src/fcqemu/qemu.c). Firecracker without a CPU template
@@ -340,8 +342,8 @@ static void check_nft(struct report *r)
 	struct err e = {0};
 	if (!nft)
 		tell(r, "nft", MISSING, "apt-get install nftables", "nft is not installed");
-	else if (proc_run((const char *const[]){nft, "list", "tables", NULL}, NULL, 0, 5000, NULL,
-			 &e) < 0)
+	else if (proc_run((const char *const[]){nft, "list", "tables", NULL}, NULL, 0, PROGRAM_MS,
+			 NULL, &e) < 0)
 		tell(r, "nft", MISSING, "modprobe nf_tables", "%s", e.text);
 	else
 		tell(r, "nft", OK, NULL, "%s works", nft);
@@ -368,7 +370,8 @@ static void check_nginx(struct report *r)
 	_cleanup_strbuf_ struct strbuf out = {0};
 	if (!nginx)
 		tell(r, "nginx", MISSING, "apt-get install nginx-light", "nginx is not installed");
-	else if (proc_run((const char *const[]){nginx, "-V", NULL}, NULL, 0, 5000, &out, &e) < 0)
+	else if (proc_run((const char *const[]){nginx, "-V", NULL}, NULL, 0, PROGRAM_MS, &out, &e) <
+		 0)
 		tell(r, "nginx", MISSING, "apt-get install --reinstall nginx-light", "%s", e.text);
 	else if (!strstr(out.data, "http_auth_request_module") ||
 		 !strstr(out.data, "http_realip_module"))
