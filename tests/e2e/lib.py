@@ -303,8 +303,8 @@ class World:
     def close(self):
         """The way out, whatever happened before: nothing stays."""
         atexit.unregister(self.close)
-        for sig in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(sig, signal.SIG_IGN)
+        before = [(sig, signal.signal(sig, signal.SIG_IGN))
+                  for sig in (signal.SIGINT, signal.SIGTERM)]
         try:
             # A signal to the whole process group ended the servers too.
             for name in ("server", "host"):
@@ -324,8 +324,8 @@ class World:
             if done.code != 0:
                 print(f"clean-up: {done.errors}", file=sys.stderr)
         shutil.rmtree(self.dir, ignore_errors=True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for sig, handler in before:
+            signal.signal(sig, handler)
 
     # --- REST
 
