@@ -24,8 +24,8 @@ UNIT := $(FIXED) meson test --no-rebuild --suite unit --print-errorlogs --num-pr
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export LC_ALL := C.UTF-8
-.PHONY: all deps build demo test lab test-kvm test-kvm-smoke check coverage format bench install uninstall \
-	deb dist release test-distros clean
+.PHONY: all deps build demo test lab test-kvm test-kvm-smoke check coverage format \
+	bench install uninstall deb dist release test-distros clean
 
 all: build
 
@@ -45,7 +45,7 @@ test: build
 	@tests/run
 
 # KERNEL=6.1, FIRECRACKER=/path, LAB_RAM=8G: see tests/lab/lab.
-export KERNEL FIRECRACKER LAB_RAM CMD
+export KERNEL FIRECRACKER LAB_RAM CMD STASIS_TEST_KVM
 lab: build
 	@scripts/deps run test lab
 	@tests/lab/lab shell $(if $(CMD),"$$CMD")
@@ -56,7 +56,7 @@ test-kvm: build
 
 test-kvm-smoke: build
 	@scripts/deps run test lab
-	@tests/lab/lab test kvm
+	@tests/lab/lab smoke
 
 # Each step says what it found; the first that finds anything ends it. Quick ones first. What takes
 # a guest comes last, so that nothing is beside it.

@@ -24,9 +24,9 @@ import lib  # noqa: E402
 BOOTS = 'for a; do :; done; echo "lab: ready 1.0" >"${a#file:}"; exec sleep 600'
 
 
-def load():
-    loader = importlib.machinery.SourceFileLoader("lab", os.path.join(ROOT, "tests/lab/lab"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("lab", loader))
+def load(name="lab"):
+    loader = importlib.machinery.SourceFileLoader(name, os.path.join(ROOT, "tests/lab", name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
     loader.exec_module(module)
     return module
 
@@ -47,10 +47,16 @@ class Lab(unittest.TestCase):
         self.lab = load()
         self.lab.KERNEL = "6.12"
         self.lab.FIRECRACKER = ""
-        self.lab.machine = lambda: os.path.join(self.dir, "machine")
+        self.replace(self.lab.machine, "take", lambda _: (self.dir + "/machine", None))
         self.lab.pack = lambda path, work: None
         self.lab.Lab.take_logs = lambda lab: None
         self.lab.host_has_kvm = lambda: (False, "played")
+
+    def replace(self, module, name, value):
+        """Of a module that other tests have too."""
+        patch = unittest.mock.patch.object(module, name, value)
+        patch.start()
+        self.addCleanup(patch.stop)
 
     def program(self, name, text):
         path = os.path.join(self.dir, "bin", name)
@@ -143,6 +149,72 @@ class Lab(unittest.TestCase):
             self.assertEqual(f.readline(), "kvm Firecracker kvm\n")
             self.assertRegex(f.readline(), "/firecracker\n$")
 
+    def test_firecracker_of_the_path(self):
+        """What the server takes by itself is what is expected."""
+        self.lab.host_has_kvm = lambda: (True, "")
+        self.program("firecracker", "")
+        self.program("run", f'echo "$STASIS_EXPECT_VMM" >{self.dir}/said')
+        self.lab.RUN = os.path.join(self.dir, "bin/run")
+        self.assertEqual(self.ask()[0], 0)
+        with open(self.dir + "/said") as f:
+            self.assertEqual(f.read(), "Firecracker\n")
+
+    def smoke(self):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+            code = self.lab.smoke()
+        return code, out.getvalue()
+
+    def test_smoke(self):
+        self.lab.no_room = lambda: ""
+        self.assertEqual((self.smoke()[0], self.booted()), (3, 1))
+
+    def test_smoke_is_skipped_loudly(self):
+        def not_made(_):
+            raise self.lab.machine.NotMade("no network")
+        self.lab.no_room = lambda: "little of it"
+        self.assertEqual(self.smoke(), (77, "\n*** NOT TESTED ON KVM: little of it\n\n"))
+        self.lab.no_room = lambda: ""
+        self.replace(self.lab.machine, "take", not_made)
+        code, out = self.smoke()
+        self.assertEqual(code, 77)
+        self.assertIn("*** NOT TESTED ON KVM: the lab's machine cannot be made: no network", out)
+        os.environ["STASIS_TEST_KVM"] = "no"
+        self.assertEqual(self.smoke(), (77, "\n*** NOT TESTED ON KVM: STASIS_TEST_KVM=no\n\n"))
+        self.assertEqual(self.booted(), 0)
+
+    def test_smoke_where_kvm_works_needs_no_room(self):
+        self.lab.host_has_kvm = lambda: (True, "")
+        self.lab.no_room = lambda: "little of it"
+        self.program("run", "exit 5")
+        self.lab.RUN = os.path.join(self.dir, "bin/run")
+        self.assertEqual(self.smoke()[0], 5)
+
+    def test_room(self):
+        self.lab.CACHE = self.dir + "/not/there"
+        self.lab.available_gib = lambda: 4.9
+        self.lab.free_gib = lambda place: 100
+        self.assertEqual(self.lab.no_room(), "4.9 GiB of memory available, a lab wants 5")
+        self.lab.RAM = "3584M"
+        self.assertEqual(self.lab.no_room(), "")
+        self.lab.free_gib = lambda place: 1 if place == self.lab.CACHE else 100
+        self.assertIn(f"free in {self.lab.CACHE}", self.lab.no_room())
+        self.lab.free_gib = lambda place: 1 if place != self.lab.CACHE else 100
+        self.assertIn(f"free in {self.dir}/tmp", self.lab.no_room())
+
+    def test_a_world_gives_the_signals_back(self):
+        """The image is built in one; a lab that is told to end afterwards still cleans up."""
+        old = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
+        self.addCleanup(lambda: [signal.signal(*pair) for pair in old.items()])
+        signal.signal(signal.SIGTERM, self.lab.stop)
+        world = object.__new__(lib.World)
+        world.volume, world.two, world.server, world.host = False, False, None, None
+        world.dir = self.dir + "/tmp/world"
+        world.stop = world.api = lambda *_: unittest.mock.MagicMock()
+        world.close()
+        self.assertEqual(signal.getsignal(signal.SIGTERM), self.lab.stop)
+        self.assertEqual(signal.getsignal(signal.SIGINT), old[signal.SIGINT])
+
     def test_interrupted(self):
         """By a signal to this process alone, while the tests run."""
         self.play(BOOTS, f'case "$*" in *tests/run*) kill -INT {os.getpid()}; {self.hangs()}; esac')
@@ -166,6 +238,82 @@ class Lab(unittest.TestCase):
             return
         self.assertTrue(select.select([ended], [], [], 60)[0])
         os.close(ended)
+
+
+class Machine(unittest.TestCase):
+    """The cache of machines."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="stasis-lab-test.")
+        self.addCleanup(folder.cleanup)
+        self.dir = folder.name
+        self.machine = load().machine
+        self.name = ""
+        for name, value in (("path", lambda cache: os.path.join(cache, "lab", self.name)),
+                            ("make", self.make), ("say", lambda _: None)):
+            patch = unittest.mock.patch.object(self.machine, name, value)
+            patch.start()
+            self.addCleanup(patch.stop)
+        self.made, self.clock = [], 1000
+
+    def make(self, there):
+        self.made.append(os.path.basename(there))
+        os.mkdir(there)
+
+    def take(self, name, keep=False):
+        self.name = name
+        there, fd = self.machine.take(self.dir)
+        self.clock += 10
+        os.utime(there, (self.clock, self.clock))
+        if not keep:
+            os.close(fd)
+        return fd
+
+    def there(self):
+        return sorted(n for n in os.listdir(self.dir + "/lab") if n != "lock")
+
+    def test_two_trees_keep_theirs(self):
+        for name in ("a", "b", "a", "b"):
+            self.take(name)
+        self.assertEqual((self.made, self.there()), (["a", "b"], ["a", "b"]))
+
+    def test_the_last_used_stays(self):
+        for name in ("a", "b", "a", "c"):
+            self.take(name)
+        self.assertEqual(self.there(), ["a", "c"])
+
+    def test_use_is_noted(self):
+        """By take() itself: these times are long ago."""
+        self.take("a")
+        self.take("b")
+        fd = self.take("a", keep=True)
+        os.utime(self.dir + "/lab/a", (1, 1))
+        os.close(self.machine.take(self.dir)[1])
+        os.close(fd)
+        self.take("c")
+        self.assertEqual(self.there(), ["a", "c"])
+
+    def test_one_in_use_stays(self):
+        fd = self.take("a", keep=True)
+        for name in ("b", "c", "d"):
+            self.take(name)
+        self.assertEqual(self.there(), ["a", "c", "d"])
+        os.close(fd)
+        self.take("e")
+        self.assertEqual(self.there(), ["d", "e"])
+
+    def test_unfinished_ones_go(self):
+        self.take("a")
+        os.mkdir(self.dir + "/lab/b.new")
+        self.take("c")
+        self.assertEqual(self.there(), ["a", "c"])
+
+    def test_not_made(self):
+        self.name = "a"
+        with unittest.mock.patch.object(self.machine, "make",
+                                        side_effect=self.machine.NotMade("x")):
+            self.assertRaises(self.machine.NotMade, self.machine.take, self.dir)
+        self.take("a")
 
 
 class Expected(unittest.TestCase):
