@@ -6,7 +6,8 @@
 #	make demo       the whole thing once, on a temporary volume, with times
 #	make test       all tests, with real guests
 #	make lab        a shell in an emulated machine that has KVM (CMD='...': a command instead)
-#	make test-kvm   tests on KVM: this machine's, or in the lab (make test-kvm-smoke: a part)
+#	make test-kvm   tests on KVM: this machine's, or in the lab (make test-kvm-smoke: a part;
+#	                make test-kvm-all: each kernel with each VMM)
 #	make check      format, static analysis, gcc and clang, sanitizers, threads
 #	make coverage   lines and branches that the tests reach, by room (E2E=1: with guests)
 #	make bench      the figures of bench/README.md
@@ -24,7 +25,7 @@ UNIT := $(FIXED) meson test --no-rebuild --suite unit --print-errorlogs --num-pr
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export LC_ALL := C.UTF-8
-.PHONY: all deps build demo test lab test-kvm test-kvm-smoke check coverage format \
+.PHONY: all deps build demo test lab test-kvm test-kvm-smoke test-kvm-all check coverage format \
 	bench install uninstall deb dist release test-distros clean
 
 all: build
@@ -44,7 +45,7 @@ test: build
 	@scripts/deps run test
 	@tests/run
 
-# KERNEL=6.1, FIRECRACKER=/path, LAB_RAM=8G: see tests/lab/lab.
+# KERNEL=6.1, FIRECRACKER=/path, LAB_RAM=8G: see tests/lab/lab (of test-kvm-all tests/lab/all).
 export KERNEL FIRECRACKER LAB_RAM CMD STASIS_TEST_KVM
 lab: build
 	@scripts/deps run test lab
@@ -57,6 +58,10 @@ test-kvm: build
 test-kvm-smoke: build
 	@scripts/deps run test lab
 	@tests/lab/lab smoke
+
+test-kvm-all: build
+	@scripts/deps run test lab
+	@tests/lab/all
 
 # Each step says what it found; the first that finds anything ends it. Quick ones first. What takes
 # a guest comes last, so that nothing is beside it.

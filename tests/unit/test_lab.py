@@ -316,6 +316,116 @@ class Machine(unittest.TestCase):
         self.take("a")
 
 
+class All(unittest.TestCase):
+    """tests/lab/all, with a script in place of tests/lab/lab."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="stasis-lab-test.")
+        self.addCleanup(folder.cleanup)
+        self.dir = folder.name
+
+    def start(self, text, kernels="6.12 6.1", firecrackers=("",), room=20, works=False):
+        """all as a program, which it has to be for its signals."""
+        with open(self.dir + "/lab", "w") as f:
+            f.write("#!/bin/sh\n" + text + "\n")
+        os.chmod(self.dir + "/lab", 0o755)
+        with open(self.dir + "/drive", "w") as f:
+            f.write(f"""
+import os, sys
+sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
+import test_lab
+a = test_lab.load("all")
+a.HERE = a.lab.BUILD = {self.dir!r}
+a.lab.host_has_kvm = lambda: ({works}, "")
+a.lab.available_gib = lambda: {room}
+a.lab.machine.take = lambda _: (None, os.open("/dev/null", os.O_RDONLY))
+os.geteuid, os.cpu_count, sys.argv = lambda: 0, lambda: 2, ["all", "word"]
+sys.exit(a.main())
+""")
+        env = {**os.environ, "KERNEL": kernels, "FIRECRACKER": " ".join(firecrackers)}
+        return subprocess.Popen([sys.executable, self.dir + "/drive"], env=env, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def ask(self, *args, **kw):
+        program = self.start(*args, **kw)
+        out = program.communicate(timeout=60)[0]
+        return program.returncode, out
+
+    SAYS = ('echo "seen: Linux $KERNEL.9-x, isolation kvm, ${FIRECRACKER:-fcqemu} 1.2, '
+            'dirty tracking: exact (X)"; echo "5 passed, 0 failed, 1 skipped"')
+
+    def test_table(self):
+        code, out = self.ask(f'[ "$1 $2" = "test word" ] || exit 9; {self.SAYS}',
+                             firecrackers=("/bin/true", "/bin/false"))
+        self.assertEqual(code, 0, out)
+        self.assertIn("lab: 6 runs, 2 at a time\n", out)
+        table = [line.split() for line in out.split("\n\n")[1].splitlines()]
+        self.assertEqual([row[:5] for row in table[1:]], [
+            [kernel + ".9", vmm, "1.2", "kvm", "exact"] for kernel in ("6.12", "6.1")
+            for vmm in ("fcqemu", "/bin/true", "/bin/false")], out)
+        self.assertTrue(all(row[-1] == "passed" and row[6:9] == ["5", "0", "1"]
+                            for row in table[1:]), out)
+        with open(self.dir + "/test-logs/lab-6.1-true.log") as f:
+            self.assertIn("seen: Linux 6.1.9", f.read())
+
+    def test_one_that_fails(self):
+        code, out = self.ask(f'{self.SAYS}; [ $KERNEL != 6.1 ] || exit 3')
+        self.assertEqual(code, 1)
+        self.assertEqual([line.endswith("FAILED (3)") for line in out.splitlines()[-2:]],
+                         [False, True], out)
+
+    def test_one_that_does_not_say_on_what(self):
+        code, out = self.ask('echo "5 passed, 0 failed, 0 skipped"', kernels="6.1")
+        self.assertEqual(code, 1)
+        self.assertIn("FAILED: does not say on what it ran", out)
+
+    def test_little_memory(self):
+        begins = f'[ ! -e {self.dir}/busy ] || exit 8; >{self.dir}/busy; '
+        code, out = self.ask(f'{begins} {self.SAYS}; rm {self.dir}/busy', room=8)
+        self.assertEqual(code, 0, out)
+        self.assertIn("2 runs, 1 at a time", out)
+
+    def test_own_kvm(self):
+        """Its kernel is the one that there is."""
+        code, out = self.ask(self.SAYS.replace("$KERNEL", "${KERNEL:-5.5}"), works=True,
+                             firecrackers=("/bin/true",))
+        self.assertEqual(code, 0, out)
+        self.assertIn("lab: 2 runs, 1 at a time\n", out)
+        self.assertIn("[own-true] seen: Linux 5.5.9-x", out)
+
+    def test_same_names(self):
+        copy = self.dir + "/true"
+        os.symlink("/bin/true", copy)
+        code, out = self.ask(self.SAYS, kernels="6.1", firecrackers=("/bin/true", copy))
+        self.assertEqual(code, 0, out)
+        self.assertIn("[6.1-true] ", out)
+        self.assertIn("[6.1-true+] ", out)
+
+    def ended(self, sig):
+        """Both labs are told, and waited for; the others do not begin."""
+        program = self.start(f'trap "sleep 0.3; echo $KERNEL >>{self.dir}/ended; exit 143" TERM; '
+                             'echo begun; while :; do sleep 0.1; done',
+                             firecrackers=("/bin/true",))
+        for _ in range(3):  # the first line is its own
+            program.stdout.readline()
+        program.send_signal(sig)
+        out = program.communicate(timeout=60)[0]
+        with open(self.dir + "/ended") as f:
+            self.assertEqual(f.read(), "6.12\n6.12\n", out)
+        self.assertEqual(out.count("not run"), 2, out)
+        return program.returncode
+
+    def test_interrupted(self):
+        self.assertEqual(self.ended(signal.SIGINT), 130)
+
+    def test_told_to_end(self):
+        self.assertEqual(self.ended(signal.SIGTERM), 143)
+
+    def test_no_program(self):
+        code, out = self.ask(self.SAYS, firecrackers=(self.dir,))
+        self.assertEqual((code, out), (1, f"lab: FIRECRACKER={self.dir}: not a program\n"))
+
+
 class Expected(unittest.TestCase):
     """What a server says that its guests run on, against what is expected."""
 
