@@ -78,13 +78,15 @@ static int http_error(const char *what, const struct http_response *r, struct er
 
 #define INSTANCE_HEADER "X-Envd-Instance"
 
-// The guest's word: it goes into logs, so nothing but digits.
-static void keep_instance(const struct envd_target *t, const struct http_response *r)
+// The guest's word: it goes into logs, so nothing but digits. Nothing is known from no answer.
+static void keep_identity(const struct envd_target *t, const struct http_response *r)
 {
-	bool good = r->header[strspn(r->header, "0123456789abcdef")] == '\0';
-	if (t->instance &&
-		(!good || str_format(t->instance, ENVD_INSTANCE_SIZE, "%s", r->header) < 0))
+	const char *given = r->header[0];
+	bool good = given[strspn(given, "0123456789abcdef")] == '\0';
+	if (t->instance && (!good || str_format(t->instance, ENVD_INSTANCE_SIZE, "%s", given) < 0))
 		t->instance[0] = '\0';
+	if (t->version && r->status)
+		agent_version_read(r->header[1], good && given[0], t->version);
 }
 
 #define SHORT_ANSWER (64u << 10) // a guest may send more than it is asked for
@@ -109,9 +111,9 @@ static int post_json(struct http_client *c, const struct envd_target *t, const c
 		.connect_timeout_ms = timeout_ms,
 		.timeout_ms = timeout_ms,
 		.max_body = max,
-		.keep_header = INSTANCE_HEADER};
+		.keep_header = {INSTANCE_HEADER, AGENT_HEADER}};
 	int rc = http_client_call(c, &call, ret, e);
-	keep_instance(t, ret);
+	keep_identity(t, ret);
 	return rc;
 }
 
@@ -126,9 +128,9 @@ int envd_call_health(
 		.connect_timeout_ms = timeout_ms,
 		.timeout_ms = timeout_ms,
 		.max_body = SHORT_ANSWER,
-		.keep_header = INSTANCE_HEADER};
+		.keep_header = {INSTANCE_HEADER, AGENT_HEADER}};
 	int rc = http_client_call(c, &call, &r, e);
-	keep_instance(t, &r);
+	keep_identity(t, &r);
 	if (rc == 0 && r.status != 204)
 		rc = err_set(e, ERR_BAD_GATEWAY, "GET /health: status %d", r.status);
 	return rc;

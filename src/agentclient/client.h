@@ -3,6 +3,7 @@
 // address) and by the command line (streams, through the edge).
 #pragma once
 #include "agentclient/oom.h"
+#include "agentclient/version.h"
 #include "http/client.h"
 
 #define ENVD_PORT 49983
@@ -18,6 +19,8 @@ struct envd_target {
 	// the agent refuses. Another value than before: the agent was started anew. "": it does not
 	// say.
 	char *instance;
+	// By the same calls, where there was an answer; may be NULL.
+	struct agent_version *version;
 	// For the calls that end with one answer: see http_call.tick; may be NULL.
 	int (*tick)(void *ctx);
 	void *ctx;

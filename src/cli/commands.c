@@ -57,7 +57,7 @@ static const char text_snapshot[] =
 static const char text_snapshot_check[] =
 	"Memory is loaded by the VMM and accelerator that wrote it; with KVM also by the kind of processor\n"
 	"that its guest has seen. Exit status 7 when it is not, and the reason is told; then the disk alone\n"
-	"is to be had.\n";
+	"is to be had. Also told: the version of the agent in its guest, and its known weaknesses.\n";
 
 static const char text_snapshot_rm[] =
 	"Sandboxes and snapshots that were made from it live on.\n";

@@ -19,6 +19,7 @@
 #include "envd/process/path.h"
 #include "agentclient/client.h"
 #include "envd/process/env.h"
+#include "envd/wake/identity.h"
 #include "envd/wake/settings.h"
 #include "envd/wake/trim.h"
 
@@ -177,6 +178,7 @@ static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 	unsigned char instance[8];
 	id_random_bytes(instance, sizeof instance);
 	id_hex(instance, sizeof instance, a.instance);
+	identity_text(getenv(AGENT_INIT_VARIABLE), a.identity);
 	pthread_mutex_init(&a.lock, NULL);
 	pthread_mutex_init(&a.resume_lock, NULL);
 	_cleanup_close_ int cgroup = o->cgroup ? open_user_cgroup(o->cgroup) : -1;

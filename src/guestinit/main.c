@@ -20,6 +20,7 @@
 #include <sys/sysmacros.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include "agentclient/version.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "envd/process/env.h"
@@ -140,7 +141,10 @@ static pid_t start_envd(char *only_from)
 {
 	char *const argv[] = {"envd", "--guest", "--state", ENVD_STATE, "--trim", "/", "--cgroup",
 		ENV_CGROUP_GUEST, "--only-from", only_from, NULL};
-	static char *const env[] = {"PATH=" ENV_PATH_DEFAULT, "HOME=/root", NULL};
+	static char version[64];
+	static char *const env[] = {"PATH=" ENV_PATH_DEFAULT, "HOME=/root", version, NULL};
+	snprintf(version, sizeof version, AGENT_INIT_VARIABLE "=%s-%u", STASIS_VERSION,
+		AGENT_REVISION);
 	pid_t pid = vfork();
 	if (pid == 0) {
 		sigset_t none;

@@ -98,6 +98,7 @@ static const struct wire_field sandbox_fields[] = {
 		.count = offsetof(struct host_sandbox, n_phases),
 		.message = &phase},
 	TEXT(host_sandbox, dns, "dns"),
+	TEXT(host_sandbox, agent, "agent"),
 };
 MESSAGE(sandbox, "Sandbox", host_sandbox, sandbox_fields);
 
@@ -401,6 +402,7 @@ MESSAGE(snapshots, "ListSnapshotsResponse", rpc_snapshots, snapshots_fields);
 static const struct wire_field snapshot_checked_fields[] = {
 	BOOL(host_snapshot_check, resumes, "resumes"),
 	TEXT(host_snapshot_check, reason, "reason"),
+	TEXT(host_snapshot_check, agent, "agent"),
 };
 MESSAGE(snapshot_checked, "CheckSnapshotResponse", host_snapshot_check, snapshot_checked_fields);
 

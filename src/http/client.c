@@ -211,7 +211,7 @@ int http_client_call(struct http_client *c, const struct http_call *call, struct
 	CURL *h = c->curl;
 	c->error[0] = '\0';
 	ret->status = 0;
-	ret->content_type[0] = ret->server_timing[0] = ret->header[0] = '\0';
+	ret->content_type[0] = ret->server_timing[0] = ret->header[0][0] = ret->header[1][0] = '\0';
 	ret->body.len = 0;
 	curl_easy_setopt(h, CURLOPT_URL, url);
 	curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
@@ -252,8 +252,9 @@ int http_client_call(struct http_client *c, const struct http_call *call, struct
 	ret->status = (int)status;
 	snprintf(ret->content_type, sizeof ret->content_type, "%s", ct ? ct : "");
 	copy_header(h, "Server-Timing", ret->server_timing, sizeof ret->server_timing);
-	if (call->keep_header)
-		copy_header(h, call->keep_header, ret->header, sizeof ret->header);
+	for (size_t i = 0; i < ARRAY_SIZE(call->keep_header); i++)
+		if (call->keep_header[i])
+			copy_header(h, call->keep_header[i], ret->header[i], sizeof ret->header[i]);
 	// libcurl keeps the list's pointer; it must not outlive this call.
 	curl_easy_setopt(h, CURLOPT_HTTPHEADER, NULL);
 	curl_slist_free_all(headers);

@@ -19,7 +19,7 @@ struct http_response {
 	int status;
 	char content_type[96];
 	char server_timing[64]; // "" when there is none
-	char header[64];	// of the call's keep_header; "" when there is none
+	char header[2][96];	// of the call's keep_header; "" when there is none
 	struct strbuf body;
 };
 
@@ -29,8 +29,8 @@ struct http_call {
 	const char *const *headers; // further ones, NULL-terminated
 	const void *body;
 	size_t body_len;
-	const char *content_type; // default application/json where there is a body
-	const char *keep_header;  // name of one of the answer's headers; NULL: none
+	const char *content_type;   // default application/json where there is a body
+	const char *keep_header[2]; // names of the answer's headers; NULL: none
 	// Streaming upload instead of body: fills buf, returns the count, 0 at the end, -errno to
 	// abort.
 	ssize_t (*read)(void *ctx, char *buf, size_t max);

@@ -125,6 +125,7 @@ struct host_sandbox {
 	char backend[8];     // how its memory came: "boot", "file", "uffd"; "" when not running
 	uint64_t generation; // grows with each change of state
 	char dns[48];	     // its name servers since the last start, commas between
+	char agent[64];	     // its agent's version (agentclient/version.h); "": nobody has asked
 	char cause[64];	     // why it ended: end_cause_name; a newer host may have others
 	char detail[256];
 	uint64_t disk_bytes;			   // blocks in use
@@ -158,6 +159,7 @@ struct host_snapshot {
 struct host_snapshot_check {
 	bool resumes;	  // its memory can be loaded
 	char reason[400]; // why not; "" when it can
+	char agent[64];	  // as of a sandbox
 };
 
 struct host_template {

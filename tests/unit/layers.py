@@ -43,7 +43,7 @@ BELOW = {
     "shim": "base",
     "fcqemu": "base http vmm",
     "envd": "base archive http agentclient",
-    "guestinit": "base envd",
+    "guestinit": "base envd agentclient/version.h",
     "sandbox": "base http agentclient vmm snapshot disk net pager shim",
     "hostagent": "base http agentclient vmm snapshot disk net pager shim sandbox",
     "control": "base http agentclient hostagent sandbox/types.h",

@@ -158,7 +158,7 @@ int cmd_get(struct cli *c, struct err *e)
 	static const char *const shown[] = {"id", "name", "template", "state", "cause", "detail",
 		"vcpus", "memory_mb", "disk_mb", "disk_used_bytes", "backend", "generation", "url",
 		"created_at", "started_at", "ends_at", "stopped_at", "on_timeout", "dns",
-		"metadata", NULL};
+		"agent_version", "agent_weaknesses", "metadata", NULL};
 	return output_fields(s, shown);
 }
 

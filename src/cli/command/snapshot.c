@@ -129,6 +129,11 @@ int cmd_snapshot_check(struct cli *c, struct err *e)
 		puts("resumes here: yes");
 	else
 		printf("resumes here: no, because %s\n", text_of(answer, "reason"));
+	printf("agent: %s\n", text_of(answer, "agent_version"));
+	size_t i;
+	const json_t *weakness;
+	json_array_foreach (json_object_get(answer, "agent_weaknesses"), i, weakness)
+		printf("  known weakness: %s\n", json_string_value(weakness));
 	return 0;
 }
 

@@ -101,10 +101,17 @@ void snapshots_get(struct http_request *r, void *ctx)
 	struct control *c = ctx;
 	struct template t;
 	struct err e = {0};
-	if (templates_get(c->db, http_req_param(r, "name"), &t, &e) < 0)
+	if (templates_get(c->db, http_req_param(r, "name"), &t, &e) < 0) {
 		reply_error(r, &e);
-	else
-		http_reply_json(r, 200, answer_snapshot(&t));
+		return;
+	}
+	// The host has it; while it does not answer it is not known.
+	struct host_snapshot_check check = {0};
+	json_t *answer = answer_snapshot(&t);
+	c->host.ops->snapshot_check(c->host.host, t.snapshot, &check, NULL);
+	if (answer)
+		render_agent(answer, check.agent);
+	http_reply_json(r, 200, answer);
 }
 
 void snapshots_check(struct http_request *r, void *ctx)
@@ -116,12 +123,15 @@ void snapshots_check(struct http_request *r, void *ctx)
 	int rc = templates_get(c->db, http_req_param(r, "name"), &t, &e);
 	if (rc == 0)
 		rc = c->host.ops->snapshot_check(c->host.host, t.snapshot, &check, &e);
-	if (rc < 0)
+	if (rc < 0) {
 		reply_error(r, &e);
-	else
-		http_reply_json(r, 200,
-			json_pack("{s:s, s:b, s:o}", "name", t.name, "resumes", (int)check.resumes,
-				"reason", render_text(check.reason)));
+		return;
+	}
+	json_t *answer = json_pack("{s:s, s:b, s:o}", "name", t.name, "resumes", (int)check.resumes,
+		"reason", render_text(check.reason));
+	if (answer)
+		render_agent(answer, check.agent);
+	http_reply_json(r, 200, answer);
 }
 
 void snapshots_delete(struct http_request *r, void *ctx)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/state/render.h"
 #include <string.h>
+#include "agentclient/version.h"
 #include "base/clock.h"
 
 const char *render_state_name(enum sandbox_state s)
@@ -51,6 +52,17 @@ static json_t *render_list(const char *text)
 	return list;
 }
 
+int render_agent(json_t *object, const char *agent)
+{
+	json_t *weak = json_array();
+	const struct agent_weakness *w;
+	for (unsigned i = 0; (w = agent_weakness(agent, i)); i++)
+		json_array_append_new(weak, json_string(w->text));
+	int r = put(object, "agent_version",
+		agent[0] ? render_text(agent_version_shown(agent)) : json_null());
+	return r | put(object, "agent_weaknesses", weak);
+}
+
 json_t *render_sandbox(const struct sandbox_row *row, const struct host_sandbox *s)
 {
 	json_t *j = json_object();
@@ -77,6 +89,7 @@ json_t *render_sandbox(const struct sandbox_row *row, const struct host_sandbox 
 	r |= put(j, "disk_used_bytes", json_integer((json_int_t)s->disk_bytes));
 	r |= put(j, "backend", render_text(s->backend));
 	r |= put(j, "generation", json_integer((json_int_t)s->generation));
+	r |= render_agent(j, s->agent);
 	r |= put(j, "url", render_text(url));
 	r |= put(j, "envd_token", json_string(row->token));
 	r |= put(j, "phases", render_phases(s));

@@ -103,8 +103,10 @@ bool routes_before(struct http_request *req, const struct http_route *route, voi
 	struct err e = {0};
 	if (http_req_header(req, "Origin"))
 		http_reply_header(req, "Access-Control-Allow-Origin", "*");
-	if (route->flags & (ROUTE_PUBLIC | ROUTE_HOST))
+	if (route->flags & (ROUTE_PUBLIC | ROUTE_HOST)) {
 		http_reply_header(req, "X-Envd-Instance", a->instance);
+		http_reply_header(req, AGENT_HEADER, a->identity);
+	}
 	if (may_call(a, req, route, &e))
 		return false;
 	http_reply_error(req, &e);

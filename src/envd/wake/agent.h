@@ -4,6 +4,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include "agentclient/version.h"
 #include "envd/process/process.h"
 
 // Clients choose their dialect by this number (protocol page, A.7). 0.6.0 promises what is here but
@@ -38,7 +39,8 @@ struct agent {
 	struct agent_host host;
 	struct trim *trim; // NULL: freed space stays where it is
 	char instance[17]; // new with each start: the host sees that it talks to another one
-	pthread_mutex_t resume_lock; // one resume after the other; taken before lock
+	char identity[AGENT_HEADER_SIZE]; // see identity.h
+	pthread_mutex_t resume_lock;	  // one resume after the other; taken before lock
 };
 
 // The variables of every process: a new reference, never NULL.

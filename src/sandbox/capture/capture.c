@@ -123,7 +123,7 @@ int capture_take(
 	sandbox_phase(&s->info, "sync", since);
 	oom_settle(h, s);
 	c->stopped_ns = clock_monotonic_ns();
-	if ((rc = quiesce(s, &c->agent, true, e)) < 0)
+	if ((rc = quiesce(h, s, &c->agent, true, e)) < 0)
 		return err_prefix(e, rc, "quiesce the guest");
 	sandbox_phase(&s->info, "freeze", since);
 	rc = fault_hit("capture.after_freeze", e);
@@ -148,7 +148,7 @@ int capture_let_go(struct host *h, struct sandbox *s, struct capture *c, struct 
 	// A VMM that says no because it was never stopped is fine.
 	if (rc < 0 && (vmm_get_state(v, &state, NULL) < 0 || state != VMM_RUNNING))
 		return err_prefix(e, rc, "let the guest go on");
-	rc = quiesce(s, &c->agent, false, e);
+	rc = quiesce(h, s, &c->agent, false, e);
 	if (rc < 0)
 		return err_prefix(e, rc, "thaw the guest");
 	c->went_on = true;

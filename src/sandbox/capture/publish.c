@@ -69,6 +69,7 @@ static void fill_info(const struct host *h, const struct sandbox *s, const struc
 	snprintf(i->vmm_sha256, sizeof i->vmm_sha256, "%s", h->vmm->sha256);
 	snprintf(i->vmm_state, sizeof i->vmm_state, "%s", h->vmm->state);
 	snprintf(i->kernel_id, sizeof i->kernel_id, "%s", s->kernel_id);
+	snprintf(i->agent_version, sizeof i->agent_version, "%s", s->info.agent);
 }
 
 static void fill_row(const struct sandbox *s, struct capture *c)

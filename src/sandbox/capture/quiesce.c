@@ -19,13 +19,16 @@ static int ask(struct http_client *c, const struct envd_target *t, bool frozen, 
 // Another instance of the agent than the one that was greeted has its settings from its file, or
 // has lost them and refuses: it is greeted again, so that the snapshot has an agent that knows its
 // token.
-static int ask_and_greet(
-	struct sandbox *s, struct http_client *c, struct envd_target *t, bool frozen, struct err *e)
+static int ask_and_greet(struct host *h, struct sandbox *s, struct http_client *c,
+	struct envd_target *t, bool frozen, struct err *e)
 {
 	char seen[ENVD_INSTANCE_SIZE] = "";
 	struct err refused = {0};
+	struct agent_version version = {0};
 	t->instance = seen;
+	t->version = &version;
 	int rc = ask(c, t, frozen, &refused);
+	machine_note_agent(h, s, &version);
 	bool lost = rc < 0 && refused.code == ERR_UNAUTHENTICATED;
 	// After a restart of the server it is not known who was greeted: one that takes the token
 	// is.
@@ -47,7 +50,8 @@ static int ask_and_greet(
 	return rc;
 }
 
-int quiesce(struct sandbox *s, struct http_client **client, bool frozen, struct err *e)
+int quiesce(
+	struct host *h, struct sandbox *s, struct http_client **client, bool frozen, struct err *e)
 {
 	char url[96];
 	int rc = *client ? 0 : machine_agent(s, url, client, e);
@@ -56,5 +60,5 @@ int quiesce(struct sandbox *s, struct http_client **client, bool frozen, struct 
 	snprintf(url, sizeof url, "http://%s:%d", s->slot.address, ENVD_PORT);
 	struct envd_target t = {
 		.base_url = url, .token = s->token, .tick = machine_is_gone, .ctx = s};
-	return ask_and_greet(s, *client, &t, frozen, e);
+	return ask_and_greet(h, s, *client, &t, frozen, e);
 }

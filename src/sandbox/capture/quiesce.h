@@ -5,4 +5,5 @@
 #include "sandbox/table/host.h"
 
 // *client is made at the first call and kept by the caller, for the next one.
-int quiesce(struct sandbox *s, struct http_client **client, bool frozen, struct err *e);
+int quiesce(
+	struct host *h, struct sandbox *s, struct http_client **client, bool frozen, struct err *e);

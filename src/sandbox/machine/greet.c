@@ -98,9 +98,11 @@ int greet(struct host *h, struct sandbox *s, const struct machine_plan *p, struc
 		return rc;
 	id_random_bytes(entropy, sizeof entropy);
 	uint64_t had = p->src && !p->img ? p->src->info.disk_size : p->img->disk_mb << 20;
+	struct agent_version version = {0};
 	struct envd_target t = {.base_url = url,
 		.token = p->img ? NULL : p->src->row.token,
 		.instance = s->agent,
+		.version = &version,
 		.tick = await,
 		.ctx = &w};
 	struct envd_init i = {.token = p->token,
@@ -126,6 +128,7 @@ int greet(struct host *h, struct sandbox *s, const struct machine_plan *p, struc
 		rc == 0 && late > CLOCK_SLACK_NS && tries < CLOCK_TRIES && !is_over(&w, RETELL_MS);
 		tries++)
 		rc = tell(c, &t, &(struct envd_init){.token = p->token}, &late, e);
+	machine_note_agent(h, s, &version);
 	if (rc < 0 && is_over(&w, GUEST_MS))
 		rc = err_set(e, ERR_TIMEOUT, "the guest's agent did not finish within %d s",
 			GUEST_MS / 1000);

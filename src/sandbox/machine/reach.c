@@ -23,6 +23,14 @@ int machine_agent(const struct sandbox *s, char url[96], struct http_client **re
 	return http_client_new(&cfg, ret, e);
 }
 
+void machine_note_agent(struct host *h, struct sandbox *s, const struct agent_version *v)
+{
+	if (!v->revision)
+		return;
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
+	snprintf(s->info.agent, sizeof s->info.agent, "%s", v->text);
+}
+
 int machine_is_gone(void *ctx)
 {
 	const struct sandbox *s = ctx;

@@ -68,6 +68,7 @@ int source_check(struct host *h, const char *id, struct host_snapshot_check *ret
 		return rc;
 	ret->resumes = fit_memory(h->vmm, &src.info, why);
 	snprintf(ret->reason, sizeof ret->reason, "%s", why);
+	snprintf(ret->agent, sizeof ret->agent, "%s", src.info.agent_version);
 	source_done(&src);
 	return 0;
 }

@@ -41,6 +41,7 @@ struct sandbox {
 	struct host_sandbox info;
 	char token[96];	       // envd's; kept for later resumes
 	char agent[20];	       // envd's instance that was greeted last, "": not known
+	unsigned agent_asked;  // how often its version was asked for (machine/learn.h)
 	char op_id[UUID_SIZE]; // of the operation that has it, or had it last
 	const char *operation; // "create", "destroy", ...: claimed; NULL: free
 	// A destroy waits for it: what has it gives up as soon as it can, and undoes nothing.

@@ -24,7 +24,7 @@ int statefile_encode(const struct sandbox *row, const struct statefile_op *op, s
 	const struct host_sandbox *i = &row->info;
 	_cleanup_json_ json_t *j = json_pack("{s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, "
 					     "s:I, s:b, s:i, s:s, s:s, s:s, s:s, s:I, s:b, s:b, "
-					     "s:s, s:s, s:s, s:b}",
+					     "s:s, s:s, s:s, s:b, s:s}",
 		"format", (int)STATEFILE_FORMAT, "id", i->id, "template", i->template, "state",
 		sandbox_state_name(i->state), "vcpus", (json_int_t)i->vcpus, "memory_mb",
 		(json_int_t)i->memory_mb, "disk_mb", (json_int_t)i->disk_mb, "created_ns",
@@ -35,7 +35,7 @@ int statefile_encode(const struct sandbox *row, const struct statefile_op *op, s
 		"snapshot", i->snapshot, "backend", i->backend, "generation",
 		(json_int_t)i->generation, "lineage_uncertain", row->full_next, "hidden",
 		row->hidden, "kernel_id", row->kernel_id, "parent", row->parent, "dns", i->dns,
-		"dns_own", row->dns_own);
+		"dns_own", row->dns_own, "agent", i->agent);
 	json_t *o = op && op->id[0] ? json_pack("{s:s, s:s, s:s}", "id", op->id, "kind", op->kind,
 					      "data", op->data)
 				    : NULL;
@@ -92,7 +92,7 @@ int statefile_parse(const char *text, size_t len, struct sandbox *ret, struct st
 	struct statefile_op op = {0};
 	json_t *operation = NULL;
 	const char *id = "", *template = "", *state = "", *token = "", *cause = "", *snapshot = "",
-		   *backend = "", *kernel = "", *parent = "", *dns = "";
+		   *backend = "", *kernel = "", *parent = "", *dns = "", *agent = "";
 	uint64_t format = 0, vcpus = 0, memory = 0;
 	bool pause = false;
 	int slot = -1;
@@ -122,6 +122,7 @@ int statefile_parse(const char *text, size_t len, struct sandbox *ret, struct st
 		// Not in those of an older server.
 		{"dns", JF_STRING, &dns, .max = sizeof i->dns - 1},
 		{"dns_own", JF_BOOL, &s.dns_own},
+		{"agent", JF_STRING, &agent, .max = sizeof i->agent - 1},
 		{"operation", JF_OBJECT, &operation},
 	};
 	int rc = json_parse_object(text, len, &j, e);
@@ -138,6 +139,7 @@ int statefile_parse(const char *text, size_t len, struct sandbox *ret, struct st
 	snprintf(s.kernel_id, sizeof s.kernel_id, "%s", kernel);
 	snprintf(s.parent, sizeof s.parent, "%s", parent);
 	snprintf(i->dns, sizeof i->dns, "%s", dns);
+	snprintf(i->agent, sizeof i->agent, "%s", agent);
 	i->state = sandbox_state_parse(state);
 	i->vcpus = (unsigned)vcpus;
 	i->memory_mb = (unsigned)memory;

@@ -53,14 +53,14 @@ int store_put_sandbox(
 		"INSERT OR REPLACE INTO sandboxes (id, template, state, vcpus, memory_mb, disk_mb, "
 		"created_ns, started_ns, stopped_ns, ends_at_ns, on_timeout, slot, token, cause, "
 		"detail, phases, snapshot, backend, generation, lineage, kernel_id, parent, dns, "
-		"dns_own) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-		"sssiiiiiiiiissssssiisssi", i->id, i->template, sandbox_state_name(i->state),
+		"dns_own, agent) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+		"sssiiiiiiiiissssssiisssis", i->id, i->template, sandbox_state_name(i->state),
 		(int64_t)i->vcpus, (int64_t)i->memory_mb, (int64_t)i->disk_mb,
 		(int64_t)i->created_ns, (int64_t)i->started_ns, (int64_t)i->stopped_ns,
 		(int64_t)t->ends_at_ns, (int64_t)t->on_timeout,
 		s->has_slot ? (int64_t)s->slot.index : (int64_t)-1, s->token, i->cause, i->detail,
 		phases, i->snapshot, i->backend, (int64_t)i->generation, (int64_t)s->full_next,
-		s->kernel_id, s->parent, i->dns, (int64_t)s->dns_own);
+		s->kernel_id, s->parent, i->dns, (int64_t)s->dns_own, i->agent);
 }
 
 int store_put_layer(struct host *h, const char *id, struct err *e)
@@ -115,6 +115,7 @@ int store_row_sandbox(sqlite3_stmt *row, struct sandbox **ret)
 	snprintf(s->parent, sizeof s->parent, "%s", db_text(row, 21));
 	snprintf(i->dns, sizeof i->dns, "%s", db_text(row, 22));
 	s->dns_own = sqlite3_column_int64(row, 23) != 0;
+	snprintf(i->agent, sizeof i->agent, "%s", db_text(row, 24));
 	*ret = s;
 	return 0;
 }

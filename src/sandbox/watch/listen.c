@@ -6,6 +6,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "sandbox/machine/halt.h"
+#include "sandbox/machine/learn.h"
 #include "sandbox/machine/oom.h"
 #include "sandbox/table/table.h"
 
@@ -27,6 +28,13 @@ static void ask_halted(void *ctx)
 {
 	struct listener *l = ctx;
 	halt_ask(l->h, l->id);
+	free(l);
+}
+
+static void ask_agent(void *ctx)
+{
+	struct listener *l = ctx;
+	learn_ask(l->h, l->id);
 	free(l);
 }
 
@@ -57,6 +65,8 @@ static void look(void *ctx)
 			add_question(h, ask, ids[i]);
 		if (halt_listen(h, ids[i]))
 			add_question(h, ask_halted, ids[i]);
+		if (learn_wanted(h, ids[i]))
+			add_question(h, ask_agent, ids[i]);
 	}
 	free(ids);
 	if (workers_add(h->workers, false, deadline_in_ms(EVERY_MS), look, l) < 0)

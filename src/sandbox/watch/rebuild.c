@@ -119,6 +119,7 @@ static int put_paused(struct rebuild *r, const struct found *f, struct err *e)
 	snprintf(s.info.snapshot, sizeof s.info.snapshot, "%s", i->id);
 	snprintf(s.token, sizeof s.token, "%s", f->row.token);
 	snprintf(s.kernel_id, sizeof s.kernel_id, "%s", f->kernel_id);
+	snprintf(s.info.agent, sizeof s.info.agent, "%s", f->agent);
 	snprintf(s.parent, sizeof s.parent, "%s", i->parent);
 	s.info.state = SANDBOX_PAUSED;
 	s.info.vcpus = i->vcpus;

@@ -15,7 +15,7 @@ struct box {
 struct found {
 	struct store_snapshot row;
 	struct header *header;
-	char kernel_id[72];
+	char kernel_id[72], agent[64];
 	bool dropped, unknown;
 };
 

@@ -2,6 +2,7 @@
 // Each operation of the life cycle in the played world, without a fault: states, events, files,
 // slots, bytes of memory and disk; nothing is left over.
 #include <pthread.h>
+#include <sqlite3.h>
 #include <string.h>
 #include <unistd.h>
 #include "base/clock.h"
@@ -617,6 +618,74 @@ static void halts(const void *arg)
 	play_close(h);
 }
 
+static void check_agent(struct host *h, const struct play *p, unsigned box, const char *want)
+{
+	struct host_sandbox s;
+	struct host_snapshot_check c = {0};
+	OK(host_get(h, p->box[box].id, &s, &e));
+	check(str_eq(s.agent, want), "agent is '%s', should be '%s'", s.agent, want);
+	if (s.snapshot[0]) {
+		OK(host_snapshot_check(h, s.snapshot, &c, &e));
+		check(str_eq(c.agent, want), "snapshot's agent is '%s', should be '%s'", c.agent,
+			want);
+	}
+}
+
+static void forget_agents(void)
+{
+	char path[200];
+	sqlite3 *db = NULL;
+	snprintf(path, sizeof path, "%s/host.db", world.data);
+	check(sqlite3_open(path, &db) == SQLITE_OK &&
+			sqlite3_exec(db, "UPDATE sandboxes SET agent = ''", NULL, NULL, NULL) ==
+				SQLITE_OK,
+		"host.db: %s", sqlite3_errmsg(db));
+	sqlite3_close(db);
+}
+
+// What the agent tells is in the row, in the state file and in snapshot.json; of a guest that an
+// older server has started it is asked for.
+static void agents_told(const void *arg)
+{
+	static const char *const told[][2] = {
+		{"0.1.0-3+0123456789abcdef init=0.1.0-3 can=replace",
+			"0.1.0-3+0123456789abcdef init=0.1.0-3"},
+		{"9999.0.0-9999+ffffffffffffffff", "9999.0.0-9999+ffffffffffffffff"},
+		{"0.1.0-3+0123456789abcdef\x1b[31m can=replace", "unknown-2"},
+		{"-", "unknown-2"},
+		{"--", "unknown-1"},
+	};
+	struct play *p = play_new();
+	struct host *h = play_open();
+	for (unsigned i = 0; i < ARRAY_SIZE(told); i++) {
+		snprintf(world.stage->agent, sizeof world.stage->agent, "%s", told[i][0]);
+		OK(play_create(h, p, i, -1, true, NULL, &e));
+		then_created(p, i, -1);
+		check_agent(h, p, i, told[i][1]);
+		OK(play_pause(h, p, i, NULL, &e));
+		then_paused(p, i);
+		check_agent(h, p, i, told[i][1]);
+	}
+	play_close(h);
+	h = play_open();
+	check_agent(h, p, 0, told[0][1]);
+	OK(play_resume(h, p, 4, -1, false, NULL, &e));
+	check_agent(h, p, 4, "unknown-1");
+	play_close(h);
+	// As an older server leaves them: a row and a state file without it.
+	forget_agents();
+	h = play_open();
+	struct host_sandbox s = {0};
+	for (int n = 0; !s.agent[0]; n++) {
+		check(n < 30000, "it is not asked who it is");
+		OK(host_get(h, p->box[4].id, &s, &e));
+		stage_skip_ms(500);
+		clock_sleep_ns(NSEC_PER_MSEC);
+	}
+	check_agent(h, p, 4, "unknown-1");
+	play_close(h);
+}
+
 static void all_of(const void *arg)
 {
 	world.firecracker = true;
@@ -648,6 +717,7 @@ int main(int argc, char **argv)
 		{"long-chain", long_chain},
 		{"kills", kills},
 		{"halts", halts},
+		{"agents", agents_told},
 		{"firecracker/create", all_of, (const void *)creates},
 		{"firecracker/pause", fc_pauses, &yes},
 		{"firecracker/snapshot", all_of, (const void *)snapshots},

@@ -44,6 +44,8 @@ static int begin(struct call *c, const char *name, const struct envd_target *t, 
 		return trouble_wait(timeout_ms, t->tick, t->ctx, name, e);
 	if (t->instance)
 		snprintf(t->instance, ENVD_INSTANCE_SIZE, "%s", c->m.instance);
+	if (t->version)
+		agent_version_read(c->m.agent, !str_eq(c->m.agent, "--"), t->version);
 	return 0;
 }
 

@@ -87,6 +87,9 @@ struct stage {
 	_Atomic uint64_t kills;
 	_Atomic unsigned asked_for_kills;
 	_Atomic int kills_lie;
+	// What agents of machines that are booted from now on tell of themselves; "": what the
+	// current one does.
+	char agent[96];
 	_Atomic int emulated; // a server that starts finds no KVM
 	// What the volume is said to have; its size is VOLUME_SIZE.
 	_Atomic uint64_t disk_used, inodes_used;
@@ -94,6 +97,8 @@ struct stage {
 
 #define VOLUME_SIZE (100ull << 30)
 #define VOLUME_INODES 1000000ull
+
+#define PLAYED_AGENT STASIS_VERSION "-3+00112233aabbccdd init=" STASIS_VERSION "-3 can=replace"
 
 // ---- the world
 
@@ -131,6 +136,8 @@ struct machine {
 	bool booted, frozen, loaded, emulated;
 	char token[96], instance[20];
 	char dns[48];	    // that the agent was told last
+	char agent[96];	    // what the agent tells of itself: AGENT_HEADER; "-", "--": nothing,
+			    // and nor an instance
 	uint32_t instances; // agents started so far
 	uint32_t memory_mib;
 	uint8_t dirty[PLAYED_PAGES]; // written since the last snapshot

@@ -165,7 +165,9 @@ int vmm_start(struct vmm *v, struct err *e)
 	m.state = VMM_RUNNING;
 	m.booted = true;
 	m.emulated = atomic_load(&world.stage->emulated);
-	snprintf(m.instance, sizeof m.instance, "agent-%u", ++m.instances);
+	snprintf(m.instance, sizeof m.instance, "a6e%u", ++m.instances);
+	snprintf(m.agent, sizeof m.agent, "%s",
+		world.stage->agent[0] ? world.stage->agent : PLAYED_AGENT);
 	return answer(v, &m, "vmm_start", lost, e);
 }
 
@@ -312,5 +314,6 @@ int vmm_snapshot_load(struct vmm *v, const struct vmm_load *l, struct err *e)
 	m.instances = s.m.instances;
 	memcpy(m.token, s.m.token, sizeof m.token);
 	memcpy(m.instance, s.m.instance, sizeof m.instance);
+	memcpy(m.agent, s.m.agent, sizeof m.agent);
 	return answer(v, &m, call, lost, e);
 }
