@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include "base/clock.h"
 #include "base/file.h"
-#include "snapshot/layer.h"
+#include "snapshot/ingest.h"
 #include "snapshot/merge.h"
 #include "snapshot/verify.h"
 

@@ -8,34 +8,6 @@
 #include "snapshot/block.h"
 #include "snapshot/header.h"
 
-struct layer_stats {
-	uint64_t data_bytes, zero_bytes;
-};
-
-// Makes a layer of the diff that a VMM wrote: a sparse file as long as the memory in which data
-// extents are dirty, zeros included. The file is not trusted: it must be a regular file with one
-// name and of the right length. A VMM that runs on and still holds it open could change it later;
-// the sums are taken here, so that a change is found at the block's next use, never served. Moves
-// it (never copies; it must lie on the file system of layers_fd) to layers/<id>, durably, and gives
-// the header of the child image: parent overlaid with the diff. A freshly booted guest's parent is
-// header_new_zero.
-//
-// The journal names id before the call, so that a collection leaves it alone. On error, or after a
-// crash, the call may be repeated with the same id and parent and gives the same result: before the
-// diff's zeros are punched out, the .sum file that remembers them is durable. A diff is not to be
-// read as a diff by anything else after the first call.
-int layer_ingest(int dirfd, const char *diff, int layers_fd, const char *id,
-	const struct header *parent, const char *image, struct header **ret,
-	struct layer_stats *ret_stats, struct err *e);
-// The same where diff is a clone of a file that was just written: the bytes are read from that one
-// (source, a regular file), whose pages are in memory, while a clone has none and comes from the
-// disk. Where its dirty ranges are is the clone's word. A writer that still holds source and
-// changes it spoils its own snapshot alone: what was read then does not match the clone, and is
-// told at the block's first use.
-int layer_ingest_from(int dirfd, const char *diff, int source, int layers_fd, const char *id,
-	const struct header *parent, const char *image, struct header **ret,
-	struct layer_stats *ret_stats, struct err *e);
-
 // Can the image be mapped as it lies in its single layer (holes and all)? True for a layer made
 // from a booted guest or by a merge. *ret_layer is the index in h->layers.
 int layer_is_flat(const struct header *h, int layers_fd, bool *ret, struct err *e);

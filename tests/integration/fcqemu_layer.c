@@ -5,7 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include "base/id.h"
-#include "snapshot/layer.h"
+#include "snapshot/ingest.h"
 
 int main(int argc, char **argv)
 {

@@ -16,7 +16,7 @@
 #include "sandbox/machine/lineage.h"
 #include "sandbox/machine/vmm_choice.h"
 #include "sandbox/table/state.h"
-#include "snapshot/layer.h"
+#include "snapshot/ingest.h"
 
 static int open_regular(int dir, const char *name)
 {

@@ -16,7 +16,7 @@
 #include "base/file.h"
 #include "base/proc.h"
 #include "base/str.h"
-#include "snapshot/layer.h"
+#include "snapshot/ingest.h"
 #include "snapshot/working_set.h"
 
 #define MEMORY (8u << 20)

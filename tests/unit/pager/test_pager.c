@@ -16,7 +16,7 @@
 #include "base/file.h"
 #include "base/missing.h"
 #include "base/proc.h"
-#include "snapshot/layer.h"
+#include "snapshot/ingest.h"
 #include "snapshot/working_set.h"
 #include "vm.h"
 #include "check.h"

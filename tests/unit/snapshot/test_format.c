@@ -11,7 +11,7 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "snapshot/format.h"
-#include "snapshot/layer.h"
+#include "snapshot/ingest.h"
 #include "snapshot/merge.h"
 #include "snapshot/verify.h"
 #include "snapshot/store.h"

@@ -12,7 +12,7 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "collect.h"
-#include "snapshot/layer.h"
+#include "snapshot/ingest.h"
 #include "snapshot/merge.h"
 #include "snapshot/verify.h"
 #include "snapshot/store.h"

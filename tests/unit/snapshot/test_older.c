@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include "base/file.h"
 #include "base/proc.h"
+#include "snapshot/ingest.h"
 #include "snapshot/merge.h"
 #include "snapshot/store.h"
 #include "snapshot/sums.h"
