@@ -3,12 +3,14 @@
 // How a diff becomes a layer (layer_ingest). The diff alone tells apart "written, and zero" (data)
 // from "not written" (hole), and punching out the zeros destroys just that. So:
 //
-//	1. read the diff's data extents, compute the sums, fsync the diff
+//	1. read the diff's data extents, compute the sums, fsync the diff. A block that the parent
+//	   has as well is none of the layer's: what VMMs write is often more than what changed
 //	2. <id>.sum.tmp, fsync, rename to <id>.sum	from here on the .sum file is the truth
-//	3. fsync layers/ when there is something to punch, then punch
+//	3. fsync layers/ when there is something to punch, then punch what is no data of the layer
 //	4. rename the diff to <id>, fsync layers/	published
 //
-// A repeated call finds <id>.sum and goes on from there without looking at the diff's extents.
+// A repeated call finds <id>.sum and goes on from there; what the diff's extents hold besides is
+// punched out.
 #include "snapshot/ingest.h"
 #include <fcntl.h>
 #include <inttypes.h>
@@ -17,18 +19,34 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "snapshot/format.h"
+#include "snapshot/parent.h"
 #include "snapshot/sums.h"
 
 #define CHUNK (256u * 1024u) // read at once: stays in the processor's second cache
 
-static int add_extent(int fd, uint64_t from, uint64_t to, uint8_t *buf, struct content *c)
+struct scan {
+	int fd;	  // of the diff, for its extents
+	int from; // where its bytes are read
+	const char *diff;
+	struct parent *parent;
+	uint64_t same_blocks; // written, and the parent has the same
+	struct content *content;
+};
+
+static int add_extent(struct scan *s, uint64_t from, uint64_t to, uint8_t *buf)
 {
 	for (uint64_t at = from; at < to;) {
 		size_t len = (size_t)MIN(to - at, (uint64_t)CHUNK);
-		int r = layer_read_at(fd, buf, len, at);
-		for (size_t i = 0; r == 0 && i < len; i += SNAPSHOT_BLOCK)
-			r = content_add(c, (at + i) / SNAPSHOT_BLOCK,
-				layer_block_is_zero(buf + i) ? LAYER_SUM_ZERO : layer_sum(buf + i));
+		int r = layer_read_at(s->from, buf, len, at);
+		for (size_t i = 0; r == 0 && i < len; i += SNAPSHOT_BLOCK) {
+			uint64_t block = (at + i) / SNAPSHOT_BLOCK;
+			uint64_t sum =
+				layer_block_is_zero(buf + i) ? LAYER_SUM_ZERO : layer_sum(buf + i);
+			if (parent_has(s->parent, block, buf + i, sum))
+				s->same_blocks++;
+			else
+				r = content_add(s->content, block, sum);
+		}
 		if (r < 0)
 			return r;
 		at += len;
@@ -36,40 +54,40 @@ static int add_extent(int fd, uint64_t from, uint64_t to, uint8_t *buf, struct c
 	return 0;
 }
 
-static int scan_diff(int fd, int from, const char *diff, struct content *c, struct err *e)
+static int scan_diff(struct scan *s, struct err *e)
 {
 	struct stat st;
 	struct statvfs vfs;
-	if (fstat(fd, &st) < 0 || fstatvfs(fd, &vfs) < 0)
-		return err_errno(e, errno, "%s", diff);
+	if (fstat(s->fd, &st) < 0 || fstatvfs(s->fd, &vfs) < 0)
+		return err_errno(e, errno, "%s", s->diff);
 	// With larger blocks the file system would fill up what the VMM left out with zeros.
 	if (vfs.f_bsize > SNAPSHOT_BLOCK)
 		return err_set(e, ERR_UNIMPLEMENTED,
 			"%s: the file system has blocks of %lu bytes; snapshots need %u or less",
-			diff, vfs.f_bsize, SNAPSHOT_BLOCK);
+			s->diff, vfs.f_bsize, SNAPSHOT_BLOCK);
 	_cleanup_free_ uint8_t *buf = malloc(CHUNK);
 	if (!buf)
-		return err_errno(e, ENOMEM, "%s", diff);
+		return err_errno(e, ENOMEM, "%s", s->diff);
 	uint64_t at = 0, end = 0;
 	int r;
 	// The disk writes while the sums are computed.
-	sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
-	for (; (r = layer_next_extent(fd, c->size, &at, &end)) > 0; at = end) {
-		r = add_extent(from, at, end, buf, c);
+	sync_file_range(s->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+	for (; (r = layer_next_extent(s->fd, s->content->size, &at, &end)) > 0; at = end) {
+		r = add_extent(s, at, end, buf);
 		if (r < 0)
 			break;
 	}
 	if (r < 0)
-		return err_errno(e, r, "%s", diff);
+		return err_errno(e, r, "%s", s->diff);
 	// A file system that does not know holes calls all of the file data: all that the guest did
 	// not write would become zeros.
-	if ((c->data_blocks + c->zero_blocks) * SNAPSHOT_BLOCK > (uint64_t)st.st_blocks * 512)
+	uint64_t blocks = s->content->data_blocks + s->content->zero_blocks + s->same_blocks;
+	if (blocks * SNAPSHOT_BLOCK > (uint64_t)st.st_blocks * 512)
 		return err_set(e, ERR_UNIMPLEMENTED,
 			"%s: the file system does not tell holes from data (%" PRIu64
 			" bytes of data in %" PRIu64 " of blocks)",
-			diff, (c->data_blocks + c->zero_blocks) * SNAPSHOT_BLOCK,
-			(uint64_t)st.st_blocks * 512);
-	return fsync(fd) < 0 ? err_errno(e, errno, "%s", diff) : 0;
+			s->diff, blocks * SNAPSHOT_BLOCK, (uint64_t)st.st_blocks * 512);
+	return fsync(s->fd) < 0 ? err_errno(e, errno, "%s", s->diff) : 0;
 }
 
 static int recall_content(const struct layer *l, struct content *c, struct err *e)
@@ -85,29 +103,61 @@ static int recall_content(const struct layer *l, struct content *c, struct err *
 	return r < 0 ? err_errno(e, r, "layer %s", l->id) : 0;
 }
 
-// To save room only: where it does not work, the zeros stay.
-static void punch_zeros(int fd, const struct content *c)
+// Zeros where a file system cannot punch: what is no data of a layer reads as zeros.
+static int punch(int fd, uint64_t from, uint64_t to)
 {
-	for (size_t i = 0; i < c->n; i++)
-		if (c->ranges[i].zero &&
-			fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-				(off_t)c->ranges[i].offset, (off_t)c->ranges[i].length) < 0)
-			return;
+	static const uint8_t zeros[CHUNK];
+	int r = 0;
+	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from,
+		    (off_t)(to - from)) == 0)
+		return 0;
+	for (uint64_t len; r == 0 && from < to; from += len) {
+		len = MIN(to - from, (uint64_t)CHUNK);
+		r = layer_write_at(fd, zeros, len, from);
+	}
+	return r;
 }
 
-// From the diff, whose descriptor is fd, to layers/<id>. The .sum file is in place.
-static int publish_diff(int dirfd, const char *diff, int fd, int layers_fd,
-	const struct layer_name *name, const struct content *c, struct err *e)
+// All but the data of the layer: its zeros, and what it does not hold.
+static int punch_rest(int fd, const struct content *c)
 {
-	if (c->zero_blocks) {
-		if (fsync(layers_fd) < 0)
-			return err_errno(e, errno, "layers");
-		punch_zeros(fd, c);
+	uint64_t at = 0, end = 0;
+	size_t i = 0;
+	int r;
+	while ((r = layer_next_extent(fd, c->size, &at, &end)) > 0) {
+		while (at < end) {
+			while (i < c->n && (c->ranges[i].zero ||
+						   c->ranges[i].offset + c->ranges[i].length <= at))
+				i++;
+			uint64_t data = i < c->n ? c->ranges[i].offset : end;
+			if (data <= at) {
+				at = c->ranges[i].offset + c->ranges[i].length;
+				continue;
+			}
+			if ((r = punch(fd, at, MIN(data, end))) < 0)
+				return r;
+			at = MIN(data, end);
+		}
 	}
+	return r;
+}
+
+// From the diff, whose descriptor is fd, to layers/<id>. The .sum file is in place. rest: the diff
+// has more than the data of the layer.
+static int publish_diff(int dirfd, const char *diff, int fd, int layers_fd,
+	const struct layer_name *name, const struct content *c, bool rest, struct err *e)
+{
+	int r = fault_hit("ingest.before_punch", e);
+	if (r < 0)
+		return r;
+	if (rest && fsync(layers_fd) < 0)
+		return err_errno(e, errno, "layers");
+	if (rest && (r = punch_rest(fd, c)) < 0)
+		return err_errno(e, r, "%s", diff);
 	// Nobody may change a layer; pagers of any sandbox may read the layers they are shown.
 	if ((geteuid() == 0 && fchown(fd, 0, 0) < 0) || fchmod(fd, 0444) < 0)
 		return err_errno(e, errno, "%s", diff);
-	int r = fault_hit("ingest.after_sums", e);
+	r = fault_hit("ingest.after_sums", e);
 	if (r < 0)
 		return r;
 	if (renameat2(dirfd, diff, layers_fd, name->data, RENAME_NOREPLACE) < 0)
@@ -157,12 +207,16 @@ int layer_ingest_from(int dirfd, const char *diff, int source, int layers_fd, co
 	struct layer_name name = layer_names(id);
 	_cleanup_(layer_close) struct layer l = {.data_fd = -1, .sums_fd = -1};
 	_cleanup_(content_done) struct content c = {0};
+	_cleanup_(parent_freep) struct parent *below = parent_new(parent, layers_fd);
+	struct scan s = {.diff = diff, .parent = below, .content = &c};
 	_cleanup_close_ int fd = -1;
 	int r, published = file_there(layers_fd, name.data);
 	// Once the zeros of a diff are punched out, its extents must not be read again.
 	int begun = published == 0 ? file_there(layers_fd, name.sums) : published;
 	if (begun < 0)
 		return err_errno(e, begun, "layers/%s", id);
+	if (!below)
+		return err_errno(e, ENOMEM, "%s", diff);
 	if (!published) {
 		fd = open_diff(dirfd, diff, layers_fd, parent->size, e);
 		if (fd < 0)
@@ -173,9 +227,10 @@ int layer_ingest_from(int dirfd, const char *diff, int source, int layers_fd, co
 		if (r == 0)
 			r = recall_content(&l, &c, e);
 	} else {
+		s.fd = fd;
+		s.from = source >= 0 ? source : fd;
 		r = content_init(&c, parent->size);
-		r = r < 0 ? err_errno(e, r, "%s", diff)
-			  : scan_diff(fd, source >= 0 ? source : fd, diff, &c, e);
+		r = r < 0 ? err_errno(e, r, "%s", diff) : scan_diff(&s, e);
 		if (r == 0)
 			r = sums_write(layers_fd, &name, id, &c, e);
 	}
@@ -184,12 +239,13 @@ int layer_ingest_from(int dirfd, const char *diff, int source, int layers_fd, co
 	if (r == 0)
 		r = header_overlay(parent, image, id, c.ranges, c.n, &child, e);
 	if (r == 0 && !published)
-		r = publish_diff(dirfd, diff, fd, layers_fd, &name, &c, e);
+		r = publish_diff(dirfd, diff, fd, layers_fd, &name, &c,
+			begun || c.zero_blocks || s.same_blocks, e);
 	if (r < 0)
 		return r;
 	if (ret_stats)
-		*ret_stats = (struct layer_stats){
-			c.data_blocks * SNAPSHOT_BLOCK, c.zero_blocks * SNAPSHOT_BLOCK};
+		*ret_stats = (struct layer_stats){c.data_blocks * SNAPSHOT_BLOCK,
+			c.zero_blocks * SNAPSHOT_BLOCK, s.same_blocks * SNAPSHOT_BLOCK};
 	*ret = TAKE_PTR(child);
 	return 0;
 }

@@ -3,8 +3,12 @@
 #pragma once
 #include "snapshot/layer.h"
 
+// Of a diff.
 struct layer_stats {
-	uint64_t data_bytes, zero_bytes;
+	uint64_t data_bytes; // kept: the layer's
+	uint64_t zero_bytes; // zeros where the parent has none: in .sum and header alone
+	uint64_t same_bytes; // left out, since the parent has the same; 0 where a repeated call
+			     // does not know it
 };
 
 // Makes a layer of the diff that a VMM wrote: a sparse file as long as the memory in which data
@@ -13,7 +17,8 @@ struct layer_stats {
 // the sums are taken here, so that a change is found at the block's next use, never served. Moves
 // it (never copies; it must lie on the file system of layers_fd) to layers/<id>, durably, and gives
 // the header of the child image: parent overlaid with the diff. A freshly booted guest's parent is
-// header_new_zero.
+// header_new_zero. Blocks of the diff that are byte for byte the parent's are left out: the child's
+// header shows the parent's there.
 //
 // The journal names id before the call, so that a collection leaves it alone. On error, or after a
 // crash, the call may be repeated with the same id and parent and gives the same result: before the

@@ -32,6 +32,7 @@ struct history {
 	struct world w;
 	uint64_t seed, size;
 	uint8_t *memory; // the running guest's
+	uint8_t *parent; // the image of base
 	bool dirty[MAX_BLOCKS];
 	struct header *base; // what the guest was last restored from or snapshot to
 	char base_id[UUID_SIZE];
@@ -75,14 +76,15 @@ static void guest_runs(struct history *h)
 // The process that ingests is killed at a random fault point; a second one repeats the call.
 static void crash_in_ingest(struct history *h, const char *layer, const char *image)
 {
-	static const char *const points[] = {"ingest.after_sums:kill", "ingest.after_layer:kill"};
+	static const char *const points[] = {
+		"ingest.before_punch:kill", "ingest.after_sums:kill", "ingest.after_layer:kill"};
 	struct err e = {0};
 	h->crashes++;
 	pid_t pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
 		struct header *child = NULL;
-		fault_setup(points[rnd(h, 2)], &e);
+		fault_setup(points[rnd(h, 3)], &e);
 		layer_ingest(h->w.work_fd, "diff", h->w.layers_fd, layer, h->base, image, &child,
 			NULL, &e);
 		_exit(0);
@@ -90,7 +92,7 @@ static void crash_in_ingest(struct history *h, const char *layer, const char *im
 	int status = 0;
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-	rnd(h, 2); // the child's draw
+	rnd(h, 3); // the child's draw
 }
 
 static struct snapshot_model *pick(struct history *h, bool free_slot)
@@ -103,6 +105,17 @@ static struct snapshot_model *pick(struct history *h, bool free_slot)
 	return n ? found[rnd(h, n)] : NULL;
 }
 
+// What the layer must hold: the blocks that are not as they were, and of those no zeros.
+static uint64_t changed_bytes(const struct history *h)
+{
+	static const uint8_t zeros[SNAPSHOT_BLOCK];
+	uint64_t n = 0;
+	for (uint64_t at = 0; at < h->size; at += SNAPSHOT_BLOCK)
+		n += memcmp(h->memory + at, h->parent + at, SNAPSHOT_BLOCK) != 0 &&
+		     memcmp(h->memory + at, zeros, SNAPSHOT_BLOCK) != 0;
+	return n * SNAPSHOT_BLOCK;
+}
+
 static void take_snapshot(struct history *h)
 {
 	struct snapshot_model *s = pick(h, true);
@@ -112,13 +125,19 @@ static void take_snapshot(struct history *h)
 	char layer[UUID_SIZE], image[UUID_SIZE];
 	id_new_uuid(layer);
 	id_new_uuid(image);
+	// A VMM may call more dirty than what was written.
+	for (uint64_t n = rnd(h, 2) ? rnd(h, MAX_BLOCKS) : 0; n > 0; n--)
+		h->dirty[rnd(h, h->size / SNAPSHOT_BLOCK)] = true;
 	world_write_diff(&h->w, "diff", h->memory, h->dirty, h->size);
 	if (rnd(h, 4) == 0)
 		crash_in_ingest(h, layer, image);
 	struct header *child = NULL;
+	struct layer_stats stats;
 	expect_ok(layer_ingest(h->w.work_fd, "diff", h->w.layers_fd, layer, h->base, image, &child,
-			  NULL, &e),
+			  &stats, &e),
 		&e, "ingest");
+	assert_int_equal(stats.data_bytes, changed_bytes(h));
+	memcpy(h->parent, h->memory, h->size);
 	assert_false(file_exists(h->w.work_fd, "diff"));
 	assert_int_equal(child->generation, h->base->generation + 1);
 
@@ -159,6 +178,7 @@ static void restore(struct history *h)
 	h->base = read_snapshot(h, s);
 	memcpy(h->base_id, s->id, UUID_SIZE);
 	memcpy(h->memory, s->memory, h->size);
+	memcpy(h->parent, s->memory, h->size);
 	memset(h->dirty, 0, sizeof h->dirty);
 	world_expect(&h->w, h->base, h->memory);
 	h->restores++;
@@ -269,6 +289,7 @@ static void run_history(struct history *h)
 	id_new_uuid(image);
 	h->size = (1 + rnd(h, MAX_BLOCKS)) * SNAPSHOT_BLOCK;
 	h->memory = calloc(1, h->size);
+	h->parent = calloc(1, h->size);
 	memset(h->dirty, 0, sizeof h->dirty);
 	h->base_id[0] = '\0';
 	expect_ok(header_new_zero(h->size, image, &h->base, &e), &e, "zero");
@@ -303,6 +324,7 @@ static void run_history(struct history *h)
 	}
 	header_free(h->base);
 	free(h->memory);
+	free(h->parent);
 	expect_ok(header_new_zero(SNAPSHOT_BLOCK, image, &h->base, &e), &e, "zero");
 	collect(h);
 	assert_int_equal(world_count_files(h->w.layers_fd, "."), 0);
