@@ -13,8 +13,10 @@
 bool vmm_version_parse(const char *text, struct vmm_version *ret)
 {
 	struct vmm_version v = {0};
-	if (sscanf(text, "%u.%u.%u", &v.major, &v.minor, &v.patch) != 3)
+	int end = 0;
+	if (sscanf(text, "%u.%u.%u%n", &v.major, &v.minor, &v.patch, &end) != 3)
 		return false;
+	v.before = str_starts(text + end, "-dev") || str_starts(text + end, "-rc");
 	snprintf(v.text, sizeof v.text, "%.*s", (int)strcspn(text, "\r\n"), text);
 	v.fcqemu = strstr(v.text, "fcqemu") != NULL;
 	*ret = v;
@@ -25,7 +27,9 @@ bool vmm_at_least(const struct vmm_version *v, unsigned major, unsigned minor, u
 {
 	if (v->major != major)
 		return v->major > major;
-	return v->minor > minor || (v->minor == minor && v->patch >= patch);
+	if (v->minor != minor)
+		return v->minor > minor;
+	return v->patch > patch || (v->patch == patch && !v->before);
 }
 
 bool vmm_can_discard(const struct vmm_version *v)

@@ -7,6 +7,7 @@
 struct vmm_version {
 	unsigned major, minor, patch;
 	bool fcqemu;
+	bool before; // built on the way to that number ("-dev", "-rc1"), perhaps without its news
 	char text[64];
 };
 

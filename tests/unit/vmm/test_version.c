@@ -23,6 +23,7 @@ static void versions_are_compared_to_the_patch(void **state)
 	} t[] = {
 		{"1.14.1", true, false},
 		{"1.14.2", true, true},
+		{"1.14.2-dev", true, false},
 		{"1.14.10", true, true},
 		{"1.13.9", true, false},
 		{"1.15.0", true, true},
@@ -61,6 +62,7 @@ static void a_program_says_which_it_is(void **state)
 	ask("Firecracker v1.16.1\n\nmore\n", NULL);
 	ask("Firecracker v1.12.0", NULL);
 	ask("Firecracker v1.17.0-dev\n", NULL);
+	ask("Firecracker v1.12.0-dev\n", "1.12 or newer");
 	ask("Firecracker v1.11.9\n", "1.12 or newer");
 	ask("Firecracker v0.25.2\n", "1.12 or newer");
 	ask("", "another program");

@@ -156,7 +156,11 @@ static void discard_is_asked_of_versions_that_have_it(void **state)
 	} t[] = {
 		{"1.16.9", false, false, false}, {"1.17.0", false, true, true},
 		{"1.17.0", true, false, true}, {"2.0.1", false, true, true},
-		{"0.25.2", false, false, false},
+		// Of main, months before the field was there; a later one; one of a release's
+		// branch.
+		{"1.17.0-dev", false, false, false}, {"1.17.0-rc1", false, false, false},
+		{"1.17.1-dev", false, true, true}, {"1.18.0-dev", false, true, true},
+		{"1.17.0-5-g1234567", false, true, true}, {"0.25.2", false, false, false},
 		{"1.16.1-fcqemu", false, false, true}, // does it unasked
 	};
 	struct model *m = *state;
