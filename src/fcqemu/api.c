@@ -9,10 +9,8 @@
 
 struct call {
 	struct api *api;
-	const char *id; // last segment of the path where the route has one
-	const char *body;
-	size_t len;
-	json_t *ret; // answer with 200; NULL: 204
+	json_t *body; // of the route's shape
+	json_t *ret;  // answer with 200; NULL: 204
 	bool deprecated;
 };
 
@@ -74,32 +72,36 @@ static int get_machine(struct call *c, struct err *e)
 
 static int put_machine(struct call *c, struct err *e)
 {
-	return config_put_machine(&c->api->config, c->body, c->len, e);
+	const json_t *template = json_object_get(c->body, "cpu_template");
+	c->deprecated = template && !json_is_null(template);
+	return config_put_machine(&c->api->config, c->body, e);
 }
 
 static int patch_machine(struct call *c, struct err *e)
 {
-	return config_patch_machine(&c->api->config, c->body, c->len, e);
+	const json_t *template = json_object_get(c->body, "cpu_template");
+	c->deprecated = template && !json_is_null(template);
+	return config_patch_machine(&c->api->config, c->body, e);
 }
 
 static int put_boot(struct call *c, struct err *e)
 {
-	return config_put_boot(&c->api->config, c->body, c->len, e);
+	return config_put_boot(&c->api->config, c->body, e);
 }
 
 static int put_drive(struct call *c, struct err *e)
 {
-	return config_put_drive(&c->api->config, c->id, c->body, c->len, e);
+	return config_put_drive(&c->api->config, c->body, e);
 }
 
 static int patch_drive(struct call *c, struct err *e)
 {
 	struct api *a = c->api;
+	struct drive *d;
 	_cleanup_free_ char *path = NULL;
-	int rc = config_read_drive_patch(&a->config, c->id, c->body, c->len, &path, e);
+	int rc = config_read_drive_patch(&a->config, c->body, &d, &path, e);
 	if (rc < 0)
 		return rc;
-	struct drive *d = config_find_drive(&a->config, c->id);
 	if ((rc = a->ops->set_drive(a->ctx, (size_t)(d - a->config.drives), d, path, e)) < 0)
 		return rc;
 	free(d->path);
@@ -110,87 +112,85 @@ static int patch_drive(struct call *c, struct err *e)
 static int put_nic(struct call *c, struct err *e)
 {
 	struct api *a = c->api;
-	return config_put_nic(&a->config, a->ops->open_tap, c->id, c->body, c->len, e);
+	return config_put_nic(&a->config, a->ops->open_tap, c->body, e);
 }
 
 static int patch_nic(struct call *c, struct err *e)
 {
-	return config_read_nic_patch(&c->api->config, c->id, c->body, c->len, e);
+	return config_read_nic_patch(&c->api->config, c->body, e);
+}
+
+// Without --enable-pci, as we start it, Firecracker plugs nothing into a guest that runs.
+static int hotplug(struct call *c, struct err *e)
+{
+	return err_set(e, ERR_UNIMPLEMENTED, "PCI is not enabled");
 }
 
 static int put_entropy(struct call *c, struct err *e)
 {
-	return config_put_entropy(&c->api->config, c->body, c->len, e);
+	return config_put_entropy(&c->api->config, c->body, e);
 }
 
 static int put_logger(struct call *c, struct err *e)
 {
-	return report_put_logger(&c->api->report, c->body, c->len, e);
+	return report_put_logger(&c->api->report, c->body, e);
 }
 
 static int put_metrics(struct call *c, struct err *e)
 {
-	return report_put_metrics(&c->api->report, c->body, c->len, e);
-}
-
-// Bodies of one required string. Owned by the caller.
-static int read_word(const struct call *c, const char *field, char **ret, struct err *e)
-{
-	const struct body_field fields[] = {{.name = field, .type = BODY_STRING, .required = true}};
-	return body_read(c->body, c->len, fields, 1, ret, NULL, e);
+	return report_put_metrics(&c->api->report, c->body, e);
 }
 
 static int start(struct api *a, struct err *e)
 {
-	int rc = check_state(a, API_NOT_STARTED, e);
-	if (rc < 0)
-		return rc;
 	if (!a->config.kernel)
-		return err_set(
-			e, ERR_INVALID, "Cannot start microvm without kernel configuration.");
-	if ((rc = a->ops->start(a->ctx, &a->config, e)) < 0)
-		return rc;
+		return err_set(e, ERR_INVALID,
+			"Start microvm error: Cannot start microvm without kernel configuration.");
+	int rc = config_check_kernel(&a->config, e);
+	if (rc == 0)
+		rc = a->ops->start(a->ctx, &a->config, e);
+	if (rc < 0)
+		return err_prefix(e, rc, "Start microvm error");
 	a->state = API_RUNNING;
 	return 0;
 }
 
+static const char *const action_names[] = {"FlushMetrics", "InstanceStart", "SendCtrlAltDel", NULL};
+static const struct body_field action_fields[] = {
+	{"action_type", BODY_CHOICE, .required = true, .choices = action_names},
+};
+static const struct body_shape action_shape = BODY_SHAPE("struct ActionBody", action_fields);
+
 static int put_actions(struct call *c, struct err *e)
 {
-	_cleanup_free_ char *type = NULL;
-	int rc = read_word(c, "action_type", &type, e);
+	const char *type = json_string_value(json_object_get(c->body, "action_type"));
+	bool starts = str_eq(type, "InstanceStart");
+	int rc = check_state(c->api, starts ? API_NOT_STARTED : STARTED, e);
 	if (rc < 0)
 		return rc;
-	if (strcmp(type, "InstanceStart") == 0)
+	if (starts)
 		return start(c->api, e);
-	if (strcmp(type, "FlushMetrics") == 0) {
-		if ((rc = check_state(c->api, STARTED, e)) == 0)
-			report_flush_metrics(&c->api->report);
-		return rc;
+	if (str_eq(type, "FlushMetrics")) {
+		report_flush_metrics(&c->api->report);
+		return 0;
 	}
-	if (strcmp(type, "SendCtrlAltDel") == 0)
-		return err_set(e, ERR_UNIMPLEMENTED,
-			"fcqemu cannot honour SendCtrlAltDel: the machine has no keyboard "
-			"controller. "
-			"Ask the guest to power off, or end the process.");
-	return err_set(e, ERR_INVALID,
-		"unknown variant `%.40s`, expected one of `FlushMetrics`, `InstanceStart`, "
-		"`SendCtrlAltDel`.",
-		type);
+	return err_set(e, ERR_UNIMPLEMENTED,
+		"fcqemu cannot honour SendCtrlAltDel: the machine has no keyboard controller. "
+		"Ask the guest to power off, or end the process.");
 }
+
+static const char *const vm_states[] = {"Paused", "Resumed", NULL};
+static const struct body_field vm_fields[] = {
+	{"state", BODY_CHOICE, .required = true, .choices = vm_states},
+};
+static const struct body_shape vm_shape = BODY_SHAPE("struct Vm", vm_fields);
 
 static int patch_vm(struct call *c, struct err *e)
 {
 	struct api *a = c->api;
-	_cleanup_free_ char *state = NULL;
-	int rc = read_word(c, "state", &state, e);
-	if (rc < 0)
-		return rc;
-	bool pause = strcmp(state, "Paused") == 0;
-	if (!pause && strcmp(state, "Resumed") != 0)
-		return err_set(e, ERR_INVALID,
-			"unknown variant `%.40s`, expected `Paused` or `Resumed`.", state);
+	bool pause = str_eq(json_string_value(json_object_get(c->body, "state")), "Paused");
 	uint64_t begin = clock_monotonic_ns();
-	rc = pause ? a->ops->pause(a->ctx, e) : a->ops->resume(a->ctx, e);
+	int rc = pause ? a->ops->pause(a->ctx, e) : a->ops->resume(a->ctx, e);
 	if (rc < 0)
 		return rc;
 	a->report.latency_us[pause ? REPORT_PAUSE : REPORT_RESUME] =
@@ -205,22 +205,23 @@ struct create_body {
 	char *state, *memory, *type;
 };
 
+static const char *const snapshot_types[] = {"Diff", "Full", NULL};
 static const struct body_field create_fields[] = {
-	BODY_TEXT(struct create_body, state, "snapshot_path", true),
-	BODY_TEXT(struct create_body, memory, "mem_file_path", true),
-	BODY_TEXT(struct create_body, type, "snapshot_type", false),
+	{"snapshot_type", BODY_CHOICE, .choices = snapshot_types,
+		BODY_FIELD(struct create_body, type)},
+	{"snapshot_path", BODY_PATH, .required = true, BODY_FIELD(struct create_body, state)},
+	{"mem_file_path", BODY_PATH, .required = true, BODY_FIELD(struct create_body, memory)},
 };
+static const struct body_shape create_shape =
+	BODY_SHAPE("struct CreateSnapshotParams", create_fields);
 
 static int create(struct api *a, const struct create_body *b, struct err *e)
 {
 	bool diff = str_eq(b->type, "Diff");
-	if (b->type && !diff && strcmp(b->type, "Full") != 0)
-		return err_set(e, ERR_INVALID,
-			"unknown variant `%.40s`, expected `Diff` or `Full`.", b->type);
 	if (a->state != API_PAUSED)
 		return err_set(e, ERR_CONFLICT,
-			"Create snapshot error: save/restore operations are only allowed while the "
-			"microVM is paused.");
+			"Create snapshot error: Cannot save the microVM state: Operation not "
+			"allowed: save/restore unavailable while running");
 	const struct snapshot_create s = {b->state, b->memory, diff};
 	uint64_t begin = clock_monotonic_ns();
 	int rc = a->ops->create(a->ctx, &a->config, &s, e);
@@ -232,10 +233,10 @@ static int create(struct api *a, const struct create_body *b, struct err *e)
 static int put_create(struct call *c, struct err *e)
 {
 	struct create_body b = {0};
-	int rc = body_read(c->body, c->len, create_fields, ARRAY_SIZE(create_fields), &b, NULL, e);
+	int rc = body_take(c->body, &create_shape, &b, NULL, e);
 	if (rc == 0)
 		rc = create(c->api, &b, e);
-	body_done(create_fields, ARRAY_SIZE(create_fields), &b);
+	body_done(&create_shape, &b);
 	return rc;
 }
 
@@ -245,48 +246,63 @@ struct load_body {
 	bool diff_snapshots, track_dirty, resume;
 };
 
-// Tracking is always on; both flags are kept for the answers.
-static const struct body_field load_fields[] = {
-	BODY_TEXT(struct load_body, state, "snapshot_path", true),
-	BODY_TEXT(struct load_body, memory, "mem_file_path", false),
-	BODY_PART(struct load_body, backend, "mem_backend", BODY_OBJECT, false),
-	BODY_PART(struct load_body, overrides, "network_overrides", BODY_ARRAY, false),
-	BODY_FLAG(struct load_body, diff_snapshots, "enable_diff_snapshots", false),
-	BODY_FLAG(struct load_body, track_dirty, "track_dirty_pages", false),
-	BODY_FLAG(struct load_body, resume, "resume_vm", false),
-	BODY_REFUSED("vsock_override", NULL, "its machines have no vsock device"),
-	BODY_REFUSED("clock_realtime", "false", "tell the guest the time after it was resumed"),
-	BODY_REFUSED("huge_pages", "Snapshot", "pages are tracked in units of 4 KiB"),
-};
-
 struct backend_body {
 	char *type, *path;
 };
 
+static const char *const backend_types[] = {"File", "Uffd", NULL};
 static const struct body_field backend_fields[] = {
-	BODY_TEXT(struct backend_body, type, "backend_type", true),
-	BODY_TEXT(struct backend_body, path, "backend_path", true),
+	{"backend_path", BODY_PATH, .required = true, BODY_FIELD(struct backend_body, path)},
+	{"backend_type", BODY_CHOICE, .required = true, .choices = backend_types,
+		BODY_FIELD(struct backend_body, type)},
 };
+static const struct body_shape backend_shape =
+	BODY_SHAPE("struct MemBackendConfig", backend_fields);
 
-static int read_backend(const struct load_body *b, struct backend_body *ret, struct err *e)
+static bool has(const json_t *o, const char *name)
 {
-	if (!b->backend == !b->memory)
-		return err_set(e, ERR_INVALID, "%s",
-			b->memory ? "too many fields: either `mem_backend` or `mem_file_path` "
-				    "exclusively is required."
-				  : "missing field: either `mem_backend` or `mem_file_path` is "
-				    "required");
-	if (b->memory) {
-		ret->path = strdup(b->memory);
-		ret->type = strdup("File");
-		return ret->path && ret->type ? 0 : err_errno(e, ENOMEM, "mem_file_path");
-	}
-	int rc = body_read_object(
-		b->backend, backend_fields, ARRAY_SIZE(backend_fields), ret, NULL, e);
-	if (rc == 0 && strcmp(ret->type, "File") != 0 && strcmp(ret->type, "Uffd") != 0)
-		rc = err_set(e, ERR_INVALID, "unknown variant `%.40s`, expected `File` or `Uffd`.",
-			ret->type);
-	return rc;
+	const json_t *v = json_object_get(o, name);
+	return v && !json_is_null(v);
+}
+
+static int check_backend(const json_t *o, struct err *e)
+{
+	bool file = has(o, "mem_file_path");
+	if (has(o, "mem_backend") != file)
+		return 0;
+	return err_set(e, ERR_INVALID,
+		"An error occurred when deserializing the json body of a request: %s.",
+		file ? "too many fields: either `mem_backend` or `mem_file_path` exclusively is "
+		       "required"
+		     : "missing field: either `mem_backend` or `mem_file_path` is required");
+}
+
+// Tracking is always on; both flags are kept for the answers.
+static const struct body_field load_fields[] = {
+	{"snapshot_path", BODY_PATH, .required = true, BODY_FIELD(struct load_body, state)},
+	{"mem_file_path", BODY_PATH, .nullable = true, BODY_FIELD(struct load_body, memory)},
+	{"mem_backend", BODY_OBJECT, .nullable = true, .shape = &backend_shape,
+		BODY_FIELD(struct load_body, backend)},
+	{"enable_diff_snapshots", BODY_BOOL, BODY_FIELD(struct load_body, diff_snapshots)},
+	{"track_dirty_pages", BODY_BOOL, BODY_FIELD(struct load_body, track_dirty)},
+	{"resume_vm", BODY_BOOL, BODY_FIELD(struct load_body, resume)},
+	{"network_overrides", BODY_ARRAY, .shape = &config_override_shape,
+		BODY_FIELD(struct load_body, overrides)},
+	{"vsock_override", BODY_OBJECT, .nullable = true,
+		.why = "its machines have no vsock device"},
+	{"clock_realtime", BODY_BOOL, .only = "false",
+		.why = "tell the guest the time after it was resumed"},
+};
+static const struct body_shape load_shape =
+	BODY_SHAPE("struct LoadSnapshotConfig", load_fields, .check = check_backend);
+
+static int take_backend(const struct load_body *b, struct backend_body *ret, struct err *e)
+{
+	if (b->backend)
+		return body_take(b->backend, &backend_shape, ret, NULL, e);
+	ret->path = strdup(b->memory);
+	ret->type = strdup("File");
+	return ret->path && ret->type ? 0 : err_errno(e, ENOMEM, "mem_file_path");
 }
 
 // From here on a failure leaves a process that can only end, as Firecracker's.
@@ -309,7 +325,8 @@ static int restore(
 	}
 	if (rc < 0)
 		a->ended = true;
-	return rc < 0 ? err_prefix(e, rc, "Load snapshot error") : 0;
+	return rc < 0 ? err_prefix(e, rc, "Load snapshot error: Failed to restore from snapshot")
+		      : 0;
 }
 
 static int load(struct call *c, const struct load_body *b, struct err *e)
@@ -318,7 +335,7 @@ static int load(struct call *c, const struct load_body *b, struct err *e)
 	struct backend_body backend = {0};
 	c->deprecated = b->memory || b->diff_snapshots;
 	uint64_t begin = clock_monotonic_ns();
-	int rc = read_backend(b, &backend, e);
+	int rc = take_backend(b, &backend, e);
 	if (rc == 0 && a->boot_path)
 		rc = err_set(e, ERR_CONFLICT,
 			"Load snapshot error: Loading a microVM snapshot not allowed after "
@@ -326,110 +343,168 @@ static int load(struct call *c, const struct load_body *b, struct err *e)
 	if (rc == 0)
 		rc = restore(a, b, &backend, e);
 	a->report.latency_us[REPORT_LOAD] = (clock_monotonic_ns() - begin) / 1000;
-	body_done(backend_fields, ARRAY_SIZE(backend_fields), &backend);
+	body_done(&backend_shape, &backend);
 	return rc;
 }
 
 static int put_load(struct call *c, struct err *e)
 {
 	struct load_body b = {0};
-	int rc = body_read(c->body, c->len, load_fields, ARRAY_SIZE(load_fields), &b, NULL, e);
+	int rc = body_take(c->body, &load_shape, &b, NULL, e);
 	if (rc == 0)
 		rc = load(c, &b, e);
-	body_done(load_fields, ARRAY_SIZE(load_fields), &b);
+	body_done(&load_shape, &b);
 	return rc;
 }
 
 // ---- the table
 
+enum {
+	BOOT_PATH = 1, // asked for before the start, whatever comes of it: nothing is loaded then
+	ID = 2,	       // the path's second part is an id, which the body has as well
+};
+
 static const struct route {
 	enum http1_method method;
-	const char *path; // a trailing "/*" is an id
-	unsigned legal;
-	bool boot_path;
+	const char *first, *second; // parts of the path; more of it is not looked at
+	unsigned flags, legal;
+	const struct body_shape *shape;
 	handler_fn run;
 } routes[] = {
-	{HTTP1_GET, "/", ANY_STATE, false, get_instance},
-	{HTTP1_GET, "/version", ANY_STATE, false, get_version},
-	{HTTP1_GET, "/vm/config", ANY_STATE, false, get_config},
-	{HTTP1_GET, "/machine-config", ANY_STATE, false, get_machine},
-	{HTTP1_PUT, "/machine-config", API_NOT_STARTED, true, put_machine},
-	{HTTP1_PATCH, "/machine-config", API_NOT_STARTED, true, patch_machine},
-	{HTTP1_PUT, "/boot-source", API_NOT_STARTED, true, put_boot},
-	{HTTP1_PUT, "/drives/*", API_NOT_STARTED, true, put_drive},
-	{HTTP1_PATCH, "/drives/*", STARTED, false, patch_drive},
-	{HTTP1_PUT, "/network-interfaces/*", API_NOT_STARTED, true, put_nic},
-	{HTTP1_PATCH, "/network-interfaces/*", STARTED, false, patch_nic},
-	{HTTP1_PUT, "/entropy", API_NOT_STARTED, true, put_entropy},
-	{HTTP1_PUT, "/logger", API_NOT_STARTED, false, put_logger},
-	{HTTP1_PUT, "/metrics", API_NOT_STARTED, false, put_metrics},
-	{HTTP1_PUT, "/actions", ANY_STATE, false, put_actions},
-	{HTTP1_PATCH, "/vm", STARTED, false, patch_vm},
-	{HTTP1_PUT, "/snapshot/create", STARTED, false, put_create},
-	{HTTP1_PUT, "/snapshot/load", API_NOT_STARTED, false, put_load},
+	{HTTP1_GET, "", NULL, 0, ANY_STATE, NULL, get_instance},
+	{HTTP1_GET, "version", NULL, 0, ANY_STATE, NULL, get_version},
+	{HTTP1_GET, "vm", "config", 0, ANY_STATE, NULL, get_config},
+	{HTTP1_GET, "machine-config", NULL, 0, ANY_STATE, NULL, get_machine},
+	{HTTP1_PUT, "machine-config", NULL, BOOT_PATH, API_NOT_STARTED, &config_machine_shape,
+		put_machine},
+	{HTTP1_PATCH, "machine-config", NULL, BOOT_PATH, API_NOT_STARTED,
+		&config_machine_patch_shape, patch_machine},
+	{HTTP1_PUT, "boot-source", NULL, BOOT_PATH, API_NOT_STARTED, &config_boot_shape, put_boot},
+	{HTTP1_PUT, "drives", NULL, BOOT_PATH | ID, ANY_STATE, &config_drive_shape, put_drive},
+	{HTTP1_PATCH, "drives", NULL, ID, STARTED, &config_drive_patch_shape, patch_drive},
+	{HTTP1_DELETE, "drives", NULL, ID, STARTED, NULL, hotplug},
+	{HTTP1_PUT, "network-interfaces", NULL, BOOT_PATH | ID, ANY_STATE, &config_nic_shape,
+		put_nic},
+	{HTTP1_PATCH, "network-interfaces", NULL, ID, STARTED, &config_nic_patch_shape, patch_nic},
+	{HTTP1_DELETE, "network-interfaces", NULL, ID, STARTED, NULL, hotplug},
+	{HTTP1_PUT, "entropy", NULL, BOOT_PATH, API_NOT_STARTED, &config_entropy_shape,
+		put_entropy},
+	{HTTP1_PUT, "logger", NULL, 0, API_NOT_STARTED, &report_logger_shape, put_logger},
+	{HTTP1_PUT, "metrics", NULL, 0, API_NOT_STARTED, &report_metrics_shape, put_metrics},
+	{HTTP1_PUT, "actions", NULL, 0, ANY_STATE, &action_shape, put_actions},
+	{HTTP1_PATCH, "vm", NULL, 0, STARTED, &vm_shape, patch_vm},
+	{HTTP1_PUT, "snapshot", "create", 0, STARTED, &create_shape, put_create},
+	{HTTP1_PUT, "snapshot", "load", 0, API_NOT_STARTED, &load_shape, put_load},
 };
 
 // Parts of Firecracker that this program does not have, with the reason its clients are given.
 static const struct {
-	const char *prefix, *why;
+	const char *part, *why;
 } refused[] = {
-	{"/balloon", "a balloon would throw pages away behind the snapshot's back"},
-	{"/cpu-config", "templates mask the features of a real CPU"},
-	{"/hotplug", "QEMU's microvm has no memory hot-plug"},
-	{"/mmds", "the metadata service is part of Firecracker's network device"},
-	{"/pmem", "QEMU's microvm has no persistent memory device"},
-	{"/serial", "the console is this process's standard output"},
-	{"/vsock", "reach the guest over its network interface"},
+	{"balloon", "a balloon would throw pages away behind the snapshot's back"},
+	{"cpu-config", "templates mask the features of a real CPU"},
+	{"hotplug", "QEMU's microvm has no memory hot-plug"},
+	{"mmds", "the metadata service is part of Firecracker's network device"},
+	{"pmem", "QEMU's microvm has no persistent memory device"},
+	{"serial", "the console is this process's standard output"},
+	{"vsock", "reach the guest over its network interface"},
 };
 
-// Whether path is the route's; *ret_id is its last segment then.
-static bool route_matches(const struct route *r, const char *path, const char **ret_id)
+// The first two parts of a path, "" and NULL where it has none.
+struct path {
+	char first[HTTP1_LINE_MAX];
+	const char *second;
+};
+
+static void split_path(const char *text, struct path *ret)
 {
-	size_t n = strlen(r->path);
-	if (n < 2 || r->path[n - 1] != '*')
-		return strcmp(r->path, path) == 0;
-	if (strncmp(path, r->path, n - 2) != 0)
-		return false;
-	path += n - 2;
-	if (*path != '/' && *path != '\0')
-		return false;
-	*ret_id = *path ? path + 1 : path;
-	return strchr(*ret_id, '/') == NULL;
+	snprintf(ret->first, sizeof ret->first, "%s", text + strspn(text, "/"));
+	char *slash = strchr(ret->first, '/');
+	ret->second = NULL;
+	if (!slash)
+		return;
+	*slash++ = '\0';
+	if (*slash == '\0')
+		return; // a slash at the end begins no part
+	ret->second = slash;
+	slash[strcspn(slash, "/")] = '\0';
 }
 
-static int no_route(const struct http1_request *r, struct err *e)
+static int no_route(const struct http1_request *r, const struct path *p, struct err *e)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(refused); i++) {
-		size_t n = strlen(refused[i].prefix);
-		if (strncmp(r->path, refused[i].prefix, n) == 0 &&
-			(r->path[n] == '/' || r->path[n] == '\0'))
+	static const char *const empty[] = {[HTTP1_GET] = "GET request cannot have a body.",
+		[HTTP1_PUT] = "Empty PUT request.",
+		[HTTP1_PATCH] = "Empty PATCH request.",
+		[HTTP1_DELETE] = "Empty Delete request."};
+	bool wanted = r->method == HTTP1_PUT || r->method == HTTP1_PATCH;
+	if (r->has_body != wanted)
+		return err_set(e, ERR_INVALID, "%s", empty[r->method]);
+	for (size_t i = 0; i < ARRAY_SIZE(refused); i++)
+		if (strcmp(p->first, refused[i].part) == 0)
 			return err_set(e, ERR_UNIMPLEMENTED, "fcqemu does not offer %s: %s.",
-				refused[i].prefix + 1, refused[i].why);
+				refused[i].part, refused[i].why);
+	if (r->method == HTTP1_PUT && strcmp(p->first, "snapshot") == 0 && !p->second)
+		return err_set(e, ERR_INVALID, "Missing snapshot operation type.");
+	bool snapshot = r->method == HTTP1_PUT && strcmp(p->first, "snapshot") == 0;
+	return err_set(e, ERR_INVALID, "Invalid request method and/or path: %s %s%s.",
+		http1_method_name(r->method), snapshot ? "/snapshot/" : "",
+		snapshot ? p->second : p->first);
+}
+
+static const struct route *find_route(const struct http1_request *r, const struct path *p)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(routes); i++) {
+		const struct route *route = &routes[i];
+		if (route->method == r->method && strcmp(route->first, p->first) == 0 &&
+			(!route->second || str_eq(route->second, p->second)) &&
+			r->has_body == (route->shape != NULL))
+			return route;
 	}
-	return err_set(e, ERR_INVALID, "Invalid request method and/or path: %s %.*s.",
-		http1_method_name(r->method), (int)strcspn(r->path + 1, "/"), r->path + 1);
+	return NULL;
+}
+
+static int check_same_id(const char *path_id, const json_t *body, struct err *e)
+{
+	const char *drive = json_string_value(json_object_get(body, "drive_id"));
+	const char *nic = json_string_value(json_object_get(body, "iface_id"));
+	if (str_eq(drive ? drive : nic, path_id))
+		return 0;
+	if (drive)
+		return err_set(e, ERR_INVALID,
+			"The id from the path does not match the id from the body!");
+	return err_set(e, ERR_INVALID,
+		"The id from the path [%.100s] does not match the id from the body [%.100s]!",
+		path_id, nic);
+}
+
+// What is wrong with a request by itself, in any state.
+static int parse(struct call *c, const struct route *route, const struct path *p,
+	const struct http1_request *r, struct err *e)
+{
+	int rc = route->flags & ID ? config_check_id(p->second ? p->second : "", e) : 0;
+	if (rc < 0 || !route->shape)
+		return rc;
+	if ((rc = body_parse(r->body.data, r->body.len, &c->body, e)) == 0)
+		rc = body_check(c->body, route->shape, e);
+	return rc == 0 && route->flags & ID ? check_same_id(p->second, c->body, e) : rc;
 }
 
 static int dispatch(struct call *c, const struct http1_request *r, struct err *e)
 {
-	if (r->method == HTTP1_GET && r->has_body)
-		return err_set(e, ERR_INVALID, "GET request cannot have a body.");
-	if ((r->method == HTTP1_PUT || r->method == HTTP1_PATCH) && !r->has_body)
-		return err_set(e, ERR_INVALID, "Empty %s request.", http1_method_name(r->method));
-	for (size_t i = 0; i < ARRAY_SIZE(routes); i++) {
-		const struct route *route = &routes[i];
-		if (route->method != r->method || !route_matches(route, r->path, &c->id))
-			continue;
-		int rc = c->id ? config_check_id(c->id, e) : 0;
-		if (rc == 0)
-			rc = check_state(c->api, route->legal, e);
-		if (rc == 0)
-			rc = route->run(c, e);
-		if (rc == 0 && route->boot_path)
-			c->api->boot_path = true;
+	struct path p;
+	split_path(r->path, &p);
+	const struct route *route = find_route(r, &p);
+	if (!route)
+		return no_route(r, &p, e);
+	int rc = parse(c, route, &p, r, e);
+	if (rc == 0)
+		rc = check_state(c->api, route->legal, e);
+	if (rc < 0)
 		return rc;
-	}
-	return no_route(r, e);
+	bool started = c->api->state != API_NOT_STARTED;
+	if (route->flags & BOOT_PATH && !started)
+		c->api->boot_path = true;
+	return route->flags & BOOT_PATH && started ? hotplug(c, e) : route->run(c, e);
 }
 
 static void answer_fault(struct strbuf *out, const char *text)
@@ -443,7 +518,7 @@ static void answer_fault(struct strbuf *out, const char *text)
 void api_handle(struct api *a, const struct http1_request *r, struct strbuf *out)
 {
 	struct err e = {0};
-	struct call c = {.api = a, .body = r->body.data, .len = r->body.len};
+	struct call c = {.api = a};
 	a->report.requests++;
 	report_log(&a->report, REPORT_INFO, "The API server received a %s request on \"%s\".",
 		http1_method_name(r->method), r->path);
@@ -459,5 +534,6 @@ void api_handle(struct api *a, const struct http1_request *r, struct strbuf *out
 	} else {
 		http1_answer(out, 204, NULL, c.deprecated);
 	}
+	json_decref(c.body);
 	json_decref(c.ret);
 }

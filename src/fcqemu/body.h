@@ -1,60 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
 // Strict reading of request bodies by table, as Firecracker's are: an unknown field, a missing
-// required one or a wrong type is an error. A field that fcqemu cannot honour is listed too, with
-// the one value that asks for nothing and the reason why any other is refused.
+// required one or a wrong type is an error, in the words of its JSON reader (serde; without the
+// place in the text, which ours does not tell). A field that fcqemu cannot honour is listed too,
+// with the one value that asks for nothing and the reason why any other is refused.
 #pragma once
 #include <jansson.h>
 #include "base/err.h"
 
 enum body_type {
 	BODY_STRING, // char *, owned by the filled structure
+	BODY_PATH,   // likewise
+	BODY_CHOICE, // likewise, one of choices
 	BODY_BOOL,   // bool
 	BODY_UINT,   // uint64_t, at most max
-	BODY_OBJECT, // json_t *, a reference owned by the filled structure
-	BODY_ARRAY,  // likewise
-	BODY_ONLY,   // nothing stored: only the value only (as text, NULL: none but null) is taken
+	BODY_OBJECT, // json_t *, a reference owned by the filled structure; of shape, if that is
+		     // set
+	BODY_ARRAY,  // likewise, each element of shape
 };
+
+struct body_shape;
 
 struct body_field {
 	const char *name;
 	enum body_type type;
 	bool required;
-	size_t offset;		// into the structure filled
-	uint64_t max;		// BODY_UINT
-	const char *only, *why; // BODY_ONLY
+	bool nullable; // null counts as absent
+	size_t offset; // into the structure filled
+	uint64_t max;
+	const char *const *choices; // NULL-terminated
+	const struct body_shape *shape;
+	const char *only, *why; // why: nothing is stored, only this value (or null) is taken
 };
 
-#define BODY_TEXT(s, member, name_, required_)                                                     \
+struct body_shape {
+	const char *name; // "struct MachineConfig"
+	const struct body_field *fields;
+	size_t n;				      // at most 32
+	bool open;				      // fields that are not listed are passed over
+	int (*check)(const json_t *o, struct err *e); // of the whole, NULL: none
+};
+
+#define BODY_FIELD(s, member) .offset = offsetof(s, member)
+#define BODY_SHAPE(shape_name, list, ...)                                                          \
 	{                                                                                          \
-		.name = name_, .type = BODY_STRING, .required = required_,                         \
-		.offset = offsetof(s, member)                                                      \
-	}
-#define BODY_FLAG(s, member, name_, required_)                                                     \
-	{                                                                                          \
-		.name = name_, .type = BODY_BOOL, .required = required_,                           \
-		.offset = offsetof(s, member)                                                      \
-	}
-#define BODY_NUMBER(s, member, name_, required_, max_)                                             \
-	{                                                                                          \
-		.name = name_, .type = BODY_UINT, .required = required_,                           \
-		.offset = offsetof(s, member), .max = max_                                         \
-	}
-#define BODY_PART(s, member, name_, type_, required_)                                              \
-	{                                                                                          \
-		.name = name_, .type = type_, .required = required_, .offset = offsetof(s, member) \
-	}
-#define BODY_REFUSED(name_, only_, why_)                                                           \
-	{                                                                                          \
-		.name = name_, .type = BODY_ONLY, .only = only_, .why = why_                       \
+		.name = shape_name, .fields = list, .n = ARRAY_SIZE(list), __VA_ARGS__             \
 	}
 
-// Fills *ret for the fields that are there (null counts as absent) and leaves the others; bit i of
-// *ret_seen (may be NULL) tells whether field i was there. Strings already in *ret are replaced. On
-// an error *ret is unchanged. At most 32 fields.
-int body_read(const char *text, size_t len, const struct body_field *fields, size_t n, void *ret,
-	uint32_t *ret_seen, struct err *e);
-// The same for an object that is part of something larger.
-int body_read_object(const json_t *o, const struct body_field *fields, size_t n, void *ret,
-	uint32_t *ret_seen, struct err *e);
+// What errno says, as Rust prints it: err_set(e, code, "what: " OS_ERROR, OS_ERROR_OF(errno)).
+#define OS_ERROR "%s (os error %d)"
+#define OS_ERROR_OF(errnum) strerror(errnum), errnum
+
+// Any JSON value; *ret is owned by the caller.
+int body_parse(const char *text, size_t len, json_t **ret, struct err *e);
+// Whether a value is of that shape.
+int body_check(const json_t *v, const struct body_shape *shape, struct err *e);
+// Fills *ret for the fields that are there and leaves the others; bit i of *ret_seen (may be NULL)
+// tells whether field i was there. o has been checked. Strings already in *ret are replaced.
+int body_take(const json_t *o, const struct body_shape *shape, void *ret, uint32_t *ret_seen,
+	struct err *e);
+// All three. On an error *ret is unchanged.
+int body_read(
+	const char *text, size_t len, const struct body_shape *shape, void *ret, struct err *e);
 // Frees the strings, drops the references.
-void body_done(const struct body_field *fields, size_t n, void *filled);
+void body_done(const struct body_shape *shape, void *filled);

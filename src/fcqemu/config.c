@@ -9,6 +9,9 @@
 #include "fcqemu/body.h"
 
 #define NO_LIMITER "QEMU's token buckets are not Firecracker's; limit on the host side"
+#define PATCH_FAILED "Drive config error: Unable to patch the block device: "
+#define VERIFY "Please verify the request arguments."
+#define NIC_FAILED "Network config error: Could not create the network device: "
 #define DEFAULT_BOOT_ARGS                                                                          \
 	"reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd "         \
 	"swiotlb=noforce"
@@ -60,15 +63,6 @@ int config_check_id(const char *id, struct err *e)
 	return 0;
 }
 
-static int check_same_id(const char *path_id, const char *body_id, struct err *e)
-{
-	if (strcmp(path_id, body_id) == 0)
-		return 0;
-	return err_set(e, ERR_INVALID,
-		"The id from the path [%.100s] does not match the id from the body [%.100s]!",
-		path_id, body_id);
-}
-
 // ---- machine
 
 struct machine_body {
@@ -76,48 +70,70 @@ struct machine_body {
 	bool track_dirty;
 };
 
-#define MACHINE_FIELDS(required)                                                                   \
-	BODY_NUMBER(struct machine_body, vcpus, "vcpu_count", required, 255),                      \
-		BODY_NUMBER(struct machine_body, memory_mib, "mem_size_mib", required, 1u << 24),  \
-		BODY_REFUSED("smt", "false", "an emulated CPU has no hardware threads"),           \
-		BODY_REFUSED("cpu_template", "None", "templates mask the features of a real CPU"), \
-		BODY_FLAG(struct machine_body, track_dirty, "track_dirty_pages", false),           \
-		BODY_REFUSED("huge_pages", "None", "pages are tracked in units of 4 KiB")
+#define MACHINE_FIELDS(whole)                                                                      \
+	{"vcpu_count", BODY_UINT, .required = whole, .nullable = !whole, .max = UINT8_MAX,         \
+		BODY_FIELD(struct machine_body, vcpus)},                                           \
+		{"mem_size_mib", BODY_UINT, .required = whole, .nullable = !whole,                 \
+			.max = 1u << 24, BODY_FIELD(struct machine_body, memory_mib)},             \
+		{"smt", BODY_BOOL, .nullable = !whole, .only = "false",                            \
+			.why = "an emulated CPU has no hardware threads"},                         \
+		{"cpu_template", BODY_CHOICE, .nullable = true, .choices = cpu_templates,          \
+			.only = "None", .why = "templates mask the features of a real CPU"},       \
+		{"track_dirty_pages", BODY_BOOL, .nullable = !whole,                               \
+			BODY_FIELD(struct machine_body, track_dirty)},                             \
+	{                                                                                          \
+		"huge_pages", BODY_CHOICE, .nullable = !whole, .choices = huge_pages,              \
+					   .only = "None",                                         \
+					   .why = "pages are tracked in units of 4 KiB"            \
+	}
+
+static const char *const cpu_templates[] = {"C3", "T2", "T2S", "None", "T2CL", "T2A", NULL};
+static const char *const huge_pages[] = {"None", "2M", NULL};
+static const struct body_field machine_fields[] = {MACHINE_FIELDS(true)};
+static const struct body_field machine_patch_fields[] = {MACHINE_FIELDS(false)};
+
+static int check_patch(const json_t *o, struct err *e)
+{
+	const char *name;
+	json_t *v;
+	json_object_foreach ((json_t *)o, name, v)
+		if (!json_is_null(v))
+			return 0;
+	return err_set(e, ERR_INVALID, "Empty PATCH request.");
+}
+
+const struct body_shape config_machine_shape = BODY_SHAPE("struct MachineConfig", machine_fields);
+const struct body_shape config_machine_patch_shape =
+	BODY_SHAPE("struct MachineConfigUpdate", machine_patch_fields, .check = check_patch);
 
 static int set_machine(struct config *c, const struct machine_body *b, struct err *e)
 {
 	if (b->vcpus < 1 || b->vcpus > 32)
 		return err_set(e, ERR_INVALID,
-			"The vCPU number is invalid! The vCPU number can only be 1 or an even "
-			"number "
-			"when SMT is enabled. (1 to 32)");
+			"Machine config error: The number of vCPUs must be greater than 0, less "
+			"than 32 and must be 1 or an even number if SMT is enabled.");
 	if (b->memory_mib == 0)
-		return err_set(e, ERR_INVALID, "The memory size (MiB) is invalid.");
+		return err_set(e, ERR_INVALID,
+			"Machine config error: The memory size (MiB) is either 0, or not a "
+			"multiple of the configured page size.");
 	c->vcpus = b->vcpus;
 	c->memory_mib = b->memory_mib;
 	c->track_dirty = b->track_dirty;
 	return 0;
 }
 
-int config_put_machine(struct config *c, const char *body, size_t len, struct err *e)
+int config_put_machine(struct config *c, const json_t *body, struct err *e)
 {
-	static const struct body_field fields[] = {MACHINE_FIELDS(true)};
 	struct machine_body b = {0};
-	int rc = body_read(body, len, fields, ARRAY_SIZE(fields), &b, NULL, e);
+	int rc = body_take(body, &config_machine_shape, &b, NULL, e);
 	return rc < 0 ? rc : set_machine(c, &b, e);
 }
 
-int config_patch_machine(struct config *c, const char *body, size_t len, struct err *e)
+int config_patch_machine(struct config *c, const json_t *body, struct err *e)
 {
-	static const struct body_field fields[] = {MACHINE_FIELDS(false)};
 	struct machine_body b = {c->vcpus, c->memory_mib, c->track_dirty};
-	uint32_t seen = 0;
-	int rc = body_read(body, len, fields, ARRAY_SIZE(fields), &b, &seen, e);
-	if (rc < 0)
-		return rc;
-	if (!seen)
-		return err_set(e, ERR_INVALID, "Empty PATCH request.");
-	return set_machine(c, &b, e);
+	int rc = body_take(body, &config_machine_patch_shape, &b, NULL, e);
+	return rc < 0 ? rc : set_machine(c, &b, e);
 }
 
 json_t *config_machine_json(const struct config *c)
@@ -134,50 +150,40 @@ struct boot_body {
 };
 
 static const struct body_field boot_fields[] = {
-	BODY_TEXT(struct boot_body, kernel, "kernel_image_path", true),
-	BODY_TEXT(struct boot_body, initrd, "initrd_path", false),
-	BODY_TEXT(struct boot_body, args, "boot_args", false),
+	{"kernel_image_path", BODY_STRING, .required = true, BODY_FIELD(struct boot_body, kernel)},
+	{"initrd_path", BODY_STRING, .nullable = true, BODY_FIELD(struct boot_body, initrd)},
+	{"boot_args", BODY_STRING, .nullable = true, BODY_FIELD(struct boot_body, args)},
 };
 
-static int check_openable(const char *path, int flags, const char *what, struct err *e)
-{
-	_cleanup_close_ int fd = open(path, flags | O_CLOEXEC);
-	if (fd < 0)
-		return err_errno(e, errno, "%s cannot be opened: %.500s", what, path);
-	return 0;
-}
+const struct body_shape config_boot_shape = BODY_SHAPE("struct BootSourceConfig", boot_fields);
 
-static int check_kernel(const char *path, struct err *e)
+static int check_openable(const char *path, const char *what, struct err *e)
 {
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-	char magic[4];
-	if (fd < 0)
-		return err_errno(e, errno, "The kernel file cannot be opened: %.500s", path);
-	if (read(fd, magic, sizeof magic) != sizeof magic || memcmp(magic,
-								     "\x7f"
-								     "ELF",
-								     4) != 0)
-		return err_set(e, ERR_INVALID,
-			"The kernel file is no ELF image (use vmlinux, not bzImage): %.500s", path);
-	return 0;
+	if (fd >= 0)
+		return 0;
+	return err_set(
+		e, ERR_INVALID, "Boot source error: The %s " OS_ERROR, what, OS_ERROR_OF(errno));
 }
 
 static int check_boot(const struct boot_body *b, struct err *e)
 {
-	int rc = check_kernel(b->kernel, e);
+	int rc = check_openable(b->kernel, "kernel file cannot be opened:", e);
 	if (rc == 0 && b->initrd)
-		rc = check_openable(b->initrd, O_RDONLY, "The initrd file", e);
+		rc = check_openable(b->initrd,
+			"initrd file cannot be opened due to invalid path or invalid permissions.",
+			e);
 	if (rc == 0 && b->args && strlen(b->args) >= CONFIG_BOOT_ARGS_MAX)
 		rc = err_set(e, ERR_INVALID,
-			"The kernel command line is invalid: longer than %u bytes.",
-			CONFIG_BOOT_ARGS_MAX);
+			"Boot source error: The kernel command line is invalid: Invalid cmdline "
+			"capacity provided.");
 	return rc;
 }
 
-int config_put_boot(struct config *c, const char *body, size_t len, struct err *e)
+int config_put_boot(struct config *c, const json_t *body, struct err *e)
 {
 	struct boot_body b = {0};
-	int rc = body_read(body, len, boot_fields, ARRAY_SIZE(boot_fields), &b, NULL, e);
+	int rc = body_take(body, &config_boot_shape, &b, NULL, e);
 	if (rc == 0 && !b.args && !(b.args = strdup(DEFAULT_BOOT_ARGS)))
 		rc = err_errno(e, ENOMEM, "boot_args");
 	if (rc == 0)
@@ -189,23 +195,44 @@ int config_put_boot(struct config *c, const char *body, size_t len, struct err *
 		c->boot_args = b.args;
 		b = old;
 	}
-	body_done(boot_fields, ARRAY_SIZE(boot_fields), &b);
+	body_done(&config_boot_shape, &b);
 	return rc;
+}
+
+int config_check_kernel(const struct config *c, struct err *e)
+{
+#define BAD_KERNEL                                                                                 \
+	"System configuration error: Cannot load kernel due to invalid memory configuration or "   \
+	"invalid kernel image: Kernel Loader: failed to load ELF kernel image: Kernel Loader: "
+	_cleanup_close_ int fd = open(c->kernel, O_RDONLY | O_CLOEXEC);
+	unsigned char magic[4];
+	if (fd < 0)
+		return err_set(e, ERR_INVALID, BAD_KERNEL OS_ERROR, OS_ERROR_OF(errno));
+	if (pread(fd, magic, sizeof magic, 0) == sizeof magic && memcmp(magic, "\177ELF", 4) == 0)
+		return 0;
+	return err_set(e, ERR_INVALID, BAD_KERNEL "Unable to read elf header");
 }
 
 // ---- drives
 
+static const char *const cache_types[] = {"Unsafe", "Writeback", NULL};
+static const char *const io_engines[] = {"Async", "Sync", NULL};
+
 static const struct body_field drive_fields[] = {
-	BODY_TEXT(struct drive, id, "drive_id", true),
-	BODY_FLAG(struct drive, root, "is_root_device", true),
-	BODY_TEXT(struct drive, path, "path_on_host", true),
-	BODY_FLAG(struct drive, read_only, "is_read_only", false),
-	BODY_TEXT(struct drive, partuuid, "partuuid", false),
-	BODY_TEXT(struct drive, cache_type, "cache_type", false),
-	BODY_REFUSED("io_engine", "Sync", "only Sync is offered"),
-	BODY_REFUSED("rate_limiter", NULL, NO_LIMITER),
-	BODY_REFUSED("socket", NULL, "vhost-user devices cannot be part of a snapshot"),
+	{"drive_id", BODY_STRING, .required = true, BODY_FIELD(struct drive, id)},
+	{"partuuid", BODY_STRING, .nullable = true, BODY_FIELD(struct drive, partuuid)},
+	{"is_root_device", BODY_BOOL, .required = true, BODY_FIELD(struct drive, root)},
+	{"cache_type", BODY_CHOICE, .choices = cache_types, BODY_FIELD(struct drive, cache_type)},
+	{"is_read_only", BODY_BOOL, .nullable = true, BODY_FIELD(struct drive, read_only)},
+	{"path_on_host", BODY_STRING, .nullable = true, BODY_FIELD(struct drive, path)},
+	{"rate_limiter", BODY_OBJECT, .nullable = true, .why = NO_LIMITER},
+	{"io_engine", BODY_CHOICE, .nullable = true, .choices = io_engines, .only = "Sync",
+		.why = "only Sync is offered"},
+	{"socket", BODY_STRING, .nullable = true,
+		.why = "vhost-user devices cannot be part of a snapshot"},
 };
+
+const struct body_shape config_drive_shape = BODY_SHAPE("struct BlockDeviceConfig", drive_fields);
 
 struct drive *config_find_drive(const struct config *c, const char *id)
 {
@@ -217,26 +244,34 @@ struct drive *config_find_drive(const struct config *c, const char *id)
 
 static int check_drive(const struct config *c, const struct drive *d, struct err *e)
 {
-	if (d->cache_type && strcmp(d->cache_type, "Unsafe") != 0 &&
-		strcmp(d->cache_type, "Writeback") != 0)
-		return err_set(e, ERR_INVALID,
-			"unknown variant `%.40s`, expected `Unsafe` or `Writeback`.",
-			d->cache_type);
 	const struct drive *old = config_find_drive(c, d->id);
 	if (d->root && c->n_drives && c->drives[0].root && old != &c->drives[0])
-		return err_set(e, ERR_INVALID, "A root block device already exists!");
+		return err_set(
+			e, ERR_INVALID, "Drive config error: A root block device already exists!");
+	if (!d->path)
+		return err_set(e, ERR_INVALID,
+			"Drive config error: Unable to create the virtio block device: Invalid "
+			"block config.");
 	if (!old && c->n_drives == CONFIG_DRIVES_MAX)
 		return err_set(
 			e, ERR_INVALID, "fcqemu offers at most %u drives.", CONFIG_DRIVES_MAX);
-	if (d->partuuid && !d->root)
-		return err_set(e, ERR_INVALID, "partuuid is for the root device only.");
 	return 0;
+}
+
+static int open_drive(const char *path, bool read_only, const char *doing, struct err *e)
+{
+	_cleanup_close_ int fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+	if (fd >= 0)
+		return 0;
+	return err_set(e, ERR_INVALID,
+		"%s Virtio backend error: Error manipulating the backing file: " OS_ERROR " %.500s",
+		doing, OS_ERROR_OF(errno), path);
 }
 
 static int check_drive_file(const struct drive *d, struct err *e)
 {
-	return check_openable(
-		d->path, d->read_only ? O_RDONLY : O_RDWR, "The block device's file", e);
+	return open_drive(d->path, d->read_only,
+		"Drive config error: Unable to create the virtio block device:", e);
 }
 
 static void store_drive(struct config *c, struct drive *d)
@@ -246,20 +281,22 @@ static void store_drive(struct config *c, struct drive *d)
 	drive_done(&c->drives[at]);
 	c->drives[at] = *d;
 	*d = (struct drive){0};
-	// The root becomes the guest's first disk.
-	if (c->drives[at].root && at > 0) {
-		struct drive root = c->drives[at];
+	if (!c->drives[at].root || at == 0)
+		return;
+	// The root becomes the guest's first disk: a new one before all others, one that was there
+	// in the place of the first.
+	struct drive root = c->drives[at];
+	if (old)
+		c->drives[at] = c->drives[0];
+	else
 		memmove(&c->drives[1], &c->drives[0], at * sizeof root);
-		c->drives[0] = root;
-	}
+	c->drives[0] = root;
 }
 
-int config_put_drive(struct config *c, const char *id, const char *body, size_t len, struct err *e)
+int config_put_drive(struct config *c, const json_t *body, struct err *e)
 {
 	struct drive d = {0};
-	int rc = body_read(body, len, drive_fields, ARRAY_SIZE(drive_fields), &d, NULL, e);
-	if (rc == 0)
-		rc = check_same_id(id, d.id, e);
+	int rc = body_take(body, &config_drive_shape, &d, NULL, e);
 	if (rc == 0)
 		rc = check_drive(c, &d, e);
 	if (rc == 0)
@@ -271,32 +308,34 @@ int config_put_drive(struct config *c, const char *id, const char *body, size_t 
 }
 
 static const struct body_field drive_patch_fields[] = {
-	BODY_TEXT(struct drive, id, "drive_id", true),
-	BODY_TEXT(struct drive, path, "path_on_host", false),
-	BODY_REFUSED("rate_limiter", NULL, NO_LIMITER),
+	{"drive_id", BODY_STRING, .required = true, BODY_FIELD(struct drive, id)},
+	{"path_on_host", BODY_STRING, .nullable = true, BODY_FIELD(struct drive, path)},
+	{"rate_limiter", BODY_OBJECT, .nullable = true, .why = NO_LIMITER},
 };
 
-int config_read_drive_patch(const struct config *c, const char *id, const char *body, size_t len,
+const struct body_shape config_drive_patch_shape =
+	BODY_SHAPE("struct BlockDeviceUpdateConfig", drive_patch_fields);
+
+int config_read_drive_patch(const struct config *c, const json_t *body, struct drive **ret,
 	char **ret_path, struct err *e)
 {
 	struct drive d = {0};
-	int rc = body_read(
-		body, len, drive_patch_fields, ARRAY_SIZE(drive_patch_fields), &d, NULL, e);
-	if (rc == 0)
-		rc = check_same_id(id, d.id, e);
-	if (rc == 0 && !config_find_drive(c, id))
-		rc = err_set(e, ERR_INVALID, "Invalid device ID! There is no drive %.100s.", id);
+	int rc = body_take(body, &config_drive_patch_shape, &d, NULL, e);
+	struct drive *found = rc == 0 ? config_find_drive(c, d.id) : NULL;
+	if (rc == 0 && !found)
+		rc = err_set(e, ERR_INVALID,
+			PATCH_FAILED "Failed perform action on device: Device not found " VERIFY);
+	// Without a path it asks for the new size of a vhost-user device.
 	if (rc == 0 && !d.path)
 		rc = err_set(e, ERR_INVALID,
-			"fcqemu: nothing to change without path_on_host (it has no vhost-user "
-			"devices).");
+			PATCH_FAILED "Block: Running method expected different backend. " VERIFY);
+	if (rc == 0 && (rc = open_drive(d.path, found->read_only, PATCH_FAILED "Block:", e)) < 0 &&
+		e)
+		strncat(e->text, " " VERIFY, sizeof e->text - strlen(e->text) - 1);
 	if (rc == 0) {
-		bool read_only = config_find_drive(c, id)->read_only;
-		rc = check_openable(
-			d.path, read_only ? O_RDONLY : O_RDWR, "The block device's file", e);
-	}
-	if (rc == 0)
+		*ret = found;
 		*ret_path = TAKE_PTR(d.path);
+	}
 	drive_done(&d);
 	return rc;
 }
@@ -311,14 +350,19 @@ static json_t *drive_json(const struct drive *d)
 
 // ---- network interfaces
 
+static int check_mac(const json_t *o, struct err *e);
+
 static const struct body_field nic_fields[] = {
-	BODY_TEXT(struct nic, id, "iface_id", true),
-	BODY_TEXT(struct nic, tap, "host_dev_name", true),
-	BODY_TEXT(struct nic, mac, "guest_mac", false),
-	BODY_NUMBER(struct nic, mtu, "mtu", false, 65535),
-	BODY_REFUSED("rx_rate_limiter", NULL, NO_LIMITER),
-	BODY_REFUSED("tx_rate_limiter", NULL, NO_LIMITER),
+	{"iface_id", BODY_STRING, .required = true, BODY_FIELD(struct nic, id)},
+	{"host_dev_name", BODY_STRING, .required = true, BODY_FIELD(struct nic, tap)},
+	{"guest_mac", BODY_STRING, .nullable = true, BODY_FIELD(struct nic, mac)},
+	{"mtu", BODY_UINT, .nullable = true, .max = UINT16_MAX, BODY_FIELD(struct nic, mtu)},
+	{"rx_rate_limiter", BODY_OBJECT, .nullable = true, .why = NO_LIMITER},
+	{"tx_rate_limiter", BODY_OBJECT, .nullable = true, .why = NO_LIMITER},
 };
+
+const struct body_shape config_nic_shape =
+	BODY_SHAPE("struct NetworkInterfaceConfig", nic_fields, .check = check_mac);
 
 static bool is_mac(const char *s)
 {
@@ -328,21 +372,32 @@ static bool is_mac(const char *s)
 	return s[17] == '\0';
 }
 
+static int check_mac(const json_t *o, struct err *e)
+{
+	const char *mac = json_string_value(json_object_get(o, "guest_mac"));
+	if (!mac || is_mac(mac))
+		return 0;
+	return err_set(e, ERR_INVALID,
+		"An error occurred when deserializing the json body of a request: The provided MAC "
+		"address is invalid..");
+}
+
 static int check_nic(const struct config *c, const struct nic *n, struct err *e)
 {
 	if (!*n->tap || strlen(n->tap) >= IFNAMSIZ)
-		return err_set(e, ERR_INVALID, "Invalid TAP name: 1 to %d bytes.", IFNAMSIZ - 1);
-	if (n->mac && !is_mac(n->mac))
-		return err_set(e, ERR_INVALID, "Invalid MAC address: %.40s.", n->mac);
+		return err_set(e, ERR_INVALID,
+			NIC_FAILED "Open tap device failed: Invalid interface name");
 	if (n->mtu && n->mtu < 68)
-		return err_set(e, ERR_INVALID, "Invalid MTU: 68 to 65535.");
+		return err_set(e, ERR_INVALID, NIC_FAILED "MTU %u is out of range [68, 65535]",
+			(unsigned)n->mtu);
 	bool known = false;
 	for (size_t i = 0; i < c->n_nics; i++) {
 		if (strcmp(c->nics[i].id, n->id) == 0)
 			known = true;
 		else if (n->mac && c->nics[i].mac && strcasecmp(c->nics[i].mac, n->mac) == 0)
-			return err_set(
-				e, ERR_INVALID, "The MAC address is already in use: %s", n->mac);
+			return err_set(e, ERR_INVALID,
+				"Network config error: The MAC address is already in use: %s",
+				n->mac);
 	}
 	if (!known && c->n_nics == CONFIG_NICS_MAX)
 		return err_set(e, ERR_INVALID, "fcqemu offers at most %u network interfaces.",
@@ -350,20 +405,17 @@ static int check_nic(const struct config *c, const struct nic *n, struct err *e)
 	return 0;
 }
 
-int config_put_nic(struct config *c, config_open_tap_fn open_tap, const char *id, const char *body,
-	size_t len, struct err *e)
+int config_put_nic(struct config *c, config_open_tap_fn open_tap, const json_t *body, struct err *e)
 {
 	struct nic n = {.tap_fd = -1};
-	int rc = body_read(body, len, nic_fields, ARRAY_SIZE(nic_fields), &n, NULL, e);
-	if (rc == 0)
-		rc = check_same_id(id, n.id, e);
+	int rc = body_take(body, &config_nic_shape, &n, NULL, e);
 	if (rc == 0)
 		rc = check_nic(c, &n, e);
 	size_t at = 0;
-	while (at < c->n_nics && strcmp(c->nics[at].id, id) != 0)
+	while (rc == 0 && at < c->n_nics && strcmp(c->nics[at].id, n.id) != 0)
 		at++;
-	struct nic *old = at < c->n_nics ? &c->nics[at] : NULL;
-	if (rc == 0 && old && strcmp(old->tap, n.tap) == 0)
+	struct nic *old = rc == 0 && at < c->n_nics ? &c->nics[at] : NULL;
+	if (old && strcmp(old->tap, n.tap) == 0)
 		n.tap_fd = TAKE_FD(old->tap_fd); // a tap cannot be opened twice
 	else if (rc == 0 && (n.tap_fd = open_tap(n.tap, e)) < 0)
 		rc = n.tap_fd;
@@ -379,23 +431,25 @@ int config_put_nic(struct config *c, config_open_tap_fn open_tap, const char *id
 	return rc;
 }
 
-int config_read_nic_patch(
-	const struct config *c, const char *id, const char *body, size_t len, struct err *e)
+static const struct body_field nic_patch_fields[] = {
+	{"iface_id", BODY_STRING, .required = true, BODY_FIELD(struct nic, id)},
+	{"rx_rate_limiter", BODY_OBJECT, .nullable = true, .why = NO_LIMITER},
+	{"tx_rate_limiter", BODY_OBJECT, .nullable = true, .why = NO_LIMITER},
+};
+
+const struct body_shape config_nic_patch_shape =
+	BODY_SHAPE("struct NetworkInterfaceUpdateConfig", nic_patch_fields);
+
+int config_read_nic_patch(const struct config *c, const json_t *body, struct err *e)
 {
-	static const struct body_field fields[] = {
-		BODY_TEXT(struct nic, id, "iface_id", true),
-		BODY_REFUSED("rx_rate_limiter", NULL, NO_LIMITER),
-		BODY_REFUSED("tx_rate_limiter", NULL, NO_LIMITER),
-	};
 	struct nic n = {.tap_fd = -1};
-	int rc = body_read(body, len, fields, ARRAY_SIZE(fields), &n, NULL, e);
-	if (rc == 0)
-		rc = check_same_id(id, n.id, e);
+	int rc = body_take(body, &config_nic_patch_shape, &n, NULL, e);
 	if (rc == 0) {
-		rc = err_set(
-			e, ERR_INVALID, "Invalid device ID! There is no interface %.100s.", id);
+		rc = err_set(e, ERR_INVALID,
+			"Network config error: Unable to update the net device: Failed perform "
+			"action on device: Device not found");
 		for (size_t i = 0; i < c->n_nics; i++)
-			if (strcmp(c->nics[i].id, id) == 0)
+			if (strcmp(c->nics[i].id, n.id) == 0)
 				rc = 0; // names no limiter: nothing to do
 	}
 	nic_done(&n);
@@ -404,8 +458,8 @@ int config_read_nic_patch(
 
 static json_t *nic_json(const struct nic *n)
 {
-	json_t *j = json_pack("{s:s, s:s, s:s?, s:n, s:n}", "iface_id", n->id, "host_dev_name",
-		n->tap, "guest_mac", n->mac, "rx_rate_limiter", "tx_rate_limiter");
+	json_t *j = json_pack("{s:s, s:s, s:s?, s:n, s:n, s:n}", "iface_id", n->id, "host_dev_name",
+		n->tap, "guest_mac", n->mac, "mtu", "rx_rate_limiter", "tx_rate_limiter");
 	if (j && n->mtu)
 		json_object_set_new(j, "mtu", json_integer((json_int_t)n->mtu));
 	return j;
@@ -413,10 +467,16 @@ static json_t *nic_json(const struct nic *n)
 
 // ---- entropy
 
-int config_put_entropy(struct config *c, const char *body, size_t len, struct err *e)
+static const struct body_field entropy_fields[] = {
+	{"rate_limiter", BODY_OBJECT, .nullable = true, .why = NO_LIMITER},
+};
+
+const struct body_shape config_entropy_shape =
+	BODY_SHAPE("struct EntropyDeviceConfig", entropy_fields);
+
+int config_put_entropy(struct config *c, const json_t *body, struct err *e)
 {
-	static const struct body_field fields[] = {BODY_REFUSED("rate_limiter", NULL, NO_LIMITER)};
-	int rc = body_read(body, len, fields, ARRAY_SIZE(fields), c, NULL, e);
+	int rc = body_take(body, &config_entropy_shape, c, NULL, e);
 	if (rc == 0)
 		c->entropy = true;
 	return rc;
@@ -427,16 +487,24 @@ int config_put_entropy(struct config *c, const char *body, size_t len, struct er
 struct state_body {
 	struct machine_body machine;
 	bool entropy;
-	json_t *drives, *nics;
+	json_t *drives, *nics, *boot;
 };
 
 static const struct body_field state_fields[] = {
-	BODY_NUMBER(struct state_body, machine.vcpus, "vcpu_count", true, 255),
-	BODY_NUMBER(struct state_body, machine.memory_mib, "mem_size_mib", true, 1u << 24),
-	BODY_FLAG(struct state_body, entropy, "entropy", true),
-	BODY_PART(struct state_body, drives, "drives", BODY_ARRAY, true),
-	BODY_PART(struct state_body, nics, "network-interfaces", BODY_ARRAY, true),
+	{"vcpu_count", BODY_UINT, .required = true, .max = UINT8_MAX,
+		BODY_FIELD(struct state_body, machine.vcpus)},
+	{"mem_size_mib", BODY_UINT, .required = true, .max = 1u << 24,
+		BODY_FIELD(struct state_body, machine.memory_mib)},
+	{"entropy", BODY_BOOL, .required = true, BODY_FIELD(struct state_body, entropy)},
+	{"drives", BODY_ARRAY, .required = true, .shape = &config_drive_shape,
+		BODY_FIELD(struct state_body, drives)},
+	{"network-interfaces", BODY_ARRAY, .required = true, .shape = &config_nic_shape,
+		BODY_FIELD(struct state_body, nics)},
+	{"boot-source", BODY_OBJECT, .shape = &config_boot_shape,
+		BODY_FIELD(struct state_body, boot)},
 };
+
+const struct body_shape config_state_shape = BODY_SHAPE("a machine", state_fields);
 
 json_t *config_state_json(const struct config *c)
 {
@@ -460,15 +528,19 @@ json_t *config_state_json(const struct config *c)
 		json_decref(nics);
 		return NULL;
 	}
-	return json_pack("{s:I, s:I, s:b, s:o, s:o}", "vcpu_count", (json_int_t)c->vcpus,
+	// What it booted from is kept for the answers.
+	json_t *boot = c->kernel ? json_pack("{s:s, s:s?, s:s?}", "kernel_image_path", c->kernel,
+					   "initrd_path", c->initrd, "boot_args", c->boot_args)
+				 : NULL;
+	return json_pack("{s:I, s:I, s:b, s:o, s:o, s:o*}", "vcpu_count", (json_int_t)c->vcpus,
 		"mem_size_mib", (json_int_t)c->memory_mib, "entropy", (int)c->entropy, "drives",
-		drives, "network-interfaces", nics);
+		drives, "network-interfaces", nics, "boot-source", boot);
 }
 
 static int read_state_drive(struct config *c, const json_t *o, struct err *e)
 {
 	struct drive d = {0};
-	int rc = body_read_object(o, drive_fields, ARRAY_SIZE(drive_fields), &d, NULL, e);
+	int rc = body_take(o, &config_drive_shape, &d, NULL, e);
 	if (rc == 0)
 		rc = config_check_id(d.id, e);
 	if (rc == 0 && config_find_drive(c, d.id))
@@ -494,7 +566,7 @@ static struct nic *find_nic(struct config *c, const char *id)
 static int read_state_nic(struct config *c, const json_t *o, struct err *e)
 {
 	struct nic n = {.tap_fd = -1};
-	int rc = body_read_object(o, nic_fields, ARRAY_SIZE(nic_fields), &n, NULL, e);
+	int rc = body_take(o, &config_nic_shape, &n, NULL, e);
 	if (rc == 0)
 		rc = config_check_id(n.id, e);
 	if (rc == 0 && find_nic(c, n.id))
@@ -509,6 +581,18 @@ static int read_state_nic(struct config *c, const json_t *o, struct err *e)
 	return 0;
 }
 
+static int read_state_boot(struct config *c, const json_t *o, struct err *e)
+{
+	struct boot_body b = {0};
+	int rc = body_take(o, &config_boot_shape, &b, NULL, e);
+	if (rc < 0)
+		return rc;
+	c->kernel = b.kernel;
+	c->initrd = b.initrd;
+	c->boot_args = b.args;
+	return 0;
+}
+
 int config_read_state(const json_t *o, struct config *ret, struct err *e)
 {
 	struct state_body b = {0};
@@ -516,17 +600,19 @@ int config_read_state(const json_t *o, struct config *ret, struct err *e)
 	size_t i;
 	json_t *v;
 	config_init(&c);
-	int rc = body_read_object(o, state_fields, ARRAY_SIZE(state_fields), &b, NULL, e);
+	int rc = body_take(o, &config_state_shape, &b, NULL, e);
 	if (rc == 0)
 		rc = set_machine(&c, &b.machine, e);
 	c.entropy = b.entropy;
+	if (rc == 0 && b.boot)
+		rc = read_state_boot(&c, b.boot, e);
 	for (i = 0; rc == 0 && i < json_array_size(b.drives); i++)
 		if ((v = json_array_get(b.drives, i)))
 			rc = read_state_drive(&c, v, e);
 	for (i = 0; rc == 0 && i < json_array_size(b.nics); i++)
 		if ((v = json_array_get(b.nics, i)))
 			rc = read_state_nic(&c, v, e);
-	body_done(state_fields, ARRAY_SIZE(state_fields), &b);
+	body_done(&config_state_shape, &b);
 	if (rc < 0) {
 		config_done(&c);
 		return rc;
@@ -539,25 +625,29 @@ struct override_body {
 	char *id, *tap;
 };
 
+static const struct body_field override_fields[] = {
+	{"iface_id", BODY_STRING, .required = true, BODY_FIELD(struct override_body, id)},
+	{"host_dev_name", BODY_STRING, .required = true, BODY_FIELD(struct override_body, tap)},
+};
+
+const struct body_shape config_override_shape =
+	BODY_SHAPE("struct NetworkOverride", override_fields, .open = true);
+
 static int override_nic(struct config *c, const json_t *o, struct err *e)
 {
-	static const struct body_field fields[] = {
-		BODY_TEXT(struct override_body, id, "iface_id", true),
-		BODY_TEXT(struct override_body, tap, "host_dev_name", true),
-	};
 	struct override_body b = {0};
-	int rc = body_read_object(o, fields, ARRAY_SIZE(fields), &b, NULL, e);
+	int rc = body_take(o, &config_override_shape, &b, NULL, e);
 	struct nic *n = rc == 0 ? find_nic(c, b.id) : NULL;
 	if (rc == 0 && !n)
 		rc = err_set(e, ERR_INVALID,
-			"Unknown Network Device: the snapshot has no interface %.100s.", b.id);
+			"Failed to get snapshot state from file: Unknown Network Device.");
 	if (rc == 0 && (!*b.tap || strlen(b.tap) >= IFNAMSIZ))
-		rc = err_set(e, ERR_INVALID, "Invalid TAP name: 1 to %d bytes.", IFNAMSIZ - 1);
+		rc = err_set(e, ERR_INVALID, "Open tap device failed: Invalid interface name");
 	if (rc == 0) {
 		free(n->tap);
 		n->tap = TAKE_PTR(b.tap);
 	}
-	body_done(fields, ARRAY_SIZE(fields), &b);
+	body_done(&config_override_shape, &b);
 	return rc;
 }
 
@@ -587,18 +677,16 @@ int config_open_backends(
 
 json_t *config_json(const struct config *c)
 {
-	json_t *drives = json_array(), *nics = json_array(), *boot = json_object();
+	json_t *drives = json_array(), *nics = json_array();
+	json_t *entropy = c->entropy ? json_pack("{s:n}", "rate_limiter") : json_null();
 	for (size_t i = 0; i < c->n_drives; i++)
 		json_array_append_new(drives, drive_json(&c->drives[i]));
 	for (size_t i = 0; i < c->n_nics; i++)
 		json_array_append_new(nics, nic_json(&c->nics[i]));
-	if (c->kernel)
-		json_object_update_new(
-			boot, json_pack("{s:s, s:s?, s:s}", "kernel_image_path", c->kernel,
-				      "initrd_path", c->initrd, "boot_args", c->boot_args));
+	json_t *boot = json_pack("{s:s, s:s?, s:s?}", "kernel_image_path",
+		c->kernel ? c->kernel : "", "initrd_path", c->initrd, "boot_args", c->boot_args);
 	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:n, s:n, s:n, s:n, s:n, s:n, s:[], s:n}",
 		"machine-config", config_machine_json(c), "boot-source", boot, "drives", drives,
-		"network-interfaces", nics, "entropy", c->entropy ? json_object() : json_null(),
-		"balloon", "cpu-config", "logger", "metrics", "mmds-config", "vsock", "pmem",
-		"memory-hotplug");
+		"network-interfaces", nics, "entropy", entropy, "balloon", "cpu-config", "logger",
+		"metrics", "mmds-config", "vsock", "pmem", "memory-hotplug");
 }

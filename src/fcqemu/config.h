@@ -4,6 +4,7 @@
 #pragma once
 #include <jansson.h>
 #include "base/err.h"
+#include "fcqemu/body.h"
 
 #define CONFIG_VERSION "1.16.1-fcqemu"
 #define CONFIG_DRIVES_MAX 14u // with the interfaces and entropy, all usable slots of QEMU's microvm
@@ -38,22 +39,27 @@ typedef int (*config_open_tap_fn)(const char *name, struct err *e);
 void config_init(struct config *c);
 void config_done(struct config *c);
 
-// id is the one of the path. All return 0 or -errno with the client's text, the configuration
-// unchanged then.
-int config_put_machine(struct config *c, const char *body, size_t len, struct err *e);
-int config_patch_machine(struct config *c, const char *body, size_t len, struct err *e);
-int config_put_boot(struct config *c, const char *body, size_t len, struct err *e);
-int config_put_drive(struct config *c, const char *id, const char *body, size_t len, struct err *e);
-int config_put_nic(struct config *c, config_open_tap_fn open_tap, const char *id, const char *body,
-	size_t len, struct err *e);
-int config_put_entropy(struct config *c, const char *body, size_t len, struct err *e);
+extern const struct body_shape config_machine_shape, config_machine_patch_shape, config_boot_shape,
+	config_drive_shape, config_drive_patch_shape, config_nic_shape, config_nic_patch_shape,
+	config_entropy_shape, config_override_shape, config_state_shape;
 
-// PATCH /drives: the path asked for, owned by the caller.
-int config_read_drive_patch(const struct config *c, const char *id, const char *body, size_t len,
+// Each takes a body of its shape. All return 0 or -errno with the client's text, the configuration
+// unchanged then.
+int config_put_machine(struct config *c, const json_t *body, struct err *e);
+int config_patch_machine(struct config *c, const json_t *body, struct err *e);
+int config_put_boot(struct config *c, const json_t *body, struct err *e);
+// Before the start, which fails so: PUT /boot-source takes any file.
+int config_check_kernel(const struct config *c, struct err *e);
+int config_put_drive(struct config *c, const json_t *body, struct err *e);
+int config_put_nic(
+	struct config *c, config_open_tap_fn open_tap, const json_t *body, struct err *e);
+int config_put_entropy(struct config *c, const json_t *body, struct err *e);
+
+// PATCH /drives: the drive, and the path asked for, owned by the caller.
+int config_read_drive_patch(const struct config *c, const json_t *body, struct drive **ret,
 	char **ret_path, struct err *e);
 // PATCH /network-interfaces: nothing in it can be honoured; the error says why.
-int config_read_nic_patch(
-	const struct config *c, const char *id, const char *body, size_t len, struct err *e);
+int config_read_nic_patch(const struct config *c, const json_t *body, struct err *e);
 struct drive *config_find_drive(const struct config *c, const char *id);
 
 // Letters, digits and '_'.

@@ -60,12 +60,15 @@ static int parse_request_line(struct http1_parser *p, char *line)
 		m++;
 	if (m == ARRAY_SIZE(method_names))
 		return fail(p, "Invalid HTTP Method: Unsupported HTTP method.");
-	if (path[0] != '/')
-		return fail(p, "Invalid URI: Cannot parse URI as an absolute path.");
+	if (!*path)
+		return fail(p, "Invalid URI: Empty URI not allowed.");
+	// As micro_http reads it: of a whole URL its path, and what begins with no slash has none.
+	if (str_starts(path, "http://"))
+		path += strcspn(path + 7, "/") + 7;
 	if (strcmp(version, "HTTP/1.1") != 0 && strcmp(version, "HTTP/1.0") != 0)
 		return fail(p, "Invalid HTTP Version: Unsupported HTTP version.");
 	p->req.method = (enum http1_method)m;
-	snprintf(p->req.path, sizeof p->req.path, "%s", path);
+	snprintf(p->req.path, sizeof p->req.path, "%s", *path == '/' ? path : "/");
 	p->headers = 0;
 	p->length = 0;
 	p->length_seen = p->expect = false;

@@ -212,7 +212,7 @@ static int run_describe(const char *path)
 	char format[64];
 	int rc = state_read(path, &s, NULL, &e);
 	if (rc < 0) {
-		fprintf(stderr, "fcqemu: %s\n", err_text(&e, rc));
+		fprintf(stderr, "fcqemu: %s: %s\n", path, err_text(&e, rc));
 		return 1;
 	}
 	state_format(s.qemu_version, format, sizeof format);

@@ -19,10 +19,12 @@ void report_done(struct report *r)
 }
 
 // O_NONBLOCK: a FIFO that nobody reads must not stop us, neither here nor at a write.
-static int open_output(const char *path, struct err *e)
+static int open_output(const char *path, const char *what, struct err *e)
 {
 	int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC | O_NOCTTY, 0600);
-	return fd < 0 ? err_errno(e, errno, "Cannot open %.500s", path) : fd;
+	if (fd < 0)
+		return err_set(e, ERR_INVALID, "%s: " OS_ERROR, what, OS_ERROR_OF(errno));
+	return fd;
 }
 
 struct logger_body {
@@ -30,13 +32,30 @@ struct logger_body {
 	bool show_level;
 };
 
+static int check_level(const json_t *o, struct err *e);
+
 static const struct body_field logger_fields[] = {
-	BODY_TEXT(struct logger_body, path, "log_path", false),
-	BODY_TEXT(struct logger_body, level, "level", false),
-	BODY_FLAG(struct logger_body, show_level, "show_level", false),
-	BODY_REFUSED("show_log_origin", "false", "log lines carry no source position"),
-	BODY_REFUSED("module", NULL, "log lines carry no module"),
+	{"log_path", BODY_PATH, .nullable = true, BODY_FIELD(struct logger_body, path)},
+	{"level", BODY_STRING, .nullable = true, BODY_FIELD(struct logger_body, level)},
+	{"show_level", BODY_BOOL, .nullable = true, BODY_FIELD(struct logger_body, show_level)},
+	{"show_log_origin", BODY_BOOL, .nullable = true, .only = "false",
+		.why = "log lines carry no source position"},
+	{"module", BODY_STRING, .nullable = true, .why = "log lines carry no module"},
 };
+
+const struct body_shape report_logger_shape =
+	BODY_SHAPE("struct LoggerConfig", logger_fields, .check = check_level);
+
+struct metrics_body {
+	char *path;
+};
+
+static const struct body_field metrics_fields[] = {
+	{"metrics_path", BODY_PATH, .required = true, BODY_FIELD(struct metrics_body, path)},
+};
+
+const struct body_shape report_metrics_shape =
+	BODY_SHAPE("struct MetricsConfig", metrics_fields, .open = true);
 
 static bool parse_level(const char *text, enum report_level *ret)
 {
@@ -54,47 +73,54 @@ static bool parse_level(const char *text, enum report_level *ret)
 	return false;
 }
 
-int report_put_logger(struct report *r, const char *body, size_t len, struct err *e)
+static int check_level(const json_t *o, struct err *e)
+{
+	enum report_level level;
+	const char *text = json_string_value(json_object_get(o, "level"));
+	if (!text || parse_level(text, &level))
+		return 0;
+	return err_set(e, ERR_INVALID,
+		"An error occurred when deserializing the json body of a request: Invalid "
+		"LevelFilter.");
+}
+
+int report_put_logger(struct report *r, const json_t *body, struct err *e)
 {
 	struct logger_body b = {.show_level = r->show_level};
-	enum report_level level = r->level;
 	int fd = -1;
-	int rc = body_read(body, len, logger_fields, ARRAY_SIZE(logger_fields), &b, NULL, e);
-	if (rc == 0 && b.level && !parse_level(b.level, &level))
-		rc = err_set(e, ERR_INVALID,
-			"unknown variant `%.40s`, expected one of Off, Trace, Debug, Info, Warn, "
-			"Error.",
-			b.level);
-	if (rc == 0 && b.path && (fd = open_output(b.path, e)) < 0)
+	int rc = body_take(body, &report_logger_shape, &b, NULL, e);
+	if (rc == 0 && b.path &&
+		(fd = open_output(b.path, "Logger error: Failed to open target file", e)) < 0)
 		rc = fd;
 	if (rc == 0) {
 		if (fd >= 0) {
 			safe_close(r->log_fd);
 			r->log_fd = fd;
 		}
-		r->level = level;
+		if (b.level)
+			parse_level(b.level, &r->level);
 		r->show_level = b.show_level;
 	}
-	body_done(logger_fields, ARRAY_SIZE(logger_fields), &b);
+	body_done(&report_logger_shape, &b);
 	return rc;
 }
 
-int report_put_metrics(struct report *r, const char *body, size_t len, struct err *e)
+int report_put_metrics(struct report *r, const json_t *body, struct err *e)
 {
-	struct {
-		char *path;
-	} b = {0};
-	const struct body_field fields[] = {
-		{.name = "metrics_path", .type = BODY_STRING, .required = true}};
-	int rc = body_read(body, len, fields, ARRAY_SIZE(fields), &b, NULL, e);
-	if (rc == 0 && r->metrics_fd >= 0)
-		rc = err_set(e, ERR_CONFLICT, "Reinitialization of metrics not allowed.");
-	if (rc == 0 && (rc = open_output(b.path, e)) >= 0) {
-		r->metrics_fd = rc;
-		rc = 0;
+#define BAD_INPUT "Metrics error: Cannot initialize the metrics system due to bad user input"
+	struct metrics_body b = {0};
+	int rc = body_take(body, &report_metrics_shape, &b, NULL, e);
+	int fd = rc == 0 ? open_output(b.path, BAD_INPUT, e) : rc;
+	body_done(&report_metrics_shape, &b);
+	if (fd < 0)
+		return fd;
+	if (r->metrics_fd >= 0) {
+		safe_close(fd);
+		return err_set(
+			e, ERR_CONFLICT, BAD_INPUT ": Reinitialization of metrics not allowed.");
 	}
-	free(b.path);
-	return rc;
+	r->metrics_fd = fd;
+	return 0;
 }
 
 static void write_line(int fd, const struct strbuf *line)

@@ -3,6 +3,7 @@
 // a failed write is dropped, as a full log must not stop a guest.
 #pragma once
 #include "base/err.h"
+#include "fcqemu/body.h"
 
 enum report_level { REPORT_OFF, REPORT_ERROR, REPORT_WARN, REPORT_INFO, REPORT_DEBUG };
 
@@ -26,7 +27,8 @@ struct report {
 
 void report_init(struct report *r, const char *id);
 void report_done(struct report *r);
-int report_put_logger(struct report *r, const char *body, size_t len, struct err *e);
-int report_put_metrics(struct report *r, const char *body, size_t len, struct err *e);
+extern const struct body_shape report_logger_shape, report_metrics_shape;
+int report_put_logger(struct report *r, const json_t *body, struct err *e);
+int report_put_metrics(struct report *r, const json_t *body, struct err *e);
 void report_log(struct report *r, enum report_level level, const char *fmt, ...) _printf_(3, 4);
 void report_flush_metrics(struct report *r);

@@ -37,7 +37,7 @@ static void pending_done(struct pending *p)
 	free(p->tmp);
 }
 
-static int pending_open(struct pending *p, const char *path, struct err *e)
+static int pending_open(struct pending *p, const char *path, const char *what, struct err *e)
 {
 	p->path = path;
 	_cleanup_free_ char *tmp = str_printf("%s.tmp", path);
@@ -47,7 +47,9 @@ static int pending_open(struct pending *p, const char *path, struct err *e)
 		return err_errno(e, errno, "%.500s", tmp);
 	p->fd = open(tmp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (p->fd < 0)
-		return err_errno(e, errno, "%.500s", tmp);
+		return err_set(e, ERR_INVALID,
+			"Cannot perform open on the %s backing file: " OS_ERROR, what,
+			OS_ERROR_OF(errno));
 	p->tmp = TAKE_PTR(tmp);
 	return 0;
 }
@@ -162,9 +164,9 @@ int snapshot_create(struct qemu *q, const struct qemu_options *o, const struct c
 	if (strcmp(s->state_path, s->mem_path) == 0)
 		return err_set(
 			e, ERR_INVALID, "snapshot_path and mem_file_path are the same file.");
-	int rc = pending_open(&state, s->state_path, e);
+	int rc = pending_open(&state, s->state_path, "snapshot", e);
 	if (rc == 0)
-		rc = pending_open(&memory, s->mem_path, e);
+		rc = pending_open(&memory, s->mem_path, "memory", e);
 	uint64_t begin = clock_monotonic_ns();
 	if (rc == 0)
 		rc = write_state(q, o, c, &state, e);
@@ -226,14 +228,16 @@ static int check_accel(
 
 static int open_memory(const char *path, uint64_t size, struct err *e)
 {
+#define BY_FILE "Failed to load guest memory: Error creating guest memory from file: "
 	struct stat st;
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st) < 0)
-		return err_errno(e, errno, "The memory file %.500s", path);
+		return err_set(e, ERR_INVALID, BY_FILE "Failed to load guest memory: " OS_ERROR,
+			OS_ERROR_OF(errno));
 	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size < size)
 		return err_set(e, ERR_INVALID,
-			"The memory file %.500s has %lld bytes, the guest's memory %llu.", path,
-			(long long)st.st_size, (unsigned long long)size);
+			BY_FILE "Failed to restore guest memory: Total sum of memory regions "
+				"exceeds largest possible file offset");
 	return TAKE_FD(fd);
 }
 
@@ -248,7 +252,10 @@ static int connect_pager(const char *path, struct err *e)
 	// A full backlog is no server that waits for us.
 	fcntl(fd, F_SETFL, O_NONBLOCK);
 	if (connect(fd, (const struct sockaddr *)&sa, sizeof sa) < 0)
-		return err_errno(e, errno, "The page server's socket %.500s", path);
+		return err_set(e, ERR_INVALID,
+			"Failed to load guest memory: Error creating guest memory from uffd: "
+			"Failed to connect to UDS Unix stream: " OS_ERROR,
+			OS_ERROR_OF(errno));
 	fcntl(fd, F_SETFL, 0);
 	return TAKE_FD(fd);
 }
@@ -283,7 +290,7 @@ int snapshot_load(struct qemu *q, const struct qemu_options *o, const struct sna
 	_cleanup_close_ int state_fd = -1;
 	int rc = state_read(l->state_path, &s, &state_fd, e);
 	if (rc < 0)
-		return rc;
+		return err_prefix(e, rc, "Failed to get snapshot state from file");
 	if ((rc = load_steps(q, o, l, open_tap, &s, state_fd, e)) < 0) {
 		state_done(&s);
 		return rc;

@@ -37,11 +37,16 @@ struct description {
 };
 
 static const struct body_field fields[] = {
-	BODY_TEXT(struct description, qemu_version, "qemu_version", true),
-	BODY_TEXT(struct description, accel, "accel", true),
-	BODY_NUMBER(struct description, tsc_khz, "tsc_khz", true, 1000000000),
-	BODY_PART(struct description, machine, "machine", BODY_OBJECT, true),
+	{"qemu_version", BODY_STRING, .required = true,
+		BODY_FIELD(struct description, qemu_version)},
+	{"accel", BODY_STRING, .required = true, BODY_FIELD(struct description, accel)},
+	{"tsc_khz", BODY_UINT, .required = true, .max = 1000000000,
+		BODY_FIELD(struct description, tsc_khz)},
+	{"machine", BODY_OBJECT, .required = true, .shape = &config_state_shape,
+		BODY_FIELD(struct description, machine)},
 };
+
+static const struct body_shape shape = BODY_SHAPE("a description", fields);
 
 int state_encode_description(const struct state *s, struct strbuf *out)
 {
@@ -110,7 +115,7 @@ static int check_head(const void *data, size_t len, struct head *ret, struct err
 static int read_description(const char *text, size_t len, struct state *s, struct err *e)
 {
 	struct description d = {0};
-	int rc = body_read(text, len, fields, ARRAY_SIZE(fields), &d, NULL, e);
+	int rc = body_read(text, len, &shape, &d, e);
 	if (rc == 0 &&
 		(str_format(s->qemu_version, sizeof s->qemu_version, "%s", d.qemu_version) < 0 ||
 			str_format(s->accel, sizeof s->accel, "%s", d.accel) < 0))
@@ -118,7 +123,7 @@ static int read_description(const char *text, size_t len, struct state *s, struc
 	if (rc == 0)
 		rc = config_read_state(d.machine, &s->config, e);
 	s->tsc_khz = d.tsc_khz;
-	body_done(fields, ARRAY_SIZE(fields), &d);
+	body_done(&shape, &d);
 	return rc;
 }
 
@@ -165,11 +170,15 @@ int state_read(const char *path, struct state *ret, int *ret_fd, struct err *e)
 {
 	struct state s;
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return err_errno(e, errno, "The state file %.500s", path);
+	if (fd < 0) {
+		int errnum = errno;
+		err_set(e, ERR_NOT_FOUND, "Failed to open snapshot file: " OS_ERROR,
+			OS_ERROR_OF(errnum));
+		return -errnum;
+	}
 	int rc = read_fd(fd, &s, e);
 	if (rc < 0)
-		return err_prefix(e, rc, "The state file %.500s", path);
+		return err_prefix(e, rc, "Failed to load snapshot state from file");
 	if (ret_fd && lseek(fd, (off_t)s.stream_offset, SEEK_SET) < 0) {
 		state_done(&s);
 		return err_errno(e, errno, "The state file %.500s", path);

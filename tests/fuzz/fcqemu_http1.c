@@ -16,11 +16,12 @@ struct target {
 };
 
 static const struct body_field fields[] = {
-	BODY_TEXT(struct target, text, "text", false),
-	BODY_FLAG(struct target, flag, "flag", false),
-	BODY_NUMBER(struct target, number, "number", false, 255),
-	BODY_REFUSED("only", "x", "fuzzing"),
+	{"text", BODY_STRING, .nullable = true, BODY_FIELD(struct target, text)},
+	{"flag", BODY_BOOL, BODY_FIELD(struct target, flag)},
+	{"number", BODY_UINT, .max = 255, BODY_FIELD(struct target, number)},
+	{"only", BODY_STRING, .only = "x", .why = "fuzzing"},
 };
+static const struct body_shape shape = BODY_SHAPE("a target", fields);
 
 static void take_all(struct http1_parser *p)
 {
@@ -31,10 +32,10 @@ static void take_all(struct http1_parser *p)
 		if (r.path[0] != '/' || strlen(r.path) >= HTTP1_LINE_MAX ||
 			r.body.len > HTTP1_BODY_MAX)
 			abort();
-		body_read(r.body.data, r.body.len, fields, ARRAY_SIZE(fields), &t, NULL, &e);
+		body_read(r.body.data, r.body.len, &shape, &t, &e);
 		if (t.number > 255)
 			abort();
-		body_done(fields, ARRAY_SIZE(fields), &t);
+		body_done(&shape, &t);
 		http1_request_done(&r);
 	}
 }

@@ -388,7 +388,8 @@ def test_drives():
     vm.wait_for('vdb now size %d head larger....' % (16 << 20), at)
     vm.client.refused('PATCH', '/drives/fixed', {'drive_id': 'fixed', 'path_on_host': larger}, 'keeps its size')
     vm.client.ok('PATCH', '/drives/fixed', {'drive_id': 'fixed', 'path_on_host': other})
-    vm.client.refused('PATCH', '/drives/data', {'drive_id': 'data', 'path_on_host': '/nowhere'}, 'cannot be opened')
+    vm.client.refused('PATCH', '/drives/data', {'drive_id': 'data', 'path_on_host': '/nowhere'},
+                      'No such file or directory (os error 2) /nowhere')
     vm.kill()
 
 

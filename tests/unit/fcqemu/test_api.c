@@ -278,11 +278,16 @@ static void shape_of_requests_is_checked(void **state)
 	GET(f, "/actions");
 	assert_fault(f, "Invalid request method and/or path: GET actions.");
 	call(f, HTTP1_DELETE, "/drives/d", "%s", "");
-	assert_fault(f, "Invalid request method and/or path: DELETE drives.");
-	GET(f, "/version/more");
-	assert_fault(f, "Invalid request method and/or path: GET version.");
+	assert_fault(f, "not supported before starting the microVM.");
+	call(f, HTTP1_DELETE, "/actions", "%s", "");
+	assert_fault(f, "Invalid request method and/or path: DELETE actions.");
+	// What follows the parts that it knows is not looked at.
+	assert_int_equal(GET(f, "/version/more"), 200);
+	assert_int_equal(GET(f, "//machine-config/"), 200);
 	PUT(f, "/drives/a/b", "{}");
-	assert_fault(f, "Invalid request method and/or path: PUT drives.");
+	assert_fault(f, "missing field `drive_id`");
+	PUT(f, "/drives//b", "{}");
+	assert_fault(f, "The ID cannot be empty.");
 }
 
 static void bodies_are_strict(void **state)
@@ -290,40 +295,44 @@ static void bodies_are_strict(void **state)
 	static const struct {
 		const char *path, *body, *fault;
 	} cases[] = {
-		{"/entropy", "[]", "expected an object"},
+		{"/entropy", "[]", "invalid type: sequence, expected struct EntropyDeviceConfig."},
 		{"/entropy", "{", "deserializing the json body"},
-		{"/entropy", "{\"x\": 1}", "unknown field `x`, expected one of `rate_limiter`."},
+		{"/entropy", "{\"x\": 1}", "unknown field `x`, expected `rate_limiter`."},
 		{"/machine-config", "{\"vcpu_count\": 1}", "missing field `mem_size_mib`"},
 		{"/machine-config", "{\"vcpu_count\": \"1\", \"mem_size_mib\": 1}",
-			"field `vcpu_count` must be an unsigned integer"},
-		{"/machine-config", "{\"vcpu_count\": -1, \"mem_size_mib\": 1}", "out of range"},
+			"1\\\", expected u8."},
+		{"/machine-config", "{\"vcpu_count\": -1, \"mem_size_mib\": 1}",
+			"invalid value: integer `-1`, expected u8."},
 		{"/machine-config", "{\"vcpu_count\": 1, \"vcpu_count\": 1, \"mem_size_mib\": 1}",
 			"duplicate"},
 		{"/machine-config", "{\"vcpu_count\": 0, \"mem_size_mib\": 1}",
-			"The vCPU number is invalid!"},
+			"The number of vCPUs must be greater than 0"},
 		{"/machine-config", "{\"vcpu_count\": 33, \"mem_size_mib\": 1}",
-			"The vCPU number is invalid!"},
+			"The number of vCPUs must be greater than 0"},
 		{"/machine-config", "{\"vcpu_count\": 1, \"mem_size_mib\": 0}",
-			"The memory size (MiB) is invalid."},
-		{"/boot-source", "{\"kernel_image_path\": null}", "must be a string"},
+			"Machine config error: The memory size (MiB) is either 0"},
+		{"/boot-source", "{\"kernel_image_path\": null}",
+			"invalid type: null, expected a string."},
 		{"/boot-source", "{\"kernel_image_path\": \"/nowhere\"}",
 			"The kernel file cannot be opened"},
-		{"/boot-source", "{\"kernel_image_path\": \"/dev/null\"}", "no ELF image"},
 		{"/boot-source", "{\"kernel_image_path\": \"a\\u0000b\"}",
 			"deserializing the json body"},
-		{"/logger", "{\"level\": \"loud\"}", "unknown variant `loud`"},
-		{"/logger", "{\"log_path\": \"/nowhere/log\"}", "Cannot open /nowhere/log"},
+		{"/logger", "{\"level\": \"loud\"}", "Invalid LevelFilter."},
+		{"/logger", "{\"log_path\": \"/nowhere/log\"}",
+			"Logger error: Failed to open target file: No such file or directory (os "
+			"error 2)"},
 		{"/actions", "{\"action_type\": \"Dance\"}", "unknown variant `Dance`"},
 		{"/drives/d",
 			"{\"drive_id\": \"d\", \"is_root_device\": 1, \"path_on_host\": \"/\"}",
-			"field `is_root_device` must be a boolean"},
+			"invalid type: integer `1`, expected a boolean."},
 	};
 	struct fixture *f = *state;
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		PUT(f, cases[i].path, "%s", cases[i].body);
 		assert_fault(f, cases[i].fault);
 	}
-	assert_false(f->api.boot_path);
+	// What was wrong with the values, not with the body, closes the way to a load.
+	assert_true(f->api.boot_path);
 	PATCH(f, "/machine-config", "{}");
 	assert_fault(f, "Empty PATCH request.");
 	PATCH(f, "/machine-config", "{\"smt\": false, \"vcpu_count\": 3}");
@@ -377,7 +386,7 @@ static void what_cannot_be_honoured_is_refused(void **state)
 	PATCH(f, "/drives/d", "{\"drive_id\": \"d\", \"rate_limiter\": " BUCKET "}");
 	assert_fault(f, "fcqemu cannot honour the field");
 	PATCH(f, "/drives/d", "{\"drive_id\": \"d\"}");
-	assert_fault(f, "fcqemu: nothing to change");
+	assert_fault(f, "Running method expected different backend.");
 	PATCH(f, "/network-interfaces/n", "{\"iface_id\": \"n\", \"rx_rate_limiter\": " BUCKET "}");
 	assert_fault(f, "fcqemu cannot honour the field");
 	assert_int_equal(f->changes, 0);
@@ -423,7 +432,7 @@ static void ids_are_checked(void **state)
 	PUT(f, "/drives", "{}");
 	assert_fault(f, "The ID cannot be empty.");
 	PUT(f, "/drives/a", DRIVE "\"is_read_only\": true}");
-	assert_fault(f, "The id from the path [a] does not match the id from the body [d]!");
+	assert_fault(f, "The id from the path does not match the id from the body!");
 	PUT(f, "/network-interfaces/a", NIC "\"mtu\": 1500}");
 	assert_fault(f, "does not match");
 }
@@ -433,14 +442,16 @@ static void drive_files_are_opened_at_once(void **state)
 	struct fixture *f = *state;
 	PUT(f, "/drives/d",
 		"{\"drive_id\": \"d\", \"is_root_device\": false, \"path_on_host\": \"/nowhere\"}");
-	assert_fault(f, "The block device's file cannot be opened");
+	assert_fault(f, "Error manipulating the backing file: No such file or directory (os error "
+			"2) /nowhere");
 	assert_int_equal(f->api.config.n_drives, 0);
 	put_drive(f, "d", true);
 	start(f);
 	PATCH(f, "/drives/d", "{\"drive_id\": \"d\", \"path_on_host\": \"/nowhere\"}");
-	assert_fault(f, "cannot be opened");
+	assert_fault(f, "Unable to patch the block device: Block: Virtio backend error: ");
+	assert_fault(f, "(os error 2) /nowhere Please verify the request arguments.");
 	PATCH(f, "/drives/other", "{\"drive_id\": \"other\", \"path_on_host\": \"/dev/null\"}");
-	assert_fault(f, "Invalid device ID!");
+	assert_fault(f, "Device not found");
 	assert_int_equal(
 		PATCH(f, "/drives/d", "{\"drive_id\": \"d\", \"path_on_host\": \"/dev/null\"}"),
 		204);
@@ -455,10 +466,10 @@ static void interfaces_are_checked(void **state)
 	static const struct {
 		const char *rest, *fault;
 	} cases[] = {
-		{"\"guest_mac\": \"zz:00:00:00:00:00\"}", "Invalid MAC address"},
-		{"\"guest_mac\": \"06:00:00:00:00:001\"}", "Invalid MAC address"},
-		{"\"mtu\": 67}", "Invalid MTU"},
-		{"\"mtu\": 65536}", "out of range"},
+		{"\"guest_mac\": \"zz:00:00:00:00:00\"}", "The provided MAC address is invalid"},
+		{"\"guest_mac\": \"06:00:00:00:00:001\"}", "The provided MAC address is invalid"},
+		{"\"mtu\": 67}", "MTU 67 is out of range [68, 65535]"},
+		{"\"mtu\": 65536}", "invalid value: integer `65536`, expected u16"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		PUT(f, "/network-interfaces/n", NIC "%s", cases[i].rest);
@@ -466,7 +477,7 @@ static void interfaces_are_checked(void **state)
 	}
 	PUT(f, "/network-interfaces/n",
 		"{\"iface_id\": \"n\", \"host_dev_name\": \"0123456789abcdef\"}");
-	assert_fault(f, "Invalid TAP name");
+	assert_fault(f, "Open tap device failed: Invalid interface name");
 	PUT(f, "/network-interfaces/n", "{\"iface_id\": \"n\", \"host_dev_name\": \"tap9\"}");
 	assert_fault(f, "Open tap device failed: tap9");
 	assert_int_equal(f->api.config.n_nics, 0);
@@ -543,7 +554,7 @@ static void snapshots_are_created_while_paused_only(void **state)
 	put_kernel(f);
 	start(f);
 	PUT(f, "/snapshot/create", CREATE "}");
-	assert_fault(f, "while the microVM is paused");
+	assert_fault(f, "save/restore unavailable while running");
 	assert_int_equal(PATCH(f, "/vm", "{\"state\": \"Paused\"}"), 204);
 	assert_int_equal(PUT(f, "/snapshot/create", CREATE "}"), 204);
 	assert_false(f->asked.diff); // Full unless asked otherwise
@@ -592,7 +603,7 @@ static void loaded_machines_are_paused_and_shown(void **state)
 	GET(f, "/vm/config");
 	assert_non_null(strstr(f->body, "\"mem_size_mib\":77"));
 	assert_non_null(strstr(f->body, "\"track_dirty_pages\":true"));
-	assert_non_null(strstr(f->body, "\"boot-source\":{}"));
+	assert_non_null(strstr(f->body, "\"boot-source\":{\"kernel_image_path\":\"\""));
 	PUT(f, "/snapshot/load", BY_FILE "}");
 	assert_fault(f, "not supported after starting");
 	assert_int_equal(PATCH(f, "/vm", "{\"state\": \"Resumed\"}"), 204);
@@ -636,11 +647,15 @@ static void load_bodies_are_strict(void **state)
 			"unknown field `x`"},
 		{LOAD "\"mem_backend\": {\"backend_type\": \"File\"}}",
 			"missing field `backend_path`"},
-		{LOAD "\"mem_backend\": \"/m\"}", "`mem_backend` must be an object"},
-		{BY_FILE ", \"network_overrides\": {}}", "must be an array"},
+		{LOAD "\"mem_backend\": \"/m\"}",
+			"/m\\\", expected struct MemBackendConfig."},
+		{BY_FILE ", \"network_overrides\": {}}", "invalid type: map, expected a sequence."},
 		{BY_FILE ", \"vsock_override\": {\"uds_path\": \"/v\"}}", "no vsock"},
 		{BY_FILE ", \"clock_realtime\": true}", "fcqemu cannot honour"},
-		{BY_FILE ", \"huge_pages\": \"2M\"}", "fcqemu cannot honour"},
+		{BY_FILE ", \"huge_pages\": \"2M\"}", "unknown field `huge_pages`"},
+		{BY_FILE ", \"resume_vm\": null}", "invalid type: null, expected a boolean."},
+		{BY_FILE ", \"network_overrides\": [{\"iface_id\": \"n\"}]}",
+			"missing field `host_dev_name`"},
 	};
 	struct fixture *f = *state;
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -650,8 +665,8 @@ static void load_bodies_are_strict(void **state)
 	assert_false(f->api.ended);
 	assert_int_equal(f->loads, 0);
 	assert_int_equal(PUT(f, "/snapshot/load",
-				 BY_FILE ", \"clock_realtime\": false, \"huge_pages\": "
-					 "\"Snapshot\", \"vsock_override\": null}"),
+				 BY_FILE ", \"clock_realtime\": false, "
+					 "\"vsock_override\": null}"),
 		204);
 }
 
@@ -670,7 +685,8 @@ static void a_failed_load_ends_the_process(void **state)
 	struct fixture *f = *state;
 	f->fail = true;
 	PUT(f, "/snapshot/load", BY_FILE "}");
-	assert_fault(f, "Load snapshot error: the machine says no");
+	assert_fault(
+		f, "Load snapshot error: Failed to restore from snapshot: the machine says no");
 	assert_true(f->api.ended);
 }
 

@@ -72,7 +72,7 @@ static void wrong_requests_are_errors(void **state)
 	} cases[] = {
 		{"POST / HTTP/1.1\r\n\r\n", "Invalid HTTP Method: Unsupported HTTP method."},
 		{"get / HTTP/1.1\r\n\r\n", "Invalid HTTP Method: Unsupported HTTP method."},
-		{"GET x HTTP/1.1\r\n\r\n", "Invalid URI: Cannot parse URI as an absolute path."},
+		{"GET  HTTP/1.1\r\n\r\n", "Invalid URI: Empty URI not allowed."},
 		{"GET / HTTP/2\r\n\r\n", "Invalid HTTP Version: Unsupported HTTP version."},
 		{"GET /\r\n\r\n", "Invalid request."},
 		{"\r\n", "Invalid request."},

@@ -24,6 +24,8 @@ static void machine(struct state *s)
 	s->config.n_drives = ARRAY_SIZE(drives);
 	memcpy(s->config.nics, nics, sizeof nics);
 	s->config.n_nics = ARRAY_SIZE(nics);
+	s->config.kernel = (char *)"vmlinux";
+	s->config.boot_args = (char *)"quiet";
 }
 
 static void encode(struct strbuf *out)
@@ -70,6 +72,9 @@ static void what_is_written_is_read(void **state)
 	assert_string_equal(s.config.drives[1].path, "/a \"b\"");
 	assert_true(s.config.drives[1].read_only);
 	assert_null(s.config.drives[1].cache_type);
+	assert_string_equal(s.config.kernel, "vmlinux");
+	assert_null(s.config.initrd);
+	assert_string_equal(s.config.boot_args, "quiet");
 	assert_int_equal(s.config.n_nics, 1);
 	assert_string_equal(s.config.nics[0].tap, "tap0");
 	assert_string_equal(s.config.nics[0].mac, "06:00:ac:10:00:02");
@@ -133,7 +138,8 @@ static void descriptions_are_strict(void **state)
 		{NAMES MACHINE "\"drives\":[]}}", "missing field `network-interfaces`"},
 		{NAMES MACHINE "\"drives\":[],\"network-interfaces\":[],\"x\":1}}",
 			"unknown field `x`"},
-		{NAMES MACHINE "\"drives\":[7],\"network-interfaces\":[]}}", "expected an object"},
+		{NAMES MACHINE "\"drives\":[7],\"network-interfaces\":[]}}",
+			"integer `7`, expected struct BlockDeviceConfig"},
 		{NAMES MACHINE "\"drives\":[{\"drive_id\":\"a/b\",\"is_root_device\":false,"
 			       "\"path_on_host\":\"/\"}],\"network-interfaces\":[]}}",
 			"alphanumeric"},
@@ -143,10 +149,10 @@ static void descriptions_are_strict(void **state)
 			"twice"},
 		{NAMES MACHINE "\"drives\":[],\"network-interfaces\":[{\"iface_id\":\"n\","
 			       "\"host_dev_name\":\"\"}]}}",
-			"TAP name"},
+			"Invalid interface name"},
 		{NAMES "\"machine\":{\"vcpu_count\":0,\"mem_size_mib\":64,\"entropy\":false,"
 		       "\"drives\":[],\"network-interfaces\":[]}}",
-			"vCPU number"},
+			"number of vCPUs"},
 		{"{\"qemu_version\":\"0123456789012345678901234567890123\",\"accel\":\"tcg\","
 		 "\"tsc_khz\":1," MACHINE "\"drives\":[],\"network-interfaces\":[]}}",
 			"too long"},
@@ -163,7 +169,7 @@ static void descriptions_are_strict(void **state)
 	}
 }
 
-static void errors_name_the_file(void **state)
+static void a_file_that_is_none_says_why(void **state)
 {
 	char dir[] = "/tmp/fcqemu-state-XXXXXX", path[64];
 	struct state s;
@@ -171,11 +177,11 @@ static void errors_name_the_file(void **state)
 	assert_non_null(mkdtemp(dir));
 	snprintf(path, sizeof path, "%s/vmstate", dir);
 	assert_int_equal(state_read(path, &s, NULL, &e), -ENOENT);
-	assert_non_null(strstr(e.text, path));
+	assert_string_equal(
+		e.text, "Failed to open snapshot file: No such file or directory (os error 2)");
 	assert_int_equal(file_write_atomic(AT_FDCWD, path, "STAS", 4, 0600), 0);
 	assert_true(state_read(path, &s, NULL, &e) < 0);
-	assert_non_null(strstr(e.text, path));
-	assert_non_null(strstr(e.text, "truncated"));
+	assert_non_null(strstr(e.text, "Failed to load snapshot state from file: truncated"));
 	assert_true(state_read(dir, &s, NULL, &e) < 0);
 	assert_non_null(strstr(e.text, "not a regular file"));
 	_cleanup_strbuf_ struct strbuf b = {0};
@@ -199,7 +205,7 @@ int main(void)
 		cmocka_unit_test(every_length_but_the_right_one_is_refused),
 		cmocka_unit_test(foreign_files_are_named),
 		cmocka_unit_test(descriptions_are_strict),
-		cmocka_unit_test(errors_name_the_file),
+		cmocka_unit_test(a_file_that_is_none_says_why),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
