@@ -124,8 +124,29 @@ int vmm_wait_idle(struct vmm *v, enum vmm_state *ret, struct err *e)
 	return get_state(v, T_SNAPSHOT, ret, e);
 }
 
+// A template of Firecracker's for both vendors: guests do not see that their processor can run
+// guests itself (CPUID 1, ecx bit 5: VMX; CPUID 80000001h, ecx bit 2: SVM), and where they do not
+// KVM lets them not use it. Nothing but that is changed. fcqemu leaves it out unasked.
+static int hide_virtualisation(struct vmm *v, struct err *e)
+{
+	struct vmm_version version;
+	int rc = vmm_get_version(v, &version, e);
+	if (rc < 0 || version.fcqemu)
+		return rc;
+	return put(v, "/cpu-config",
+		json_pack("{s:[{s:s, s:s, s:i, s:[{s:s, s:s}]}, {s:s, s:s, s:i, s:[{s:s, s:s}]}]}",
+			"cpuid_modifiers", "leaf", "0x1", "subleaf", "0x0", "flags", 0, "modifiers",
+			"register", "ecx", "bitmap", "0bxxxxxxxxxxxxxxxxxxxxxxxxxx0xxxxx", "leaf",
+			"0x80000001", "subleaf", "0x0", "flags", 0, "modifiers", "register", "ecx",
+			"bitmap", "0bxxxxxxxxxxxxxxxxxxxxxxxxxxxxx0xx"),
+		T_CONFIG, e);
+}
+
 int vmm_put_machine(struct vmm *v, const struct vmm_machine *m, struct err *e)
 {
+	int rc = hide_virtualisation(v, e);
+	if (rc < 0)
+		return rc;
 	return put(v, "/machine-config",
 		json_pack("{s:i, s:i, s:b, s:b}", "vcpu_count", (int)m->vcpus, "mem_size_mib",
 			(int)m->memory_mib, "smt", 0, "track_dirty_pages", (int)m->track_dirty),

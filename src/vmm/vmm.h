@@ -49,6 +49,7 @@ int vmm_get_version(struct vmm *v, struct vmm_version *ret, struct err *e); // a
 int vmm_get_state(struct vmm *v, enum vmm_state *ret, struct err *e);
 // The same, from a VMM that may still be at work on a snapshot it was told to make.
 int vmm_wait_idle(struct vmm *v, enum vmm_state *ret, struct err *e);
+// The machine, whose processor has no virtualisation of its own.
 int vmm_put_machine(struct vmm *v, const struct vmm_machine *m, struct err *e);
 int vmm_put_boot(struct vmm *v, const struct vmm_boot *b, struct err *e);
 int vmm_put_drive(struct vmm *v, const struct vmm_drive *d, struct err *e);

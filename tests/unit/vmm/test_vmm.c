@@ -16,8 +16,8 @@ struct model {
 	struct vmm *vmm;
 	const char *version;
 	char method[8], path[64];
-	json_t *body;
-	int status; // of the next answer
+	json_t *body, *processor; // of the last, of the last PUT /cpu-config
+	int status;		  // of the next answer
 	const char *answer;
 };
 
@@ -34,6 +34,10 @@ static void on_any(struct http_request *r, void *ctx)
 	}
 	json_decref(m->body);
 	m->body = n ? json_loadb(b, n, 0, NULL) : NULL;
+	if (str_eq(m->path, "/cpu-config")) {
+		json_decref(m->processor);
+		m->processor = json_incref(m->body);
+	}
 	if (m->answer)
 		http_reply_data(r, m->status, "application/json", m->answer, strlen(m->answer));
 	else
@@ -70,6 +74,7 @@ static int teardown(void **state)
 	vmm_free(m->vmm);
 	http_server_free(m->server);
 	json_decref(m->body);
+	json_decref(m->processor);
 	unlink(m->sock);
 	rmdir(m->dir);
 	free(m);
@@ -101,6 +106,41 @@ static void requests_have_the_shape_of_the_api(void **state)
 	assert_int_equal(vmm_snapshot_create(m->vmm, "/s", "/m", true, &e), 0);
 	assert_string_equal(text(m, "snapshot_type"), "Diff");
 	assert_null(json_object_get(m->body, "version")); // removed in 1.6: sending it is a 400
+}
+
+// Bit 5 of CPUID 1's ecx, and bit 2 of 80000001h's.
+static void firecrackers_guests_have_no_virtualisation(void **state)
+{
+	static const struct {
+		const char *version;
+		bool asked;
+	} t[] = {
+		{"1.12.0", true}, {"1.14.4", true}, {"1.17.0-dev", true}, {"1.16.1-fcqemu", false}};
+	struct model *m = *state;
+	struct vmm_machine machine = {.vcpus = 1, .memory_mib = 128};
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		struct err e = {0};
+		m->version = t[i].version;
+		m->vmm = vmm_free(m->vmm);
+		json_decref(m->processor);
+		m->processor = NULL;
+		assert_int_equal(vmm_new(m->sock, &m->vmm, &e), 0);
+		assert_int_equal(vmm_put_machine(m->vmm, &machine, &e), 0);
+		assert_string_equal(m->path, "/machine-config");
+		assert_int_equal(m->processor != NULL, t[i].asked);
+		json_t *leaves = json_object_get(m->processor, "cpuid_modifiers");
+		for (size_t j = 0; t[i].asked && j < 2; j++) {
+			json_t *leaf = json_array_get(leaves, j);
+			json_t *ecx = json_array_get(json_object_get(leaf, "modifiers"), 0);
+			const char *bits = json_string_value(json_object_get(ecx, "bitmap"));
+			assert_string_equal(json_string_value(json_object_get(leaf, "leaf")),
+				j == 0 ? "0x1" : "0x80000001");
+			assert_int_equal(strlen(bits), 2 + 32);
+			for (int bit = 0; bit < 32; bit++)
+				assert_int_equal(
+					bits[2 + 31 - bit], bit == (j == 0 ? 5 : 2) ? '0' : 'x');
+		}
+	}
 }
 
 static void errors_carry_method_path_status_and_body(void **state)
@@ -227,6 +267,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(requests_have_the_shape_of_the_api),
+		T(firecrackers_guests_have_no_virtualisation),
 		T(errors_carry_method_path_status_and_body),
 		T(fields_follow_the_version),
 		T(new_names_go_to_new_versions),
