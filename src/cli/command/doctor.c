@@ -195,8 +195,8 @@ static void check_vmm(struct report *r)
 			usable ? "Firecracker cannot be used, " : "");
 }
 
-// QEMU's guests are not given what it takes (src/fcqemu/qemu.c). Firecracker without a CPU template
-// passes on what the kernel offers.
+// Guests are not given what it takes, by QEMU (src/fcqemu/qemu.c) and Firecracker (src/vmm/vmm.c);
+// what a VMM that was taken over gives its guest is the kernel's to say.
 static void check_nested(struct report *r)
 {
 	const char *module = nested_module("/sys/module");
