@@ -25,6 +25,11 @@
 //	"ok <base> <size> <tracking 0|1>\n" or "error <text>\n"
 // A thread then serves the control socket: it writes memory to snapshot files (ramhook.h).
 // This object links nothing of ours; any failure ends QEMU with status 99.
+//
+// The QEMU may be an older release's than the one that this is built on, kept for its snapshots,
+// and this object uses the C library of that one: only functions that have long been there, in
+// versions of Debian 12's glibc 2.36 at most. So numbers are not read by scanf or strtoul, which
+// newer headers make into functions of newer versions (tests/unit/hardening.py).
 #undef _FILE_OFFSET_BITS // would turn mmap below into a second mmap64
 #include <errno.h>
 #include <fcntl.h>
@@ -86,13 +91,52 @@ static void fail(const char *what)
 	_exit(HOOK_EXIT);
 }
 
+// A decimal number, -1 too, up to a ':' or the end, which is passed over. False: there is none.
+static bool take_number(const char **text, int64_t *ret)
+{
+	const char *p = *text;
+	bool minus = *p == '-';
+	int64_t n = 0;
+	p += minus;
+	if (*p < '0' || *p > '9')
+		return false;
+	for (; *p >= '0' && *p <= '9'; p++) {
+		if (n > (INT64_MAX - 9) / 10)
+			return false;
+		n = n * 10 + (*p - '0');
+	}
+	if (*p != ':' && *p)
+		return false;
+	*text = p + (*p == ':');
+	*ret = minus ? -n : n;
+	return true;
+}
+
+static bool parse(const char *text)
+{
+	int64_t n[5];
+	size_t len = strcspn(text, ":");
+	if (len >= sizeof hook.mode || text[len] != ':')
+		return false;
+	memcpy(hook.mode, text, len);
+	text += len + 1;
+	for (int i = 0; i < 5; i++)
+		if (!take_number(&text, &n[i]))
+			return false;
+	hook.size = (uint64_t)n[0];
+	hook.report_fd = (int)n[1];
+	hook.removed_fd = (int)n[2];
+	hook.backend_fd = (int)n[3];
+	hook.control_fd = (int)n[4];
+	return !*text && n[0] >= 0;
+}
+
 __attribute__((constructor)) static void hook_init(void)
 {
 	const char *text = getenv("STASIS_RAMHOOK");
 	if (!text)
 		return; // a program other than the one that was meant
-	if (sscanf(text, "%7[a-z]:%" SCNu64 ":%d:%d:%d:%d", hook.mode, &hook.size, &hook.report_fd,
-		    &hook.removed_fd, &hook.backend_fd, &hook.control_fd) != 6) {
+	if (!parse(text)) {
 		fprintf(stderr, "ramhook: bad STASIS_RAMHOOK\n");
 		_exit(HOOK_EXIT);
 	}

@@ -54,6 +54,15 @@ def judge_file(path, is_static):
         yield "looks for libraries on a path of its own"
 
 
+def judge_symbols(path):
+    """What a shared object of ours needs that an older C library does not have: it is loaded into
+    programs of releases that are long gone. Debian 12's is the oldest. What headers make of scanf and
+    strtoul depends on the release that builds it."""
+    for name, version in re.findall(r" UND (\w+)@GLIBC_([0-9.]+)", tool("readelf", "-W", "--dyn-syms", path)):
+        if tuple(int(n) for n in version.split(".")) > (2, 36) or name.startswith("__isoc"):
+            yield f"needs {name} of glibc {version}, which an older release may not have"
+
+
 class OwnCode:
     """Addresses of the code that was compiled here."""
 
@@ -120,6 +129,8 @@ def main():
         is_static = name in a.static and not a.dynamic
         for what in (*judge_file(path, is_static), *judge_code(path, not a.unfortified)):
             wrong.append(f"{name}: {what}")
+        if name.endswith(".so"):
+            wrong += [f"{name}: {what}" for what in judge_symbols(path)]
     print("\n".join(wrong))
     return 1 if wrong else 0
 
