@@ -4,6 +4,7 @@
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include "base/str.h"
 #include "pager/pager.h"
 
@@ -69,6 +70,7 @@ int main(int argc, char **argv)
 		fputs(usage, stderr);
 		return 2;
 	}
+	prctl(PR_SET_NAME, "stasis-pager"); // a jail starts it by its dynamic linker
 	signal(SIGPIPE, SIG_IGN);
 	int r = pager_run(&config, &e);
 	if (r == 0)

@@ -62,6 +62,21 @@ int shim_read_exit(const char *dir, struct shim_exit *ret, struct err *e)
 	return err_prefix(e, rc, "%s/" SHIM_EXIT_FILE, dir);
 }
 
+int shim_read_tree(const char *dir, char ret_id[SHIM_TREE_ID_SIZE], struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf text = {0};
+	_cleanup_(spec_freep) struct spec *spec = NULL;
+	int rc = read_json_file(dir, SHIM_SPEC_FILE, &text, e);
+	if (rc == 0 && (rc = spec_parse(text.data, text.len, &spec, e)) < 0)
+		err_prefix(e, rc, "%s/" SHIM_SPEC_FILE, dir);
+	if (rc < 0)
+		return rc;
+	const char *tree = strrchr(spec_get(spec)->runtime_dir, '/') + 1;
+	if (str_format(ret_id, SHIM_TREE_ID_SIZE, "%s", tree) < 0)
+		return err_set(e, ERR_INVALID, "%s: runtime_dir is no tree", dir);
+	return 0;
+}
+
 int shim_api_socket_path(const char *dir, char out[static 108], struct err *e)
 {
 	int rc = str_format(out, 108, "%s%s", dir, JAIL_API_SOCK);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // How this works: the jail's root is one small tmpfs that only this process's mount namespace sees.
 // It holds the directories, links and device nodes; files of the host come in by bind mounts. Each
-// mount costs time at every clone and end, so there are only these: the tmpfs, /usr, /run, /proc
-// and one per bound file. pivot_root then makes the host's tree unreachable, and the lazy unmount
-// frees it, so that a sandbox does not keep file systems of the host busy that it does not use.
+// mount costs time at every clone and end, so there are only these: the tmpfs, /usr, /stasis, /run,
+// /proc and one per bound file. pivot_root then makes the host's tree unreachable, and the lazy
+// unmount frees it, so that a sandbox does not keep file systems of the host busy that it does not
+// use.
 #include "shim/jail.h"
 #include <fcntl.h>
 #include <grp.h>
@@ -149,6 +150,14 @@ static int bind_snap(const struct shim_spec *s, struct err *e)
 	return mount_bind(s->snap_dir, rel(JAIL_SNAP), MS_NOEXEC, e);
 }
 
+static int bind_own(const char *own_dir, struct err *e)
+{
+	_cleanup_free_ char *usr = str_printf("%s/usr", own_dir);
+	if (!usr || mkdir(rel(JAIL_OWN), 0755) < 0)
+		return err_errno(e, usr ? errno : ENOMEM, "make " JAIL_OWN " in the jail");
+	return mount_bind(usr, rel(JAIL_OWN), MS_RDONLY, e);
+}
+
 static int mount_all(const struct shim_spec *s, struct err *e)
 {
 	_cleanup_free_ char *usr = str_printf("%s/usr", s->runtime_dir);
@@ -156,6 +165,8 @@ static int mount_all(const struct shim_spec *s, struct err *e)
 	if (!usr || !run)
 		return err_errno(e, ENOMEM, "jail");
 	int rc = mount_bind(usr, "usr", MS_RDONLY, e);
+	if (rc == 0 && s->own_dir)
+		rc = bind_own(s->own_dir, e);
 	if (rc == 0)
 		rc = mount_bind(run, "run", MS_NOEXEC, e);
 	for (size_t i = 0; rc == 0 && i < s->n_binds; i++)

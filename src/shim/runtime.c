@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // How this works: a worklist of (host file, jail path). Each ELF file on it adds the libraries it
 // names, looked for as the dynamic linker will in the jail: its run path, then the standard
-// directories (there is no ld.so.cache in the jail). The finished list, with sizes and times, is
-// hashed into the name of the tree; if a tree of that name is there, it is complete, because it was
-// renamed into place after everything in it was on disk.
+// directories (there is no ld.so.cache in the jail). The finished list, with the checksum of each
+// file, is hashed into the name of the tree; if a tree of that name is there, it is complete, since
+// it was renamed into place after everything in it was on disk, and loses its name before anything
+// in it is removed. What has a dot before its name is the rest of a tree that was not finished.
+//
+// Checksums are taken once: a tree has a stamp, of paths, sizes and times of what it was made from.
 //
 // Files are copied (reflinked where possible), not hard linked: a link would share owner, mode and
 // contents with the host's file for ever.
@@ -14,6 +17,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include "base/fault.h"
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/id.h"
@@ -21,13 +25,13 @@
 #include "shim/elfneeds.h"
 #include "shim/shim.h"
 
-#define KEEP_NEWEST 2
+#define TREE_STAMP "stamp"
 #define MAX_ENTRIES 1024
 
 struct entry {
 	char *host, *jail;
 	char *found_as; // the library name that brought it, NULL for what was asked for
-	bool elf;
+	bool elf, dynamic;
 	struct stat st;
 };
 
@@ -154,6 +158,7 @@ static int add_needs(struct list *l, size_t at, struct err *e)
 	if (rc < 0)
 		return err_errno(e, rc, "%s: damaged program or library", en.host);
 	l->e[at].elf = true;
+	l->e[at].dynamic = n.interp != NULL;
 	if (n.interp)
 		rc = list_add(l, n.interp, n.interp, strrchr(n.interp, '/') + 1, e);
 	for (size_t i = 0; rc == 0 && i < n.n_needed; i++) {
@@ -169,43 +174,81 @@ static int add_needs(struct list *l, size_t at, struct err *e)
 	return rc;
 }
 
-static int make_list(
-	const char *const *programs, const char *const *extra_files, struct list *l, struct err *e)
+// What is used with the libraries of whoever loads it.
+static bool is_alone(const struct shim_files *f, const char *host)
+{
+	for (const char *const *p = f->alone; p && *p; p++)
+		if (str_eq(*p, host))
+			return true;
+	return false;
+}
+
+static int make_list(const struct shim_files *f, struct list *l, struct err *e)
 {
 	int rc = 0;
-	for (; rc == 0 && *programs; programs++) {
-		const char *slash = strrchr(*programs, '/');
+	for (const char *const *p = f->programs; rc == 0 && p && *p; p++) {
+		const char *slash = strrchr(*p, '/');
 		_cleanup_free_ char *jail = str_printf(JAIL_BIN "%s", slash ? slash : "/");
-		if (!jail || (*programs)[0] != '/')
-			return err_set(e, ERR_INVALID, "%s: must be an absolute path", *programs);
-		rc = list_add(l, *programs, jail, NULL, e);
+		if (!jail || (*p)[0] != '/')
+			return err_set(e, ERR_INVALID, "%s: must be an absolute path", *p);
+		rc = list_add(l, *p, jail, NULL, e);
 	}
-	for (; rc == 0 && extra_files && *extra_files; extra_files++) {
-		const char *eq = strrchr(*extra_files, '='); // a host path may have one too
-		_cleanup_free_ char *host = eq ? strndup(*extra_files, (size_t)(eq - *extra_files))
-					       : strdup(*extra_files);
+	for (const char *const *p = f->extra; rc == 0 && p && *p; p++) {
+		const char *eq = strrchr(*p, '='); // a host path may have one too
+		_cleanup_free_ char *host = eq ? strndup(*p, (size_t)(eq - *p)) : strdup(*p);
 		if (!host)
 			return err_errno(e, ENOMEM, "runtime");
 		rc = list_add(l, host, eq ? eq + 1 : host, NULL, e);
 	}
+	for (const char *const *p = f->alone; rc == 0 && p && *p; p++) {
+		const char *slash = strrchr(*p, '/');
+		_cleanup_free_ char *jail = str_printf(JAIL_LIB "%s", slash ? slash : "/");
+		rc = jail ? list_add(l, *p, jail, NULL, e) : err_errno(e, ENOMEM, "runtime");
+	}
 	for (size_t i = 0; rc == 0 && i < l->n; i++) // grows on the way
-		rc = add_needs(l, i, e);
+		if (!is_alone(f, l->e[i].host))
+			rc = add_needs(l, i, e);
 	return rc;
 }
 
-static int hash_list(const struct list *l, char out[SHA256_HEX_SIZE])
+static int by_jail_path(const void *a, const void *b)
+{
+	return strcmp(((const struct entry *)a)->jail, ((const struct entry *)b)->jail);
+}
+
+static int hash_text(struct strbuf *b, char out[SHA256_HEX_SIZE])
+{
+	if (b->failed)
+		return -ENOMEM;
+	hash_sha256_hex(b->data, b->len, out);
+	out[SHIM_TREE_ID_SIZE - 1] = '\0';
+	return 0;
+}
+
+static int stamp_list(const struct list *l, char out[SHA256_HEX_SIZE])
 {
 	_cleanup_strbuf_ struct strbuf b = {0};
 	for (size_t i = 0; i < l->n; i++) {
 		const struct entry *en = &l->e[i];
-		strbuf_addf(&b, "%s=%s %llu %lld.%09ld\n", en->host, en->jail,
-			(unsigned long long)en->st.st_size, (long long)en->st.st_mtim.tv_sec,
-			en->st.st_mtim.tv_nsec);
+		strbuf_addf(&b, "%s=%s %llu %llu %lld.%09ld\n", en->host, en->jail,
+			(unsigned long long)en->st.st_ino, (unsigned long long)en->st.st_size,
+			(long long)en->st.st_mtim.tv_sec, en->st.st_mtim.tv_nsec);
 	}
-	if (b.failed)
-		return -ENOMEM;
-	hash_sha256_hex(b.data, b.len, out);
-	return 0;
+	return hash_text(&b, out);
+}
+
+static int hash_list(const struct list *l, char out[SHA256_HEX_SIZE], struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf b = {0};
+	for (size_t i = 0; i < l->n; i++) {
+		char sum[SHA256_HEX_SIZE];
+		int rc = hash_sha256_file_hex(AT_FDCWD, l->e[i].host, sum);
+		if (rc < 0)
+			return err_errno(e, rc, "%s", l->e[i].host);
+		strbuf_addf(&b, "%s %d %s\n", l->e[i].jail, l->e[i].elf, sum);
+	}
+	int rc = hash_text(&b, out);
+	return rc < 0 ? err_errno(e, rc, "runtime") : 0;
 }
 
 static int copy_content(int in, int out)
@@ -250,105 +293,184 @@ static int copy_entry(int tree, const struct entry *en, struct err *e)
 	return rc < 0 ? err_errno(e, rc, "copy %s", en->host) : 0;
 }
 
-static int build_tree(int runtimes, const char *name, const struct list *l, struct err *e)
+static int write_facts(int tree, const struct shim_files *f, const char *stamp, struct err *e)
 {
-	char tmp[16] = ".new.";
+	int rc = file_write_atomic(tree, TREE_STAMP, stamp, strlen(stamp), 0400);
+	if (rc == 0 && f->about)
+		rc = file_write_atomic(tree, SHIM_TREE_ABOUT, f->about, strlen(f->about), 0600);
+	return rc < 0 ? err_errno(e, rc, "runtime") : 0;
+}
+
+// name: "." before it, and what makes it another one than those of others.
+static void unfinished_name(char out[16])
+{
 	unsigned char r[4];
 	id_random_bytes(r, sizeof r);
-	id_hex(r, sizeof r, tmp + 5);
-	if (mkdirat(runtimes, tmp, 0755) < 0)
+	memcpy(out, ".new.", 5);
+	id_hex(r, sizeof r, out + 5);
+}
+
+static int build_tree(int trees, const char *name, const struct list *l, const struct shim_files *f,
+	const char *stamp, struct err *e)
+{
+	char tmp[16];
+	unfinished_name(tmp);
+	if (mkdirat(trees, tmp, 0755) < 0)
 		return err_errno(e, errno, "make a runtime directory");
-	_cleanup_close_ int tree = openat(runtimes, tmp, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_close_ int tree = openat(trees, tmp, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int rc = tree < 0 ? err_errno(e, errno, "runtime directory") : 0;
 	for (size_t i = 0; rc == 0 && i < l->n; i++)
 		rc = copy_entry(tree, &l->e[i], e);
+	if (rc == 0)
+		rc = write_facts(tree, f, stamp, e);
 	// Everything in it must be on disk before the name says that it is complete.
 	if (rc == 0 && syncfs(tree) < 0)
 		rc = err_errno(e, errno, "sync the runtime");
-	if (rc == 0 && renameat(runtimes, tmp, runtimes, name) < 0 && errno != EEXIST &&
+	if (rc == 0)
+		rc = fault_hit("runtime.before_name", e);
+	if (rc == 0 && renameat(trees, tmp, trees, name) < 0 && errno != EEXIST &&
 		errno != ENOTEMPTY)
 		rc = err_errno(e, errno, "rename the runtime");
-	file_rm_rf(runtimes, tmp); // what failed, or lost against another builder
-	if (rc == 0)
-		file_fsync_dir(runtimes, ".");
-	return rc;
+	file_rm_rf(trees, tmp); // what failed, or lost against another builder
+	// Who names it must find it after a power failure.
+	if (rc == 0 && (rc = file_fsync_dir(trees, ".")) < 0)
+		rc = err_errno(e, rc, "sync the runtime");
+	return rc == 0 ? fault_hit("runtime.after_name", e) : rc;
 }
 
-struct old {
-	char name[64];
-	struct timespec used;
+static bool is_tree_id(const char *name)
+{
+	return strlen(name) == SHIM_TREE_ID_SIZE - 1 &&
+	       strspn(name, "0123456789abcdef") == SHIM_TREE_ID_SIZE - 1;
+}
+
+static int each_name(int trees, int (*f)(void *ctx, int trees, const char *name), void *ctx)
+{
+	int rc = 0, fd = openat(trees, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_closedir_ DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	if (!d)
+		return -errno;
+	for (struct dirent *de; rc == 0 && (errno = 0, de = readdir(d));)
+		if (!str_eq(de->d_name, ".") && !str_eq(de->d_name, ".."))
+			rc = f(ctx, trees, de->d_name);
+	return rc == 0 ? -errno : rc;
+}
+
+struct stamped {
+	const char *stamp;
+	char *id;
 };
 
-static int newest_first(const void *a, const void *b)
+static int look_at_stamp(void *ctx, int trees, const char *name)
 {
-	const struct timespec *x = &((const struct old *)a)->used,
-			      *y = &((const struct old *)b)->used;
-	if (x->tv_sec != y->tv_sec)
-		return x->tv_sec < y->tv_sec ? 1 : -1;
-	return x->tv_nsec < y->tv_nsec ? 1 : x->tv_nsec > y->tv_nsec ? -1 : 0;
+	struct stamped *s = ctx;
+	char path[SHIM_TREE_ID_SIZE + sizeof "/" TREE_STAMP];
+	_cleanup_strbuf_ struct strbuf text = {0};
+	if (!is_tree_id(name))
+		return 0;
+	snprintf(path, sizeof path, "%s/" TREE_STAMP, name);
+	if (file_read(trees, path, SHA256_HEX_SIZE, &text) < 0 || !str_eq(text.data, s->stamp))
+		return 0;
+	memcpy(s->id, name, SHIM_TREE_ID_SIZE);
+	return 1;
 }
 
-// A running shim holds a shared lock on its runtime's directory.
-static bool in_use(int runtimes, const char *name)
+static int find_or_build(
+	int trees, const struct list *l, const struct shim_files *f, char *id, struct err *e)
 {
-	_cleanup_close_ int fd = openat(runtimes, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	char stamp[SHA256_HEX_SIZE], path[SHIM_TREE_ID_SIZE + sizeof "/" TREE_STAMP];
+	char hash[SHA256_HEX_SIZE];
+	int rc = stamp_list(l, stamp);
+	if (rc < 0)
+		return err_errno(e, rc, "runtime");
+	struct stamped s = {stamp, id};
+	if (each_name(trees, look_at_stamp, &s) == 1)
+		return 0;
+	if ((rc = hash_list(l, hash, e)) < 0)
+		return rc;
+	memcpy(id, hash, SHIM_TREE_ID_SIZE);
+	int there = file_there(trees, id);
+	if (there < 0)
+		return err_errno(e, there, "%s", id);
+	if (!there)
+		return build_tree(trees, id, l, f, stamp, e);
+	snprintf(path, sizeof path, "%s/" TREE_STAMP, id);
+	file_write_atomic(trees, path, stamp, strlen(stamp), 0400); // else it is hashed again
+	return 0;
+}
+
+int shim_tree_build(
+	const char *trees_dir, const struct shim_files *f, struct shim_tree *ret, struct err *e)
+{
+	_cleanup_(list_done) struct list l = {0};
+	struct shim_tree t = {0};
+	int rc = make_list(f, &l, e);
+	if (rc < 0)
+		return err_prefix(e, rc, "runtime");
+	for (size_t i = 0; f->programs && f->programs[i] && i < 32; i++)
+		t.dynamic |= (uint32_t)l.e[i].dynamic << i;
+	qsort(l.e, l.n, sizeof *l.e, by_jail_path);
+	rc = file_private_dir(AT_FDCWD, trees_dir, 0700);
+	if (rc < 0)
+		return err_errno(e, rc, "make %s", trees_dir);
+	_cleanup_close_ int fd = open(trees_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return err_errno(e, errno, "%s", trees_dir);
+	if ((rc = find_or_build(fd, &l, f, t.id, e)) < 0)
+		return err_prefix(e, rc, "%s", trees_dir);
+	if (!(t.dir = str_printf("%s/%s", trees_dir, t.id)))
+		return err_errno(e, ENOMEM, "runtime");
+	*ret = t;
+	return 0;
+}
+
+// A running shim holds a shared lock on each of its trees' directories.
+static bool in_use(int trees, const char *id)
+{
+	_cleanup_close_ int fd = openat(trees, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	return fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0;
 }
 
-// Best effort: what cannot be removed now is tried again at the next build.
-static void remove_old(int runtimes, const char *current)
+int shim_tree_remove(const char *trees_dir, const char *id, struct err *e)
 {
-	struct old old[64];
-	size_t n = 0;
-	int fd = openat(runtimes, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_closedir_ DIR *d = fd < 0 ? NULL : fdopendir(fd);
-	for (struct dirent *de; d && n < ARRAY_SIZE(old) && (de = readdir(d));) {
-		struct stat st;
-		if (de->d_name[0] == '.' || strcmp(de->d_name, current) == 0 ||
-			fstatat(runtimes, de->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-			str_format(old[n].name, sizeof old[n].name, "%s", de->d_name) < 0)
-			continue;
-		old[n++].used = st.st_mtim;
-	}
-	qsort(old, n, sizeof *old, newest_first);
-	for (size_t i = KEEP_NEWEST - 1; i < n; i++)
-		if (!in_use(runtimes, old[i].name))
-			file_rm_rf(runtimes, old[i].name);
+	char tmp[16];
+	_cleanup_close_ int fd = open(trees_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || !is_tree_id(id))
+		return err_errno(e, fd < 0 ? errno : EINVAL, "%s/%s", trees_dir, id);
+	if (!file_there(fd, id))
+		return 0;
+	if (in_use(fd, id))
+		return err_errno(e, EBUSY, "%s/%s", trees_dir, id);
+	unfinished_name(tmp);
+	int rc = renameat(fd, id, fd, tmp) < 0 ? -errno : file_fsync_dir(fd, ".");
+	if (rc == 0)
+		rc = fault_hit("runtime.before_remove", e);
+	if (rc == 0)
+		rc = file_rm_rf(fd, tmp);
+	return rc < 0 ? err_errno(e, rc, "remove %s/%s", trees_dir, id) : 0;
 }
 
-int shim_runtime_build(const char *base_dir, const char *const *programs,
-	const char *const *extra_files, char **ret_dir, struct err *e)
+struct listed {
+	shim_tree_fn f;
+	void *ctx;
+};
+
+static int list_one(void *ctx, int trees, const char *name)
 {
-	_cleanup_(list_done) struct list l = {0};
-	char hash[SHA256_HEX_SIZE];
-	int rc = make_list(programs, extra_files, &l, e);
-	if (rc == 0)
-		rc = hash_list(&l, hash);
-	if (rc < 0)
-		return err_prefix(e, rc, "runtime");
-	hash[32] = '\0';
-	_cleanup_free_ char *runtimes = str_printf("%s/runtime", base_dir);
-	_cleanup_free_ char *dir = str_printf("%s/runtime/%s", base_dir, hash);
-	if (!runtimes || !dir)
-		return err_errno(e, ENOMEM, "runtime");
-	rc = file_private_dir(AT_FDCWD, runtimes, 0700);
-	if (rc < 0)
-		return err_errno(e, rc, "make %s", runtimes);
-	_cleanup_close_ int fd = open(runtimes, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	const struct listed *l = ctx;
+	if (name[0] == '.')
+		file_rm_rf(trees, name);
+	return is_tree_id(name) ? l->f(l->ctx, name) : 0;
+}
+
+int shim_tree_list(const char *trees_dir, shim_tree_fn f, void *ctx, struct err *e)
+{
+	struct listed l = {f, ctx};
+	_cleanup_close_ int fd = open(trees_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
-		return err_errno(e, errno, "%s", runtimes);
-	int there = file_there(fd, hash);
-	if (there < 0)
-		return err_errno(e, there, "%s", dir);
-	if (!there) {
-		rc = build_tree(fd, hash, &l, e);
-		if (rc < 0)
-			return err_prefix(e, rc, "%s", runtimes);
-	}
-	utimensat(fd, hash, NULL, 0); // used now: age counts from here
-	remove_old(fd, hash);
-	*ret_dir = TAKE_PTR(dir);
-	return 0;
+		return errno == ENOENT ? 0 : err_errno(e, errno, "%s", trees_dir);
+	int rc = each_name(fd, list_one, &l);
+	return rc < 0 ? err_errno(e, rc, "%s", trees_dir) : 0;
 }
 
 char **shim_qemu_extra_files(void)

@@ -11,10 +11,10 @@
 // In order it (src/shim/main.c lists what rights it holds in each stage)
 //  1. takes <dir>/shim.lock (held all its life), joins the slot's network namespace, forks PID 1;
 //  2. PID 1: setsid, own mount, IPC and UTS namespaces, a tmpfs on <dir>/root seen only by itself:
-//     /usr (the runtime tree, read-only), the binds, /dev with null, zero, full, random, urandom,
-//     net/tun, userfaultfd (if the host has it), kvm (if asked for), /proc of the new PID namespace
-//     (only processes, only one's own), /tmp (in the tmpfs, so small), and /run, which is the host
-//     directory <dir>/run. pivot_root into it;
+//     /usr (the runtime tree, read-only), /stasis (our programs, too), the binds, /dev with null,
+//     zero, full, random, urandom, net/tun, userfaultfd (if the host has it), kvm (if asked for),
+//     /proc of the new PID namespace (only processes, only one's own), /tmp (in the tmpfs, so
+//     small), and /run, which is the host directory <dir>/run. pivot_root into it;
 //  3. starts the VMM as the sandbox's uid: no capability, no way to get one, no_new_privs, limits;
 //     its stdout goes to the console log, its stderr to <dir>/shim.log, both bounded;
 //  4. when the API socket accepts: takes /run away from the sandbox's uid (from then on nothing can
@@ -42,8 +42,12 @@
 #define JAIL_VMSTATE "/vmstate"
 #define JAIL_VMM_LOG "/run/vmm.log"
 #define JAIL_PAGER_SOCK "/run/pager.sock"
-#define JAIL_BIN "/usr/bin"	   // programs of the runtime: JAIL_BIN "/fcqemu"
-#define JAIL_LIB "/usr/lib/stasis" // own shared objects: JAIL_LIB "/ramhook.so"
+#define JAIL_BIN "/usr/bin"	   // in a tree: its programs
+#define JAIL_LIB "/usr/lib/stasis" // in a tree: shared objects that come alone
+// Our own programs, from a tree of their own (its usr/): the VMM's tree may be of another day.
+#define JAIL_OWN "/stasis"
+#define JAIL_OWN_BIN JAIL_OWN "/bin"	    // JAIL_OWN_BIN "/fcqemu"
+#define JAIL_OWN_LIB JAIL_OWN "/lib/stasis" // JAIL_OWN_LIB "/ramhook.so"
 
 struct shim_bind {
 	const char *source; // host path of a regular file
@@ -56,7 +60,8 @@ struct shim_spec {
 	const char *dir;	  // <run>/<id>, exists, root's, 0700
 	const char *netns;	  // path of the slot's namespace
 	uint32_t uid, gid;	  // the sandbox's own, not 0
-	const char *runtime_dir;  // tree made by shim_runtime_build
+	const char *runtime_dir;  // tree made by shim_tree_build: the jail's /usr
+	const char *own_dir;	  // another: its usr/ is JAIL_OWN in the jail. NULL: none
 	const char *console_path; // host path of console.log; appended; cut to the newest half at
 				  // console_max
 	uint64_t console_max;	  // bytes, at least 4 KiB; 0: 4 MiB
@@ -97,18 +102,45 @@ struct shim_exit {	// exit.json
 	uint64_t at_ns;	  // CLOCK_REALTIME
 };
 
-// Builds (once per set of programs; atomic, content-addressed by path, size and mtime of what goes
-// in) <base_dir>/runtime/<hash> with the programs, their shared libraries (ELF DT_NEEDED closure)
-// and the extra files, all root-owned and read-only. A jail gets its usr/ as /usr. *ret_dir is
-// owned by the caller. Programs not in *programs* are not in the jail: no shell, no coreutils.
-//  programs     host paths; in the jail they are JAIL_BIN "/<last component>"
-//  extra_files  "host path=jail path", or one path (without '=') where both are the same; ELF files
-//               can be run there, so programs under another name are here; the jail path must be
-//               below /usr (/lib/... counts as /usr/lib/...). Shared objects bring what they need.
-//               NULL-terminated; NULL: none
-// Other runtimes there that no running shim uses are removed, but the newest two stay.
-int shim_runtime_build(const char *base_dir, const char *const *programs,
-	const char *const *extra_files, char **ret_dir, struct err *e);
+// A tree holds programs for jails: <trees_dir>/<id>/usr, root-owned and read-only, with their
+// shared libraries (ELF DT_NEEDED closure). Programs that are not in it are not in the jail: no
+// shell, no coreutils. The id is made of the content, so a tree never changes, and one that is
+// there is complete.
+#define SHIM_TREE_ID_SIZE 33	       // 32 hex digits
+#define SHIM_TREE_ABOUT "runtime.json" // beside usr/: what its maker says of it
+
+// All NULL-terminated, or NULL for none.
+struct shim_files {
+	const char *const *programs; // host paths; in the jail JAIL_BIN "/<last component>"
+	// "host path=jail path", or one path (without '=') where both are the same; ELF files can
+	// be run there, so programs under another name are here; the jail path must be below /usr
+	// (/lib/... counts as /usr/lib/...). Shared objects bring what they need.
+	const char *const *extra;
+	// Host paths of shared objects that are loaded into a program of another tree, and use its
+	// libraries; in the jail JAIL_LIB "/<last component>".
+	const char *const *alone;
+	const char *about; // content of SHIM_TREE_ABOUT where the tree is made now; NULL: none
+};
+
+struct shim_tree {
+	char *dir; // the caller's
+	char id[SHIM_TREE_ID_SIZE];
+	uint32_t dynamic; // bit i: programs[i] needs the tree's dynamic linker
+};
+
+// Makes the tree unless it is there. Durable when it returns 0.
+int shim_tree_build(
+	const char *trees_dir, const struct shim_files *f, struct shim_tree *ret, struct err *e);
+// A missing tree is success; -EBUSY: a running shim has it. Cut short it leaves no tree of that id.
+int shim_tree_remove(const char *trees_dir, const char *id, struct err *e);
+// Calls f with each id; what was left unfinished is removed. No other process may build meanwhile.
+// A result other than 0 ends it.
+typedef int (*shim_tree_fn)(void *ctx, const char *id);
+int shim_tree_list(const char *trees_dir, shim_tree_fn f, void *ctx, struct err *e);
+// Id of the tree that the shim of this directory was started with (runtime_dir of its
+// specification). -ENOENT: none was.
+int shim_read_tree(const char *dir, char ret_id[SHIM_TREE_ID_SIZE], struct err *e);
+
 // What Debian's qemu-system-x86_64 opens for -M microvm besides its libraries: firmware and, if
 // they are there, accelerator modules. NULL-terminated, owned by the caller (one free).
 char **shim_qemu_extra_files(void);

@@ -155,6 +155,7 @@ int spec_parse(const char *text, size_t len, struct spec **ret, struct err *e)
 		{"vmm_argv", K_ARRAY, &argv},
 		{"binds", K_ARRAY, &binds, .optional = true},
 		{"pager_argv", K_ARRAY, &pager, .optional = true},
+		{"own_dir", K_STRING, &s->own_dir, .optional = true},
 		{"snap_dir", K_STRING, &s->snap_dir, .optional = true},
 		{"vmm_log_path", K_STRING, &s->vmm_log_path, .optional = true},
 		{"kmsg_from", K_U64, &s->kmsg_from, .optional = true},
@@ -213,8 +214,8 @@ static bool path_is_plain(const char *p)
 // May a bind be put there? Not over or into what the jail itself is made of.
 static bool target_is_free(const char *target)
 {
-	static const char *const taken[] = {
-		"proc", "dev", "usr", "run", "tmp", "bin", "lib", "lib64", "sys", "etc", "snap"};
+	static const char *const taken[] = {"proc", "dev", "usr", "run", "tmp", "bin", "lib",
+		"lib64", "sys", "etc", "snap", "stasis"};
 	size_t n = strcspn(target + 1, "/");
 	for (size_t i = 0; i < ARRAY_SIZE(taken); i++)
 		if (strlen(taken[i]) == n && memcmp(taken[i], target + 1, n) == 0)
@@ -227,7 +228,9 @@ int shim_spec_check(const struct shim_spec *s, struct err *e)
 	const struct {
 		const char *name, *path;
 	} paths[] = {{"dir", s->dir}, {"netns", s->netns}, {"runtime_dir", s->runtime_dir},
-		{"console_path", s->console_path}};
+		{"console_path", s->console_path}},
+	  optional[] = {{"own_dir", s->own_dir}, {"snap_dir", s->snap_dir},
+		  {"vmm_log_path", s->vmm_log_path}};
 	if (!s->id || !id_is_sandbox(s->id))
 		return err_set(e, ERR_INVALID, "id: must be 1 to 40 of a-z and 0-9");
 	for (size_t i = 0; i < ARRAY_SIZE(paths); i++)
@@ -247,12 +250,11 @@ int shim_spec_check(const struct shim_spec *s, struct err *e)
 	if (s->pager_argv && (!s->pager_argv[0] || s->pager_argv[0][0] != '/'))
 		return err_set(
 			e, ERR_INVALID, "pager_argv: must start with a program's path in the jail");
-	if (s->snap_dir && !path_is_plain(s->snap_dir))
-		return err_set(e, ERR_INVALID,
-			"snap_dir: must be an absolute path without '.', '..' or '//'");
-	if (s->vmm_log_path && !path_is_plain(s->vmm_log_path))
-		return err_set(e, ERR_INVALID,
-			"vmm_log_path: must be an absolute path without '.', '..' or '//'");
+	for (size_t i = 0; i < ARRAY_SIZE(optional); i++)
+		if (optional[i].path && !path_is_plain(optional[i].path))
+			return err_set(e, ERR_INVALID,
+				"%s: must be an absolute path without '.', '..' or '//'",
+				optional[i].name);
 	for (size_t i = 0; i < s->n_binds; i++) {
 		const struct shim_bind *b = &s->binds[i];
 		if (!path_is_plain(b->source))
@@ -293,11 +295,14 @@ char *shim_spec_format(const struct shim_spec *s)
 	if (o && s->pager_argv &&
 		json_object_set_new(o, "pager_argv", argv_json(s->pager_argv)) < 0)
 		return NULL;
-	if (o && s->snap_dir && json_object_set_new(o, "snap_dir", json_string(s->snap_dir)) < 0)
-		return NULL;
-	if (o && s->vmm_log_path &&
-		json_object_set_new(o, "vmm_log_path", json_string(s->vmm_log_path)) < 0)
-		return NULL;
+	const struct {
+		const char *name, *path;
+	} optional[] = {{"own_dir", s->own_dir}, {"snap_dir", s->snap_dir},
+		{"vmm_log_path", s->vmm_log_path}};
+	for (size_t i = 0; o && i < ARRAY_SIZE(optional); i++)
+		if (optional[i].path &&
+			json_object_set_new(o, optional[i].name, json_string(optional[i].path)) < 0)
+			return NULL;
 	return o ? json_dumps(o, JSON_INDENT(1)) : NULL;
 }
 

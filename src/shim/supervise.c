@@ -61,7 +61,8 @@ struct shim {
 	const struct shim_spec *spec;
 	int report_fd;
 	int dir_fd;	// <dir>, of the host
-	int runtime_fd; // shared lock: shim_runtime_build does not remove it
+	int runtime_fd; // shared lock: shim_tree_remove leaves it alone
+	int own_fd;	// too
 	int proc_fd;	// the host's /proc, until ready
 	int signal_fd, inotify_fd;
 	int out_fd;	// the VMM's stdout
@@ -123,6 +124,14 @@ static int own_identity(struct shim *sh, struct err *e)
 	return str_format(st->id, sizeof st->id, "%s", sh->spec->id);
 }
 
+static int hold_tree(const char *dir, int *ret_fd, struct err *e)
+{
+	*ret_fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	if (dir && (*ret_fd < 0 || flock(*ret_fd, LOCK_SH | LOCK_NB) < 0))
+		return err_errno(e, errno, "runtime %s", dir);
+	return 0;
+}
+
 static int open_files(struct shim *sh, int lock_fd, struct err *e)
 {
 	const struct shim_spec *s = sh->spec;
@@ -151,9 +160,9 @@ static int open_files(struct shim *sh, int lock_fd, struct err *e)
 	if (s->vmm_log_path &&
 		(rc = boundlog_open(&sh->vmm_log, AT_FDCWD, s->vmm_log_path, LOG_MAX)) < 0)
 		return err_errno(e, rc, "log %s", s->vmm_log_path);
-	sh->runtime_fd = open(s->runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (sh->runtime_fd < 0 || flock(sh->runtime_fd, LOCK_SH | LOCK_NB) < 0)
-		return err_errno(e, errno, "runtime %s", s->runtime_dir);
+	if ((rc = hold_tree(s->runtime_dir, &sh->runtime_fd, e)) < 0 ||
+		(rc = hold_tree(s->own_dir, &sh->own_fd, e)) < 0)
+		return rc;
 	if ((mkdirat(sh->dir_fd, "root", 0700) < 0 && errno != EEXIST) ||
 		(mkdirat(sh->dir_fd, "run", 0700) < 0 && errno != EEXIST) ||
 		fchownat(sh->dir_fd, "run", s->uid, s->gid, AT_SYMLINK_NOFOLLOW) < 0)
@@ -591,6 +600,7 @@ int supervise_run(const struct supervise *s)
 		.report_fd = s->report_fd,
 		.dir_fd = -1,
 		.runtime_fd = -1,
+		.own_fd = -1,
 		.proc_fd = -1,
 		.signal_fd = -1,
 		.inotify_fd = -1,

@@ -187,7 +187,7 @@ static int check_files(int data_fd, const struct snapshot_info *s, struct err *e
 	return 0;
 }
 
-static int read_json(int data_fd, const char *id, struct snapshot_info *ret, struct err *e)
+int snapshot_read_info(int data_fd, const char *id, struct snapshot_info *ret, struct err *e)
 {
 	struct path json = path_of(id, "snapshot.json");
 	_cleanup_strbuf_ struct strbuf b = {0};
@@ -216,7 +216,7 @@ static int read_both(int data_fd, const char *id, struct snapshot_info *ret, str
 	struct path path = path_of(id, "memory.hdr");
 	for (int tries = 0; tries < 5; tries++) {
 		_cleanup_(header_freep) struct header *h = NULL;
-		int r = read_json(data_fd, id, ret, e);
+		int r = snapshot_read_info(data_fd, id, ret, e);
 		if (r == 0)
 			r = header_read(data_fd, path.text, &h, e);
 		if (r < 0)

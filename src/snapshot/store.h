@@ -26,6 +26,8 @@ int snapshot_write(int data_fd, struct snapshot_info *info, const struct header 
 // vmstate's checksum, sizes, and that each layer is there and whole. *ret_header may be NULL.
 int snapshot_read(int data_fd, const char *id, struct snapshot_info *ret,
 	struct header **ret_header, struct err *e);
+// snapshot.json alone.
+int snapshot_read_info(int data_fd, const char *id, struct snapshot_info *ret, struct err *e);
 // After a merge: the same image in other layers. Durable.
 int snapshot_replace_header(int data_fd, const char *id, const struct header *h, struct err *e);
 

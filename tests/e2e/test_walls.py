@@ -296,8 +296,8 @@ print(json.dumps([got, sorted(seen)]))
         tops = [self.w.data, self.w.run]
         names = self.names(*tops)
         # It is a test only where there is something to read.
-        for part in ("/layers/", "/snapshots/", f"/sandboxes/{s.id}/base.hdr", "/host.db", "/runtime/", "/templates/",
-                     f"{self.w.run}/{s.id}/spec.json"):
+        for part in ("/layers/", "/snapshots/", f"/sandboxes/{s.id}/base.hdr", "/host.db", "/runtime/",
+                     "/programs/", "/templates/", f"{self.w.run}/{s.id}/spec.json"):
             self.assertTrue(any(part in n for n in names), part)
         got, ids = self.nobody(names)
         self.assertEqual(got, [])
@@ -347,7 +347,8 @@ for address in sys.argv[2:]:
         self.w.stop()
         opened = [self.w.data, self.w.run, os.path.join(self.w.run, s.id)]
         opened += [os.path.join(self.w.data, d) for d in ("layers", "snapshots", "sandboxes", f"sandboxes/{s.id}",
-                                                          "templates", "kernels", "runtime")]
+                                                          "templates", "kernels", "runtime",
+                                                          "programs")]
         for d in opened:
             os.chmod(d, 0o711)
         self.w.start()

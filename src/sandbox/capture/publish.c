@@ -14,7 +14,7 @@
 #include "sandbox/capture/snapshots.h"
 #include "sandbox/machine/fit.h"
 #include "sandbox/machine/lineage.h"
-#include "sandbox/machine/vmm_choice.h"
+#include "sandbox/machine/runtimes.h"
 #include "sandbox/table/state.h"
 #include "snapshot/ingest.h"
 
@@ -53,21 +53,21 @@ int capture_ingest(struct host *h, struct sandbox *s, struct capture *c, int dir
 static void fill_info(const struct host *h, const struct sandbox *s, const struct capture *c,
 	struct snapshot_info *i)
 {
-	const char *runtime = strrchr(h->runtime_dir, '/');
+	const struct vmm_choice *v = runtime_of(h, s);
 	*i = (struct snapshot_info){.kind = snapshot_kind_from_name(c->kind),
 		.vcpus = s->info.vcpus,
 		.memory_bytes = (uint64_t)s->info.memory_mb << 20,
 		.quiesced = true,
 		.created_ns = clock_realtime_ns()};
-	i->cpu = h->vmm->cpu;
-	snprintf(i->accel, sizeof i->accel, "%s", fit_accel(h->vmm));
-	snprintf(i->runtime, sizeof i->runtime, "%s", runtime ? runtime + 1 : h->runtime_dir);
+	i->cpu = v->cpu;
+	snprintf(i->accel, sizeof i->accel, "%s", fit_accel(v));
+	snprintf(i->runtime, sizeof i->runtime, "%s", v->runtime);
 	snprintf(i->id, sizeof i->id, "%s", c->snapshot);
 	snprintf(i->parent, sizeof i->parent, "%s", s->parent);
-	snprintf(i->vmm_name, sizeof i->vmm_name, "%s", h->vmm->name);
-	snprintf(i->vmm_version, sizeof i->vmm_version, "%s", h->vmm->version);
-	snprintf(i->vmm_sha256, sizeof i->vmm_sha256, "%s", h->vmm->sha256);
-	snprintf(i->vmm_state, sizeof i->vmm_state, "%s", h->vmm->state);
+	snprintf(i->vmm_name, sizeof i->vmm_name, "%s", v->name);
+	snprintf(i->vmm_version, sizeof i->vmm_version, "%s", v->version);
+	snprintf(i->vmm_sha256, sizeof i->vmm_sha256, "%s", v->sha256);
+	snprintf(i->vmm_state, sizeof i->vmm_state, "%s", v->state);
 	snprintf(i->kernel_id, sizeof i->kernel_id, "%s", s->kernel_id);
 	snprintf(i->agent_version, sizeof i->agent_version, "%s", s->info.agent);
 }
@@ -91,7 +91,7 @@ static void fill_row(const struct sandbox *s, struct capture *c)
 
 // fcqemu is asked what it wrote; that is a process, so it is done beside the sums of the layer.
 struct describe {
-	const struct host *h;
+	const struct vmm_choice *vmm;
 	char path[512];
 	uint64_t tsc_khz;
 	struct err e;
@@ -101,14 +101,14 @@ struct describe {
 static void *describe(void *arg)
 {
 	struct describe *d = arg;
-	d->rc = vmm_state_tsc_khz(d->h, d->path, &d->tsc_khz, &d->e);
+	d->rc = vmm_state_tsc_khz(d->vmm, d->path, &d->tsc_khz, &d->e);
 	return NULL;
 }
 
 static int ingest_and_describe(struct host *h, struct sandbox *s, struct capture *c, int dir,
 	uint64_t *ret_tsc_khz, struct err *e)
 {
-	struct describe d = {.h = h};
+	struct describe d = {.vmm = runtime_of(h, s)};
 	pthread_t thread;
 	if (str_format(d.path, sizeof d.path, "%s/%s", h->data_dir, c->stage.state) < 0)
 		return err_set(e, ERR_INTERNAL, "data directory path too long");
@@ -161,7 +161,8 @@ int capture_publish(
 	if (rc < 0)
 		return err_prefix(e, rc, "snapshot");
 	c->published = true;
-	if ((rc = refs_add_snapshot(h->refs, c->snapshot, c->header)) < 0)
+	if ((rc = refs_add_snapshot(h->refs, c->snapshot, c->header)) < 0 ||
+		(rc = refs_name_runtime(h->refs, c->snapshot, info.runtime)) < 0)
 		return err_errno(e, rc, "snapshot");
 	sandbox_phase(&s->info, "publish", since);
 	char disk[sizeof "snapshots//disk.img" + UUID_SIZE];

@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "sandbox/capture/publish.h"
 #include "sandbox/machine/lineage.h"
-#include "sandbox/machine/vmm_choice.h"
+#include "sandbox/machine/runtimes.h"
 
 // Whether the VMM has left a complete diff: under its name, taken, or a layer already. 1, 0, or the
 // -errno that keeps it from being known.
@@ -93,8 +93,9 @@ void capture_settle(struct host *h, struct sandbox *s, struct capture *c)
 	}
 	// The VMM's answer may have been lost, not what it wrote.
 	int there = diff_is_there(h, dir, c);
-	bool complete = c->taken || (there == 1 && !h->vmm->firecracker);
-	bool untouched = !c->asked || (there == 0 && !h->vmm->firecracker);
+	bool firecracker = runtime_of(h, s)->firecracker;
+	bool complete = c->taken || (there == 1 && !firecracker);
+	bool untouched = !c->asked || (there == 0 && !firecracker);
 	int rc = complete && !c->header ? capture_ingest(h, s, c, dir, &e) : 0;
 	if (rc == 0 && complete)
 		rc = lineage_write(h, s, c->header, &e);

@@ -64,7 +64,8 @@ int snapshot_copy(struct host *h, const struct source *src, const char *id, enum
 				.working_set = n == 3 ? part[2] : NULL},
 			e);
 	}
-	if (rc == 0 && (rc = refs_add_snapshot(h->refs, id, src->header)) < 0) {
+	if (rc == 0 && ((rc = refs_add_snapshot(h->refs, id, src->header)) < 0 ||
+			       (rc = refs_name_runtime(h->refs, id, info.runtime)) < 0)) {
 		snapshot_delete(h->data_fd, id, NULL);
 		err_errno(e, rc, "snapshot %s", id);
 	}

@@ -11,6 +11,7 @@
 #include "net/sockets.h"
 #include "sandbox/capture/harvest.h"
 #include "sandbox/machine/lineage.h"
+#include "sandbox/machine/runtimes.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/statefile.h"
 #include "sandbox/table/store.h"
@@ -85,6 +86,7 @@ static int free_step(struct freeing *f)
 	harvest(h, s);
 	give_slot(h, s);
 	lineage_forget(h, s); // before its file goes
+	runtime_let_go(h, s);
 	rc = remove_files(h, s, f->what == FREE_BUT_CONSOLE);
 	pthread_mutex_lock(&h->lock);
 	if (rc == 0 && f->what == FREE_ALL)

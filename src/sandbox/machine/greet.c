@@ -39,7 +39,7 @@ int greet_wait_ready(struct host *h, struct sandbox *s, struct err *e)
 			gate_leave(&h->gate, &s->ticket);
 		if (envd_probe(s->slot.address, ENVD_PORT, PROBE_MS) == 0)
 			return 0;
-		if (machine_has_ended(h, s, h->vmm->kvm ? 2 : 10, "booted", e))
+		if (machine_has_ended(h, s, s->vmm->kvm ? 2 : 10, "booted", e))
 			return -EIO;
 	}
 	err_set(e, ERR_TIMEOUT, "the guest's agent did not answer within %d s", READY_MS / 1000);
@@ -47,11 +47,11 @@ int greet_wait_ready(struct host *h, struct sandbox *s, struct err *e)
 	return -ETIMEDOUT;
 }
 
-static int clock_ppm(const struct host *h, const struct source *src)
+static int clock_ppm(const struct vmm_choice *v, const struct source *src)
 {
-	if (!src || !src->info.tsc_khz || !h->vmm->tsc_khz)
+	if (!src || !src->info.tsc_khz || !v->tsc_khz)
 		return 0;
-	int64_t ppm = ((int64_t)h->vmm->tsc_khz - (int64_t)src->info.tsc_khz) * 1000000 /
+	int64_t ppm = ((int64_t)v->tsc_khz - (int64_t)src->info.tsc_khz) * 1000000 /
 		      (int64_t)src->info.tsc_khz;
 	return ppm >= -CLOCK_PPM_FINE && ppm <= CLOCK_PPM_FINE ? 0 : (int)ppm;
 }
@@ -114,7 +114,7 @@ int greet(struct host *h, struct sandbox *s, const struct machine_plan *p, struc
 		.entropy_len = sizeof entropy,
 		.grow_root = s->info.disk_mb << 20 > had,
 		.resumed = !p->img,
-		.clock_ppm = p->img ? 0 : clock_ppm(h, p->src)};
+		.clock_ppm = p->img ? 0 : clock_ppm(s->vmm, p->src)};
 	// The first packets wake code that the guest has long not run; the time that is told must
 	// not wait for that.
 	if (i.resumed)

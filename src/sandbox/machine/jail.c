@@ -4,7 +4,7 @@
 #include "sandbox/machine/jail.h"
 #include <string.h>
 #include "sandbox/machine/host_oom.h"
-#include "sandbox/machine/vmm_choice.h"
+#include "sandbox/machine/runtimes.h"
 #include "shim/shim.h"
 
 #define SHIM_START_MS 60000 // a dead man's switch: one that ends is noticed at once
@@ -56,21 +56,33 @@ static void bind_layers(
 			strdup(JAIL_WORKING_SET), false);
 }
 
+static void pager_argv(const struct host *h, bool working_set, const char *argv[VMM_ARGV_MAX])
+{
+	static const char *const rest[] = {"--socket", JAIL_PAGER_SOCK, "--header", JAIL_HEADER,
+		"--layers", JAIL_LAYERS, "--record", JAIL_SNAP "/working_set", "--stats",
+		JAIL_SNAP "/pager.json", "--working-set", JAIL_WORKING_SET};
+	size_t n = 0;
+	vmm_add_own(h, OWN_PAGER, argv, &n);
+	for (size_t i = 0; i < ARRAY_SIZE(rest) - (working_set ? 0 : 2); i++)
+		argv[n++] = rest[i];
+	argv[n] = NULL;
+}
+
 int jail_start(struct host *h, struct sandbox *s, const struct machine_plan *p, struct err *e)
 {
 	char dir[512], console[512], snap[512], vmm_log[512];
-	const char *argv[16];
+	const struct vmm_choice *v = s->vmm;
+	const char *argv[VMM_ARGV_MAX], *pager[VMM_ARGV_MAX];
 	_cleanup_(jail_done) struct jail j = {0};
-	const char *pager[] = {JAIL_BIN "/stasis-pager", "--socket", JAIL_PAGER_SOCK, "--header",
-		JAIL_HEADER, "--layers", JAIL_LAYERS, "--record", JAIL_SNAP "/working_set",
-		"--stats", JAIL_SNAP "/pager.json", NULL, NULL, NULL};
 	bool uffd = str_eq(s->info.backend, "uffd");
 	if (host_run_path(h, s->info.id, dir) < 0 ||
 		host_disk_path(h, s->info.id, "console.log", console) < 0 ||
 		host_disk_path(h, s->info.id, "vmm.log", vmm_log) < 0 ||
 		host_disk_path(h, s->info.id, "snap", snap) < 0)
 		return err_set(e, ERR_INTERNAL, "data directory path too long");
-	vmm_argv(h, argv);
+	vmm_argv(h, v, argv);
+	pager_argv(h, uffd && p->src->working_set, pager);
+	_cleanup_free_ char *tree = str_printf("%s/" RUNTIMES "/%s", h->data_dir, v->runtime);
 	bind_to(&j, str_printf("%s/sandboxes/%s/rootfs.img", h->data_dir, s->info.id),
 		strdup(JAIL_ROOTFS), true);
 	if (p->img) {
@@ -88,26 +100,23 @@ int jail_start(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 				str_printf("%s/layers/%s", h->data_dir, p->src->header->layers[0]),
 				strdup(JAIL_MEM), false);
 	}
-	if (uffd && p->src->working_set) {
-		pager[11] = "--working-set";
-		pager[12] = JAIL_WORKING_SET;
-	}
-	if (j.failed)
+	if (j.failed || !tree)
 		return err_errno(e, ENOMEM, "jail");
 	struct shim_spec spec = {.id = s->info.id,
 		.dir = dir,
 		.netns = s->slot.netns,
 		.uid = slot_uid(&s->slot),
 		.gid = slot_uid(&s->slot),
-		.runtime_dir = h->runtime_dir,
+		.runtime_dir = tree,
+		.own_dir = h->own_dir,
 		.console_path = console,
-		.vmm_log_path = h->vmm->firecracker ? vmm_log : NULL,
+		.vmm_log_path = v->firecracker ? vmm_log : NULL,
 		.vmm_argv = argv,
 		.pager_argv = uffd ? pager : NULL,
 		.binds = j.binds,
 		.n_binds = j.n_binds,
 		.snap_dir = snap,
-		.kvm = h->vmm->kvm,
+		.kvm = v->kvm,
 		.kmsg_from = host_oom_mark(h)};
 	struct shim_state st;
 	int pidfd = -1;

@@ -20,16 +20,15 @@
 #include "sandbox/machine/jail.h"
 #include "sandbox/machine/lineage.h"
 #include "sandbox/machine/reach.h"
-#include "sandbox/machine/vmm_choice.h"
+#include "sandbox/machine/runtimes.h"
 #include "sandbox/table/state.h"
 #include "shim/shim.h"
 #include "snapshot/layer.h"
 #include "snapshot/verify.h"
 
 // Its sums would be those of the damaged memory: nothing would notice.
-static int check_diff(const struct host *h, const struct host_sandbox *i, struct err *e)
+static int check_diff(const struct vmm_choice *c, const struct host_sandbox *i, struct err *e)
 {
-	const struct vmm_choice *c = h->vmm;
 	if (!c->firecracker || vmm_diff_is_right(&c->firecracker_version, i->memory_mb))
 		return 0;
 	return err_set(e, ERR_UNAVAILABLE,
@@ -46,7 +45,7 @@ int machine_check_size(const struct host *h, const struct host_sandbox *i, struc
 	if (sysinfo(&si) == 0 && i->memory_mb > (uint64_t)si.totalram * si.mem_unit >> 20)
 		return err_set(e, ERR_INVALID, "memory_mb: this host has %lu",
 			(uint64_t)si.totalram * si.mem_unit >> 20);
-	return check_diff(h, i, e);
+	return check_diff(h->vmm, i, e);
 }
 
 // --- disk
@@ -205,7 +204,10 @@ int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 {
 	char dir[512];
 	bool file = false;
-	int rc = check_diff(h, &s->info, e); // a resume comes here unchecked
+	const struct vmm_choice *vmm = p->img ? h->vmm : p->src->vmm;
+	int rc = check_diff(vmm, &s->info, e); // a resume comes here unchecked
+	if (rc == 0)
+		rc = runtime_take(h, s, vmm, e);
 	if (rc < 0)
 		return rc;
 	rc = slot_pool_take(h->slots, &s->slot, e);

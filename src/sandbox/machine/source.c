@@ -7,7 +7,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "sandbox/machine/fit.h"
-#include "sandbox/machine/vmm_choice.h"
+#include "sandbox/machine/runtimes.h"
 #include "sandbox/table/bells.h"
 
 void source_done(struct source *src)
@@ -18,10 +18,12 @@ void source_done(struct source *src)
 	src->host = NULL;
 }
 
-static int check_fit(const struct host *h, const struct snapshot_info *i, struct err *e)
+static int choose_vmm(const struct host *h, struct source *src, struct err *e)
 {
 	char why[FIT_WHY_SIZE];
-	if (fit_memory(h->vmm, i, why))
+	const struct snapshot_info *i = &src->info;
+	src->vmm = runtime_for(h, i);
+	if (fit_memory(src->vmm, i, why))
 		return 0;
 	return err_set(e, ERR_UNAVAILABLE,
 		"the memory of snapshot %s cannot be loaded here: %s. Its disk is whole: 'stasis "
@@ -43,7 +45,7 @@ int source_open(struct host *h, const char *id, bool disk_only, struct source *r
 	if (rc == 0)
 		rc = snapshot_read(h->data_fd, id, &src.info, &src.header, e);
 	if (rc == 0 && !disk_only)
-		rc = check_fit(h, &src.info, e);
+		rc = choose_vmm(h, &src, e);
 	if (rc < 0) {
 		source_done(&src);
 		return rc;
@@ -66,7 +68,7 @@ int source_check(struct host *h, const char *id, struct host_snapshot_check *ret
 	}
 	if (rc < 0)
 		return rc;
-	ret->resumes = fit_memory(h->vmm, &src.info, why);
+	ret->resumes = fit_memory(runtime_for(h, &src.info), &src.info, why);
 	snprintf(ret->reason, sizeof ret->reason, "%s", why);
 	snprintf(ret->agent, sizeof ret->agent, "%s", src.info.agent_version);
 	source_done(&src);
@@ -77,9 +79,11 @@ void source_image_key(const struct host *h, const struct image_info *img, char o
 {
 	_cleanup_strbuf_ struct strbuf b = {0};
 	const struct vmm_choice *v = h->vmm;
-	strbuf_addf(&b, "%s %s %s %u %lu %lu %s %s %s %s %s", img->name, img->kernel_id,
+	// The tree, not its program alone: what is loaded runs on the libraries that it ran on, and
+	// a new sandbox is to have this host's.
+	strbuf_addf(&b, "%s %s %s %u %lu %lu %s %s %s %s %s %s", img->name, img->kernel_id,
 		img->rootfs_sha256, img->vcpus, img->memory_mb, img->disk_mb, img->boot_args,
-		v->name, v->state, v->sha256, fit_accel(v));
+		v->name, v->state, v->sha256, v->runtime, fit_accel(v));
 	// The guest has seen it, where it is not the emulator's. Its rate is measured, and differs
 	// a little each time: that is left to fit_memory.
 	if (v->kvm)

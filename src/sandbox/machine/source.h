@@ -9,8 +9,9 @@ struct source {
 	struct store_snapshot row;
 	struct snapshot_info info;
 	struct header *header;
-	bool working_set;  // one was recorded
-	struct host *host; // it is in use (refs.h) until source_done
+	const struct vmm_choice *vmm; // that loads its memory; NULL: not asked for
+	bool working_set;	      // one was recorded
+	struct host *host;	      // it is in use (refs.h) until source_done
 	struct layer_set held;
 };
 void source_done(struct source *src); // all zeros: nothing to do

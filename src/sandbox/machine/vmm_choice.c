@@ -16,9 +16,7 @@
 #include "sandbox/machine/vmm_choice.h"
 #include "shim/shim.h"
 
-#define QEMU "/usr/bin/qemu-system-x86_64"
 #define KVM "/dev/kvm"
-#define JAIL_FIRECRACKER JAIL_BIN "/firecracker"
 #define PROBE_MS 90000 // fcqemu gives each of two guests 20 s, and QEMU's version as much
 
 static char *which(const char *program)
@@ -65,7 +63,7 @@ static int probe(const char *run_dir, const char *fcqemu, json_t **ret, struct e
 	char boot[37];
 	clock_boot_id(boot);
 	add_program(&programs, fcqemu);
-	add_program(&programs, QEMU);
+	add_program(&programs, VMM_QEMU);
 	if (!cache || strbuf_check(&programs) < 0)
 		return err_errno(e, ENOMEM, "probe");
 	j = json_load_file(cache, 0, NULL);
@@ -205,38 +203,6 @@ int vmm_choose(const struct host_config *cfg, struct vmm_choice *ret, struct err
 	return 0;
 }
 
-int vmm_runtime_build(struct host *h, struct err *e)
-{
-	_cleanup_free_ char *hook = paths_find("ramhook.so"), *hook_pair = NULL;
-	_cleanup_free_ char **files = NULL;
-	_cleanup_free_ char *pager = paths_find("stasis-pager");
-	_cleanup_free_ char *vmm_pair = NULL;
-	const char *extra[32], *programs[4] = {pager};
-	if (!pager)
-		return err_set(
-			e, ERR_INTERNAL, "stasis-pager not found: run make, or make install");
-	size_t n = 0;
-	if (!h->vmm->firecracker) {
-		if (!(files = shim_qemu_extra_files()))
-			return err_errno(e, ENOMEM, "runtime");
-		programs[1] = h->vmm->program;
-		programs[2] = QEMU;
-		for (; n < ARRAY_SIZE(extra) - 2 && files[n]; n++)
-			extra[n] = files[n];
-		if (!hook || !(hook_pair = str_printf("%s=" JAIL_LIB "/ramhook.so", hook)))
-			return err_set(
-				e, ERR_INTERNAL, "ramhook.so not found: run make, or make install");
-		extra[n++] = hook_pair;
-	} else {
-		// A release's file has its version in its name.
-		if (!(vmm_pair = str_printf("%s=" JAIL_FIRECRACKER, h->vmm->program)))
-			return err_errno(e, ENOMEM, "runtime");
-		extra[n++] = vmm_pair;
-	}
-	extra[n] = NULL;
-	return shim_runtime_build(h->data_dir, programs, extra, &h->runtime_dir, e);
-}
-
 // True where it is not known: then KVM or the VMM says so at the load.
 static bool kvm_scales_tsc(void)
 {
@@ -248,7 +214,7 @@ int vmm_identify(struct host *h, struct err *e)
 {
 	struct vmm_choice *c = h->vmm;
 	const char *argv[] = {c->program, "--snapshot-version", NULL};
-	const char *writer = c->firecracker ? c->program : QEMU;
+	const char *writer = c->firecracker ? c->program : VMM_QEMU;
 	_cleanup_strbuf_ struct strbuf text = {0};
 	int rc = proc_run(argv, NULL, 0, PROBE_MS, &text, e);
 	if (rc < 0)
@@ -257,6 +223,8 @@ int vmm_identify(struct host *h, struct err *e)
 	const char *p = text.data + (text.data[0] == 'v');
 	snprintf(c->state, sizeof c->state, "%.*s", (int)strcspn(p, "\n"), p);
 	snprintf(c->name, sizeof c->name, "%s", c->firecracker ? "firecracker" : "fcqemu");
+	snprintf(c->upstream, sizeof c->upstream, "%.31s",
+		c->firecracker ? c->firecracker_version.text : c->qemu_version);
 	if ((rc = hash_sha256_file_hex(AT_FDCWD, writer, c->sha256)) < 0)
 		return err_errno(e, rc, "%s", writer);
 	cpu_describe(&c->cpu);
@@ -268,12 +236,12 @@ int vmm_identify(struct host *h, struct err *e)
 	return 0;
 }
 
-int vmm_state_tsc_khz(const struct host *h, const char *path, uint64_t *ret, struct err *e)
+int vmm_state_tsc_khz(const struct vmm_choice *v, const char *path, uint64_t *ret, struct err *e)
 {
 	*ret = 0;
-	if (h->vmm->firecracker)
+	if (v->firecracker)
 		return 0; // the processor scales
-	const char *argv[] = {h->vmm->program, "--describe-snapshot", path, NULL};
+	const char *argv[] = {v->program, "--describe-snapshot", path, NULL};
 	_cleanup_strbuf_ struct strbuf text = {0};
 	_cleanup_json_ json_t *j = NULL;
 	int rc = proc_run(argv, NULL, 0, PROBE_MS, &text, e);
@@ -285,25 +253,41 @@ int vmm_state_tsc_khz(const struct host *h, const char *path, uint64_t *ret, str
 	return 0;
 }
 
-void vmm_argv(const struct host *h, const char *argv[16])
+void vmm_add_own(const struct host *h, enum own_program p, const char **argv, size_t *n)
+{
+	static const char *const programs[] = {
+		[OWN_PAGER] = JAIL_OWN_BIN "/stasis-pager", [OWN_FCQEMU] = JAIL_OWN_BIN "/fcqemu"};
+	// With its own libraries, not those of the VMM, which may be of another release.
+	if (h->own_dynamic >> p & 1) {
+		argv[(*n)++] = JAIL_OWN "/lib64/ld-linux-x86-64.so.2";
+		argv[(*n)++] = "--library-path";
+		argv[(*n)++] = JAIL_OWN "/lib/x86_64-linux-gnu:" JAIL_OWN "/lib";
+	}
+	argv[(*n)++] = programs[p];
+}
+
+void vmm_argv(const struct host *h, const struct vmm_choice *v, const char *argv[VMM_ARGV_MAX])
 {
 	size_t n = 0;
-	argv[n++] = h->vmm->firecracker ? JAIL_FIRECRACKER : JAIL_BIN "/fcqemu";
+	if (v->firecracker)
+		argv[n++] = VMM_JAIL_FIRECRACKER;
+	else
+		vmm_add_own(h, OWN_FCQEMU, argv, &n);
 	argv[n++] = "--api-sock";
 	argv[n++] = JAIL_API_SOCK;
 	argv[n++] = "--id";
 	argv[n++] = "sandbox"; // not its id: every user of the host may read arguments
-	if (!h->vmm->firecracker) {
+	if (!v->firecracker) {
 		argv[n++] = "--qemu";
-		argv[n++] = QEMU;
+		argv[n++] = VMM_QEMU;
 		argv[n++] = "--ramhook";
-		argv[n++] = JAIL_LIB "/ramhook.so";
+		argv[n++] = JAIL_OWN_LIB "/ramhook.so";
 		argv[n++] = "--accel";
-		argv[n++] = h->vmm->kvm ? "kvm" : "tcg";
+		argv[n++] = v->kvm ? "kvm" : "tcg";
 	}
 	// Without these its log is in the console, among the guest's lines. From the first line on,
 	// so not by PUT /logger.
-	if (h->vmm->firecracker) {
+	if (v->firecracker) {
 		argv[n++] = "--log-path";
 		argv[n++] = JAIL_VMM_LOG;
 		argv[n++] = "--level";

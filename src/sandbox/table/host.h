@@ -65,12 +65,13 @@ struct sandbox {
 	bool told_no_room;    // in an event, of its time-out
 	bool hidden;	      // boots only to be prewarmed: nobody asked for it
 	char kernel_id[72];
-	bool dns_own;		     // info.dns was asked for, and is not the host's
-	char parent[UUID_SIZE];	     // snapshot it was loaded from, "" when it was booted
-	char harvest[UUID_SIZE];     // template snapshot that gets the working set now recorded
-	uint64_t due_ns;	     // CLOCK_MONOTONIC of its end by time-out; 0: never
-	struct layer_set base;	     // of base.hdr: held (refs.h)
-	struct unsettled *unsettled; // what recovery has still to do (watch/recover.c)
+	bool dns_own;		      // info.dns was asked for, and is not the host's
+	char parent[UUID_SIZE];	      // snapshot it was loaded from, "" when it was booted
+	char harvest[UUID_SIZE];      // template snapshot that gets the working set now recorded
+	uint64_t due_ns;	      // CLOCK_MONOTONIC of its end by time-out; 0: never
+	struct layer_set base;	      // of base.hdr: held (refs.h)
+	const struct vmm_choice *vmm; // that it runs on: held; NULL: it does not run
+	struct unsettled *unsettled;  // what recovery has still to do (watch/recover.c)
 	uint64_t ready_ns; // CLOCK_MONOTONIC of the load whose record is not taken yet; 0: none
 	struct pager_figures pager_told; // by its pager, and in host.pager
 	struct sandbox_oom oom;
@@ -92,12 +93,15 @@ enum { UNKNOWN_SHIMS, UNKNOWN_SANDBOXES, UNKNOWN_SNAPSHOTS, UNKNOWN_LAYERS, UNKN
 struct unknown {
 	unsigned kind;
 	char name[64];
-	unsigned slot;		 // of a shim: kept for it while it lives
-	bool has_slot, damaged;	 // damaged: its header is
+	unsigned slot; // of a shim: kept for it while it lives
+	bool has_slot;
+	bool damaged, unread;	 // its header, its snapshot.json
 	struct layer_set layers; // of its header: held
+	char runtime[40];	 // of its snapshot.json: held; "": none
 };
 
 struct vmm_choice;
+struct runtimes;
 
 struct host {
 	char *data_dir, *run_dir;
@@ -107,7 +111,10 @@ struct host {
 	struct slot_pool *slots;
 	char dns[48]; // the setting; "": what this machine itself asks
 	struct vmm_choice *vmm;
-	char *runtime_dir, *shim_program;
+	struct runtimes *runtimes; // all VMMs that are kept (machine/runtimes.h)
+	char *own_dir;		   // tree of our own programs
+	uint32_t own_dynamic;	   // bit: this one needs its dynamic linker
+	char *shim_program;
 	unsigned max_sandboxes;
 
 	uint64_t reserve_bytes; // of the volume (space.h)
@@ -145,6 +152,7 @@ struct host {
 	// Snapshots whose headers cannot be read: which layers they need is not known, so none is
 	// removed.
 	_Atomic unsigned damaged;
+	_Atomic unsigned unread; // snapshots whose tree is not known: no tree is removed
 	struct unknown *unknown;
 	size_t n_unknown;
 	pthread_mutex_t usage_lock; // one looks at all files at a time; innermost of none

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two hash tables, of layers and of snapshots, and for each a list of those that nobody needs.
+// Hash tables of layers, of snapshots and of runtimes, and for each a list of those that nobody
+// needs.
 #include "sandbox/table/refs.h"
 #include <string.h>
 #include "base/lock.h"
+#include "base/str.h"
 
 #define BUCKETS 4096u
 
@@ -13,6 +15,7 @@ struct entry {
 	bool dropped; // of a snapshot
 	bool dead;    // on the list
 	struct layer_set layers;
+	char runtime[UUID_SIZE]; // that a snapshot names, "": none
 	struct entry *next, *next_dead;
 };
 
@@ -23,7 +26,7 @@ struct kind {
 
 struct refs {
 	pthread_mutex_t lock;
-	struct kind layers, snapshots;
+	struct kind layers, snapshots, runtimes;
 };
 
 static struct entry **place(struct kind *k, const char *id)
@@ -99,6 +102,7 @@ struct refs *refs_free(struct refs *r)
 		return NULL;
 	free_kind(&r->layers);
 	free_kind(&r->snapshots);
+	free_kind(&r->runtimes);
 	pthread_mutex_destroy(&r->lock);
 	free(r);
 	return NULL;
@@ -122,11 +126,16 @@ void layer_set_done(struct layer_set *s)
 	*s = (struct layer_set){0};
 }
 
+static void release_of(struct kind *k, const char *id)
+{
+	struct entry *e = *place(k, id);
+	if (e && e->users && --e->users == 0)
+		put_dead(k, e);
+}
+
 static void release(struct refs *r, const char *id)
 {
-	struct entry *e = *place(&r->layers, id);
-	if (e && e->users && --e->users == 0)
-		put_dead(&r->layers, e);
+	release_of(&r->layers, id);
 }
 
 static int hold(struct refs *r, const struct layer_set *s)
@@ -187,6 +196,48 @@ int refs_add_snapshot(struct refs *r, const char *id, const struct header *h)
 	layer_set_done(&e->layers);
 	e->layers = now;
 	return 0;
+}
+
+static int hold_runtime(struct refs *r, const char *id)
+{
+	struct entry *e = find_or_add(&r->runtimes, id);
+	if (!e)
+		return -ENOMEM;
+	e->users++;
+	return 0;
+}
+
+int refs_hold_runtime(struct refs *r, const char *id)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&r->lock);
+	return id[0] ? hold_runtime(r, id) : 0;
+}
+
+void refs_release_runtime(struct refs *r, const char *id)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&r->lock);
+	release_of(&r->runtimes, id);
+}
+
+int refs_name_runtime(struct refs *r, const char *snapshot, const char *id)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&r->lock);
+	struct entry *e = *place(&r->snapshots, snapshot);
+	if (!e)
+		return -ENOENT;
+	if (id[0] && hold_runtime(r, id) < 0)
+		return -ENOMEM;
+	if (e->runtime[0])
+		release_of(&r->runtimes, e->runtime);
+	snprintf(e->runtime, sizeof e->runtime, "%s", id);
+	return 0;
+}
+
+bool refs_snapshot_names(struct refs *r, const char *snapshot, const char *id)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&r->lock);
+	const struct entry *e = *place(&r->snapshots, snapshot);
+	return e && str_eq(e->runtime, id);
 }
 
 static int copy_set(const struct layer_set *from, struct layer_set *ret)
@@ -281,6 +332,8 @@ void refs_snapshot_gone(struct refs *r, const char *id)
 		return;
 	for (uint32_t i = 0; i < e->layers.n; i++)
 		release(r, e->layers.ids[i]);
+	if (e->runtime[0])
+		release_of(&r->runtimes, e->runtime);
 	remove_entry(&r->snapshots, id);
 }
 
@@ -292,15 +345,25 @@ void refs_snapshot_stays(struct refs *r, const char *id)
 		put_dead(&r->snapshots, e);
 }
 
-bool refs_next_layer(struct refs *r, char ret_id[UUID_SIZE])
+static bool next_of(struct refs *r, struct kind *k, char ret_id[UUID_SIZE])
 {
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&r->lock);
-	const struct entry *e = take_dead(&r->layers);
+	const struct entry *e = take_dead(k);
 	if (!e)
 		return false;
 	memcpy(ret_id, e->id, UUID_SIZE);
-	remove_entry(&r->layers, ret_id);
+	remove_entry(k, ret_id);
 	return true;
+}
+
+bool refs_next_layer(struct refs *r, char ret_id[UUID_SIZE])
+{
+	return next_of(r, &r->layers, ret_id);
+}
+
+bool refs_next_runtime(struct refs *r, char ret_id[UUID_SIZE])
+{
+	return next_of(r, &r->runtimes, ret_id);
 }
 
 bool refs_knows_layer(struct refs *r, const char *id)

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who needs which layer and which snapshot: counts in memory, built at the start and kept by every
-// operation, so that nothing is ever searched for what is in use.
+// Who needs which layer, snapshot and runtime (a kept VMM): counts in memory, built at the start
+// and kept by every operation, so that nothing is ever searched for what is in use.
 //
 // A layer is needed by each snapshot whose header names it, by base.hdr of each running sandbox,
 // and by the operation that makes it. A snapshot is needed until it is dropped, and after that by
-// those who read it (a create, a resume, a merge). What nobody needs any more is on a list that the
-// upkeep empties: it removes files, nobody waits for it. Thread-safe, with a lock of its own that
-// is held over nothing slow.
+// those who read it (a create, a resume, a merge). A runtime is needed by each snapshot whose
+// snapshot.json names it, by what runs on it, and as the one that new sandboxes get. What nobody
+// needs any more is on a list that the upkeep empties: it removes files, nobody waits for it.
+// Thread-safe, with a lock of its own that is held over nothing slow.
 #pragma once
 #include "snapshot/header.h"
 
@@ -25,6 +26,14 @@ int refs_hold_layers(struct refs *r, const struct layer_set *s);
 void refs_release_layers(struct refs *r, const struct layer_set *s);
 int refs_hold_layer(struct refs *r, const char *id);
 void refs_release_layer(struct refs *r, const char *id);
+
+// id "": nothing to hold.
+int refs_hold_runtime(struct refs *r, const char *id);
+void refs_release_runtime(struct refs *r, const char *id);
+bool refs_next_runtime(struct refs *r, char ret_id[UUID_SIZE]);
+// The snapshot holds it as long as it is there itself, "": none. -ENOENT: no such snapshot.
+int refs_name_runtime(struct refs *r, const char *snapshot, const char *id);
+bool refs_snapshot_names(struct refs *r, const char *snapshot, const char *id);
 
 // A snapshot whose files are there. A second call replaces its layers (a merge).
 int refs_add_snapshot(struct refs *r, const char *id, const struct header *h);

@@ -15,7 +15,7 @@
 #include "disk/disk.h"
 #include "disk/image.h"
 #include "net/resolvers.h"
-#include "sandbox/machine/vmm_choice.h"
+#include "sandbox/machine/runtimes.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/statefile.h"
 #include "sandbox/table/store.h"
@@ -154,7 +154,7 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	if ((rc = make_dirs(h, e)) < 0 || (rc = lock_run_dir(h, e)) < 0 ||
 		(rc = epoch_check_there(h, e)) < 0 || (rc = store_open(h, e)) < 0 ||
 		(rc = epoch_check(h, e)) < 0 || (rc = vmm_choose(cfg, h->vmm, e)) < 0 ||
-		(rc = vmm_runtime_build(h, e)) < 0 || (rc = vmm_identify(h, e)) < 0 ||
+		(rc = vmm_identify(h, e)) < 0 || (rc = runtimes_open(h, e)) < 0 ||
 		(rc = monitor_start(h, e)) < 0)
 		goto fail;
 	epoch_raise(h);
@@ -220,7 +220,7 @@ static void free_host(struct host *h)
 	safe_close(h->kmsg_fd);
 	safe_close(h->lock_fd);
 	safe_close(h->data_fd);
-	free(h->runtime_dir);
+	free(h->own_dir);
 	free(h->vmm);
 	free(h->shim_program);
 	free(h->data_dir);
@@ -258,6 +258,7 @@ struct host *host_close(struct host *h, bool kill_all)
 	workers_free(h->workers);
 	epoch_raise(h); // a copy that was made while it ran is behind from here on
 	unknown_free(h);
+	runtimes_close(h);
 	slot_pool_free(h->slots);
 	refs_free(h->refs);
 	db_close(h->db);

@@ -18,6 +18,7 @@
 #include "net/resolvers.h"
 #include "sandbox/machine/lineage.h"
 #include "sandbox/machine/machine.h"
+#include "sandbox/machine/runtimes.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/statefile.h"
 #include "sandbox/table/state.h"
@@ -25,7 +26,7 @@
 #include "sandbox/watch/settle.h"
 #include "sandbox/watch/unknown.h"
 #include "shim/shim.h"
-#include "snapshot/header.h"
+#include "snapshot/store.h"
 
 // --- rows
 
@@ -57,6 +58,9 @@ static int load_row(struct host *h, struct sandbox *s, const char *open_kind, co
 		refs_hold_layer(h->refs, s->unsettled->layer);
 	snprintf(s->op_id, sizeof s->op_id, "%s", op_id);
 	if (host_run_path(h, s->info.id, dir) == 0 && shim_adopt(dir, &st, &s->pidfd, &e) == 0) {
+		if (runtime_adopt(h, s, &e) < 0)
+			log_warn("VMM not known, taken for this host's sandbox=%s error=%s",
+				s->info.id, e.text);
 		// Its slot is in use as long as it lives, whatever the row says.
 		s->has_slot = true;
 		s->slot.index = st.uid - HOST_UID_BASE;
@@ -105,6 +109,20 @@ static int start_slots(struct host *h, const struct host_config *cfg, struct err
 
 // --- headers
 
+// The VMM that it names. Where it cannot be read none is removed.
+static void hold_runtime(struct host *h, const char *id)
+{
+	struct snapshot_info info;
+	struct err e = {0};
+	int rc = snapshot_read_info(h->data_fd, id, &info, &e);
+	if (rc == 0)
+		rc = refs_name_runtime(h->refs, id, info.runtime);
+	if (rc == 0 || rc == -ENOENT)
+		return;
+	log_error("damaged snapshot, no VMM is removed snapshot=%s error=%s", id, err_text(&e, rc));
+	h->unread++;
+}
+
 static void hold_dropped(struct host *h, const char *id)
 {
 	_cleanup_(header_freep) struct header *hd = NULL;
@@ -112,6 +130,7 @@ static void hold_dropped(struct host *h, const char *id)
 	snprintf(path, sizeof path, "snapshots/%.36s/memory.hdr", id);
 	if (header_read(h->data_fd, path, &hd, NULL) == 0)
 		refs_add_snapshot(h->refs, id, hd);
+	hold_runtime(h, id);
 	refs_drop_snapshot(h->refs, id);
 }
 
@@ -132,6 +151,7 @@ static int hold_snapshots(struct host *h, struct err *e)
 		}
 		if (refs_add_snapshot(h->refs, list[i].info.id, hd) < 0)
 			rc = err_errno(e, ENOMEM, "snapshots");
+		hold_runtime(h, list[i].info.id);
 		if (hd && hd->n_layers > 1)
 			upkeep_note(h, list[i].info.id);
 	}
@@ -164,10 +184,12 @@ static int hold_unsettled(struct host *h, struct err *e)
 		char path[sizeof "snapshots//memory.hdr" + UUID_SIZE];
 		const char *id = s->unsettled[i % 2].snapshot;
 		snprintf(path, sizeof path, "snapshots/%.36s/memory.hdr", id);
-		if (id[0] && !refs_knows_snapshot(h->refs, id) &&
-			header_read(h->data_fd, path, &hd, NULL) == 0 &&
-			refs_add_snapshot(h->refs, id, hd) < 0)
+		if (!id[0] || refs_knows_snapshot(h->refs, id) ||
+			header_read(h->data_fd, path, &hd, NULL) < 0)
+			continue;
+		if (refs_add_snapshot(h->refs, id, hd) < 0)
 			rc = err_errno(e, ENOMEM, "snapshots");
+		hold_runtime(h, id);
 	}
 	return rc;
 }
@@ -271,6 +293,7 @@ int host_recover(struct host *h, const struct host_config *cfg, struct err *e)
 	if ((rc = hold_snapshots(h, e)) < 0 || (rc = hold_unsettled(h, e)) < 0 ||
 		(rc = unknown_find(h, e)) < 0)
 		return rc;
+	runtimes_settled(h);
 	write_states(h);
 	// Jobs begin at once and may remove the sandbox they are about.
 	pthread_mutex_lock(&h->lock);

@@ -76,7 +76,8 @@ static int remember_snapshot(struct host *h, const struct sandbox *s, const stru
 	snprintf(row.info.template, sizeof row.info.template, "%s", s->info.template);
 	snprintf(row.info.parent, sizeof row.info.parent, "%s", s->parent);
 	snprintf(row.token, sizeof row.token, "%s", s->token);
-	if ((rc = refs_add_snapshot(h->refs, op->snapshot, hd)) < 0)
+	if ((rc = refs_add_snapshot(h->refs, op->snapshot, hd)) < 0 ||
+		(rc = refs_name_runtime(h->refs, op->snapshot, info.runtime)) < 0)
 		return err_errno(e, rc, "snapshot %s", op->snapshot);
 	*ret = row;
 	return 0;

@@ -67,6 +67,21 @@ static void hold_header(struct host *h, struct unknown *u, const char *path)
 	h->damaged++;
 }
 
+// The VMM that a snapshot names, as well.
+static void hold_runtime(struct host *h, struct unknown *u, const char *id)
+{
+	struct snapshot_info info;
+	struct err e = {0};
+	int rc = snapshot_read_info(h->data_fd, id, &info, &e);
+	if (rc == 0 && refs_hold_runtime(h->refs, info.runtime) == 0)
+		snprintf(u->runtime, sizeof u->runtime, "%.39s", info.runtime);
+	if (rc == 0 || rc == -ENOENT)
+		return;
+	log_error("damaged snapshot, no VMM is removed snapshot=%s error=%s", id, err_text(&e, rc));
+	u->unread = true;
+	h->unread++;
+}
+
 static int look_at_sandbox(struct host *h, const char *name, struct err *e)
 {
 	char path[sizeof "sandboxes//" LINEAGE_FILE + 64];
@@ -116,6 +131,7 @@ static int look_at_snapshot(struct host *h, const char *name, struct err *e)
 		return err_errno(e, ENOMEM, "snapshots/%s", name);
 	snprintf(path, sizeof path, "snapshots/%s/memory.hdr", id);
 	hold_header(h, u, path);
+	hold_runtime(h, u, id);
 	return 0;
 }
 
@@ -271,8 +287,11 @@ static int remove_one(struct host *h, struct unknown *u, struct err *e)
 		return rc;
 	refs_release_layers(h->refs, &u->layers);
 	layer_set_done(&u->layers);
+	refs_release_runtime(h->refs, u->runtime);
 	if (u->damaged)
 		h->damaged--;
+	if (u->unread)
+		h->unread--;
 	return 0;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is done behind the users' backs, by one thread, one thing after the other:
 //
-//	files of snapshots and layers that nobody needs any more are removed
+//	files of snapshots, layers and VMMs that nobody needs any more are removed
 //	chains of layers are merged (merge.h)
 //	records of pagers are taken
 //	base images are prewarmed
@@ -22,6 +22,7 @@
 #include "disk/image.h"
 #include "sandbox/capture/harvest.h"
 #include "sandbox/life/prewarm.h"
+#include "sandbox/machine/runtimes.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/space.h"
 #include "sandbox/table/store.h"
@@ -264,6 +265,7 @@ static uint64_t pass(struct upkeep *u)
 		merge_base(h, ids[i]);
 	}
 	remove_layers(h);
+	runtimes_collect(h);
 	if (h->epoch != h->volume.epoch && deadline_over(u->marker_after_ns)) {
 		uint64_t wait = epoch_follow(h) ? MARKER_NS : RETRY_NS;
 		u->marker_after_ns = clock_monotonic_ns() + wait;
@@ -311,4 +313,5 @@ void upkeep_stop(struct host *h)
 	// What was dropped does not outlive an orderly stop: without its row it would look needed.
 	remove_snapshots(h);
 	remove_layers(h);
+	runtimes_collect(h);
 }

@@ -273,7 +273,7 @@ static int add_top(struct usage_work *w, int dirfd, const char *name)
 	for (size_t i = 0; i < ARRAY_SIZE(counted); i++)
 		if (str_eq(name, counted[i]))
 			return 0;
-	if (str_eq(name, "kernels") || str_eq(name, "runtime"))
+	if (str_eq(name, "kernels") || str_eq(name, "runtime") || str_eq(name, "programs"))
 		return usage_add_tree(&w->u, dirfd, name, USAGE_PROGRAMS);
 	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
 		return usage_add_file(&w->u, dirfd, name, USAGE_DATABASES, NULL);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Debian's QEMU in the jail with nothing but the runtime that shim_runtime_build makes for it.
+// Debian's QEMU in the jail with nothing but the trees that shim_tree_build makes for it.
 // QEMU's QMP socket takes the place of the API socket. Needs root and qemu-system-x86_64; the boot
 // needs a kernel in STASIS_TEST_VMLINUX.
 #include "world.h"
@@ -22,11 +22,13 @@
 #define START_MS 60000 // emulation on a busy machine
 
 static struct world world;
+static struct shim_tree own;
 
 static void qemu_box(struct box *b, const char *const *argv)
 {
 	box_init(b, &world, argv);
 	b->spec.runtime_dir = world.runtime;
+	b->spec.own_dir = own.dir;
 }
 
 static void connect_qmp(struct box *b, FILE **ret)
@@ -139,8 +141,8 @@ static int put(struct box *b, const char *path, const char *body)
 // The adapter, its preload and QEMU together: what the product runs.
 static void fcqemu_boots_a_kernel(void **state)
 {
-	static const char *const argv[] = {JAIL_BIN "/fcqemu", "--api-sock", JAIL_API_SOCK,
-		"--qemu", QEMU, "--ramhook", JAIL_LIB "/ramhook.so", NULL};
+	static const char *const argv[] = {JAIL_OWN_BIN "/fcqemu", "--api-sock", JAIL_API_SOCK,
+		"--qemu", QEMU, "--ramhook", JAIL_OWN_LIB "/ramhook.so", NULL};
 	const char *kernel = getenv("STASIS_TEST_VMLINUX");
 	struct box b;
 	struct err e = {0};
@@ -176,19 +178,18 @@ static int setup(void **state)
 	struct err e = {0};
 	int rc = world_init(&world, getenv("STASIS_SHIM"), getenv("STASIS_DUMMY_VMM"));
 	_cleanup_free_ char **qemu = shim_qemu_extra_files();
-	const char *programs[] = {QEMU_HOST, getenv("STASIS_FCQEMU"), NULL}, *extra[32];
-	_cleanup_free_ char *hook =
-		str_printf("%s=" JAIL_LIB "/ramhook.so", getenv("STASIS_RAMHOOK_SO"));
-	size_t n = 0;
+	const char *programs[] = {QEMU_HOST, NULL};
+	const char *ours[] = {getenv("STASIS_FCQEMU"), NULL};
+	const char *hook[] = {getenv("STASIS_RAMHOOK_SO"), NULL};
 	if (rc < 0)
 		return rc;
-	for (; qemu[n]; n++)
-		extra[n] = qemu[n];
-	extra[n++] = hook;
-	extra[n] = NULL;
 	free(world.runtime);
 	world.runtime = NULL;
-	rc = shim_runtime_build(world.dir, programs, extra, &world.runtime, &e);
+	rc = world_tree(world.dir, programs, (const char *const *)qemu, &world.runtime, &e);
+	_cleanup_free_ char *trees = str_printf("%s/programs", world.dir);
+	if (rc == 0)
+		rc = shim_tree_build(
+			trees, &(struct shim_files){.programs = ours, .alone = hook}, &own, &e);
 	if (rc < 0)
 		print_error("%s\n", e.text);
 	return rc;
@@ -196,6 +197,7 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
+	free(own.dir);
 	return world_done(&world);
 }
 

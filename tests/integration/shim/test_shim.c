@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <cmocka.h>
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/file.h"
 #include "base/proc.h"
 #include "base/str.h"
@@ -740,7 +741,7 @@ static void runtime_is_built_once_and_holds_only_what_is_needed(void **state)
 	_cleanup_free_ char *extra = str_printf("%s=" JAIL_LIB "/kernel", world.kernel);
 	// Of the distribution, and linked dynamically.
 	const char *programs[] = {"/bin/bash", NULL}, *extras[] = {extra, NULL};
-	if (shim_runtime_build(base, programs, extras, &a, &e) < 0)
+	if (world_tree(base, programs, extras, &a, &e) < 0)
 		fail_msg("%s", e.text);
 	struct stat st, st2;
 	_cleanup_close_ int dir = open(a, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -755,7 +756,7 @@ static void runtime_is_built_once_and_holds_only_what_is_needed(void **state)
 	assert_int_equal(st.st_size, 4096);
 
 	assert_int_equal(fstatat(dir, "usr/bin/bash", &st, 0), 0);
-	assert_int_equal(shim_runtime_build(base, programs, extras, &b, &e), 0);
+	assert_int_equal(world_tree(base, programs, extras, &b, &e), 0);
 	assert_string_equal(a, b);
 	assert_int_equal(fstatat(dir, "usr/bin/bash", &st2, 0), 0);
 	assert_int_equal(st.st_ino, st2.st_ino); // not built again
@@ -775,7 +776,7 @@ static void program_has_another_name_in_the_jail(void **state)
 		_cleanup_free_ char *pair = str_printf("%s=" JAIL_BIN "/firecracker", program);
 		assert_int_equal(symlink(world.dummy, program), 0);
 		const char *extras[] = {pair, NULL};
-		if (shim_runtime_build(base, programs, extras, &dir, &e) < 0)
+		if (world_tree(base, programs, extras, &dir, &e) < 0)
 			fail_msg("%s", e.text);
 		_cleanup_close_ int fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 		assert_int_equal(fstatat(fd, "usr/bin/firecracker", &st, 0), 0);
@@ -794,34 +795,136 @@ static void runtime_refuses_what_it_cannot_hold(void **state)
 	struct err e = {0};
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		const char *extras[] = {bad[i], NULL};
-		assert_int_equal(shim_runtime_build(base, programs, extras, &dir, &e), -EINVAL);
+		assert_int_equal(world_tree(base, programs, extras, &dir, &e), -EINVAL);
 		assert_non_null(strstr(e.text, "below /usr"));
 	}
-	assert_int_equal(shim_runtime_build(base, missing, NULL, &dir, &e), -ENOENT);
+	assert_int_equal(world_tree(base, missing, NULL, &dir, &e), -ENOENT);
 	assert_non_null(strstr(e.text, "/nonexistent/vmm"));
 	assert_null(dir);
 }
 
-static void old_runtimes_go_unless_a_shim_uses_them(void **state)
+static int note_id(void *ctx, const char *id)
+{
+	char *all = ctx;
+	strcat(strcat(all, id), " ");
+	return 0;
+}
+
+static void tree_goes_unless_a_shim_uses_it(void **state)
 {
 	_cleanup_free_ char *base = str_printf("%s/rt2", world.dir);
-	char *dirs[5] = {0};
+	_cleanup_free_ char *trees = str_printf("%s/runtime", base);
+	_cleanup_free_ char *half = str_printf("%s/.new.0011aabb", trees);
+	char *dirs[2] = {0}, all[256] = "";
 	struct err e = {0};
-	_cleanup_close_ int used = -1;
 	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
 		_cleanup_free_ char *extra = str_printf("%s=" JAIL_LIB "/file%zu", world.kernel, i);
 		const char *programs[] = {world.dummy, NULL}, *extras[] = {extra, NULL};
-		assert_int_equal(shim_runtime_build(base, programs, extras, &dirs[i], &e), 0);
-		if (i == 0) { // as a running shim does
-			used = open(dirs[0], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-			assert_int_equal(flock(used, LOCK_SH | LOCK_NB), 0);
-		}
+		assert_int_equal(world_tree(base, programs, extras, &dirs[i], &e), 0);
 	}
-	static const bool stays[] = {true, false, false, true, true};
-	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
-		assert_int_equal(file_exists(AT_FDCWD, dirs[i]), stays[i]);
+	assert_string_not_equal(dirs[0], dirs[1]);
+	_cleanup_close_ int used = open(dirs[0], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_int_equal(flock(used, LOCK_SH | LOCK_NB), 0); // as a running shim does
+	assert_int_equal(shim_tree_remove(trees, strrchr(dirs[0], '/') + 1, &e), -EBUSY);
+	assert_int_equal(shim_tree_remove(trees, strrchr(dirs[1], '/') + 1, &e), 0);
+	assert_int_equal(shim_tree_remove(trees, strrchr(dirs[1], '/') + 1, &e), 0);
+	assert_int_equal(shim_tree_remove(trees, "../..", &e), -EINVAL);
+	assert_int_equal(
+		mkdir(half, 0700), 0); // of one that was killed while it made or removed it
+	assert_int_equal(shim_tree_list(trees, note_id, all, &e), 0);
+	assert_int_equal(strlen(all), SHIM_TREE_ID_SIZE);
+	assert_non_null(strstr(dirs[0], strtok(all, " ")));
+	assert_false(file_exists(AT_FDCWD, half));
+	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++)
 		free(dirs[i]);
+}
+
+// Files of the same content are one tree, wherever and whenever they were made; one that is changed
+// in place is another.
+static void tree_is_named_by_its_content(void **state)
+{
+	_cleanup_free_ char *base = str_printf("%s/rt3", world.dir);
+	_cleanup_free_ char *file = str_printf("%s/data", world.dir);
+	_cleanup_free_ char *copy = str_printf("%s/copy", world.dir);
+	const char *programs[] = {world.dummy, NULL};
+	struct err e = {0};
+	char *dirs[4] = {0};
+	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
+		const char *from = i == 2 ? copy : file, *text = i == 3 ? "TWO" : "one";
+		_cleanup_free_ char *extra = str_printf("%s=" JAIL_LIB "/data", from);
+		const char *extras[] = {extra, NULL};
+		assert_int_equal(file_write_atomic(AT_FDCWD, from, text, 3, 0600), 0);
+		if (world_tree(base, programs, extras, &dirs[i], &e) < 0)
+			fail_msg("%s", e.text);
 	}
+	assert_string_equal(dirs[0], dirs[1]);
+	assert_string_equal(dirs[0], dirs[2]);
+	assert_string_not_equal(dirs[0], dirs[3]);
+	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++)
+		free(dirs[i]);
+	unlink(file);
+	unlink(copy);
+}
+
+// In a child, which is killed at the point.
+static void killed_at(const char *point, const char *base, const char *remove)
+{
+	pid_t pid = fork();
+	if (pid == 0) {
+		char *dir = NULL;
+		_cleanup_free_ char *trees = str_printf("%s/runtime", base);
+		_cleanup_free_ char *fault = str_printf("%s:kill", point);
+		const char *programs[] = {world.dummy, NULL};
+		if (fault_setup(fault, NULL) < 0)
+			_exit(1);
+		if (remove)
+			shim_tree_remove(trees, remove, NULL);
+		else
+			world_tree(base, programs, NULL, &dir, NULL);
+		_exit(2);
+	}
+	int status = 0;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+}
+
+static int count_id(void *ctx, const char *id)
+{
+	++*(unsigned *)ctx;
+	return 0;
+}
+
+static unsigned count_trees(const char *base)
+{
+	unsigned n = 0;
+	_cleanup_free_ char *trees = str_printf("%s/runtime", base);
+	assert_int_equal(shim_tree_list(trees, count_id, &n, NULL), 0);
+	return n;
+}
+
+// The power may go at any point: a tree that has its name is whole, and nothing else stays.
+static void tree_is_whole_or_not_there(void **state)
+{
+	_cleanup_free_ char *base = str_printf("%s/rt4", world.dir);
+	_cleanup_free_ char *trees = str_printf("%s/runtime", base), *dir = NULL, *again = NULL;
+	const char *programs[] = {world.dummy, NULL};
+	struct err e = {0};
+	assert_int_equal(mkdir(base, 0700), 0);
+	killed_at("runtime.before_name", base, NULL);
+	assert_int_equal(count_trees(base), 0);
+	killed_at("runtime.after_name", base, NULL);
+	assert_int_equal(count_trees(base), 1);
+	assert_int_equal(world_tree(base, programs, NULL, &dir, &e), 0);
+	killed_at("runtime.before_remove", base, strrchr(dir, '/') + 1);
+	assert_int_equal(count_trees(base), 0);
+	assert_int_equal(world_tree(base, programs, NULL, &again, &e), 0);
+	assert_string_equal(dir, again);
+	// Nothing but the tree and the directories that it is in.
+	_cleanup_closedir_ DIR *d = opendir(trees);
+	size_t n = 0;
+	while (readdir(d))
+		n++;
+	assert_int_equal(n, 3);
 }
 
 static void running_shim_keeps_its_runtime(void **state)
@@ -884,7 +987,9 @@ int main(void)
 		cmocka_unit_test(runtime_is_built_once_and_holds_only_what_is_needed),
 		cmocka_unit_test(program_has_another_name_in_the_jail),
 		cmocka_unit_test(runtime_refuses_what_it_cannot_hold),
-		cmocka_unit_test(old_runtimes_go_unless_a_shim_uses_them),
+		cmocka_unit_test(tree_goes_unless_a_shim_uses_it),
+		cmocka_unit_test(tree_is_named_by_its_content),
+		cmocka_unit_test(tree_is_whole_or_not_there),
 		cmocka_unit_test(running_shim_keeps_its_runtime),
 	};
 	return cmocka_run_group_tests_name("shim", tests, setup, teardown);

@@ -52,6 +52,18 @@ static int make_netns(const char *path)
 	return status == 0 ? 0 : -EIO;
 }
 
+int world_tree(const char *base, const char *const *programs, const char *const *extra,
+	char **ret_dir, struct err *e)
+{
+	_cleanup_free_ char *trees = str_printf("%s/runtime", base);
+	struct shim_tree t;
+	int rc = shim_tree_build(
+		trees, &(struct shim_files){.programs = programs, .extra = extra}, &t, e);
+	if (rc == 0)
+		*ret_dir = t.dir;
+	return rc;
+}
+
 int world_init(struct world *w, const char *shim_program, const char *dummy_program)
 {
 	*w = (struct world){.dir = "/tmp/stasis-shim-XXXXXX", .next_uid = WORLD_UID};
@@ -72,7 +84,7 @@ int world_init(struct world *w, const char *shim_program, const char *dummy_prog
 		rc = make_file(w->kernel, 4096);
 	const char *programs[] = {w->dummy, getenv("STASIS_PAGER"), NULL}; // where it is needed
 	if (rc == 0)
-		rc = shim_runtime_build(w->dir, programs, NULL, &w->runtime, &e);
+		rc = world_tree(w->dir, programs, NULL, &w->runtime, &e);
 	if (rc < 0)
 		print_error("world: %s\n", err_text(&e, rc));
 	return rc;

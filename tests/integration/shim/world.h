@@ -23,6 +23,9 @@ struct box {
 	int pidfd; // -1: not started
 };
 
+// A tree below <base>/runtime; *ret_dir is the caller's.
+int world_tree(const char *base, const char *const *programs, const char *const *extra,
+	char **ret_dir, struct err *e);
 int world_init(struct world *w, const char *shim_program, const char *dummy_program);
 // Checks that nothing is left: no mount below the directory, no process of a sandbox's uid, no
 // sandbox directory. Then removes all.

@@ -96,8 +96,8 @@ static void its_log_is_apart_from_the_console(void **state)
 {
 	struct vmm_choice c = {.firecracker = true, .kvm = true};
 	const struct host h = {.vmm = &c};
-	const char *argv[16];
-	vmm_argv(&h, argv);
+	const char *argv[VMM_ARGV_MAX];
+	vmm_argv(&h, &c, argv);
 	assert_string_equal(argv[0], "/usr/bin/firecracker");
 	size_t i = 0;
 	while (argv[i] && !str_eq(argv[i], "--log-path"))

@@ -140,6 +140,10 @@ static void keys_of_frozen_machines(void **state)
 	v.cpu.model++;
 	key_of(&v, second);
 	assert_string_not_equal(first, second);
+	v = host(); // the same QEMU with other libraries: a new sandbox is to have them
+	snprintf(v.runtime, sizeof v.runtime, "other");
+	key_of(&v, second);
+	assert_string_not_equal(first, second);
 	v = host();
 	v.kvm = false;
 	key_of(&v, first);

@@ -19,6 +19,7 @@ static const struct shim_spec full = {
 	.uid = 70000,
 	.gid = UINT32_MAX - 1,
 	.runtime_dir = "/c/runtime/abc",
+	.own_dir = "/c/programs/def",
 	.console_path = "/d/console.log",
 	.console_max = 8192,
 	.fsize_max = 1ull << 40,
@@ -45,6 +46,7 @@ static void spec_survives_its_text(void **state)
 	assert_string_equal(s->dir, full.dir);
 	assert_string_equal(s->netns, full.netns);
 	assert_string_equal(s->runtime_dir, full.runtime_dir);
+	assert_string_equal(s->own_dir, full.own_dir);
 	assert_string_equal(s->console_path, full.console_path);
 	assert_string_equal(s->vmm_log_path, full.vmm_log_path);
 	assert_int_equal(s->uid, full.uid);

@@ -90,7 +90,8 @@ struct stage {
 	// What agents of machines that are booted from now on tell of themselves; "": what the
 	// current one does.
 	char agent[96];
-	_Atomic int emulated; // a server that starts finds no KVM
+	_Atomic int emulated;	       // a server that starts finds no KVM
+	_Atomic unsigned vmm_upgrades; // of the VMM that a server that starts finds
 	// What the volume is said to have; its size is VOLUME_SIZE.
 	_Atomic uint64_t disk_used, inodes_used;
 };
@@ -140,7 +141,8 @@ struct machine {
 			    // and nor an instance
 	uint32_t instances; // agents started so far
 	uint32_t memory_mib;
-	uint8_t dirty[PLAYED_PAGES]; // written since the last snapshot
+	uint8_t dirty[PLAYED_PAGES];  // written since the last snapshot
+	char tree[SHIM_TREE_ID_SIZE]; // of its VMM
 	char rootfs[256], snap[256], vmstate[256], mem[256], header[256], layers[256];
 };
 int machine_read(const char *dir, struct machine *ret);

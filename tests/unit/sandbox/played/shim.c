@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/file.h"
 #include "base/proc.h"
 #include "base/str.h"
@@ -109,6 +110,7 @@ static int begin(const struct shim_spec *spec, struct machine *m, struct err *e)
 	if (console < 0)
 		return err_errno(e, errno, "%s", spec->console_path);
 	snprintf(m->id, sizeof m->id, "%s", spec->id);
+	snprintf(m->tree, sizeof m->tree, "%s", strrchr(spec->runtime_dir, '/') + 1);
 	snprintf(m->snap, sizeof m->snap, "%s", spec->snap_dir ? spec->snap_dir : "");
 	for (size_t i = 0; i < spec->n_binds; i++) {
 		if (stat(spec->binds[i].source, &st) < 0)
@@ -265,11 +267,64 @@ const char *shim_judge_console(const char *console_path)
 					       : NULL;
 }
 
-int shim_runtime_build(const char *base_dir, const char *const *programs,
-	const char *const *extra_files, char **ret_dir, struct err *e)
+// Trees without programs: the VMM's is named by its version, our own are one.
+int shim_tree_build(
+	const char *trees_dir, const struct shim_files *f, struct shim_tree *ret, struct err *e)
 {
-	*ret_dir = str_printf("%s/runtime/played", base_dir);
-	return *ret_dir ? 0 : err_errno(e, ENOMEM, "runtime");
+	struct shim_tree t = {0};
+	unsigned version = f->about ? 1 + atomic_load(&world.stage->vmm_upgrades) : 0;
+	snprintf(t.id, sizeof t.id, "%032x", version);
+	_cleanup_free_ char *tmp = str_printf("%s/.new.%u", trees_dir, version);
+	_cleanup_free_ char *about = str_printf("%s/" SHIM_TREE_ABOUT, tmp);
+	if (!(t.dir = str_printf("%s/%s", trees_dir, t.id)) || !tmp || !about)
+		return err_errno(e, ENOMEM, "runtime");
+	int rc = file_exists(AT_FDCWD, t.dir) ? 1 : file_mkdir_p(AT_FDCWD, tmp, 0700);
+	if (rc == 0 && f->about)
+		rc = file_write_atomic(AT_FDCWD, about, f->about, strlen(f->about), 0600);
+	if (rc == 0)
+		rc = fault_hit("runtime.before_name", e);
+	if (rc == 0 && rename(tmp, t.dir) < 0)
+		rc = -errno;
+	if (rc == 0)
+		rc = fault_hit("runtime.after_name", e);
+	if (rc < 0) {
+		free(t.dir);
+		return err_errno(e, rc, "runtime");
+	}
+	*ret = t;
+	return 0;
+}
+
+int shim_tree_remove(const char *trees_dir, const char *id, struct err *e)
+{
+	_cleanup_free_ char *dir = str_printf("%s/%s", trees_dir, id);
+	int rc = dir ? fault_hit("runtime.before_remove", e) : -ENOMEM;
+	if (rc == 0)
+		rc = file_rm_rf(AT_FDCWD, dir);
+	return rc < 0 ? err_errno(e, rc, "remove %s/%s", trees_dir, id) : 0;
+}
+
+int shim_tree_list(const char *trees_dir, shim_tree_fn f, void *ctx, struct err *e)
+{
+	int rc = 0;
+	_cleanup_closedir_ DIR *d = opendir(trees_dir);
+	for (struct dirent *de; d && rc == 0 && (de = readdir(d));) {
+		if (str_starts(de->d_name, ".new."))
+			file_rm_rf(dirfd(d), de->d_name);
+		else if (de->d_name[0] != '.')
+			rc = f(ctx, de->d_name);
+	}
+	return rc;
+}
+
+int shim_read_tree(const char *dir, char ret_id[SHIM_TREE_ID_SIZE], struct err *e)
+{
+	struct machine m;
+	int rc = machine_read(dir, &m);
+	if (rc < 0)
+		return err_errno(e, rc, "%s", dir);
+	memcpy(ret_id, m.tree, SHIM_TREE_ID_SIZE);
+	return 0;
 }
 
 char **shim_qemu_extra_files(void)

@@ -299,6 +299,8 @@ int vmm_snapshot_load(struct vmm *v, const struct vmm_load *l, struct err *e)
 		return err_set(e, ERR_INTERNAL, "%s: status 400: bad state file", call);
 	if (s.m.emulated != (bool)atomic_load(&world.stage->emulated))
 		return err_set(e, ERR_INTERNAL, "%s: status 400: the other accelerator's", call);
+	if (!str_eq(s.m.tree, m.tree))
+		return err_set(e, ERR_INTERNAL, "%s: status 400: written by another version", call);
 	char path[512];
 	snprintf(path, sizeof path, "%s/memory", v->dir);
 	_cleanup_close_ int out = open(path, O_RDWR | O_TRUNC | O_CLOEXEC);
