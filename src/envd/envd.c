@@ -13,12 +13,14 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <arpa/inet.h>
+#include "base/fault.h"
 #include "base/id.h"
 #include "base/log.h"
 #include "envd/api/routes.h"
 #include "envd/process/path.h"
 #include "agentclient/client.h"
 #include "envd/process/env.h"
+#include "envd/wake/handover.h"
 #include "envd/wake/identity.h"
 #include "envd/wake/settings.h"
 #include "envd/wake/trim.h"
@@ -60,6 +62,7 @@ struct options {
 	const char *state_file; // NULL: none
 	const char *trim;	// NULL: none
 	struct agent_host only_from;
+	char *const *argv; // for an agent that takes over
 };
 
 // "169.254.0.22%eth0"
@@ -168,13 +171,37 @@ static void set_socket(int fd)
 	setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof on);
 }
 
+static void *give_up_server(void *server)
+{
+	http_server_free(server);
+	return NULL;
+}
+
+// Becomes another program, or goes on with a new server at the old one's socket.
+static int stay(struct agent *a, char *const *argv, struct http_server_config *cfg, struct err *e)
+{
+	struct err why = {0};
+	pthread_t thread;
+	if (handover_run(a, argv, &cfg->listen_fd, &why) == 0)
+		return 0;
+	log_warn("the agent is not replaced error=%s", why.text);
+	// Its requests may take their time.
+	if (pthread_create(&thread, NULL, give_up_server, a->server) == 0)
+		pthread_detach(thread);
+	int rc = http_server_start(cfg, &a->server, e);
+	a->moving = false;
+	return rc;
+}
+
 static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 {
 	struct agent a = {.set_clock = o->clock,
 		.as_root = geteuid() == 0,
 		.guest = o->guest,
 		.state_file = o->state_file,
-		.host = o->only_from};
+		.host = o->only_from,
+		.successor_fd = -1,
+		.listen_fd = -1};
 	unsigned char instance[8];
 	id_random_bytes(instance, sizeof instance);
 	id_hex(instance, sizeof instance, a.instance);
@@ -189,32 +216,43 @@ static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 		return err_errno(e, ENOMEM, "cannot start");
 	if (o->guest)
 		process_table_watch_oom(a.processes);
-	settings_load(&a);
-	int fd = http_listen_tcp(o->host, o->port, e);
-	if (fd < 0)
-		return fd;
-	set_socket(fd);
+	int state = handover_state_fd(), fd = -1;
+	if (state >= 0) {
+		int rc = handover_take(&a, state, false, &fd, e);
+		if (rc < 0)
+			return rc;
+	} else {
+		settings_load(&a);
+		fd = http_listen_tcp(o->host, o->port, e);
+		if (fd < 0)
+			return fd;
+		set_socket(fd);
+	}
 	struct sockaddr_in addr = {0};
 	socklen_t len = sizeof addr;
 	getsockname(fd, (struct sockaddr *)&addr, &len);
-	const struct http_server_config cfg = {.routes = agent_routes,
+	struct http_server_config cfg = {.routes = agent_routes,
 		.n_routes = agent_n_routes,
 		.ctx = &a,
 		.listen_fd = fd,
 		.thread_stack = THREAD_STACK,
 		.before = routes_before,
 		.format_error = routes_format_error};
-	struct http_server *server;
-	int rc = http_server_start(&cfg, &server, e);
+	int rc = http_server_start(&cfg, &a.server, e);
 	if (rc < 0)
 		return rc;
-	log_info("listening port=%u version=%s", ntohs(addr.sin_port), ENVD_VERSION);
+	if (state >= 0)
+		handover_install(&a);
+	log_info("listening port=%u version=%s agent=\"%s\"%s", ntohs(addr.sin_port), ENVD_VERSION,
+		a.identity, state >= 0 ? " taken over" : "");
 	int sig;
-	sigwait(stop, &sig);
+	while (sigwait(stop, &sig) == 0 && sig == HANDOVER_SIGNAL)
+		if ((rc = stay(&a, o->argv, &cfg, e)) < 0)
+			return rc;
 	log_info("stopping signal=%d", sig);
 	// Ends the processes, which ends their streams, then the server.
 	process_table_stop(a.processes);
-	http_server_free(server);
+	http_server_free(a.server);
 	process_table_free(a.processes);
 	trim_free(a.trim);
 	json_decref(a.env);
@@ -230,9 +268,12 @@ int main(int argc, char **argv)
 		.host = "0.0.0.0", .port = ENVD_PORT, .clock = true, .cgroup = USER_CGROUP};
 	struct err e = {0};
 	sigset_t stop;
+	if (argc == 2 && str_eq(argv[1], HANDOVER_CHECK))
+		return handover_take(NULL, STDIN_FILENO, true, NULL, &e) < 0;
 	int rc = parse_options(argc, argv, &o);
 	if (rc)
 		return rc < 0 ? 2 : 0;
+	o.argv = argv;
 	log_setup("envd", LOG_LEVEL_INFO);
 	// One heap for all threads, given back early: an idle agent must be small.
 	mallopt(M_ARENA_MAX, 1);
@@ -244,8 +285,9 @@ int main(int argc, char **argv)
 	sigemptyset(&stop);
 	sigaddset(&stop, SIGTERM);
 	sigaddset(&stop, SIGINT);
+	sigaddset(&stop, HANDOVER_SIGNAL);
 	pthread_sigmask(SIG_BLOCK, &stop, NULL); // inherited by all threads
-	if (serve(&o, &stop, &e) < 0) {
+	if (fault_setup(getenv("STASIS_FAULT"), &e) < 0 || serve(&o, &stop, &e) < 0) {
 		log_error("%s", err_text(&e, 0));
 		return 1;
 	}

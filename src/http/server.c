@@ -36,6 +36,7 @@ struct http_server {
 	struct http_server_config cfg;
 	struct MHD_Daemon *daemon;
 	atomic_bool closing;
+	bool quiesced;	      // the listening socket is another's
 	pthread_mutex_t lock; // guards the counts
 	pthread_cond_t changed;
 	unsigned requests; // between on_uri and on_completed
@@ -664,12 +665,32 @@ int http_server_start(const struct http_server_config *cfg, struct http_server *
 	return 0;
 }
 
+int http_server_quiesce(struct http_server *s, int *ret_fd, struct err *e)
+{
+	s->closing = true;
+	int fd = MHD_quiesce_daemon(s->daemon);
+	if (fd < 0)
+		return err_set(e, ERR_INTERNAL, "the HTTP server does not stop to accept");
+	s->quiesced = true;
+	*ret_fd = fd;
+	return 0;
+}
+
+bool http_server_wait_idle(struct http_server *s, uint64_t until_ns)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&s->lock);
+	while (s->requests > 0)
+		if (cond_wait_until(&s->changed, &s->lock, until_ns) < 0)
+			return false;
+	return true;
+}
+
 struct http_server *http_server_free(struct http_server *s)
 {
 	if (!s)
 		return NULL;
 	s->closing = true;
-	int fd = MHD_quiesce_daemon(s->daemon);
+	int fd = s->quiesced ? -1 : MHD_quiesce_daemon(s->daemon);
 	// Stopping the library cuts all connections: running handlers may first finish and have
 	// their replies sent; clients that do not read or write are given up after a short while.
 	uint64_t grace = deadline_in_ms(SHUTDOWN_GRACE_MS);

@@ -42,6 +42,11 @@ int http_server_start(
 // Stops accepting, ends all streams (their http_req_closing() is true), waits for the handlers.
 struct http_server *http_server_free(struct http_server *s);
 DEFINE_CLEANUP(struct http_server *, http_server_free)
+// For a successor that gets the listening socket: no connection is accepted from now on (they wait
+// in the socket's queue), and streams end (http_req_closing). *ret_fd is owned by the caller.
+int http_server_quiesce(struct http_server *s, int *ret_fd, struct err *e);
+// Until nothing is under way. False: something is at until_ns (CLOCK_MONOTONIC).
+bool http_server_wait_idle(struct http_server *s, uint64_t until_ns);
 unsigned http_server_connections(struct http_server *s);
 
 // --- request; all returned text lives as long as the request

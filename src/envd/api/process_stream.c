@@ -103,6 +103,14 @@ static void add_timeout(struct stream *s)
 	s->finished = true;
 }
 
+static void add_moved(struct stream *s)
+{
+	struct err e = {0};
+	err_set(&e, ERR_UNAVAILABLE, "the agent is being replaced: connect to the process again");
+	rpc_add_end(&s->out, &e);
+	s->finished = true;
+}
+
 // Waits for one event and encodes it. -errno: the client is gone.
 static int take_event(struct stream *s)
 {
@@ -121,6 +129,9 @@ static int take_event(struct stream *s)
 			add_timeout(s);
 		else
 			add_text(s, "{\"event\":{\"keepalive\":{}}}");
+		break;
+	case PROCESS_MOVED:
+		add_moved(s);
 		break;
 	case PROCESS_GONE:
 		return -ECONNRESET;

@@ -18,6 +18,7 @@
 #include "envd/api/rpc_filesystem.h"
 #include "envd/api/rpc_process.h"
 #include "envd/wake/freeze.h"
+#include "envd/wake/handover.h"
 #include "envd/wake/init.h"
 
 #define ROUTE_PUBLIC 1u // no token needed
@@ -135,6 +136,13 @@ static void other(struct http_request *req, void *ctx)
 
 static void health_get(struct http_request *req, void *ctx)
 {
+	struct agent *a = ctx;
+	struct err e = {0};
+	if (a->moving) { // neither the old agent nor the new one can be told from it
+		err_set(&e, ERR_UNAVAILABLE, "the agent is being replaced");
+		http_reply_error(req, &e);
+		return;
+	}
 	http_reply_header(req, "Cache-Control", "no-store");
 	http_reply_header(req, "X-Envd-Version", ENVD_VERSION);
 	http_reply_empty(req, 204);
@@ -194,6 +202,7 @@ const struct http_route agent_routes[] = {
 	{"POST", "/init", init_post, .body_limit = SMALL_BODY, .flags = ROUTE_OWN | ROUTE_HOST},
 	{"POST", "/freeze", freeze_post, .body_limit = SMALL_BODY, .flags = ROUTE_HOST},
 	{"POST", "/thaw", thaw_post, .body_limit = SMALL_BODY, .flags = ROUTE_HOST},
+	{"POST", "/upgrade", upgrade_post, .body_limit = HANDOVER_PROGRAM_MAX, .flags = ROUTE_HOST},
 	{"POST", "/oom", oom_post, .body_limit = SMALL_BODY, .flags = ROUTE_HOST},
 	{"GET", "/envs", envs_get},
 	{"GET", "/metrics", metrics_get},

@@ -13,7 +13,7 @@ struct gate {
 	struct freezer freezer;
 	bool frozen;   // the gate is closed
 	bool freezing; // by one who is not yet done
-	bool closing;
+	bool closing, held;
 	unsigned n_starting;
 	uint64_t epoch; // counts the thaws
 	int thaw_fd;	// wakes who waits for the freezer
@@ -69,8 +69,10 @@ int gate_enter(struct gate *g, uint64_t until_ns, int client_fd, struct err *e)
 {
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&g->lock);
 	int rc = 0;
-	while (rc == 0 && g->frozen && !g->closing)
+	while (rc == 0 && g->frozen && !g->closing && !g->held)
 		rc = cond_wait_until(&g->changed, &g->lock, until_ns);
+	if (g->held)
+		return err_set(e, ERR_UNAVAILABLE, "the agent is being replaced: try again");
 	if (g->closing)
 		return err_set(e, ERR_CANCELED, "the agent is stopping");
 	if (rc < 0)
@@ -86,6 +88,25 @@ void gate_leave(struct gate *g)
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&g->lock);
 	if (--g->n_starting == 0)
 		pthread_cond_broadcast(&g->changed);
+}
+
+int gate_hold(struct gate *g, uint64_t until_ns)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&g->lock);
+	int rc = 0;
+	g->held = true;
+	pthread_cond_broadcast(&g->changed);
+	while (rc == 0 && (g->n_starting > 0 || g->freezing))
+		rc = cond_wait_until(&g->changed, &g->lock, until_ns);
+	if (rc < 0)
+		g->held = false;
+	return rc;
+}
+
+void gate_release(struct gate *g)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&g->lock);
+	g->held = false;
 }
 
 // --- freeze and thaw

@@ -24,6 +24,11 @@ void gate_close(struct gate *g);
 int gate_enter(struct gate *g, uint64_t until_ns, int client_fd, struct err *e);
 void gate_leave(struct gate *g);
 
+// Nobody passes until gate_release, and who waits is sent away. -ETIMEDOUT when a start is under
+// way until then: it is released again.
+int gate_hold(struct gate *g, uint64_t until_ns);
+void gate_release(struct gate *g);
+
 // Stops all processes of the cgroup; starts wait until the thaw. 0 when all stand still, and also
 // when they did so before. ERR_UNAVAILABLE without a cgroup, ERR_TIMEOUT, ERR_CONFLICT when it was
 // thawed meanwhile; nothing is frozen then. *ret_epoch is for gate_freeze_end, which must follow

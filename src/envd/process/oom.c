@@ -288,6 +288,22 @@ void oom_watch_report(struct oom_watch *w, struct oom_report *ret)
 		ret->kills[ret->n++] = at(w, i)->kill;
 }
 
+uint64_t oom_watch_told_total(struct oom_watch *w)
+{
+	if (!w)
+		return 0;
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&w->lock);
+	return w->told_total;
+}
+
+void oom_watch_take(struct oom_watch *w, uint64_t told_total)
+{
+	if (!w)
+		return;
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&w->lock);
+	w->told_total = MIN(w->told_total, told_total);
+}
+
 void oom_watch_told(struct oom_watch *w, uint64_t total, uint64_t seq)
 {
 	if (!w)

@@ -41,5 +41,8 @@ struct oom_report {
 void oom_watch_report(struct oom_watch *w, struct oom_report *ret);
 // What that report said has arrived.
 void oom_watch_told(struct oom_watch *w, uint64_t total, uint64_t seq);
+uint64_t oom_watch_told_total(struct oom_watch *w); // kills of which the host knows
+// The watch of an earlier agent knew that: the others are still to be told.
+void oom_watch_take(struct oom_watch *w, uint64_t told_total);
 // All until now is another sandbox's: this guest is a copy.
 void oom_watch_forget(struct oom_watch *w);

@@ -41,10 +41,10 @@
 #include "envd/process/gate.h"
 #include "envd/process/spawn.h"
 #include "envd/process/stdio.h"
+#include "envd/process/table.h"
 
 #define PIPE_CHUNK (32u << 10)
 #define PTY_CHUNK (16u << 10)
-#define QUEUE_CHUNKS 32
 #define QUEUE_BYTES (128u << 10)
 #define DRAIN_FIRST_NS (500 * NSEC_PER_MSEC)
 #define DRAIN_QUIET_NS (200 * NSEC_PER_MSEC)
@@ -54,54 +54,6 @@
 #define PIDFD_SIGNAL_PROCESS_GROUP (1u << 2)
 #endif
 #define PUMP_STACK (128u << 10)
-
-struct process {
-	struct process *next;
-	struct process_table *table;
-	unsigned refs; // list, pump, subscribers, calls
-	pid_t pid;
-	int pidfd;
-	int out[2]; // read by the pump: stdout and stderr, or the terminal and -1
-	bool pty, ends_on_exit;
-	char *tag;
-	json_t *config;
-	uint64_t deadline_ns; // TIME_NEVER: none
-	int wake_fd;	      // wakes a pump whose leader is gone; -1 before that
-	bool reaped, forced, timed_out, ended, wake_tried;
-	int status;
-	uint64_t reaped_ns, output_ns; // the pump's: of the leader's end, and of what was read last
-	int64_t owed;		       // the pump's: bytes of before the leader's end, still unread
-	uint64_t oom_seq;	       // kills before it was started
-	uint64_t ended_ns;
-	struct process_end end;
-	struct process_sub *subs;
-	pthread_cond_t space; // a queue has room again
-	pthread_mutex_t stdin_lock;
-	int stdin_fd; // a terminal's is a duplicate of out[0]
-};
-
-struct process_sub {
-	struct process_sub *next;
-	struct process *p;
-	int wake_fd;
-	bool asleep;
-	struct process_chunk *queue[QUEUE_CHUNKS];
-	unsigned head, count;
-	size_t bytes;
-};
-
-struct process_table {
-	pthread_mutex_t lock;
-	pthread_cond_t pump_done;
-	struct process *list; // newest first, running and lately ended ones
-	unsigned n_ended, n_pumps;
-	bool closing;
-	int cgroup_fd, cgroup_ns_fd, null_fd;
-	int stop_fd;	      // readable when the table is closing: for pumps that only drop
-	struct rlimit nofile; // what we were started with: for the processes
-	struct gate *gate;
-	struct oom_watch *oom; // NULL: none
-};
 
 // --- table, references
 
@@ -121,12 +73,14 @@ struct process_table *process_table_new(int cgroup_fd, const char *cgroup_ns)
 	t->cgroup_ns_fd = open(cgroup_ns, O_RDONLY | O_CLOEXEC);
 	t->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	t->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	t->hold_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	t->gate = gate_new(t->cgroup_fd < 0 ? -1 : cgroup_fd);
-	if (t->null_fd < 0 || t->stop_fd < 0 || !t->gate) {
+	if (t->null_fd < 0 || t->stop_fd < 0 || t->hold_fd < 0 || !t->gate) {
 		safe_close(t->cgroup_fd);
 		safe_close(t->cgroup_ns_fd);
 		safe_close(t->null_fd);
 		safe_close(t->stop_fd);
+		safe_close(t->hold_fd);
 		gate_free(t->gate);
 		free(t);
 		return NULL;
@@ -136,6 +90,7 @@ struct process_table *process_table_new(int cgroup_fd, const char *cgroup_ns)
 	setrlimit(RLIMIT_NOFILE, &most);
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_cond_init(&t->pump_done, NULL);
+	pthread_cond_init(&t->going, NULL);
 	return t;
 }
 
@@ -246,6 +201,7 @@ void process_table_stop(struct process_table *t)
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
 	t->closing = true;
 	eventfd_write(t->stop_fd, 1);
+	pthread_cond_broadcast(&t->going);
 	for (struct process *p = t->list; p; p = p->next) {
 		if (!p->reaped)
 			kill_locked(p, SIGKILL);
@@ -270,12 +226,14 @@ struct process_table *process_table_free(struct process_table *t)
 		unref_locked(p);
 	}
 	pthread_cond_destroy(&t->pump_done);
+	pthread_cond_destroy(&t->going);
 	pthread_mutex_destroy(&t->lock);
 	gate_free(t->gate);
 	safe_close(t->cgroup_fd);
 	safe_close(t->cgroup_ns_fd);
 	close(t->null_fd);
 	close(t->stop_fd);
+	close(t->hold_fd);
 	free(t);
 	return NULL;
 }
@@ -304,6 +262,8 @@ static struct process_sub *subscribe_locked(struct process *p)
 	p->refs++;
 	s->next = p->subs;
 	p->subs = s;
+	if (p->client_ns && p->wake_fd >= 0) // its pump waits for this
+		eventfd_write(p->wake_fd, 1);
 	return s;
 }
 
@@ -351,6 +311,8 @@ struct process_sub *process_sub_free(struct process_sub *s)
 	while (s->count)
 		chunk_unref_locked(pop_locked(s));
 	pthread_cond_signal(&p->space);
+	if (t->holding)
+		pthread_cond_signal(&t->pump_done);
 	unref_locked(p);
 	pthread_mutex_unlock(&t->lock);
 	close(s->wake_fd);
@@ -372,7 +334,7 @@ bool process_sub_ready(struct process_sub *s)
 {
 	struct process_table *t = s->p->table;
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
-	return s->count > 0 || s->p->ended;
+	return s->count > 0 || s->p->ended || s->p->parked;
 }
 
 enum process_event process_sub_next(
@@ -386,11 +348,13 @@ enum process_event process_sub_next(
 			pthread_mutex_unlock(&t->lock);
 			return PROCESS_DATA;
 		}
-		bool ended = s->p->ended;
-		s->asleep = !ended;
+		bool ended = s->p->ended, parked = s->p->parked;
+		s->asleep = !ended && !parked;
 		pthread_mutex_unlock(&t->lock);
 		if (ended)
 			return PROCESS_END;
+		if (parked)
+			return PROCESS_MOVED;
 		struct pollfd pf[2] = {
 			{.fd = s->wake_fd, .events = POLLIN}, {.fd = socket, .events = POLLRDHUP}};
 		int n = poll(pf, 2, deadline_left_ms(until_ns));
@@ -515,6 +479,44 @@ static uint64_t pump_until(struct process *p)
 	return p->forced ? 0 : p->deadline_ns;
 }
 
+// While the table is held. Its streams end from here on: nothing more comes for them.
+static void park(struct process *p)
+{
+	struct process_table *t = p->table;
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
+	if (!t->holding)
+		return;
+	t->n_parked++;
+	p->parked = true;
+	for (struct process_sub *s = p->subs; s; s = s->next)
+		wake_locked(s);
+	pthread_cond_signal(&t->pump_done);
+	while (t->holding && !t->closing)
+		pthread_cond_wait(&t->going, &t->lock);
+	p->parked = false;
+	t->n_parked--;
+}
+
+// Who was attached before a hand-over comes again, and what is read before that would be lost.
+static void await_client(struct process *p)
+{
+	struct process_table *t = p->table;
+	for (;;) {
+		pthread_mutex_lock(&t->lock);
+		uint64_t until = MIN(p->client_ns, p->deadline_ns);
+		if (p->subs || p->forced || t->closing || deadline_over(until))
+			p->client_ns = 0;
+		bool wait = p->client_ns != 0;
+		pthread_mutex_unlock(&t->lock);
+		if (!wait)
+			return;
+		struct pollfd pf[3] = {{.fd = p->wake_fd, .events = POLLIN},
+			{.fd = t->stop_fd, .events = POLLIN}, {.fd = t->hold_fd, .events = POLLIN}};
+		poll(pf, 3, deadline_left_ms(until));
+		park(p);
+	}
+}
+
 // Nothing more is to be waited for. quiet: since the leader's end there was a moment at which
 // nothing was left to be read.
 static bool over(struct process *p, bool quiet)
@@ -582,12 +584,14 @@ static void pump_leave(struct process *p)
 // To the leader's end, and that of its output.
 static void pump_run(struct process *p, char *buf)
 {
+	await_client(p);
 	for (bool quiet = false; !over(p, quiet);) {
-		struct pollfd pf[4] = {{.fd = p->out[0], .events = POLLIN},
+		struct pollfd pf[5] = {{.fd = p->out[0], .events = POLLIN},
 			{.fd = p->out[1], .events = POLLIN},
 			{.fd = p->reaped ? -1 : p->pidfd, .events = POLLIN},
-			{.fd = p->wake_fd, .events = POLLIN}};
-		int n = poll(pf, 4, deadline_left_ms(pump_until(p)));
+			{.fd = p->wake_fd, .events = POLLIN},
+			{.fd = p->table->hold_fd, .events = POLLIN}};
+		int n = poll(pf, 5, deadline_left_ms(pump_until(p)));
 		quiet = n == 0 || (n > 0 && !pf[0].revents && !pf[1].revents);
 		// The ends of the pipes mostly come with the leader's; only a process that leaves
 		// them to others needs more.
@@ -605,6 +609,8 @@ static void pump_run(struct process *p, char *buf)
 			reap(p);
 			quiet = false;
 		}
+		if (n > 0 && pf[4].revents)
+			park(p);
 	}
 }
 
@@ -614,13 +620,16 @@ static void pump_drop(struct process *p, char *buf)
 	if (p->pty) // a hang-up: as when a connection to a terminal ends
 		p->out[0] = safe_close(p->out[0]);
 	while (p->out[0] >= 0 || p->out[1] >= 0) {
-		struct pollfd pf[3] = {{.fd = p->out[0], .events = POLLIN},
+		struct pollfd pf[4] = {{.fd = p->out[0], .events = POLLIN},
 			{.fd = p->out[1], .events = POLLIN},
-			{.fd = p->table->stop_fd, .events = POLLIN}};
-		if (poll(pf, 3, -1) < 0)
+			{.fd = p->table->stop_fd, .events = POLLIN},
+			{.fd = p->table->hold_fd, .events = POLLIN}};
+		if (poll(pf, 4, -1) < 0)
 			continue;
 		if (pf[2].revents)
 			return;
+		if (pf[3].revents)
+			park(p);
 		for (int i = 0; i < 2; i++)
 			if (pf[i].revents)
 				pump_read(p, i, buf);
@@ -631,8 +640,10 @@ static void *pump_main(void *arg)
 {
 	struct process *p = arg;
 	char buf[PIPE_CHUNK];
-	pump_run(p, buf);
-	publish_end(p);
+	if (!p->ended) { // else it was taken over
+		pump_run(p, buf);
+		publish_end(p);
+	}
 	pump_drop(p, buf);
 	pump_leave(p);
 	return NULL;
@@ -652,7 +663,7 @@ static int start_pump(struct process *p)
 	return -rc;
 }
 
-static struct process *process_new(struct process_table *t, const struct process_start *s)
+struct process *process_blank(struct process_table *t)
 {
 	struct process *p = calloc(1, sizeof *p);
 	if (!p)
@@ -660,13 +671,43 @@ static struct process *process_new(struct process_table *t, const struct process
 	p->table = t;
 	p->refs = 1;
 	p->pidfd = p->out[0] = p->out[1] = p->stdin_fd = p->wake_fd = -1;
-	p->pty = s->pty;
-	p->ends_on_exit = s->ends_on_exit;
 	p->deadline_ns = TIME_NEVER;
-	p->config = json_incref(s->config);
 	p->oom_seq = oom_watch_seq(t->oom);
 	pthread_cond_init(&p->space, NULL);
 	pthread_mutex_init(&p->stdin_lock, NULL);
+	return p;
+}
+
+void process_drop(struct process *p)
+{
+	unref(p);
+}
+
+int process_adopt(struct process_table *t, struct process *p)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
+	p->refs++; // the pump's
+	t->n_pumps++;
+	int rc = start_pump(p);
+	if (rc < 0) {
+		p->refs--;
+		t->n_pumps--;
+		return rc;
+	}
+	t->n_ended += p->ended;
+	p->next = t->list;
+	t->list = p;
+	return 0;
+}
+
+static struct process *process_new(struct process_table *t, const struct process_start *s)
+{
+	struct process *p = process_blank(t);
+	if (!p)
+		return NULL;
+	p->pty = s->pty;
+	p->ends_on_exit = s->ends_on_exit;
+	p->config = json_incref(s->config);
 	if (s->tag && !(p->tag = strdup(s->tag))) {
 		process_free(p);
 		return NULL;
@@ -814,11 +855,17 @@ static int write_input(const struct process *p, const char *data, size_t len, st
 				e, ERR_INTERNAL, "the process has closed its standard input");
 		if (errno != EAGAIN)
 			return err_errno(e, errno, "cannot write to the process");
-		struct pollfd pf[2] = {
-			{.fd = p->stdin_fd, .events = POLLOUT}, {.fd = p->pidfd, .events = POLLIN}};
-		if (poll(pf, 2, -1) > 0 && pf[1].revents)
+		struct pollfd pf[3] = {{.fd = p->stdin_fd, .events = POLLOUT},
+			{.fd = p->pidfd, .events = POLLIN},
+			{.fd = p->table->hold_fd, .events = POLLIN}};
+		if (poll(pf, 3, -1) <= 0)
+			continue;
+		if (pf[1].revents)
 			return err_set(e, ERR_INTERNAL,
 				"the process ended before it read its standard input");
+		if (pf[2].revents)
+			return err_set(e, ERR_UNAVAILABLE,
+				"the agent is being replaced, and a part of this input was taken");
 	}
 	return 0;
 }

@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include "base/err.h"
 #include "envd/process/gate.h"
+#include "envd/process/end.h"
 #include "envd/process/oom.h"
 #include "envd/process/users.h"
 
@@ -33,19 +34,6 @@ struct process_selector {
 	const char *tag; // NULL: by pid
 };
 
-struct process_end {
-	int exit_code;	     // -1 when killed by a signal
-	bool exited, killed; // killed: by SIGKILL, whoever sent it
-	// The time was over while it ran (killed), or after it while others held its output (they
-	// go on).
-	bool timed_out;
-	bool output_open; // others hold its output; what they write from now on is dropped
-	char status[64];  // "exit status 1", "signal: killed"
-	// It, or what it started, was killed for lack of memory: how often, and the last time.
-	unsigned oom_kills;
-	struct oom_kill oom; // valid where oom_kills is not 0
-};
-
 enum process_stream { PROCESS_STDOUT, PROCESS_STDERR, PROCESS_PTY };
 
 struct process_chunk {
@@ -56,10 +44,11 @@ struct process_chunk {
 };
 
 enum process_event {
-	PROCESS_DATA, // *ret is set: give it back with process_chunk_release
-	PROCESS_END,  // process_sub_end tells how
-	PROCESS_IDLE, // nothing until the given time
-	PROCESS_GONE, // the client closed its connection
+	PROCESS_DATA,  // *ret is set: give it back with process_chunk_release
+	PROCESS_END,   // process_sub_end tells how
+	PROCESS_IDLE,  // nothing until the given time
+	PROCESS_GONE,  // the client closed its connection
+	PROCESS_MOVED, // another agent has it soon (handover.h): it can be connected to again
 };
 
 // cgroup_fd: what is frozen; -1: nothing can be. Borrowed. Processes are put into its child "user",
@@ -116,3 +105,11 @@ const struct process_end *process_sub_end(const struct process_sub *s); // after
 void process_chunk_release(struct process_sub *s, struct process_chunk *c);
 struct process_sub *process_sub_free(struct process_sub *s);
 DEFINE_CLEANUP(struct process_sub *, process_sub_free)
+
+// For what takes processes over (handover.h); struct process is in table.h.
+struct process;
+// A running or ended one from elsewhere gets its pump and its place in the list, as the newest.
+int process_adopt(struct process_table *t, struct process *p);
+// Without a place in a table; the caller's until process_adopt.
+struct process *process_blank(struct process_table *t);
+void process_drop(struct process *p);

@@ -40,7 +40,11 @@ struct agent {
 	struct trim *trim; // NULL: freed space stays where it is
 	char instance[17]; // new with each start: the host sees that it talks to another one
 	char identity[AGENT_HEADER_SIZE]; // see identity.h
-	pthread_mutex_t resume_lock;	  // one resume after the other; taken before lock
+	struct http_server *server;
+	_Atomic bool moving; // another agent takes over (handover.h)
+	int successor_fd;    // its program; in that one: itself, until it is installed; -1: none
+	int listen_fd;	     // for it; -1: the server has it
+	pthread_mutex_t resume_lock; // one resume after the other; taken before lock
 };
 
 // The variables of every process: a new reference, never NULL.

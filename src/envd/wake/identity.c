@@ -11,6 +11,6 @@ void identity_text(const char *init, char out[AGENT_HEADER_SIZE])
 	bool told = init && *init && strlen(init) < INIT_MAX &&
 		    strspn(init, "0123456789.-") == strlen(init);
 	build_id_own(build);
-	snprintf(out, AGENT_HEADER_SIZE, "%s-%u+%s%s%s", AGENT_PRODUCT, AGENT_REVISION, build,
-		told ? " init=" : "", told ? init : "");
+	snprintf(out, AGENT_HEADER_SIZE, "%s-%u+%s%s%s can=replace", AGENT_PRODUCT, AGENT_REVISION,
+		build, told ? " init=" : "", told ? init : "");
 }

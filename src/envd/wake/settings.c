@@ -10,14 +10,18 @@
 
 #define MAX_FILE (4u << 20)
 
+json_t *settings_json(const struct agent *a)
+{
+	return json_pack("{s:s?, s:O, s:s?, s:s?, s:I, s:i}", "accessToken", a->token, "envVars",
+		a->env, "defaultUser", a->default_user, "defaultWorkdir", a->default_workdir,
+		"lastInitNs", (json_int_t)a->last_init_ns, "clockPpm", a->clock_ppm);
+}
+
 int settings_save(struct agent *a, struct err *e)
 {
 	if (!a->state_file)
 		return 0;
-	_cleanup_json_ json_t *j = json_pack("{s:s?, s:O, s:s?, s:s?, s:I, s:i}", "accessToken",
-		a->token, "envVars", a->env, "defaultUser", a->default_user, "defaultWorkdir",
-		a->default_workdir, "lastInitNs", (json_int_t)a->last_init_ns, "clockPpm",
-		a->clock_ppm);
+	_cleanup_json_ json_t *j = settings_json(a);
 	_cleanup_free_ char *text = j ? json_compact(j) : NULL;
 	int rc = text ? file_write_atomic(AT_FDCWD, a->state_file, text, strlen(text), 0600)
 		      : -ENOMEM;
@@ -52,9 +56,8 @@ static int read_own(const char *path, char **ret, size_t *ret_len, struct err *e
 	return 0;
 }
 
-int settings_parse(struct agent *a, const char *text, size_t len, struct err *e)
+int settings_take(struct agent *a, json_t *j, struct err *e)
 {
-	_cleanup_json_ json_t *j = NULL;
 	const char *token = NULL, *user = NULL, *workdir = NULL;
 	json_t *env = NULL;
 	int rate = 0;
@@ -67,9 +70,7 @@ int settings_parse(struct agent *a, const char *text, size_t len, struct err *e)
 		{"lastInitNs", JF_U64, &last, .max = INT64_MAX},
 		{"clockPpm", JF_INT, &rate, .max = INIT_CLOCK_PPM_MAX},
 	};
-	int rc = json_parse_object(text, len, &j, e);
-	if (rc == 0)
-		rc = json_read_fields(j, f, ARRAY_SIZE(f), true, e);
+	int rc = json_read_fields(j, f, ARRAY_SIZE(f), true, e);
 	if (rc == 0 && env)
 		rc = env_check(env, e);
 	if (rc == 0 && (!token || !*token))
@@ -90,6 +91,13 @@ int settings_parse(struct agent *a, const char *text, size_t len, struct err *e)
 	a->last_init_ns = last;
 	a->clock_ppm = rate;
 	return 0;
+}
+
+int settings_parse(struct agent *a, const char *text, size_t len, struct err *e)
+{
+	_cleanup_json_ json_t *j = NULL;
+	int rc = json_parse_object(text, len, &j, e);
+	return rc < 0 ? rc : settings_take(a, j, e);
 }
 
 void settings_load(struct agent *a)

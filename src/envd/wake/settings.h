@@ -12,5 +12,8 @@ int settings_save(struct agent *a, struct err *e);
 // Takes what the file says, before the first request. Without one, and with one that somebody else
 // could have written or that makes no sense (which is logged), nothing is set: the agent is closed.
 void settings_load(struct agent *a);
+// What the file has, owned by the caller; NULL without memory. Call it with the lock held.
+json_t *settings_json(const struct agent *a);
+int settings_take(struct agent *a, json_t *j, struct err *e); // as settings_parse
 // What the file's text sets, in an agent that has only its environment; nothing on an error.
 int settings_parse(struct agent *a, const char *text, size_t len, struct err *e);
