@@ -99,6 +99,8 @@ static const struct wire_field sandbox_fields[] = {
 		.message = &phase},
 	TEXT(host_sandbox, dns, "dns"),
 	TEXT(host_sandbox, agent, "agent"),
+	U64(host_sandbox, memory_written_bytes, "memoryWrittenBytes"),
+	U64(host_sandbox, memory_kept_bytes, "memoryKeptBytes"),
 };
 MESSAGE(sandbox, "Sandbox", host_sandbox, sandbox_fields);
 

@@ -131,6 +131,9 @@ struct host_sandbox {
 	uint64_t disk_bytes;			   // blocks in use
 	struct host_phase phases[HOST_MAX_PHASES]; // of the last operation
 	unsigned n_phases;
+	// Of the last operation, where it was a pause, fork or snapshot of what runs; not kept over
+	// a restart: what the VMM wrote of memory, and what of that had changed and is data.
+	uint64_t memory_written_bytes, memory_kept_bytes;
 };
 
 struct host_event {

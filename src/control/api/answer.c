@@ -42,8 +42,12 @@ static json_t *children(const struct task *t)
 static json_t *made_snapshot(const struct task *t)
 {
 	static const struct host_sandbox none;
+	const struct host_sandbox *s = t->has_info ? &t->info : &none;
 	json_t *j = answer_snapshot(&t->template);
-	json_object_set_new(j, "phases", render_phases(t->has_info ? &t->info : &none));
+	json_object_set_new(j, "phases", render_phases(s));
+	json_object_set_new(
+		j, "memory_written_bytes", json_integer((json_int_t)s->memory_written_bytes));
+	json_object_set_new(j, "memory_kept_bytes", json_integer((json_int_t)s->memory_kept_bytes));
 	return j;
 }
 

@@ -93,6 +93,8 @@ json_t *render_sandbox(const struct sandbox_row *row, const struct host_sandbox 
 	r |= put(j, "url", render_text(url));
 	r |= put(j, "envd_token", json_string(row->token));
 	r |= put(j, "phases", render_phases(s));
+	r |= put(j, "memory_written_bytes", json_integer((json_int_t)s->memory_written_bytes));
+	r |= put(j, "memory_kept_bytes", json_integer((json_int_t)s->memory_kept_bytes));
 	if (r == 0)
 		return j;
 	json_decref(j);

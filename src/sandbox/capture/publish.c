@@ -29,6 +29,7 @@ int capture_ingest(struct host *h, struct sandbox *s, struct capture *c, int dir
 {
 	_cleanup_(header_freep) struct header *parent = NULL;
 	struct layer_stats stats;
+	struct host_sandbox *i = &s->info;
 	_cleanup_close_ int layers =
 		openat(h->data_fd, "layers", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (layers < 0)
@@ -47,7 +48,15 @@ int capture_ingest(struct host *h, struct sandbox *s, struct capture *c, int dir
 	if (rc == 0)
 		rc = layer_ingest_from(h->data_fd, c->stage.mem, source, layers, c->layer, parent,
 			c->image, &c->header, &stats, e);
-	return rc;
+	if (rc < 0)
+		return rc;
+	i->memory_written_bytes = stats.data_bytes + stats.zero_bytes + stats.same_bytes;
+	i->memory_kept_bytes = stats.data_bytes;
+	pthread_mutex_lock(&h->lock);
+	h->memory_written += i->memory_written_bytes;
+	h->memory_kept += i->memory_kept_bytes;
+	pthread_mutex_unlock(&h->lock);
+	return 0;
 }
 
 static void fill_info(const struct host *h, const struct sandbox *s, const struct capture *c,

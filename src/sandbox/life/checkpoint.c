@@ -44,8 +44,11 @@ int checkpoint_steps(struct operation *o, struct err *e)
 		return rc;
 	o->next = *o->s;
 	o->change.add = &c->row;
-	o->data = json_pack(
-		"{s:I}", "stopped_us", (json_int_t)((c->went_on_ns - c->stopped_ns) / 1000));
+	const struct host_sandbox *i = &o->next.info;
+	o->data = json_pack("{s:I, s:I, s:I}", "stopped_us",
+		(json_int_t)((c->went_on_ns - c->stopped_ns) / 1000), "memory_written_bytes",
+		(json_int_t)i->memory_written_bytes, "memory_kept_bytes",
+		(json_int_t)i->memory_kept_bytes);
 	return 0;
 }
 

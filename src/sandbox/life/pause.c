@@ -65,8 +65,10 @@ static int steps(struct operation *o, struct err *e)
 	o->change.sets_time = true;
 	o->change.add = &c->row;
 	o->event = "paused";
-	o->data = json_pack("{s:I, s:I}", "memory_bytes", (json_int_t)c->row.info.memory_bytes,
-		"generation", (json_int_t)i->generation);
+	o->data = json_pack("{s:I, s:I, s:I, s:I}", "memory_bytes",
+		(json_int_t)c->row.info.memory_bytes, "generation", (json_int_t)i->generation,
+		"memory_written_bytes", (json_int_t)i->memory_written_bytes, "memory_kept_bytes",
+		(json_int_t)i->memory_kept_bytes);
 	return 0;
 }
 

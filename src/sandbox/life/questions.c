@@ -172,7 +172,8 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 		freeing += s->freeing;
 	uint64_t creates = h->creates, failures = h->create_failures, destroys = h->destroys,
 		 ends = h->guest_ends, oom_kills = h->oom_kills, pauses = h->pauses,
-		 resumes = h->resumes, forks = h->forks;
+		 resumes = h->resumes, forks = h->forks, written = h->memory_written,
+		 kept = h->memory_kept;
 	const struct pager_figures pager = h->pager;
 	pthread_mutex_unlock(&h->lock);
 	strbuf_addf(out,
@@ -220,8 +221,12 @@ int host_metrics(struct host *h, struct strbuf *out, struct err *e)
 	strbuf_addf(out,
 		"# TYPE stasis_host_pauses_total counter\nstasis_host_pauses_total %lu\n"
 		"# TYPE stasis_host_resumes_total counter\nstasis_host_resumes_total %lu\n"
-		"# TYPE stasis_host_forks_total counter\nstasis_host_forks_total %lu\n",
-		pauses, resumes, forks);
+		"# TYPE stasis_host_forks_total counter\nstasis_host_forks_total %lu\n"
+		"# TYPE stasis_host_memory_written_bytes_total counter\n"
+		"stasis_host_memory_written_bytes_total %lu\n"
+		"# TYPE stasis_host_memory_kept_bytes_total counter\n"
+		"stasis_host_memory_kept_bytes_total %lu\n",
+		pauses, resumes, forks, written, kept);
 	// Pagers tell their figures a while after the start of their sandbox and at its pause.
 	harvest_metrics(&pager, out);
 	return strbuf_check(out);

@@ -86,6 +86,7 @@ int sandbox_claim(struct host *h, const char *op_id, const char *id, const char 
 	s->operation = operation;
 	snprintf(s->op_id, sizeof s->op_id, "%s", op_id);
 	s->info.n_phases = 0;
+	s->info.memory_written_bytes = s->info.memory_kept_bytes = 0;
 	*ret_s = s;
 	return 0;
 }

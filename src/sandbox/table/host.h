@@ -164,5 +164,6 @@ struct host {
 	_Atomic bool freeze_due; // a base image lost its frozen machine
 	struct noted *noted;	 // snapshots to look at
 	uint64_t pauses, resumes, forks;
+	uint64_t memory_written, memory_kept; // bytes, of all captures so far
 	struct pager_figures pager; // of all pagers so far
 };

@@ -68,6 +68,8 @@ static void test_pause_and_resume(void **state)
 	assert_int_equal(number(j, "generation"), 2);
 	assert_string_equal(
 		text(json_array_get(json_object_get(j, "phases"), 1), "name"), "memory");
+	assert_int_equal(number(j, "memory_written_bytes"), 40960);
+	assert_int_equal(number(j, "memory_kept_bytes"), 8192);
 	refused(f, "POST", path, NULL, 409, "is paused already");
 	refused(f, "POST", path_of(id, "/exec", path), "{\"cmd\":\"true\"}", 409,
 		"resume it first");
@@ -193,6 +195,8 @@ static void test_snapshots(void **state)
 	assert_true(model_has_snapshot(&f->model, text(j, "snapshot_id")));
 	assert_int_equal(sql(f, open_ops), 0);
 	json_object_del(j, "phases");
+	assert_int_equal(json_object_del(j, "memory_written_bytes"), 0);
+	assert_int_equal(json_object_del(j, "memory_kept_bytes"), 0);
 	_cleanup_json_ json_t *got = call(f, "GET", "/v1/snapshots/warm-1.0", NULL, 200);
 	assert_true(json_equal(got, j));
 	_cleanup_json_ json_t *fits = call(f, "GET", "/v1/snapshots/warm-1.0/check", NULL, 200);

@@ -371,7 +371,9 @@ void fake_init(struct fake *f)
 		.detail = "a \"quoted\"\n\xc3\xa9 text",
 		.disk_bytes = 123456789012ull,
 		.phases = {{"slot", 12}, {"boot", 3400}},
-		.n_phases = 2};
+		.n_phases = 2,
+		.memory_written_bytes = 1ull << 40,
+		.memory_kept_bytes = 8192};
 	f->snapshot_answer = (struct host_snapshot){.id = "22222222-2222-4222-8222-222222222222",
 		.kind = "template",
 		.sandbox = "ibox",

@@ -212,11 +212,12 @@ static int write_memory(struct vmm *v, struct machine *m, const char *path, bool
 		return -EIO;
 	for (unsigned p = 0; p < PLAYED_PAGES; p++) {
 		// Of a hole only that it was written has to be told.
-		if (!m->dirty[p] && (diff || page_next_data(in, p) != p))
+		bool holds = page_next_data(in, p) == p;
+		if (!m->dirty[p] && (!holds || (diff && !world.superset)))
 			continue;
 		if (pread(in, bytes, sizeof bytes, (off_t)p * PLAYED_PAGE) != sizeof bytes)
 			return -EIO;
-		if (diff ? !m->dirty[p] : layer_block_is_zero(bytes))
+		if (!diff && layer_block_is_zero(bytes))
 			continue;
 		if (pwrite(out, bytes, sizeof bytes, (off_t)p * PLAYED_PAGE) != sizeof bytes)
 			return -EIO;
