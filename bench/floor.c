@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// floor JOB: what a restore costs with nothing of ours around it. The same QEMU with the same
-// arguments, the same memory hook and backend, a disk cloned by FICLONE, the load of the device
-// state, POST /init and /bin/true, straight to the agent. No jail, journal, database, edge, server.
-// Prints the nanoseconds from the clone to the end of /bin/true, the KiB of private memory of its
-// QEMU, and how many of the nanoseconds went by until the guest ran, until it was connected to, to
-// the end of /init, to that of /bin/true. Runs in a network namespace that
-// holds tap0 (bench/restore.py makes it).
+// floor JOB: what a restore costs with nothing of ours around it. The same VMM (Firecracker, or
+// QEMU with the same arguments and memory hook) and backend, a disk cloned by FICLONE, the load of
+// the device state, POST /init and /bin/true, straight to the agent. No jail, journal, database,
+// edge, server. Prints the nanoseconds from the clone to the end of /bin/true, the process ids of
+// the VMM and of the pager (0: none), and how many of the nanoseconds went by until the guest ran,
+// until it was connected to, to the end of /init, to that of /bin/true. Then it waits: a line on
+// standard input makes it run the job's work in the guest and print a line after it; the end of
+// standard input ends all. Runs in a network namespace that holds tap0 (bench/floors.py makes it).
 //
-// JOB is a file of lines "key=value": qemu (its arguments, separated by 0x1f), hook, state (file),
-// offset (of QEMU's stream in it), memory (file; or empty), pager (arguments, same), socket (the
-// pager's), size (bytes of memory), disk (to clone), rootfs (the clone), init (body of /init),
-// token (that the guest knows), newtoken.
+// JOB is a file of lines "key=value": disk (to clone), rootfs (the clone), memory (file; or empty),
+// pager (arguments, separated by 0x1f), socket (the pager's), token (that the guest knows),
+// newtoken, work (a shell command, may be missing); for QEMU qemu (its arguments, separated in the
+// same way), hook, state (file), offset (of QEMU's stream in it), size (bytes of memory); for
+// Firecracker firecracker (program) and root: see floor_firecracker.c.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +21,7 @@
 #include <linux/if_tun.h>
 #include <netinet/tcp.h>
 #include <signal.h>
-#include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,9 +34,13 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "floor.h"
 
 static char *job[64][2];
 static int n_job;
+
+// A dead man's switch, seconds.
+#define LIMIT_S 120
 
 static const char *stage = "start";
 
@@ -48,24 +54,32 @@ static void too_late(int sig)
 	_exit(1);
 }
 
-static void die(const char *what)
+_Noreturn void die(const char *what)
 {
 	perror(what);
 	exit(1);
 }
 
-static uint64_t now(void)
+uint64_t now(void)
 {
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static char *get(const char *key)
+static char *job_find(const char *key)
 {
 	for (int i = 0; i < n_job; i++)
 		if (strcmp(job[i][0], key) == 0)
 			return job[i][1];
+	return NULL;
+}
+
+char *job_get(const char *key)
+{
+	char *value = job_find(key);
+	if (value)
+		return value;
 	fprintf(stderr, "floor: the job has no %s\n", key);
 	exit(1);
 }
@@ -92,8 +106,8 @@ static void read_job(const char *path)
 
 static void clone_disk(void)
 {
-	int in = open(get("disk"), O_RDONLY | O_CLOEXEC);
-	int out = open(get("rootfs"), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	int in = open(job_get("disk"), O_RDONLY | O_CLOEXEC);
+	int out = open(job_get("rootfs"), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (in < 0 || out < 0 || ioctl(out, FICLONE, in) < 0)
 		die("clone of the disk");
 	close(in);
@@ -118,23 +132,24 @@ static char **split(char *text)
 	return v;
 }
 
-// fds[i] becomes descriptor 3 + i where it is not negative.
-static pid_t start(char **argv, char *const *env, const int *fds, int n)
+pid_t start(const char *root, char **argv, char *const *env, const int *fds, int n)
 {
 	pid_t pid = fork();
 	if (pid)
 		return pid;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	int null = open("/dev/null", O_RDWR);
 	int high[16];
 	for (int i = 0; i < n; i++)
 		high[i] = fds[i] < 0 ? -1 : fcntl(fds[i], F_DUPFD, 40);
 	for (int i = 0; i < n; i++)
 		if (high[i] >= 0)
 			dup2(high[i], 3 + i);
-	int null = open("/dev/null", O_RDWR);
 	dup2(null, 0);
 	dup2(null, 1);
 	close_range(3 + (unsigned)n, ~0u, 0);
+	if (root && (chroot(root) < 0 || chdir("/") < 0))
+		_exit(127);
 	execve(argv[0], argv, env);
 	_exit(127);
 }
@@ -162,6 +177,20 @@ static void command(int fd, const char *text, const char *until)
 		}
 		len += (size_t)n;
 	}
+}
+
+int connect_unix(const char *path)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	uint64_t begin = now();
+	snprintf(sa.sun_path, sizeof sa.sun_path, "%s", path);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	while (connect(fd, (struct sockaddr *)&sa, sizeof sa) < 0)
+		if (now() - begin > LIMIT_S * 1000000000ull)
+			die(path);
+		else
+			usleep(200);
+	return fd;
 }
 
 static int connect_guest(void)
@@ -211,86 +240,49 @@ static void init_guest(int fd)
 		"{\"accessToken\":\"%s\",\"resumed\":true,\"hostname\":\"floor\","
 		"\"timestamp\":\"%s.%03ldZ\",\"entropy\":\"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5"
 		"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDEyMw==\"}",
-		get("newtoken"), stamp, t.tv_nsec / 1000000);
-	request(fd, "/init", "application/json", get("token"), body, (size_t)n, "HTTP/1.1 204");
+		job_get("newtoken"), stamp, t.tv_nsec / 1000000);
+	request(fd, "/init", "application/json", job_get("token"), body, (size_t)n, "HTTP/1.1 204");
 }
 
-static void run_true(int fd)
+// The body of /process.Process/Start; shorter than 256 bytes.
+static void run(int fd, const char *json)
 {
-	static const char json[] = "{\"process\":{\"cmd\":\"/bin/true\",\"args\":[]}}";
-	char frame[128] = {0, 0, 0, 0, sizeof json - 1};
-	memcpy(frame + 5, json, sizeof json - 1);
-	request(fd, "/process.Process/Start", "application/connect+json", get("newtoken"), frame,
-		5 + sizeof json - 1, "\"end\"");
+	char frame[5 + 256] = {0, 0, 0, 0, (char)strlen(json)};
+	size_t len = strlen(json);
+	if (len > 255)
+		die("work");
+	memcpy(frame + 5, json, len);
+	request(fd, "/process.Process/Start", "application/connect+json", job_get("newtoken"),
+		frame, 5 + len, "\"end\"");
 }
 
-// In KiB.
-static long private_dirty(pid_t pid)
+pid_t qemu_load(void)
 {
-	char path[64], line[256];
-	long kib = -1;
-	snprintf(path, sizeof path, "/proc/%d/smaps_rollup", (int)pid);
-	FILE *f = fopen(path, "re");
-	while (f && fgets(line, sizeof line, f))
-		if (sscanf(line, "Private_Dirty: %ld", &kib) == 1)
-			break;
-	if (f)
-		fclose(f);
-	return kib;
-}
-
-int main(int argc, char **argv)
-{
-	char hook[160], preload[512], report[256];
+	char hook[160], preload[512];
 	int qmp[2], rep[2], control[2];
-	if (argc != 2)
-		return 2;
-	read_job(argv[1]);
-	signal(SIGPIPE, SIG_IGN);
-	signal(SIGALRM, too_late);
-	alarm(20);
-	char *memory = get("memory");
-	uint64_t begin = now();
-	clone_disk();
-	pid_t pager = 0;
-	int backend = -1;
-	if (!*memory) {
-		char **pv = split(get("pager"));
-		unlink(get("socket"));
-		pager = start(pv, (char *const[]){NULL}, NULL, 0);
-	}
-	int tap = open_tap(), state = open(get("state"), O_RDONLY | O_CLOEXEC);
-	if (state < 0 || lseek(state, atoll(get("offset")), SEEK_SET) < 0)
+	char *memory = job_get("memory");
+	int tap = open_tap(), state = open(job_get("state"), O_RDONLY | O_CLOEXEC);
+	if (state < 0 || lseek(state, atoll(job_get("offset")), SEEK_SET) < 0)
 		die("state");
-	if (*memory) {
-		backend = open(memory, O_RDONLY | O_CLOEXEC);
-	} else {
-		struct sockaddr_un sa = {.sun_family = AF_UNIX};
-		snprintf(sa.sun_path, sizeof sa.sun_path, "%s", get("socket"));
-		backend = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-		while (connect(backend, (struct sockaddr *)&sa, sizeof sa) < 0)
-			if (now() - begin > 5000000000u)
-				die("pager");
-			else
-				usleep(200);
-	}
+	int backend =
+		*memory ? open(memory, O_RDONLY | O_CLOEXEC) : connect_unix(job_get("socket"));
 	if (backend < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, qmp) < 0 ||
 		socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) < 0 ||
 		pipe2(rep, O_CLOEXEC) < 0)
 		die("channels");
 	// Numbers as in src/fcqemu/qemu.c: 3 QMP, 4 report, 5 control, 6 removed, 7 backend, 8
 	// state, 10 tap.
-	uint64_t size = strtoull(get("size"), NULL, 10);
+	uint64_t size = strtoull(job_get("size"), NULL, 10);
 	int removed = memfd_create("removed", MFD_CLOEXEC);
 	if (removed < 0 || ftruncate(removed, (off_t)((size / 4096 + 63) / 64 * 8)) < 0)
 		die("memfd");
 	snprintf(hook, sizeof hook, "STASIS_RAMHOOK=%s:%llu:4:6:7:5", *memory ? "file" : "uffd",
 		(unsigned long long)size);
-	snprintf(preload, sizeof preload, "LD_PRELOAD=%s", get("hook"));
+	snprintf(preload, sizeof preload, "LD_PRELOAD=%s", job_get("hook"));
 	char *const env[] = {preload, hook, "LC_ALL=C", NULL};
 	const int fds[] = {qmp[1], rep[1], control[1], removed, backend, state, -1, tap};
-	char **qv = split(get("qemu"));
-	pid_t qemu = start(qv, env, fds, 8);
+	char **qv = split(job_get("qemu"));
+	pid_t qemu = start(NULL, qv, env, fds, 8);
 	close(qmp[1]);
 	stage = "the greeting";
 	command(qmp[0], NULL, "QMP");
@@ -310,7 +302,44 @@ int main(int argc, char **argv)
 		usleep(500);
 	}
 	command(qmp[0], "{\"execute\":\"cont\"}\n", "return");
-	uint64_t at[5] = {begin, now()};
+	return qemu;
+}
+
+// A line of standard input: false at its end.
+static bool told(void)
+{
+	char c = '\0';
+	while (c != '\n')
+		if (read(STDIN_FILENO, &c, 1) != 1)
+			return false;
+	return true;
+}
+
+static pid_t start_pager(void)
+{
+	if (*job_get("memory"))
+		return 0;
+	unlink(job_get("socket"));
+	return start(NULL, split(job_get("pager")), (char *const[]){NULL}, NULL, 0);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc != 2)
+		return 2;
+	read_job(argv[1]);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGALRM, too_late);
+	alarm(LIMIT_S);
+	bool firecracker = job_find("firecracker");
+	if (firecracker)
+		firecracker_prepare();
+	uint64_t at[5] = {now()};
+	clone_disk();
+	stage = "the load";
+	pid_t pager = start_pager();
+	pid_t vmm = firecracker ? firecracker_load() : qemu_load();
+	at[1] = now();
 	stage = "the connection to the guest";
 	int guest = connect_guest();
 	at[2] = now();
@@ -318,16 +347,24 @@ int main(int argc, char **argv)
 	init_guest(guest);
 	at[3] = now();
 	stage = "/bin/true";
-	run_true(guest);
+	run(guest, "{\"process\":{\"cmd\":\"/bin/true\",\"args\":[]}}");
 	at[4] = now();
-	printf("%llu %ld", (unsigned long long)(at[4] - begin), private_dirty(qemu));
+	alarm(0);
+	printf("%llu %d %d", (unsigned long long)(at[4] - at[0]), (int)vmm, (int)pager);
 	for (int i = 1; i < 5; i++)
 		printf(" %llu", (unsigned long long)(at[i] - at[i - 1]));
-	putchar('\n');
-	if (read(rep[0], report, 1) < 0)
-		die("report");
-	kill(qemu, SIGKILL);
-	waitpid(qemu, NULL, 0);
+	puts("");
+	fflush(stdout);
+	stage = "the work";
+	while (told()) {
+		alarm(LIMIT_S);
+		run(guest, job_get("work"));
+		alarm(0);
+		puts("done");
+		fflush(stdout);
+	}
+	kill(vmm, SIGKILL);
+	waitpid(vmm, NULL, 0);
 	if (pager) {
 		kill(pager, SIGKILL);
 		waitpid(pager, NULL, 0);

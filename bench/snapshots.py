@@ -1,29 +1,32 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of freezing and thawing on a real guest, each beside its floor in the same run.
+"""Figures of freezing and thawing on a real guest, each beside its floor in the same run. On KVM:
+make lab CMD="bench/snapshots.py ..."; with FIRECRACKER=PATH the guests, and the floors, are in it.
 
-    bench/snapshots.py restore [N]      create and resume to the end of /bin/true, against bench/floor.c
+    bench/snapshots.py restore [N [HANDLER]]  create and resume to the end of /bin/true, against
+                                        bench/floor.c
     bench/snapshots.py pause [N]        pause with 64 MiB dirty of 1 GiB; second pause after 1 MiB
+    bench/snapshots.py written [N]      what a pause after 16 MiB writes, against the pages that differ
     bench/snapshots.py fork [N]         stop of the source of a fork, 16 MiB dirty of 1 GiB
     bench/snapshots.py generations [N]  resume after 30 generations against after 1
     bench/snapshots.py prefetch [N]     faults until a resume answers, with a recorded working set and without
-    bench/snapshots.py children [N]     memory of children at once, against bare QEMUs on the same file
+    bench/snapshots.py children [N]     memory of N children at once, against N bare VMMs on the same file
+    bench/snapshots.py faults [N [HANDLER]]  CPU of the pager for each page that a guest waits for
+
+HANDLER: another program that serves page faults for Firecracker, with its arguments SOCKET MEMORY:
+the example on_demand_handler of Firecracker's source. Without it the floor of a resume is served by
+our own pager. In the lab it is found where it is in build/, which the lab has.
 """
 import json
 import os
 import re
 import signal
-import sqlite3
-import struct
-import subprocess
 import sys
+import threading
 import time
 
-import common
 from common import lib, line, median
-
-TRUE = {"args": ["/bin/true"]}
-FLOOR = os.path.join(lib.BUILD, "bench-floor")
+from floors import BLOCK, Box, cpu_ns, memory_of, pages_of, processes_of, program_of, slot_uid
 
 
 def phases(row):
@@ -32,95 +35,6 @@ def phases(row):
 
 def ms(since):
     return (time.monotonic() - since) * 1000
-
-
-class Box:
-    """A server, and what the floor needs of it."""
-
-    def __init__(self):
-        self.w = lib.World("bench", "12G")
-        self.w.build_image()
-        self.w.start()
-        self.net = None
-
-    def close(self):
-        if self.net:
-            self.net.close()
-        self.w.close()
-
-    def rows(self, sql, *args):
-        db = sqlite3.connect(os.path.join(self.w.data, "host.db"))
-        try:
-            return db.execute(sql, args).fetchall()
-        finally:
-            db.close()
-
-    def exec_true(self, s):
-        a = self.w.api("POST", f"/v1/sandboxes/{s.id}/exec", TRUE)
-        assert a.status == 200 and a.json()["exit_code"] == 0, a.body
-
-    def qemu_of(self, s):
-        """Arguments of a loaded sandbox's QEMU."""
-        with open(os.path.join(self.w.run, s.id, "state.json")) as f:
-            vmm = str(json.load(f)["vmm_pid"])
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                if os.path.basename(os.readlink(f"/proc/{pid}/exe")) != "qemu-system-x86_64":
-                    continue
-                with open(f"/proc/{pid}/status") as f:
-                    parent = [x.split()[1] for x in f if x.startswith("PPid:")][0]
-                if parent != vmm:
-                    continue
-                with open(f"/proc/{pid}/cmdline") as f:
-                    return f.read().rstrip("\0").split("\0")
-            except OSError:
-                continue
-        raise RuntimeError("no QEMU of " + s.id)
-
-    def job(self, qemu, snapshot, token, uffd):
-        w = self.w
-        here = os.path.join(w.data, "floor")
-        os.makedirs(here, exist_ok=True)
-        where = os.path.join(w.data, "snapshots", snapshot)
-        with open(os.path.join(where, "vmstate"), "rb") as f:
-            length = struct.unpack_from("<I", f.read(16), 12)[0]
-        with open(os.path.join(where, "memory.hdr"), "rb") as f:
-            header = f.read()
-        layers = [n for n in os.listdir(os.path.join(w.data, "layers")) if "." not in n and
-                  bytes.fromhex(n.replace("-", "")) in header]
-        rootfs = os.path.join(here, "rootfs.img")
-        memory = int(qemu[qemu.index("-m") + 1].rstrip("M")) << 20
-        socket = os.path.join(w.dir, "floor.sock")
-        pager = [os.path.join(lib.BUILD, "stasis-pager"), "--socket", socket, "--header",
-                 os.path.join(where, "memory.hdr"), "--layers", os.path.join(w.data, "layers")]
-        if os.path.exists(os.path.join(where, "working_set")):
-            pager += ["--working-set", os.path.join(where, "working_set")]
-        values = {
-            "qemu": "\x1f".join(a.replace("/rootfs.img", rootfs) for a in qemu),
-            "hook": os.path.join(lib.BUILD, "ramhook.so"),
-            "state": os.path.join(where, "vmstate"), "offset": 40 + length,
-            "memory": "" if uffd else os.path.join(w.data, "layers", layers[0]),
-            "pager": "\x1f".join(pager), "socket": socket, "size": memory,
-            "disk": os.path.join(where, "disk.img"), "rootfs": rootfs,
-            "token": token, "newtoken": "floor-" + "0" * 40,
-        }
-        path = os.path.join(here, "job")
-        with open(path, "w") as f:
-            f.writelines(f"{k}={v}\n" for k, v in values.items())
-        return path
-
-    def floor(self, job):
-        if not self.net:
-            self.net = common.Namespace()
-            # The gateway that a guest knows has the same address in every slot.
-            subprocess.run(["ip", "-n", self.net.name, "link", "set", "tap0", "address",
-                            "06:00:a9:fe:00:16"], check=True)
-        with self.net:
-            out = subprocess.run([FLOOR, job], stdout=subprocess.PIPE, check=True).stdout
-        ns, kib, *steps = map(int, out.split())
-        self.floor_mib = kib / 1024  # private memory of its QEMU, at the end
-        self.floor_phases = dict(zip(("load", "connect", "init", "true"), (x / 1e6 for x in steps)))
-        return ns / 1e6
 
 
 def verdict(name, ours, floors):
@@ -144,57 +58,82 @@ class Parts:
         return "  ".join(f"{k} {median([r[k] for r in self.runs]):.1f}" for k in self.runs[0])
 
 
-def restore(box, n):
-    w = box.w
-    s = w.create()
-    qemu = box.qemu_of(s)
-    frozen, token = box.rows("SELECT id, token FROM snapshots WHERE kind = 'frozen'")[0]
+def bare(box, job):
+    """Milliseconds, phases."""
+    floor = box.floor(job)
+    floor.close()
+    return floor.ms, floor.phases
+
+
+def timed(box, call, s=None):
+    """(what the call gave, its milliseconds, those to the end of /bin/true in s or what it gave)"""
+    begin = time.monotonic()
+    given = call()
+    called = ms(begin)
+    box.exec_true(s or given)
+    return given, called, ms(begin)
+
+
+def create_true(box, n):
+    s = box.w.create()
+    vmm = box.vmm_of(s)
     s.delete()
-    job = box.job(qemu, frozen, token, False)
     ours, floors, parts, floor_parts = [], [], Parts(), Parts()
     for i in range(n + 1):
-        begin = time.monotonic()
-        s = w.create()
-        called = ms(begin)
-        box.exec_true(s)
-        took = ms(begin)
+        s, called, took = timed(box, box.w.create)
         s.delete()
-        bare = box.floor(job)
+        least, steps = bare(box, box.job(vmm, *box.frozen()))
         if i:
             ours.append(took)
-            floors.append(bare)
+            floors.append(least)
             parts.add(s.row, called, took - called)
-            floor_parts.runs.append(box.floor_phases)
+            floor_parts.runs.append(steps)
     line("create, to the end of /bin/true", ours)
     line("floor, file, warm cache", floors)
     verdict("create", ours, floors)
     print("   medians of the phases:", parts)
     print("   of the floor's:", floor_parts)
-    s = w.create()
+
+
+def flat(box, snapshot):
+    """Its memory as one file, beside the layers."""
+    path = os.path.join(box.w.data, "flat")
+    memory = box.memory_of_snapshot(snapshot)
+    memory.flat(path)
+    memory.close()
+    return path
+
+
+def resume_true(box, n, handler):
+    s = box.w.create()
     s.pause()
-    qemu = None
-    ours, floors, parts = [], [], Parts()
+    ours, floors, parts, floor_parts, vmm = [], [], Parts(), Parts(), None
     for i in range(n + 1):
-        begin = time.monotonic()
-        row = s.resume()
-        called = ms(begin)
-        box.exec_true(s)
-        took = ms(begin)
-        qemu = qemu or box.qemu_of(s)
+        row, called, took = timed(box, s.resume, s)
+        vmm = vmm or box.vmm_of(s)
         s.pause()
-        snapshot, token = box.rows(
-            "SELECT id, token FROM snapshots WHERE kind = 'pause' AND sandbox = ? "
-            "ORDER BY created_ns DESC", s.id)[0]
-        bare = box.floor(box.job(qemu, snapshot, token, True))
+        snapshot, token = box.paused(s)
+        if handler:
+            job = box.job(vmm, snapshot, token, [handler], after=[flat(box, snapshot)])
+        else:
+            job = box.job(vmm, snapshot, token, box.pager(snapshot))
+        least, steps = bare(box, job)
         if i:
             ours.append(took)
-            floors.append(bare)
+            floors.append(least)
             parts.add(row, called, took - called)
+            floor_parts.runs.append(steps)
     line("resume, to the end of /bin/true", ours)
     line("floor, uffd, warm cache", floors)
     verdict("resume", ours, floors)
     print("   medians of the phases:", row["backend"], parts)
+    print("   of the floor's:", floor_parts)
     s.delete()
+
+
+def restore(box, n, handler):
+    create_true(box, n)
+    resume_true(box, n, handler)
 
 
 TOUCH = ("import mmap,sys\nm=mmap.mmap(-1,{n}<<20)\nb=b'%d'*2048\n"
@@ -259,7 +198,7 @@ def new_bytes(box, before):
     return layer_bytes(box, added - merged), layer_bytes(box, added & merged)
 
 
-def pause(box, n):
+def pause(box, n, _):
     # The floor is taken twice: before the pause, in the same state of the machine's memory, and after
     # it, when the memory that QEMU had is free for it.
     ours, floors, after, again, grown, merged = [], [], [], [], [], []
@@ -306,7 +245,7 @@ def pause(box, n):
     print("   phases of the last:", phases(second))
 
 
-def fork(box, n):
+def fork(box, n, _):
     stops = []
     s = box.w.create(memory_mb=1024)
     for i in range(n + 1):
@@ -325,7 +264,7 @@ def fork(box, n):
     print("   (reach: at most 50 ms)  phases of the last:", data["phases"])
 
 
-def generations(box, n):
+def generations(box, n, _):
     w = box.w
     a, b = w.create(), w.create()
     a.pause()
@@ -354,41 +293,17 @@ def generations(box, n):
     print(f"generations: {ratio:.2f} (median of the pairs; reach: at most 1.10)")
 
 
-def private_dirty(pid):
-    """MiB of this process that no other one shares and that no file holds."""
-    with open(f"/proc/{pid}/smaps_rollup") as f:
-        return sum(int(x.split()[1]) for x in f if x.startswith("Private_Dirty:")) / 1024
-
-
-def parent(pid):
-    with open(f"/proc/{pid}/status") as f:
-        return [x.split()[1] for x in f if x.startswith("PPid:")][0]
-
-
-def qemus():
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "qemu-system-x86_64":
-                found.append(pid)
-        except OSError:
-            continue
-    return found
-
-
 def figures_of_pager(box, s):
-    """It writes them when it is told to. Its uid is the slot's (HOST_UID_BASE)."""
+    """It writes them when it is told to."""
     path = os.path.join(box.w.data, "sandboxes", s.id, "snap", "pager.json")
-    uid = 310000 + box.rows("SELECT slot FROM sandboxes WHERE id = ?", s.id)[0][0]
-    pid, = [p for p in filter(str.isdigit, os.listdir("/proc")) if os.stat(f"/proc/{p}").st_uid == uid
-            and open(f"/proc/{p}/comm").read() == "stasis-pager\n"]
-    os.kill(int(pid), signal.SIGUSR1)
+    pid, = [p for p in processes_of(slot_uid(box.slot_of(s))) if program_of(p) == "stasis-pager"]
+    os.kill(pid, signal.SIGUSR1)
     lib.wait_until("the pager's figures", lambda: os.path.exists(path))
     with open(path) as f:
         return json.load(f)
 
 
-def prefetch(box, n):
+def prefetch(box, n, _):
     """A sandbox boots from memory that is not the image's own, so that a pager serves it. Its first
     resume has no record, the second one that of the first."""
     without, ahead, pages = [], [], []
@@ -408,43 +323,151 @@ def prefetch(box, n):
     print(f"prefetch: {100 * (1 - median(ahead) / median(without)):.0f} % fewer (reach: at least 80 %)")
 
 
-def children(box, n):
-    w = box.w
-    before = set(qemus())
-    boxes = [w.create() for _ in range(10)]
+def children(box, n, _):
+    """n of them at once, then n bare VMMs at once."""
+    boxes = [box.w.create() for _ in range(n)]
     for s in boxes:
         box.exec_true(s)
-    mine, vmms = [], []
-    for pid in set(qemus()) - before:
-        adapter = parent(pid)
-        mine.append(private_dirty(pid))
-        vmms.append(private_dirty(adapter) + private_dirty(parent(adapter)))
-    backend = boxes[0].row["backend"]
-    qemu = box.qemu_of(boxes[0])
-    frozen, token = box.rows("SELECT id, token FROM snapshots WHERE kind = 'frozen'")[0]
+    mine, parts = [], {}
+    for s in boxes:
+        pids = processes_of(slot_uid(box.slot_of(s)))
+        mine.append(memory_of(pids))
+        for pid in pids:
+            parts.setdefault(program_of(pid), []).append(memory_of([pid])[0])
+    backend, vmm = boxes[0].row["backend"], box.vmm_of(boxes[0])
     for s in boxes:
         s.delete()
-    job = box.job(qemu, frozen, token, False)
-    bare = []
-    for _ in range(10):
-        box.floor(job)
-        bare.append(box.floor_mib)
-    line("a child's QEMU, private", mine, "MiB")
-    line("   its fcqemu and shim", vmms, "MiB")
-    line("bare QEMU of the same file, private", bare, "MiB")
-    print(f"children ({backend}): {(median(mine) + median(vmms)) / median(bare):.2f} x the floor "
-          "(reach: at most 1.2)")
+    floors = []
+    try:
+        for i in range(n):
+            floors.append(box.floor(box.job(vmm, *box.frozen(), number=i), i))
+        least = [memory_of([f.vmm]) for f in floors]
+    finally:
+        for f in floors:
+            f.close()
+    for i, what in enumerate(("private", "PSS")):
+        line(f"a child, {what}", [m[i] for m in mine], "MiB")
+        line(f"   a bare one, {what}", [m[i] for m in least], "MiB")
+        ratio = sum(m[i] for m in mine) / sum(m[i] for m in least)
+        print(f"children ({n}, {backend}, {what}): {ratio:.2f} x the floor (reach: at most 1.2)")
+    for name, values in parts.items():
+        line(f"   private: {name}", values, "MiB")
+
+
+def faults(box, n, handler):
+    """CPU of a pager for each page that a guest waits for: MIB of a tmpfs are read after a resume by
+    a bare VMM whose pager is ours, ours without checksums, or another one."""
+    mib = 16
+    s = box.w.create()
+    s.sh(f"head -c {mib}M /dev/urandom > /dev/shm/a")
+    s.pause()
+    s.resume()
+    vmm = box.vmm_of(s)
+    s.pause()
+    snapshot, token = box.paused(s)
+    record = ["--record", os.path.join(box.w.data, "floor.record")]
+    pagers = {"ours": (box.pager(snapshot, prefetch=False), record),
+              "ours, no checksums": (box.pager(snapshot, "src/pager/bench-pager-nosums", False), record)}
+    if handler:
+        pagers["the example's"] = ([handler], [flat(box, snapshot)])
+    spent = {name: [] for name in pagers}
+    size = box.memory_of_snapshot(snapshot).header.size
+    for i in range(n + 1):
+        for name, (pager, after) in pagers.items():
+            floor = box.floor(box.job(vmm, snapshot, token, pager, after=after,
+                                      work="cat /dev/shm/a > /dev/null"))
+            cpu, pages = cpu_ns(floor.pager), pages_of(floor.vmm, size)
+            floor.work()
+            cpu, pages = cpu_ns(floor.pager) - cpu, pages_of(floor.vmm, size) - pages
+            floor.close()
+            if pages < mib << 20 // BLOCK:
+                raise RuntimeError(f"{pages} pages are no {mib} MiB")
+            if i:
+                spent[name].append(cpu / pages / 1000)
+    for name, values in spent.items():
+        line(f"CPU a fault, {name}", values, "µs")
+        if handler and values is not spent["the example's"]:
+            ratio = median([a / b for a, b in zip(values, spent["the example's"])])
+            print(f"faults, {name}: {ratio:.2f} x the example's (median of the pairs; reach: "
+                  f"at most {1.15 if name == 'ours' else 1.0})")
+    s.delete()
+
+
+class Written:
+    """What the processes of a sandbox write while this is open, as far as it was seen: they end."""
+
+    def __init__(self, box, s):
+        self.pids = processes_of(slot_uid(box.slot_of(s)))
+        self.ended = threading.Event()
+        self.before, self.last = self.look(), {}
+        self.thread = threading.Thread(target=self.watch)
+
+    def look(self):
+        seen = {}
+        for pid in self.pids:
+            try:
+                with open(f"/proc/{pid}/io") as f:
+                    seen[pid] = [int(x.split()[1]) for x in f if x.startswith("wchar:")][0]
+            except OSError:
+                pass
+        return seen
+
+    def watch(self):
+        while not self.ended.wait(0.01):
+            self.last.update(self.look())
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
+        self.mib = sum(self.last.get(p, b) - b for p, b in self.before.items()) / (1 << 20)
+
+
+def written(box, n, _):
+    """Of a pause after MIB were written, against the pages that differ from the snapshot before."""
+    by_vmm, kept, differ, ratios = [], [], [], []
+    s = box.w.create()
+    s.pause()
+    for i in range(n + 1):
+        s.resume()
+        s.sh("head -c 16M /dev/urandom > /dev/shm/a; sync")
+        parent = box.memory("sandboxes", s.id, "base.hdr")
+        before = layers(box)
+        with Written(box, s) as w:
+            s.pause()
+        size, _ = new_bytes(box, before)
+        child = box.memory_of_snapshot(box.paused(s)[0])
+        blocks = child.changed(parent)[1]
+        parent.close()
+        child.close()
+        if i:
+            by_vmm.append(w.mib)
+            kept.append(size / (1 << 20))
+            differ.append(blocks * BLOCK / (1 << 20))
+    line("pages that differ from the parent", differ, "MiB")
+    line("   written by the VMM", by_vmm, "MiB")
+    line("   kept: layer and sums", kept, "MiB")
+    for what, values in (("the VMM wrote", by_vmm), ("is kept", kept)):
+        print(f"written: {what} {median([a / b for a, b in zip(values, differ)]):.2f} x the pages "
+              "that differ (median of the pairs)")
+    s.delete()
+
+
+BENCHES = {"restore": restore, "pause": pause, "fork": fork, "generations": generations,
+           "prefetch": prefetch, "children": children, "faults": faults, "written": written}
 
 
 def main():
-    names = {"restore": restore, "pause": pause, "fork": fork, "generations": generations,
-             "prefetch": prefetch, "children": children}
     args = sys.argv[1:]
-    if not args or args[0] not in names:
+    if not args or args[0] not in BENCHES:
         sys.exit(__doc__)
     box = Box()
     try:
-        names[args[0]](box, int(args[1]) if len(args) > 1 else 10)
+        BENCHES[args[0]](box, int(args[1]) if len(args) > 1 else 10,
+                         args[2] if len(args) > 2 else None)
     finally:
         box.close()
 
