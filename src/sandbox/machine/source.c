@@ -18,17 +18,24 @@ void source_done(struct source *src)
 	src->host = NULL;
 }
 
+// What a disk alone is good for: its own sandbox boots from it, no other does.
+static int refuse_memory(const struct host_snapshot *s, const char *why, struct err *e)
+{
+	bool named = str_eq(s->kind, "template");
+	return err_set(e, ERR_UNAVAILABLE,
+		"the memory of snapshot %s cannot be loaded here: %s. Its disk is whole: 'stasis "
+		"resume %s--disk-only %s' boots anew from it%s",
+		s->id, why, named ? "--from NAME " : "", s->sandbox,
+		named ? "; new sandboxes need a snapshot that was taken here" : "");
+}
+
 static int choose_vmm(const struct host *h, struct source *src, struct err *e)
 {
 	char why[FIT_WHY_SIZE];
-	const struct snapshot_info *i = &src->info;
-	src->vmm = runtime_for(h, i);
-	if (fit_memory(src->vmm, i, why))
+	src->vmm = runtime_for(h, &src->info);
+	if (fit_memory(src->vmm, &src->info, why))
 		return 0;
-	return err_set(e, ERR_UNAVAILABLE,
-		"the memory of snapshot %s cannot be loaded here: %s. Its disk is whole: 'stasis "
-		"resume --disk-only' boots anew from it",
-		i->id, why);
+	return refuse_memory(&src->row.info, why, e);
 }
 
 int source_open(struct host *h, const char *id, bool disk_only, struct source *ret, struct err *e)

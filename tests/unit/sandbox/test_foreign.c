@@ -162,8 +162,15 @@ static void paused_with_the_other(const void *arg)
 		"one that is not there: %s", why.text);
 	atomic_store(&world.stage->n_hits, 0);
 	check_refused(play_resume(h, p, 0, -1, false, NULL, &why), &why, "kvm", "resume");
+	char remedy[128];
+	snprintf(remedy, sizeof remedy, "'stasis resume --disk-only %s'", p->box[0].id);
+	check(strstr(why.text, remedy), "of what is paused: %s", why.text);
 	check_refused(play_resume(h, p, 0, 0, false, NULL, &why), &why, "kvm", "roll-back");
+	snprintf(remedy, sizeof remedy, "'stasis resume --from NAME --disk-only %s'", p->box[0].id);
+	check(strstr(why.text, remedy), "of one's own snapshot: %s", why.text);
 	check_refused(play_create(h, p, 2, 0, false, NULL, &why), &why, "kvm", "create");
+	check(strstr(why.text, "new sandboxes need a snapshot that was taken here"),
+		"of a template: %s", why.text);
 	play_check(h, p, "after refusals");
 	OK(play_resume(h, p, 0, -1, true, NULL, &e));
 	then_resumed(p, 0, -1, true);
