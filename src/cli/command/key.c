@@ -3,6 +3,7 @@
 #include "base/str.h"
 #include "base/json.h"
 #include "cli/base/api.h"
+#include "cli/base/each.h"
 #include "cli/command/all.h"
 #include "cli/command/list.h"
 
@@ -56,16 +57,18 @@ int cmd_key_ls(struct cli *c, struct err *e)
 	return rc != 0 ? rc : list_print(c, &how, &listed, answer, e);
 }
 
+static int remove_one(struct cli *c, const char *id, const void *ctx, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf path = {0};
+	strbuf_adds(&path, "/v1/keys/");
+	str_percent_encode(&path, id);
+	if (strbuf_check(&path) < 0)
+		return err_errno(e, ENOMEM, "%s", id);
+	return api_call(c, "DELETE", path.data, NULL, NULL, e);
+}
+
 int cmd_key_rm(struct cli *c, struct err *e)
 {
 	int rc = cli_parse(c, NULL, 1, -1, e);
-	for (int i = 0; rc == 0 && i < c->argc; i++) {
-		_cleanup_strbuf_ struct strbuf path = {0};
-		strbuf_adds(&path, "/v1/keys/");
-		str_percent_encode(&path, c->argv[i]);
-		if (strbuf_check(&path) < 0)
-			return err_errno(e, ENOMEM, "%s", c->argv[i]);
-		rc = api_call(c, "DELETE", path.data, NULL, NULL, e);
-	}
-	return rc;
+	return rc == 0 ? each_operand(c, false, remove_one, NULL, e) : rc;
 }

@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/str.h"
 #include "cli/base/api.h"
+#include "cli/base/each.h"
 #include "cli/command/all.h"
 #include "cli/command/list.h"
 
@@ -22,23 +23,30 @@ static int print_each(const struct cli *c, const json_t *answer, const char *arr
 	return 0;
 }
 
-// array: of the answer, "" where there is none.
+struct asked {
+	const char *method, *below;
+	const char *array; // of the answer, "" where there is none
+};
+
+static int call_one(struct cli *c, const char *operand, const void *ctx, struct err *e)
+{
+	const struct asked *a = ctx;
+	_cleanup_strbuf_ struct strbuf path = {0};
+	_cleanup_json_ json_t *answer = NULL;
+	strbuf_addf(&path, "/v1/retention/%s/", a->below);
+	str_percent_encode(&path, operand);
+	if (strbuf_check(&path) < 0)
+		return err_errno(e, ENOMEM, "%s", operand);
+	int rc = api_call(c, a->method, path.data, NULL, &answer, e);
+	return rc == 0 && *a->array ? print_each(c, answer, a->array) : rc;
+}
+
 static int call_each(
 	struct cli *c, const char *method, const char *below, const char *array, struct err *e)
 {
+	const struct asked asked = {method, below, array};
 	int rc = cli_parse(c, NULL, 1, -1, e);
-	for (int i = 0; rc == 0 && i < c->argc; i++) {
-		_cleanup_strbuf_ struct strbuf path = {0};
-		strbuf_addf(&path, "/v1/retention/%s/", below);
-		str_percent_encode(&path, c->argv[i]);
-		if (strbuf_check(&path) < 0)
-			return err_errno(e, ENOMEM, "%s", c->argv[i]);
-		_cleanup_json_ json_t *answer = NULL;
-		rc = api_call(c, method, path.data, NULL, &answer, e);
-		if (rc == 0 && *array)
-			rc = print_each(c, answer, array);
-	}
-	return rc;
+	return rc == 0 ? each_operand(c, false, call_one, &asked, e) : rc;
 }
 
 int cmd_retention_rm(struct cli *c, struct err *e)

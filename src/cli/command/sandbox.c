@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/str.h"
 #include "cli/base/api.h"
+#include "cli/base/each.h"
 #include "cli/base/value.h"
 #include "cli/command/all.h"
 #include "cli/command/list.h"
@@ -162,6 +163,13 @@ int cmd_get(struct cli *c, struct err *e)
 	return output_fields(s, shown);
 }
 
+static int remove_one(struct cli *c, const char *id, const void *ctx, struct err *e)
+{
+	_cleanup_free_ char *path = NULL;
+	int rc = api_sandbox_path(id, "", &path, e);
+	return rc == 0 ? api_call(c, "DELETE", path, NULL, NULL, e) : rc;
+}
+
 int cmd_rm(struct cli *c, struct err *e)
 {
 	bool force = false;
@@ -170,25 +178,7 @@ int cmd_rm(struct cli *c, struct err *e)
 		{0},
 	};
 	int rc = cli_parse(c, options, 1, -1, e);
-	if (rc != 0)
-		return rc;
-	// All are tried; the first failure is the command's, further ones are told at once.
-	int result = 0;
-	for (int i = 0; i < c->argc; i++) {
-		struct err one = {0};
-		_cleanup_free_ char *path = NULL;
-		rc = api_sandbox_path(c->argv[i], "", &path, &one);
-		if (rc == 0)
-			rc = api_call(c, "DELETE", path, NULL, NULL, &one);
-		if (rc == 0 || (force && one.code == ERR_NOT_FOUND))
-			continue;
-		if (result == 0)
-			*e = one;
-		else
-			output_complain("%s", one.text);
-		result = result ? result : rc;
-	}
-	return result;
+	return rc == 0 ? each_operand(c, force, remove_one, NULL, e) : rc;
 }
 
 int cmd_timeout(struct cli *c, struct err *e)

@@ -3,6 +3,7 @@
 #include "base/str.h"
 #include "base/json.h"
 #include "cli/base/api.h"
+#include "cli/base/each.h"
 #include "cli/command/all.h"
 #include "cli/command/list.h"
 
@@ -137,6 +138,13 @@ int cmd_snapshot_check(struct cli *c, struct err *e)
 	return 0;
 }
 
+static int remove_one(struct cli *c, const char *name, const void *ctx, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf path = {0};
+	int rc = snapshot_path(name, &path, e);
+	return rc == 0 ? api_call(c, "DELETE", path.data, NULL, NULL, e) : rc;
+}
+
 int cmd_snapshot_rm(struct cli *c, struct err *e)
 {
 	bool force = false;
@@ -144,23 +152,6 @@ int cmd_snapshot_rm(struct cli *c, struct err *e)
 		{'f', "force", NULL, "do not mind those that are not there", OPT_FLAG, &force},
 		{0},
 	};
-	int rc = cli_parse(c, options, 1, -1, e), result = 0;
-	if (rc != 0)
-		return rc;
-	// All are tried; the first failure is the command's, further ones are told at once.
-	for (int i = 0; i < c->argc; i++) {
-		struct err one = {0};
-		_cleanup_strbuf_ struct strbuf path = {0};
-		rc = snapshot_path(c->argv[i], &path, &one);
-		if (rc == 0)
-			rc = api_call(c, "DELETE", path.data, NULL, NULL, &one);
-		if (rc == 0 || (force && one.code == ERR_NOT_FOUND))
-			continue;
-		if (result == 0)
-			*e = one;
-		else
-			output_complain("%s", one.text);
-		result = result ? result : rc;
-	}
-	return result;
+	int rc = cli_parse(c, options, 1, -1, e);
+	return rc == 0 ? each_operand(c, force, remove_one, NULL, e) : rc;
 }

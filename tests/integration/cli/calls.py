@@ -100,6 +100,17 @@ class Retention(Case):
         s.out("retention", "rm", "old")
 
 
+class Each(Case):
+    def test_all_operands_are_tried(self):
+        gone = played.error(404, "not_found", "not there")
+        for words, path in ((["rm"], "/v1/sandboxes/"), (["snapshot", "rm"], "/v1/snapshots/"),
+                            (["key", "rm"], "/v1/keys/"), (["retention", "rm"], "/v1/retention/rules/")):
+            s = self.serve({"DELETE " + path + "iaaa": gone, "DELETE " + path + "ibbb": (200, {}),
+                            "DELETE " + path + "iccc": gone})
+            self.assertEqual(s.run(*words, "iaaa", "ibbb", "iccc", code=4).stderr, "stasis: not there\n" * 2)
+            self.assertEqual([asked.path for asked in s.asked], [path + i for i in ("iaaa", "ibbb", "iccc")])
+
+
 class Create(Case):
     def test_name_and_quiet(self):
         s = self.serve({"POST /v1/sandboxes": (201, SANDBOX)})
