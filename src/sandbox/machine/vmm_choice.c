@@ -164,7 +164,7 @@ static int need_kvm(
 {
 	bool certain = false;
 	struct err why = {0};
-	if (fcqemu && access(QEMU, X_OK) == 0 && ask_fcqemu(cfg, fcqemu, c, &certain, &why) < 0)
+	if (fcqemu && access(VMM_QEMU, X_OK) == 0 && ask_fcqemu(cfg, fcqemu, c, &certain, &why) < 0)
 		log_warn("kvm was not tried with a guest reason=%s", why.text);
 	if (certain && !c->kvm)
 		return refuse_kvm(c->kvm_reason, e);
