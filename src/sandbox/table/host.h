@@ -165,5 +165,5 @@ struct host {
 	struct noted *noted;	 // snapshots to look at
 	uint64_t pauses, resumes, forks;
 	uint64_t memory_written, memory_kept; // bytes, of all captures so far
-	struct pager_figures pager; // of all pagers so far
+	struct pager_figures pager;	      // of all pagers so far
 };
