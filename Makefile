@@ -4,7 +4,7 @@
 #
 #	make            install what the build needs, build into build/
 #	make demo       the whole thing once, on a temporary volume, with times
-#	make test       all tests, with real guests
+#	make test       all tests, with real guests (STASIS_TEST_KVM=no: without the lab's)
 #	make lab        a shell in an emulated machine that has KVM (CMD='...': a command instead)
 #	make test-kvm   tests on KVM: this machine's, or in the lab (make test-kvm-smoke: a part;
 #	                make test-kvm-all: each kernel with each VMM)
@@ -42,7 +42,7 @@ demo: build
 	@scripts/demo
 
 test: build
-	@scripts/deps run test
+	@scripts/deps run test $(if $(filter no,$(STASIS_TEST_KVM)),,lab)
 	@tests/run
 
 # KERNEL=6.1, FIRECRACKER=/path, LAB_RAM=8G: see tests/lab/lab (of test-kvm-all tests/lab/all).

@@ -18,6 +18,15 @@ def tracking(w, host):
     return "exact (PAGEMAP_SCAN)" if exact else "superset (all pages touched since the load)"
 
 
+def note(text):
+    """For tests/run, which says it at its end."""
+    print("  on " + text, flush=True)
+    logs = os.path.join(lib.ROOT, "build/test-logs")
+    os.makedirs(logs, exist_ok=True)
+    with open(os.path.join(logs, "kvm-seen"), "w") as f:
+        f.write(text)
+
+
 class Kvm(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -25,8 +34,8 @@ class Kvm(unittest.TestCase):
         cls.host = cls.w.check_host()
         if cls.host["isolation"] != "kvm":
             raise unittest.SkipTest("guests are emulated here: make test-kvm runs this in the lab")
-        print(f"  on Linux {os.uname().release}: isolation {cls.host['isolation']}, "
-              f"{cls.host['vmm']}, dirty tracking: {tracking(cls.w, cls.host)}", flush=True)
+        note(f"Linux {os.uname().release}, isolation {cls.host['isolation']}, "
+             f"{cls.host['vmm']}, dirty tracking: {tracking(cls.w, cls.host)}")
         cls.before = cls.w.leftovers()
         cls.s = cls.w.create()
 
@@ -79,3 +88,43 @@ class Kvm(unittest.TestCase):
             self.assertEqual(s.sh(both), "0\n1\n")
         finally:
             s.delete()
+
+
+# A file whose pages are counted that lie above the hole of the devices, which ends at 4 GiB. Linux
+# takes from there first.
+ABOVE = r"""
+import ctypes, mmap, os, struct
+f = open("/dev/shm/a", "r+b")
+m = mmap.mmap(f.fileno(), 0)
+pages = len(m) // 4096
+for i in range(pages):
+    m[i * 4096]
+pagemap = open("/proc/self/pagemap", "rb")
+pagemap.seek(ctypes.addressof(ctypes.c_char.from_buffer(m)) // 4096 * 8)
+entries = struct.unpack("%dQ" % pages, pagemap.read(pages * 8))
+print(sum((e & ((1 << 55) - 1)) >= 1 << 20 for e in entries))
+"""
+
+
+class Large(unittest.TestCase):
+    """More memory than lies below the hole of the devices, at 3 GiB: what is above is in every
+    snapshot too."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.w = lib.world()
+        cls.host = cls.w.check_host()
+        if cls.host["isolation"] != "kvm" or cls.host["memory_mb"] < 7000:
+            raise unittest.SkipTest("needs KVM and 8 GiB: make test-kvm LAB_RAM=8G")
+
+    def test_memory_above_the_hole(self):
+        s = self.w.create(memory_mb=3584)
+        self.addCleanup(s.delete)
+        s.sh("cat > /dev/shm/above.py; head -c 16M /dev/urandom > /dev/shm/a", stdin=ABOVE)
+        self.assertGreater(int(s.sh("python3 /dev/shm/above.py", user="root")), 3000)
+        for change in ("true", "printf x | dd of=/dev/shm/a conv=notrunc seek=5000000 bs=1 status=none"):
+            s.sh(change)
+            total = s.sh("md5sum < /dev/shm/a")
+            s.pause()
+            s.resume(timeout_sec=3600)
+            self.assertEqual(s.sh("md5sum < /dev/shm/a", timeout_sec=300), total)

@@ -24,8 +24,8 @@ import lib  # noqa: E402
 BOOTS = 'for a; do :; done; echo "lab: ready 1.0" >"${a#file:}"; exec sleep 600'
 
 
-def load(name="lab"):
-    loader = importlib.machinery.SourceFileLoader(name, os.path.join(ROOT, "tests/lab", name))
+def load(name="lab", folder="tests/lab"):
+    loader = importlib.machinery.SourceFileLoader(name, os.path.join(ROOT, folder, name))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
     loader.exec_module(module)
     return module
@@ -424,6 +424,39 @@ sys.exit(a.main())
     def test_no_program(self):
         code, out = self.ask(self.SAYS, firecrackers=(self.dir,))
         self.assertEqual((code, out), (1, f"lab: FIRECRACKER={self.dir}: not a program\n"))
+
+
+class Smoke(unittest.TestCase):
+    """What tests/run makes of the smoke, with a script in its place."""
+
+    def ask(self, text):
+        run = load("run", "tests")
+        with tempfile.TemporaryDirectory(prefix="stasis-lab-test.") as run.ROOT:
+            os.makedirs(run.ROOT + "/tests/lab")
+            with open(run.ROOT + "/tests/lab/lab", "w") as f:
+                f.write("#!/bin/sh\n" + text + "\n")
+            os.chmod(run.ROOT + "/tests/lab/lab", 0o755)
+            totals, out = run.Totals(), io.StringIO()
+            with contextlib.redirect_stdout(out):
+                run.run_smoke(totals, [])
+        return totals
+
+    def test_passed(self):
+        t = self.ask('echo "seen: X"; echo "7 passed, 0 failed, 1 skipped"')
+        self.assertEqual((t.passed, t.failed, t.notes), (7, [], ["on KVM seen: X"]))
+
+    def test_failed(self):
+        t = self.ask('echo "FAILED: demo"; echo "6 passed, 1 failed, 0 skipped"; exit 1')
+        self.assertEqual((t.passed, t.failed), (6, ["on KVM: demo"]))
+
+    def test_ended_without_a_word(self):
+        t = self.ask("echo oh; exit 9")
+        self.assertEqual(t.failed, ["smoke on KVM: tests/lab/lab ended with 9"])
+
+    def test_skipped_is_said_at_the_end(self):
+        t = self.ask('echo; echo "*** NOT TESTED ON KVM: little"; echo; exit 77')
+        self.assertEqual((t.failed, t.notes), ([], ["*** NOT TESTED ON KVM: little"]))
+        self.assertEqual(t.skipped, [("smoke on KVM", "NOT TESTED ON KVM: little")])
 
 
 class Expected(unittest.TestCase):
