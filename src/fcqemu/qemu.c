@@ -146,6 +146,8 @@ int qemu_command_line(const struct config *c, uint64_t tsc_khz, char **ret, stru
 	// distrusting the counter when the emulation is slow.
 	if (tsc_khz)
 		strbuf_addf(&b, " tsc_early_khz=%llu tsc=reliable", (unsigned long long)tsc_khz);
+	else
+		strbuf_adds(&b, " no-kvmapf"); // see firecracker_args, vmm.c
 	// A triple fault is the reboot that QEMU turns into its end; there is no keyboard
 	// controller.
 	strbuf_adds(&b, " reboot=t");
@@ -301,7 +303,7 @@ static int build_args(struct args *a, struct qemu *q, const struct qemu_options 
 	} else {
 		char *line = NULL;
 		q->tsc_khz = o->tsc_khz ? o->tsc_khz : tsc_khz_since(&o->mark);
-		// KVM tells the guest itself.
+		// KVM tells the guest itself (0).
 		int rc = qemu_command_line(c, accel == ACCEL_TCG ? q->tsc_khz : 0, &line, e);
 		if (rc < 0)
 			return rc;

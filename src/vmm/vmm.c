@@ -155,11 +155,14 @@ int vmm_put_machine(struct vmm *v, const struct vmm_machine *m, struct err *e)
 
 // Firecracker ends when its guest resets by the keyboard controller, which is all that it has of
 // one. A triple fault ("reboot=t", which ends QEMU's machine) is an error to it. What follows "--"
-// is for the guest's first process.
+// is for the guest's first process. "no-kvmapf": a page that the pager brings is waited for. KVM
+// would tell the guest by an interrupt that it has come (asynchronous page faults); guests that had
+// been loaded were seen (nested KVM, Linux 6.12 on QEMU 7.2) that got it twice, or waited for it
+// for ever.
 static char *firecracker_args(const struct vmm_version *version, const char *args)
 {
 	_cleanup_strbuf_ struct strbuf b = {0};
-	strbuf_adds(&b, "reboot=k");
+	strbuf_adds(&b, "reboot=k no-kvmapf");
 	for (const char *p = args; *p;) {
 		size_t len = strcspn(p, " ");
 		if (str_starts(p, "-- ")) {

@@ -78,6 +78,14 @@ class Kvm(unittest.TestCase):
             self.s.resume(timeout_sec=3600)
             self.assertEqual(self.s.sh("md5sum < /dev/shm/a", timeout_sec=300), total)
 
+    def test_no_interrupt_tells_of_pages(self):
+        """A load gives the guest none of asynchronous page faults: one that is lost, or comes twice,
+        is a guest that stands still."""
+        self.s.pause()
+        self.s.resume(timeout_sec=3600)
+        counts = self.s.sh("grep HYP: /proc/interrupts || true").split()
+        self.assertEqual(sum(int(n) for n in counts if n.isdigit()), 0)
+
     def test_two_processors(self):
         s = self.w.create(vcpus=2, memory_mb=384)
         try:

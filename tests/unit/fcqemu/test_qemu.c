@@ -23,14 +23,17 @@ static void command_line_gets_what_the_machine_needs(void **state)
 		bool root, read_only;
 		uint64_t khz;
 	} cases[] = {
-		{"console=ttyS0", NULL, "console=ttyS0 reboot=t panic=-1", false, false, 0},
-		{"panic=1 quiet", NULL, "panic=1 quiet root=/dev/vda rw reboot=t", true, false, 0},
-		{"panic=1", NULL, "panic=1 root=/dev/vda ro reboot=t", true, true, 0},
-		{"panic=1", "ab-1", "panic=1 root=PARTUUID=ab-1 rw reboot=t", true, false, 0},
+		{"console=ttyS0", NULL, "console=ttyS0 no-kvmapf reboot=t panic=-1", false, false,
+			0},
+		{"panic=1 quiet", NULL, "panic=1 quiet root=/dev/vda rw no-kvmapf reboot=t", true,
+			false, 0},
+		{"panic=1", NULL, "panic=1 root=/dev/vda ro no-kvmapf reboot=t", true, true, 0},
+		{"panic=1", "ab-1", "panic=1 root=PARTUUID=ab-1 rw no-kvmapf reboot=t", true, false,
+			0},
 		{"panic=1", NULL, "panic=1 tsc_early_khz=2400000 tsc=reliable reboot=t", false,
 			false, 2400000},
-		{"panic=1 -- a b", NULL, "panic=1  reboot=t -- a b", false, false, 0},
-		{"panic=1 x-- b", NULL, "panic=1 x-- b reboot=t", false, false, 0},
+		{"panic=1 -- a b", NULL, "panic=1  no-kvmapf reboot=t -- a b", false, false, 0},
+		{"panic=1 x-- b", NULL, "panic=1 x-- b no-kvmapf reboot=t", false, false, 0},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		struct config c = {.boot_args = (char *)cases[i].args, .n_drives = cases[i].root};

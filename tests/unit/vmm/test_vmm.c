@@ -228,15 +228,16 @@ static void boot_args_are_those_of_the_vmm(void **state)
 	static const struct {
 		const char *version, *args, *sent;
 	} t[] = {
-		{"1.16.1", image, "reboot=k console=ttyS0 quiet panic=-1 x"},
-		{"1.13.0", image, "reboot=k console=ttyS0 quiet panic=-1 x"},
-		{"1.12.9", image, "reboot=k console=ttyS0 quiet panic=-1 pci=off x"},
+		{"1.16.1", image, "reboot=k no-kvmapf console=ttyS0 quiet panic=-1 x"},
+		{"1.13.0", image, "reboot=k no-kvmapf console=ttyS0 quiet panic=-1 x"},
+		{"1.12.9", image, "reboot=k no-kvmapf console=ttyS0 quiet panic=-1 pci=off x"},
 		{"1.16.1-fcqemu", image, image},
-		{"1.17.0-dev", "", "reboot=k"},
-		{"1.16.1", "reboot=t", "reboot=k"},
-		{"1.16.1", "  a  pci=off  reboot=a,b b ", "reboot=k a b"},
-		{"1.16.1", "xreboot=t pci=offer pci=of", "reboot=k xreboot=t pci=offer pci=of"},
-		{"1.16.1", "a -- reboot=t pci=off", "reboot=k a -- reboot=t pci=off"},
+		{"1.17.0-dev", "", "reboot=k no-kvmapf"},
+		{"1.16.1", "reboot=t", "reboot=k no-kvmapf"},
+		{"1.16.1", "  a  pci=off  reboot=a,b b ", "reboot=k no-kvmapf a b"},
+		{"1.16.1", "xreboot=t pci=offer pci=of",
+			"reboot=k no-kvmapf xreboot=t pci=offer pci=of"},
+		{"1.16.1", "a -- reboot=t pci=off", "reboot=k no-kvmapf a -- reboot=t pci=off"},
 	};
 	struct model *m = *state;
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
