@@ -71,7 +71,7 @@ class Kvm(unittest.TestCase):
     def test_memory(self):
         """Two pauses, the second of them of pages that the first has. In the lab each page that is
         read is a fault of its own, and takes milliseconds."""
-        self.s.sh("head -c 16M /dev/urandom > /dev/shm/a")
+        self.s.sh("head -c 4M /dev/urandom > /dev/shm/a")
         total = self.s.sh("md5sum < /dev/shm/a")
         for _ in range(2):
             self.s.pause()
