@@ -62,6 +62,18 @@ static const char text_snapshot_check[] =
 static const char text_snapshot_rm[] =
 	"Sandboxes and snapshots that were made from it live on.\n";
 
+static const char text_runtime[] =
+	"A snapshot keeps the VMM that wrote it (QEMU or Firecracker, with libraries and ROMs), since no\n"
+	"other reads it for certain. New sandboxes start on the current one alone; a kept one goes with\n"
+	"its last snapshot. 'stasis snapshot rewarm NAME' takes a named snapshot again on the current one.\n";
+
+static const char text_runtime_deny[] =
+	"Nothing starts on it any more: no create, resume or fork of what was taken with it. What runs\n"
+	"goes on. The setting vmm_floor denies all below a version. 'stasis runtime allow' takes it back.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis runtime deny 7f3c0a5d1b2e4c6f8091a2b3c4d5e6f7\n";
+
 static const char text_bench[] =
 	"Measures the running server through its API, each call from the request to the end of its\n"
 	"answer, with sandboxes of its own, which it removes, also after Ctrl-C. The first round is not\n"
@@ -318,6 +330,12 @@ const struct cli_command cli_commands[] = {
 		false, cmd_reconcile},
 	{"du", "[NAME]", "show what uses the volume's space", text_du, CLI_SERVER, true, false,
 		cmd_du},
+	{"runtime ls", "", "list the VMMs that are kept, and what holds them", text_runtime,
+		CLI_SERVER, true, false, cmd_runtime_ls},
+	{"runtime deny", "RUNTIME", "let nothing start on a VMM", text_runtime_deny, CLI_SERVER,
+		true, false, cmd_runtime_deny},
+	{"runtime allow", "RUNTIME", "allow it again", NULL, CLI_SERVER, true, false,
+		cmd_runtime_allow},
 	{"retention add", "RULE", "let paused sandboxes or snapshots go by age, number or size",
 		text_retention, CLI_SERVER, true, false, cmd_retention_add},
 	{"retention ls", "", "list the rules", NULL, CLI_SERVER, true, false, cmd_retention_ls},

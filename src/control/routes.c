@@ -12,6 +12,7 @@
 #include "control/api/power.h"
 #include "control/api/reconcile.h"
 #include "control/api/retention.h"
+#include "control/api/runtimes.h"
 #include "control/api/sandbox_list.h"
 #include "control/api/sandboxes.h"
 #include "control/api/snapshots.h"
@@ -72,6 +73,9 @@ const struct http_route control_routes[] = {
 	{.method = "GET", .pattern = "/v1/health", .handler = status_health, .flags = ROUTE_PUBLIC},
 	{.method = "GET", .pattern = "/v1/metrics", .handler = status_metrics},
 	{.method = "GET", .pattern = "/v1/host", .handler = status_host},
+	{.method = "GET", .pattern = "/v1/runtimes", .handler = runtimes_list_get},
+	{.method = "POST", .pattern = "/v1/runtimes/{id}/deny", .handler = runtimes_deny},
+	{.method = "POST", .pattern = "/v1/runtimes/{id}/allow", .handler = runtimes_allow},
 	{.method = "GET", .pattern = "/v1/host/usage", .handler = usage_get, .query = "of"},
 	{.method = "GET", .pattern = "/v1/host/unknown", .handler = usage_get_unknown},
 	{.method = "DELETE", .pattern = "/v1/host/unknown", .handler = usage_remove_unknown},

@@ -369,6 +369,26 @@ static int templates(void *p, struct host_template **ret, size_t *ret_n, struct 
 	return rc;
 }
 
+static int runtimes(void *p, struct host_runtime **ret, size_t *ret_n, struct err *e)
+{
+	struct rpc_runtimes got;
+	int rc = ask(p, RPC_LIST_RUNTIMES, NULL, &got, e);
+	if (rc == 0) {
+		*ret = got.list;
+		*ret_n = got.n;
+	}
+	return rc;
+}
+
+static int runtime_deny(void *p, const char *op_id, const char *id, bool on, struct err *e)
+{
+	struct rpc_request q = {.enabled = on};
+	int rc = set_op(&q, op_id, e);
+	if (rc == 0 && str_format(q.runtime, sizeof q.runtime, "%s", id) < 0)
+		rc = err_set(e, ERR_INVALID, "'%.64s' is no runtime", id);
+	return rc < 0 ? rc : order(p, RPC_DENY_RUNTIME, &q, NULL, e);
+}
+
 static int drain(void *p, const char *op_id, bool on, struct err *e)
 {
 	struct rpc_request q = {.enabled = on};
@@ -656,6 +676,8 @@ static const struct hostagent_ops remote = {
 	.info = info,
 	.metrics = metrics,
 	.usage = usage,
+	.runtimes = runtimes,
+	.runtime_deny = runtime_deny,
 	.remove_unknown = remove_unknown,
 };
 

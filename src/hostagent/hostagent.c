@@ -144,6 +144,15 @@ static int usage(
 {
 	return host_usage(HOST(h), ask, ret, e);
 }
+static int runtimes(void *h, struct host_runtime **ret, size_t *ret_n, struct err *e)
+{
+	return host_runtimes(HOST(h), ret, ret_n, e);
+}
+// Done again it changes nothing.
+static int runtime_deny(void *h, const char *op_id, const char *id, bool on, struct err *e)
+{
+	return host_runtime_deny(HOST(h), id, on, e);
+}
 // Done again it finds nothing.
 static int remove_unknown(void *h, const char *op_id, size_t *ret_n, struct err *e)
 {
@@ -175,6 +184,8 @@ static const struct hostagent_ops local = {
 	.info = info,
 	.metrics = metrics,
 	.usage = usage,
+	.runtimes = runtimes,
+	.runtime_deny = runtime_deny,
 	.remove_unknown = remove_unknown,
 };
 

@@ -73,6 +73,11 @@ struct hostagent_ops {
 	// caller's (host_usage_report_done). ERR_NOT_FOUND when what is asked about is not there.
 	int (*usage)(void *host, const struct host_usage_ask *ask, struct host_usage_report *ret,
 		struct err *e);
+	// The VMMs that are kept, the one that new sandboxes start on first. Array owned by the
+	// caller (free).
+	int (*runtimes)(void *host, struct host_runtime **ret, size_t *ret_n, struct err *e);
+	// Nothing starts on it any more (ERR_UNAVAILABLE), or again; what runs goes on. Durable.
+	int (*runtime_deny)(void *host, const char *op_id, const char *id, bool on, struct err *e);
 	// Ends and removes all that is unknown; *ret_n: how many.
 	int (*remove_unknown)(void *host, const char *op_id, size_t *ret_n, struct err *e);
 };

@@ -133,6 +133,23 @@ static const struct wire_field template_fields[] = {
 };
 MESSAGE(template, "Template", host_template, template_fields);
 
+static const struct wire_field runtime_fields[] = {
+	TEXT(host_runtime, id, "runtimeId"),
+	TEXT(host_runtime, program, "program"),
+	TEXT(host_runtime, version, "version"),
+	TEXT(host_runtime, package, "package"),
+	TEXT(host_runtime, state_format, "stateFormat"),
+	BOOL(host_runtime, current, "current"),
+	BOOL(host_runtime, denied, "denied"),
+	TEXT(host_runtime, refused, "refused"),
+	U64(host_runtime, first_ns, "firstNs"),
+	U64(host_runtime, last_ns, "lastNs"),
+	U64(host_runtime, snapshots, "snapshots"),
+	U64(host_runtime, oldest_ns, "oldestNs"),
+	U64(host_runtime, newest_ns, "newestNs"),
+};
+MESSAGE(runtime, "Runtime", host_runtime, runtime_fields);
+
 static const struct wire_field host_fields[] = {
 	TEXT(host_info, version, "version"),
 	TEXT(host_info, vmm, "vmm"),
@@ -355,6 +372,14 @@ MESSAGE(list_events, "ListEventsRequest", rpc_request, list_events_fields);
 static const struct wire_field remove_unknown_fields[] = {OPERATION(rpc_request)};
 MESSAGE(remove_unknown, "RemoveUnknownRequest", rpc_request, remove_unknown_fields);
 
+EMPTY(list_runtimes, "ListRuntimesRequest");
+static const struct wire_field deny_runtime_fields[] = {
+	OPERATION(rpc_request),
+	TEXT(rpc_request, runtime, "runtimeId"),
+	BOOL(rpc_request, enabled, "denied"),
+};
+MESSAGE(deny_runtime, "DenyRuntimeRequest", rpc_request, deny_runtime_fields);
+
 static const struct wire_field ack_fields[] = {U64(rpc_request, upto, "upto", .max = INT64_MAX)};
 MESSAGE(ack_events, "AckEventsRequest", rpc_request, ack_fields);
 
@@ -405,6 +430,9 @@ static const struct wire_field snapshot_checked_fields[] = {
 	BOOL(host_snapshot_check, resumes, "resumes"),
 	TEXT(host_snapshot_check, reason, "reason"),
 	TEXT(host_snapshot_check, agent, "agent"),
+	TEXT(host_snapshot_check, runtime, "runtimeId"),
+	TEXT(host_snapshot_check, vmm, "vmm"),
+	BOOL(host_snapshot_check, current, "current"),
 };
 MESSAGE(snapshot_checked, "CheckSnapshotResponse", host_snapshot_check, snapshot_checked_fields);
 
@@ -437,6 +465,11 @@ MESSAGE(got_usage, "GetUsageResponse", rpc_usage, got_usage_fields);
 static const struct wire_field removed_fields[] = {U64(rpc_removed, n, "removed")};
 MESSAGE(removed_unknown, "RemoveUnknownResponse", rpc_removed, removed_fields);
 
+static const struct wire_field runtimes_fields[] = {
+	LIST(rpc_runtimes, list, n, "runtimes", &runtime)};
+MESSAGE(runtimes, "ListRuntimesResponse", rpc_runtimes, runtimes_fields);
+
+EMPTY(runtime_denied, "DenyRuntimeResponse");
 EMPTY(destroyed, "DestroySandboxResponse");
 EMPTY(timeout_set, "SetTimeoutResponse");
 EMPTY(on_timeout_set, "SetOnTimeoutResponse");
@@ -453,7 +486,8 @@ const struct wire_message *const rpc_messages[] = {&phase, &sandbox, &snapshot, 
 	&snapshots, &templates, &got_host, &metrics, &watched, &events, &destroyed, &timeout_set,
 	&on_timeout_set, &snapshot_deleted, &drained, &acked, &usage, &usage_item, &usage_share,
 	&unknown, &snapshot_check, &snapshot_checked, &get_usage, &remove_unknown, &got_usage,
-	&removed_unknown, NULL};
+	&removed_unknown, &runtime, &list_runtimes, &runtimes, &deny_runtime, &runtime_denied,
+	NULL};
 
 #define UNARY(text, in, out)                                                                       \
 	{                                                                                          \
@@ -489,5 +523,7 @@ const struct rpc_method rpc_methods[RPC_MAX] = {
 	[RPC_LIST_EVENTS] = UNARY("ListEvents", &list_events, &events),
 	[RPC_ACK_EVENTS] = UNARY("AckEvents", &ack_events, &acked),
 	[RPC_GET_USAGE] = UNARY("GetUsage", &get_usage, &got_usage),
+	[RPC_LIST_RUNTIMES] = UNARY("ListRuntimes", &list_runtimes, &runtimes),
+	[RPC_DENY_RUNTIME] = UNARY("DenyRuntime", &deny_runtime, &runtime_denied),
 	[RPC_REMOVE_UNKNOWN] = UNARY("RemoveUnknown", &remove_unknown, &removed_unknown),
 };

@@ -38,6 +38,8 @@ enum rpc {
 	RPC_ACK_EVENTS,
 	RPC_GET_USAGE,
 	RPC_REMOVE_UNKNOWN,
+	RPC_LIST_RUNTIMES,
+	RPC_DENY_RUNTIME,
 	RPC_MAX,
 };
 
@@ -70,6 +72,7 @@ struct rpc_request {
 	char snapshot[UUID_SIZE];
 	char cause[64];
 	char of[64]; // of GetUsage
+	char runtime[40];
 	uint64_t ends_at_ns, after, upto, offset, generation;
 	unsigned max, wait_ms;
 	bool enabled, omit_templates;
@@ -121,6 +124,11 @@ struct rpc_host {
 	struct host_info info;
 	bool has;
 	struct host_template *templates;
+	size_t n;
+};
+
+struct rpc_runtimes {
+	struct host_runtime *list;
 	size_t n;
 };
 

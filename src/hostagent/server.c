@@ -178,6 +178,18 @@ static int do_usage(const struct hostagent *h, void *in, void *out, struct err *
 	return rc;
 }
 
+static int do_runtimes(const struct hostagent *h, void *in, void *out, struct err *e)
+{
+	struct rpc_runtimes *o = out;
+	return h->ops->runtimes(h->host, &o->list, &o->n, e);
+}
+
+static int do_runtime_deny(const struct hostagent *h, void *in, void *out, struct err *e)
+{
+	const struct rpc_request *q = in;
+	return h->ops->runtime_deny(h->host, q->op_id, q->runtime, q->enabled, e);
+}
+
 static int do_remove_unknown(const struct hostagent *h, void *in, void *out, struct err *e)
 {
 	size_t n = 0;
@@ -210,6 +222,8 @@ static int (*const calls[RPC_MAX])(
 	[RPC_ACK_EVENTS] = do_ack,
 	[RPC_GET_USAGE] = do_usage,
 	[RPC_REMOVE_UNKNOWN] = do_remove_unknown,
+	[RPC_LIST_RUNTIMES] = do_runtimes,
+	[RPC_DENY_RUNTIME] = do_runtime_deny,
 };
 
 // --- a job: one call's data, and its work where that runs on another thread

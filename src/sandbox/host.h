@@ -15,6 +15,10 @@ struct host_config {
 	bool pause_room; // nothing starts that could not be paused beside all that runs
 	const char *vmm; // "auto", "firecracker", "fcqemu"
 	const char *firecracker_path; // NULL: firecracker of PATH
+	const char *qemu_path;	      // NULL: /usr/bin/qemu-system-x86_64
+	// Minimum versions of VMMs, "qemu 7.2.9, firecracker 1.14.2": nothing starts on older ones,
+	// kept ones among them. NULL: none.
+	const char *vmm_floor;
 	const char *const *allow; // CIDRs that guests may reach in spite of the policy; may be NULL
 	const char *dns;	  // of guests, up to 3 IPv4 addresses; NULL: the host's own
 	const uint32_t *users;	  // besides root: may connect to guests (slot.h); may be NULL
@@ -92,5 +96,9 @@ int host_usage(struct host *h, const struct host_usage_ask *ask, struct host_usa
 	struct err *e);
 // Ends and removes what is on this machine and in no row. Goes on after an error: the first one is
 // told, and what could not be removed stays on the list.
+// The VMMs of this host, the one that new sandboxes start on first. Array owned by the caller.
+int host_runtimes(struct host *h, struct host_runtime **ret, size_t *ret_n, struct err *e);
+// Nothing starts on it any more (ERR_UNAVAILABLE), or again. Durable.
+int host_runtime_deny(struct host *h, const char *id, bool on, struct err *e);
 int host_remove_unknown(struct host *h, size_t *ret_n, struct err *e);
 int host_metrics(struct host *h, struct strbuf *out, struct err *e);

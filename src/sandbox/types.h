@@ -163,6 +163,22 @@ struct host_snapshot_check {
 	bool resumes;	  // its memory can be loaded
 	char reason[400]; // why not; "" when it can
 	char agent[64];	  // as of a sandbox
+	char runtime[40]; // of the VMM that it names; "": none
+	char vmm[64];	  // that would load it: "QEMU 7.2.22"
+	bool current;	  // which new sandboxes start on
+};
+
+// A VMM that is kept: a tree of programs below <data>/runtime.
+struct host_runtime {
+	char id[40];
+	char program[16], version[32]; // "qemu", "7.2.22"; "": cannot be read
+	char package[128];	       // that it came from; "": not known
+	char state_format[64];
+	bool current; // new sandboxes start on it
+	bool denied;
+	char refused[200];			  // why nothing starts on it; ""
+	uint64_t first_ns, last_ns;		  // use
+	uint64_t snapshots, oldest_ns, newest_ns; // that hold it, and when they were taken
 };
 
 struct host_template {

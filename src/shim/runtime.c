@@ -453,19 +453,20 @@ int shim_tree_remove(const char *trees_dir, const char *id, struct err *e)
 struct listed {
 	shim_tree_fn f;
 	void *ctx;
+	bool tidy;
 };
 
 static int list_one(void *ctx, int trees, const char *name)
 {
 	const struct listed *l = ctx;
-	if (name[0] == '.')
+	if (name[0] == '.' && l->tidy)
 		file_rm_rf(trees, name);
 	return is_tree_id(name) ? l->f(l->ctx, name) : 0;
 }
 
-int shim_tree_list(const char *trees_dir, shim_tree_fn f, void *ctx, struct err *e)
+int shim_tree_list(const char *trees_dir, bool tidy, shim_tree_fn f, void *ctx, struct err *e)
 {
-	struct listed l = {f, ctx};
+	struct listed l = {f, ctx, tidy};
 	_cleanup_close_ int fd = open(trees_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return errno == ENOENT ? 0 : err_errno(e, errno, "%s", trees_dir);
@@ -473,11 +474,18 @@ int shim_tree_list(const char *trees_dir, shim_tree_fn f, void *ctx, struct err 
 	return rc < 0 ? err_errno(e, rc, "%s", trees_dir) : 0;
 }
 
-char **shim_qemu_extra_files(void)
+void shim_files_free(char ***files)
+{
+	for (char **f = *files; f && *f; f++)
+		free(*f);
+	free(*files);
+}
+
+char **shim_qemu_files(const char *qemu)
 {
 	// Opened by -M microvm (seen with strace): the BIOS; an option ROM for -kernel, pvh.bin for
 	// an ELF kernel, linuxboot for others; the accelerator where it is a module.
-	static const char *const files[] = {
+	static const char *const names[] = {
 		"/usr/share/qemu/bios-microvm.bin",
 		"/usr/share/qemu/qboot.rom",
 		"/usr/share/qemu/linuxboot.bin",
@@ -486,9 +494,19 @@ char **shim_qemu_extra_files(void)
 		"/usr/share/qemu/kvmvapic.bin",
 		"/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so",
 	};
-	char **out = calloc(ARRAY_SIZE(files) + 1, sizeof *out);
-	for (size_t i = 0, n = 0; out && i < ARRAY_SIZE(files); i++)
-		if (access(files[i], R_OK) == 0)
-			out[n++] = (char *)(uintptr_t)files[i];
+	const char *end = strstr(qemu, "/usr/bin/");
+	char **out = calloc(ARRAY_SIZE(names) + 2, sizeof *out);
+	size_t n = 0;
+	if (out && (out[n] = str_printf("%s=/usr/bin/qemu-system-x86_64", qemu)))
+		n++;
+	for (size_t i = 0; n && i < ARRAY_SIZE(names); i++) {
+		_cleanup_free_ char *file =
+			str_printf("%.*s%s", end ? (int)(end - qemu) : 0, qemu, names[i]);
+		if (!file || access(file, R_OK) < 0)
+			continue;
+		if (!(out[n] = str_printf("%s=%s", file, names[i])))
+			break;
+		n++;
+	}
 	return out;
 }

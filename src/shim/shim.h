@@ -133,17 +133,20 @@ int shim_tree_build(
 	const char *trees_dir, const struct shim_files *f, struct shim_tree *ret, struct err *e);
 // A missing tree is success; -EBUSY: a running shim has it. Cut short it leaves no tree of that id.
 int shim_tree_remove(const char *trees_dir, const char *id, struct err *e);
-// Calls f with each id; what was left unfinished is removed. No other process may build meanwhile.
-// A result other than 0 ends it.
+// Calls f with each id; a result other than 0 ends it. tidy: what was left unfinished is removed,
+// and no other process may build meanwhile.
 typedef int (*shim_tree_fn)(void *ctx, const char *id);
-int shim_tree_list(const char *trees_dir, shim_tree_fn f, void *ctx, struct err *e);
+int shim_tree_list(const char *trees_dir, bool tidy, shim_tree_fn f, void *ctx, struct err *e);
 // Id of the tree that the shim of this directory was started with (runtime_dir of its
 // specification). -ENOENT: none was.
 int shim_read_tree(const char *dir, char ret_id[SHIM_TREE_ID_SIZE], struct err *e);
 
-// What Debian's qemu-system-x86_64 opens for -M microvm besides its libraries: firmware and, if
-// they are there, accelerator modules. NULL-terminated, owned by the caller (one free).
-char **shim_qemu_extra_files(void);
+// Debian's QEMU, in the jail /usr/bin/qemu-system-x86_64, and what it opens for -M microvm besides
+// its libraries: firmware and, if they are there, accelerator modules. They are looked for where
+// its package has them: below what stands before "/usr/bin/" in its path. NULL-terminated, for
+// shim_files.extra; owned by the caller (shim_files_free).
+char **shim_qemu_files(const char *qemu);
+void shim_files_free(char ***files);
 
 // Starts the shim program; returns when state.json is written (the VMM's socket accepts) or the
 // shim failed: then the error says why (for a VMM that ended: how, and the last line of its

@@ -46,6 +46,10 @@ int cmd_key_rm(struct cli *c, struct err *e);
 // reconcile.c
 int cmd_reconcile(struct cli *c, struct err *e);
 int cmd_operations(struct cli *c, struct err *e);
+// runtime.c
+int cmd_runtime_ls(struct cli *c, struct err *e);
+int cmd_runtime_deny(struct cli *c, struct err *e);
+int cmd_runtime_allow(struct cli *c, struct err *e);
 // usage.c
 int cmd_du(struct cli *c, struct err *e);
 int cmd_gc(struct cli *c, struct err *e);

@@ -11,6 +11,7 @@
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/missing.h"
@@ -21,11 +22,13 @@
 #include "cli/base/option.h"
 #include "cli/base/output.h"
 #include "cli/command/all.h"
+#include "cli/command/kept.h"
 #include "cli/command/nested.h"
 #include "disk/disk.h"
 #include "disk/space.h"
 #include "disk/image.h"
 #include "vmm/vmm.h"
+#include "sandbox/machine/runtime_file.h"
 #include "net/resolvers.h"
 
 #define PROBE_TIMEOUT_MS 60000
@@ -193,6 +196,44 @@ static void check_vmm(struct report *r)
 			"emulated: %s; %sguests run several times slower",
 			reason && *reason ? reason : "KVM does not work here",
 			usable ? "Firecracker cannot be used, " : "");
+}
+
+// An old VMM is an old set of holes, for as long as a snapshot needs it.
+static void check_kept(struct report *r)
+{
+	_cleanup_free_ char *qemu = find_program("qemu-system-x86_64");
+	_cleanup_free_ char *firecracker = find_program(r->firecracker);
+	_cleanup_strbuf_ struct strbuf out = {0};
+	struct vmm_version fc;
+	struct kept_host here[2];
+	char version[32] = "", oldest[32];
+	struct kept k;
+	struct err e = {0};
+	size_t n = 0;
+	if (qemu && proc_run((const char *const[]){qemu, "--version", NULL}, NULL, 0,
+			    PROBE_TIMEOUT_MS, &out, NULL) == 0) {
+		const char *p = out.data ? strstr(out.data, "version ") : NULL;
+		snprintf(version, sizeof version, "%.*s", p ? (int)strspn(p + 8, "0123456789.") : 0,
+			p ? p + 8 : "");
+		here[n] = (struct kept_host){.program = "qemu", .version = version};
+		runtime_package(qemu, here[n].package, sizeof here[n].package);
+		n++;
+	}
+	if (firecracker && vmm_program_version(firecracker, &fc, NULL) == 0)
+		here[n++] = (struct kept_host){.program = "firecracker", .version = fc.text};
+	if (kept_look(r->data_dir, here, n, &k, &e) < 0)
+		return; // the volume has said so
+	clock_format_rfc3339(k.oldest_ns, oldest);
+	if (!k.vmms)
+		tell(r, "kept VMMs", OK, NULL, "no snapshot needs an older one");
+	else
+		tell(r, "kept VMMs", DEGRADED,
+			"'stasis runtime ls' shows them; 'stasis snapshot rewarm NAME' takes a "
+			"named snapshot again, 'stasis resume --disk-only' boots a paused sandbox",
+			"%u that %s not this machine's (%s%s), held by %u snapshots, the oldest of "
+			"%.10s",
+			k.vmms, k.vmms == 1 ? "is" : "are", k.example, k.vmms == 1 ? "" : ", ...",
+			k.snapshots, k.snapshots ? oldest : "-");
 }
 
 // Guests are not given what it takes, by QEMU (src/fcqemu/qemu.c) and Firecracker (src/vmm/vmm.c);
@@ -439,9 +480,9 @@ static void check_port(struct report *r)
 int cmd_doctor(struct cli *c, struct err *e)
 {
 	static void (*const checks[])(struct report *) = {check_root, check_kernel, check_programs,
-		check_vmm, check_nested, check_userfaultfd, check_pagemap, check_data, check_image,
-		check_devices, check_nft, check_dns, check_nginx, check_cgroups, check_memory,
-		check_limits, check_port};
+		check_vmm, check_nested, check_userfaultfd, check_pagemap, check_data, check_kept,
+		check_image, check_devices, check_nft, check_dns, check_nginx, check_cgroups,
+		check_memory, check_limits, check_port};
 	_cleanup_json_ json_t *list = json_array();
 	struct report r = {.checks = list, .firecracker = "firecracker"};
 	const struct cli_option options[] = {

@@ -120,6 +120,8 @@ static int start_host(const struct settings *s, bool alone, struct hostagent *re
 			.warm_slots = (unsigned)s->warm_slots,
 			.vmm = s->vmm,
 			.firecracker_path = s->firecracker,
+			.qemu_path = s->qemu,
+			.vmm_floor = s->vmm_floor,
 			.users = users,
 			.n_users = n_users,
 		},

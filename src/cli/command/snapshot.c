@@ -135,6 +135,8 @@ int cmd_snapshot_check(struct cli *c, struct err *e)
 	const json_t *weakness;
 	json_array_foreach (json_object_get(answer, "agent_weaknesses"), i, weakness)
 		printf("  known weakness: %s\n", json_string_value(weakness));
+	printf("runtime: %s, %s%s\n", text_of(answer, "runtime"), text_of(answer, "vmm"),
+		json_is_true(json_object_get(answer, "current")) ? "" : ", kept");
 	return 0;
 }
 

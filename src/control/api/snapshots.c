@@ -127,8 +127,10 @@ void snapshots_check(struct http_request *r, void *ctx)
 		reply_error(r, &e);
 		return;
 	}
-	json_t *answer = json_pack("{s:s, s:b, s:o}", "name", t.name, "resumes", (int)check.resumes,
-		"reason", render_text(check.reason));
+	json_t *answer = json_pack("{s:s, s:b, s:o, s:o, s:o, s:b}", "name", t.name, "resumes",
+		(int)check.resumes, "reason", render_text(check.reason), "runtime",
+		render_text(check.runtime), "vmm", render_text(check.vmm), "current",
+		(int)check.current);
 	if (answer)
 		render_agent(answer, check.agent);
 	http_reply_json(r, 200, answer);

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "control/api/context.h"
 #include "control/api/reply.h"
+#include "control/api/runtimes.h"
 #include "control/state/render.h"
 
 extern const struct embed control_openapi[];
@@ -39,7 +40,7 @@ void status_host(struct http_request *r, void *ctx)
 	}
 	http_reply_json(r, 200,
 		json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-			  "s:I, s:o, s:b, s:o}",
+			  "s:I, s:o, s:b, s:o, s:o}",
 			"version", i.version, "vmm", i.vmm, "isolation", i.isolation, "cpus",
 			(json_int_t)i.cpus, "memory_mb", (json_int_t)i.memory_mb, "running",
 			(json_int_t)i.running, "max_sandboxes", (json_int_t)i.max_sandboxes,
@@ -49,7 +50,8 @@ void status_host(struct http_request *r, void *ctx)
 			(json_int_t)i.disk_free_inodes, "disk_reserve_bytes",
 			(json_int_t)i.disk_reserve, "pause_bytes", (json_int_t)i.pause_bytes,
 			"disk_state", render_text(i.disk_state), "volume_ok", i.volume_ok,
-			"volume_reason", render_text(i.volume_reason)));
+			"volume_reason", render_text(i.volume_reason), "kept_runtimes",
+			runtimes_kept_json(c)));
 }
 
 void status_openapi(struct http_request *r, void *ctx)

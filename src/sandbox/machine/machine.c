@@ -199,15 +199,25 @@ static int choose_resolvers(struct host *h, struct sandbox *s, struct err *e)
 	return slot_pool_resolvers(h->slots, &s->slot, &r, !s->dns_own, e);
 }
 
+// A boot comes here unasked, and a resume comes here unchecked.
+static int take_vmm(struct host *h, struct sandbox *s, const struct vmm_choice *v, struct err *e)
+{
+	char why[RUNTIME_WHY_SIZE];
+	if (!runtime_allows(h, v, why))
+		return err_set(e, ERR_UNAVAILABLE,
+			"nothing starts on this host's VMM: %s. Install a newer one, or 'stasis "
+			"runtime allow' it",
+			why);
+	int rc = check_diff(v, &s->info, e);
+	return rc < 0 ? rc : runtime_take(h, s, v, e);
+}
+
 int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, uint64_t *since,
 	struct err *e)
 {
 	char dir[512];
 	bool file = false;
-	const struct vmm_choice *vmm = p->img ? h->vmm : p->src->vmm;
-	int rc = check_diff(vmm, &s->info, e); // a resume comes here unchecked
-	if (rc == 0)
-		rc = runtime_take(h, s, vmm, e);
+	int rc = take_vmm(h, s, p->img ? h->vmm : p->src->vmm, e);
 	if (rc < 0)
 		return rc;
 	rc = slot_pool_take(h->slots, &s->slot, e);

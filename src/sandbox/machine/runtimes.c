@@ -18,6 +18,7 @@
 struct runtimes {
 	pthread_mutex_t lock;
 	struct runtime *list; // the current one is the first
+	struct runtime_rules rules;
 };
 
 // --- making
@@ -35,11 +36,12 @@ static struct runtime *about_current(const struct host *h)
 static int build_foreign(struct host *h, struct runtime *r, struct err *e)
 {
 	_cleanup_free_ char *trees = str_printf("%s/" RUNTIMES, h->data_dir);
-	_cleanup_free_ char **files = shim_qemu_extra_files(), *about = runtime_format(r);
+	_cleanup_(shim_files_free) char **files = shim_qemu_files(h->vmm->qemu);
+	_cleanup_free_ char *about = runtime_format(r);
 	// A release's file has its version in its name.
 	_cleanup_free_ char *pair = str_printf("%s=" VMM_JAIL_FIRECRACKER, h->vmm->program);
-	const char *const qemu[] = {VMM_QEMU, NULL}, *const firecracker[] = {pair, NULL};
-	struct shim_files f = {.programs = qemu, .extra = (const char *const *)files};
+	const char *const firecracker[] = {pair, NULL};
+	struct shim_files f = {.extra = (const char *const *)files};
 	struct shim_tree t;
 	if (!trees || !files || !about || !pair)
 		return err_errno(e, ENOMEM, "runtime");
@@ -157,12 +159,12 @@ static void complete(struct host *h, struct runtime *r)
 		memcpy(r->package, before.package, sizeof r->package);
 	}
 	if (!r->package[0])
-		runtime_package(r->vmm.firecracker ? r->vmm.program : VMM_QEMU, r->package,
+		runtime_package(r->vmm.firecracker ? r->vmm.program : r->vmm.qemu, r->package,
 			sizeof r->package);
 	write_about(h, r);
 }
 
-int runtimes_open(struct host *h, struct err *e)
+int runtimes_open(struct host *h, const char *floor, struct err *e)
 {
 	_cleanup_free_ char *kept = str_printf("%s/" RUNTIMES, h->data_dir);
 	_cleanup_free_ char *own = str_printf("%s/" OWN_PROGRAMS, h->data_dir);
@@ -171,7 +173,9 @@ int runtimes_open(struct host *h, struct err *e)
 		return err_errno(e, ENOMEM, "runtime");
 	pthread_mutex_init(&h->runtimes->lock, NULL);
 	struct runtime *current = h->runtimes->list;
-	int rc = build_own(h, e);
+	int rc = runtime_rules_open(&h->runtimes->rules, h->data_fd, floor, e);
+	if (rc == 0)
+		rc = build_own(h, e);
 	if (rc == 0)
 		rc = build_foreign(h, current, e);
 	if (rc == 0 && (rc = refs_hold_runtime(h->refs, current->vmm.runtime)) < 0)
@@ -179,8 +183,8 @@ int runtimes_open(struct host *h, struct err *e)
 	if (rc < 0)
 		return rc;
 	complete(h, current);
-	if ((rc = shim_tree_list(own, remove_own, h, e)) == 0)
-		rc = shim_tree_list(kept, add_kept, h, e);
+	if ((rc = shim_tree_list(own, true, remove_own, h, e)) == 0)
+		rc = shim_tree_list(kept, true, add_kept, h, e);
 	return rc;
 }
 
@@ -194,6 +198,7 @@ void runtimes_close(struct host *h)
 		next = r->next;
 		free(r);
 	}
+	runtime_rules_done(&all->rules);
 	pthread_mutex_destroy(&all->lock);
 	free(all);
 }
@@ -227,6 +232,33 @@ const struct vmm_choice *runtime_for(const struct host *h, const struct snapshot
 const struct vmm_choice *runtime_of(const struct host *h, const struct sandbox *s)
 {
 	return s->vmm ? s->vmm : h->vmm;
+}
+
+struct runtime_rules *runtimes_rules(const struct host *h)
+{
+	return &h->runtimes->rules;
+}
+
+bool runtime_allows(
+	const struct host *h, const struct vmm_choice *v, char ret_why[RUNTIME_WHY_SIZE])
+{
+	return !h->runtimes || runtime_is_allowed(&h->runtimes->rules, v, ret_why);
+}
+
+int runtimes_list(struct host *h, struct runtime **ret, size_t *ret_n)
+{
+	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->runtimes->lock);
+	size_t n = 0;
+	for (const struct runtime *r = h->runtimes->list; r; r = r->next)
+		n++;
+	struct runtime *list = calloc(n, sizeof *list);
+	if (!list)
+		return -ENOMEM;
+	*ret = list;
+	*ret_n = n;
+	for (const struct runtime *r = h->runtimes->list; r; r = r->next)
+		*list++ = *r;
+	return 0;
 }
 
 // Roughly, and nobody waits for the disk.

@@ -8,6 +8,7 @@
 // what is taken of it names the same.
 #pragma once
 #include "sandbox/machine/runtime_file.h"
+#include "sandbox/machine/runtime_rules.h"
 #include "snapshot/info.h"
 
 #define RUNTIMES "runtime"
@@ -15,7 +16,7 @@
 
 // After vmm_identify: makes the trees of this host's VMM and of our own programs, and finds those
 // that are kept. Nothing of them is removed before runtimes_settled.
-int runtimes_open(struct host *h, struct err *e);
+int runtimes_open(struct host *h, const char *floor, struct err *e);
 void runtimes_close(struct host *h);
 // All snapshots and sandboxes have named theirs.
 void runtimes_settled(struct host *h);
@@ -29,5 +30,11 @@ const struct vmm_choice *runtime_of(const struct host *h, const struct sandbox *
 // The sandbox's VMM from here on, until it is let go.
 int runtime_take(struct host *h, struct sandbox *s, const struct vmm_choice *v, struct err *e);
 void runtime_let_go(struct host *h, struct sandbox *s);
+// False: nothing may start on it (runtime_rules.h).
+bool runtime_allows(
+	const struct host *h, const struct vmm_choice *v, char ret_why[RUNTIME_WHY_SIZE]);
+// Of all that are kept, the current one first: the array is the caller's.
+int runtimes_list(struct host *h, struct runtime **ret, size_t *ret_n);
+struct runtime_rules *runtimes_rules(const struct host *h);
 // Of one that has outlived its server.
 int runtime_adopt(struct host *h, struct sandbox *s, struct err *e);

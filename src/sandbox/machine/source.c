@@ -18,29 +18,30 @@ void source_done(struct source *src)
 	src->host = NULL;
 }
 
-// What a disk alone is good for: its own sandbox boots from it, no other does.
-static int refuse_memory(const struct host_snapshot *s, const char *why, struct err *e)
+// By which VMM its memory is loaded; false: *ret_why is the reason that it is not.
+static bool choose_vmm(const struct host *h, const struct snapshot_info *i,
+	const struct vmm_choice **ret, char ret_why[FIT_WHY_SIZE])
 {
-	bool named = str_eq(s->kind, "template");
-	return err_set(e, ERR_UNAVAILABLE,
-		"the memory of snapshot %s cannot be loaded here: %s. Its disk is whole: 'stasis "
-		"resume %s--disk-only %s' boots anew from it%s",
-		s->id, why, named ? "--from NAME " : "", s->sandbox,
-		named ? "; new sandboxes need a snapshot that was taken here" : "");
+	const struct vmm_choice *v = runtime_for(h, i);
+	*ret = v;
+	return fit_memory(v, i, ret_why) && runtime_allows(h, v, ret_why);
 }
 
-static int choose_vmm(const struct host *h, struct source *src, struct err *e)
+// What a disk alone is good for: its own sandbox boots from it, and a named snapshot, whose name is
+// not known here, can be taken again.
+static int refuse(const struct host_snapshot *s, const char *why, struct err *e)
 {
-	char why[FIT_WHY_SIZE];
-	src->vmm = runtime_for(h, &src->info);
-	if (fit_memory(src->vmm, &src->info, why))
-		return 0;
-	return refuse_memory(&src->row.info, why, e);
+	return err_set(e, ERR_UNAVAILABLE,
+		"the memory of snapshot %s cannot be loaded here: %s. Its disk is whole: 'stasis "
+		"resume %s--disk-only %s' boots anew from it, 'stasis snapshot rewarm NAME' takes "
+		"a named one again",
+		s->id, why, str_eq(s->kind, "template") ? "--from NAME " : "", s->sandbox);
 }
 
 int source_open(struct host *h, const char *id, bool disk_only, struct source *ret, struct err *e)
 {
 	char path[sizeof "snapshots//working_set" + UUID_SIZE];
+	char why[FIT_WHY_SIZE];
 	struct source src = {0};
 	int rc = store_get_snapshot(h, id, &src.row, e);
 	if (rc == 0 && (rc = refs_use_snapshot(h->refs, id, &src.held)) < 0)
@@ -51,8 +52,8 @@ int source_open(struct host *h, const char *id, bool disk_only, struct source *r
 		src.host = h;
 	if (rc == 0)
 		rc = snapshot_read(h->data_fd, id, &src.info, &src.header, e);
-	if (rc == 0 && !disk_only)
-		rc = choose_vmm(h, &src, e);
+	if (rc == 0 && !disk_only && !choose_vmm(h, &src.info, &src.vmm, why))
+		rc = refuse(&src.row.info, why, e);
 	if (rc < 0) {
 		source_done(&src);
 		return rc;
@@ -75,8 +76,13 @@ int source_check(struct host *h, const char *id, struct host_snapshot_check *ret
 	}
 	if (rc < 0)
 		return rc;
-	ret->resumes = fit_memory(runtime_for(h, &src.info), &src.info, why);
-	snprintf(ret->reason, sizeof ret->reason, "%s", why);
+	const struct vmm_choice *v;
+	ret->resumes = choose_vmm(h, &src.info, &v, why);
+	ret->current = v == h->vmm;
+	snprintf(ret->runtime, sizeof ret->runtime, "%.39s", src.info.runtime);
+	snprintf(ret->vmm, sizeof ret->vmm, "%s %s", v->firecracker ? "Firecracker" : "QEMU",
+		v->upstream);
+	snprintf(ret->reason, sizeof ret->reason, "%s", ret->resumes ? "" : why);
 	snprintf(ret->agent, sizeof ret->agent, "%s", src.info.agent_version);
 	source_done(&src);
 	return 0;

@@ -55,7 +55,8 @@ static bool is_kept(const json_t *j, const char *boot, const char *programs)
 
 // The answer of "fcqemu --probe", kept for this boot of the machine: a guest really has to run for
 // it.
-static int probe(const char *run_dir, const char *fcqemu, json_t **ret, struct err *e)
+static int probe(
+	const char *run_dir, const char *fcqemu, const char *qemu, json_t **ret, struct err *e)
 {
 	_cleanup_free_ char *cache = str_printf("%s/probe.json", run_dir);
 	_cleanup_strbuf_ struct strbuf programs = {0};
@@ -63,7 +64,7 @@ static int probe(const char *run_dir, const char *fcqemu, json_t **ret, struct e
 	char boot[37];
 	clock_boot_id(boot);
 	add_program(&programs, fcqemu);
-	add_program(&programs, VMM_QEMU);
+	add_program(&programs, qemu);
 	if (!cache || strbuf_check(&programs) < 0)
 		return err_errno(e, ENOMEM, "probe");
 	j = json_load_file(cache, 0, NULL);
@@ -73,7 +74,7 @@ static int probe(const char *run_dir, const char *fcqemu, json_t **ret, struct e
 	}
 	json_decref(j);
 	j = NULL;
-	const char *argv[] = {fcqemu, "--probe", NULL};
+	const char *argv[] = {fcqemu, "--probe", "--qemu", qemu, NULL};
 	_cleanup_strbuf_ struct strbuf out = {0};
 	int rc = proc_run(argv, NULL, 0, PROBE_MS, &out, e);
 	if (rc < 0)
@@ -140,11 +141,24 @@ static int open_kvm(struct err *e)
 }
 
 // *ret_certain: false where it could not find out whether KVM works.
+static int find_qemu(const struct host_config *cfg, struct vmm_choice *c, struct err *e)
+{
+	const char *path = cfg->qemu_path && *cfg->qemu_path ? cfg->qemu_path : VMM_QEMU;
+	if (path[0] != '/' || (cfg->qemu_path && access(path, X_OK) < 0))
+		return err_set(
+			e, ERR_UNAVAILABLE, "--qemu: '%.200s' is no program's absolute path", path);
+	return str_format(c->qemu, sizeof c->qemu, "%s", path) < 0
+		       ? err_set(e, ERR_INVALID, "--qemu: %.64s...: path too long", path)
+		       : 0;
+}
+
 static int ask_fcqemu(const struct host_config *cfg, const char *fcqemu, struct vmm_choice *c,
 	bool *ret_certain, struct err *e)
 {
 	_cleanup_json_ json_t *j = NULL;
-	int rc = probe(cfg->run_dir, fcqemu, &j, e);
+	int rc = find_qemu(cfg, c, e);
+	if (rc == 0)
+		rc = probe(cfg->run_dir, fcqemu, c->qemu, &j, e);
 	if (rc < 0)
 		return rc;
 	const char *reason = json_string_value(json_object_get(j, "kvm_reason"));
@@ -213,8 +227,10 @@ static bool kvm_scales_tsc(void)
 int vmm_identify(struct host *h, struct err *e)
 {
 	struct vmm_choice *c = h->vmm;
-	const char *argv[] = {c->program, "--snapshot-version", NULL};
-	const char *writer = c->firecracker ? c->program : VMM_QEMU;
+	const char *argv[] = {c->program, "--snapshot-version", "--qemu", c->qemu, NULL};
+	const char *writer = c->firecracker ? c->program : c->qemu;
+	if (c->firecracker)
+		argv[2] = NULL;
 	_cleanup_strbuf_ struct strbuf text = {0};
 	int rc = proc_run(argv, NULL, 0, PROBE_MS, &text, e);
 	if (rc < 0)

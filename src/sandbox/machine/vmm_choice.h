@@ -13,7 +13,8 @@
 struct vmm_choice {
 	bool firecracker; // else fcqemu
 	bool kvm;
-	char program[256];
+	char program[256]; // Firecracker, or fcqemu
+	char qemu[256];	   // on this host, where that drives one
 	char version[64];
 	struct vmm_version firecracker_version; // of the program, where firecracker
 	char kvm_reason[200];			// why KVM is not used; "" when it is

@@ -154,7 +154,7 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	if ((rc = make_dirs(h, e)) < 0 || (rc = lock_run_dir(h, e)) < 0 ||
 		(rc = epoch_check_there(h, e)) < 0 || (rc = store_open(h, e)) < 0 ||
 		(rc = epoch_check(h, e)) < 0 || (rc = vmm_choose(cfg, h->vmm, e)) < 0 ||
-		(rc = vmm_identify(h, e)) < 0 || (rc = runtimes_open(h, e)) < 0 ||
+		(rc = vmm_identify(h, e)) < 0 || (rc = runtimes_open(h, cfg->vmm_floor, e)) < 0 ||
 		(rc = monitor_start(h, e)) < 0)
 		goto fail;
 	epoch_raise(h);

@@ -177,15 +177,14 @@ static int setup(void **state)
 {
 	struct err e = {0};
 	int rc = world_init(&world, getenv("STASIS_SHIM"), getenv("STASIS_DUMMY_VMM"));
-	_cleanup_free_ char **qemu = shim_qemu_extra_files();
-	const char *programs[] = {QEMU_HOST, NULL};
+	_cleanup_(shim_files_free) char **qemu = shim_qemu_files(QEMU_HOST);
 	const char *ours[] = {getenv("STASIS_FCQEMU"), NULL};
 	const char *hook[] = {getenv("STASIS_RAMHOOK_SO"), NULL};
 	if (rc < 0)
 		return rc;
 	free(world.runtime);
 	world.runtime = NULL;
-	rc = world_tree(world.dir, programs, (const char *const *)qemu, &world.runtime, &e);
+	rc = world_tree(world.dir, NULL, (const char *const *)qemu, &world.runtime, &e);
 	_cleanup_free_ char *trees = str_printf("%s/programs", world.dir);
 	if (rc == 0)
 		rc = shim_tree_build(

@@ -831,7 +831,7 @@ static void tree_goes_unless_a_shim_uses_it(void **state)
 	assert_int_equal(shim_tree_remove(trees, "../..", &e), -EINVAL);
 	assert_int_equal(
 		mkdir(half, 0700), 0); // of one that was killed while it made or removed it
-	assert_int_equal(shim_tree_list(trees, note_id, all, &e), 0);
+	assert_int_equal(shim_tree_list(trees, true, note_id, all, &e), 0);
 	assert_int_equal(strlen(all), SHIM_TREE_ID_SIZE);
 	assert_non_null(strstr(dirs[0], strtok(all, " ")));
 	assert_false(file_exists(AT_FDCWD, half));
@@ -898,7 +898,7 @@ static unsigned count_trees(const char *base)
 {
 	unsigned n = 0;
 	_cleanup_free_ char *trees = str_printf("%s/runtime", base);
-	assert_int_equal(shim_tree_list(trees, count_id, &n, NULL), 0);
+	assert_int_equal(shim_tree_list(trees, true, count_id, &n, NULL), 0);
 	return n;
 }
 

@@ -620,6 +620,37 @@ static int usage(
 	return 0;
 }
 
+static int runtimes(void *host, struct host_runtime **ret, size_t *ret_n, struct err *e)
+{
+	struct model *m = host;
+	*ret = calloc(2, sizeof **ret);
+	(*ret)[0] = (struct host_runtime){.id = "00000000000000000000000000000001",
+		.program = "qemu",
+		.version = "10.0.2",
+		.current = true};
+	(*ret)[1] = (struct host_runtime){.id = "00000000000000000000000000000002",
+		.program = "qemu",
+		.version = "7.2.22",
+		.package = "qemu-system-x86 1:7.2+dfsg-7",
+		.denied = m->denied,
+		.refused = "",
+		.snapshots = 3,
+		.oldest_ns = 1764086400000000000ull,
+		.newest_ns = 1764172800000000000ull};
+	if (m->denied)
+		snprintf((*ret)[1].refused, sizeof(*ret)[1].refused, "is denied");
+	*ret_n = 2;
+	return 0;
+}
+
+static int runtime_deny(void *host, const char *op_id, const char *id, bool on, struct err *e)
+{
+	if (!str_eq(id, "00000000000000000000000000000002"))
+		return err_set(e, ERR_INVALID, "'%s' is no runtime", id);
+	((struct model *)host)->denied = on;
+	return 0;
+}
+
 static int remove_unknown(void *host, const char *op_id, size_t *ret_n, struct err *e)
 {
 	*ret_n = 1;
@@ -670,6 +701,8 @@ struct hostagent model_host(struct model *m)
 		.info = info,
 		.metrics = metrics,
 		.usage = usage,
+		.runtimes = runtimes,
+		.runtime_deny = runtime_deny,
 		.remove_unknown = remove_unknown,
 	};
 	return (struct hostagent){&ops, m};

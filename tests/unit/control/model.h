@@ -25,6 +25,7 @@ struct model {
 		fail_fork, fail_snapshot, fail_snapshot_delete, fail_snapshots, fail_on_timeout;
 	size_t fail_expire_from; // of these boxes expire always fails; 0: of none
 	const char *foreign;	 // why it loads no snapshot; NULL: it does
+	bool denied;		 // the older runtime
 	atomic_bool lose_reply;	 // of create and pause: done, and the caller does not hear of it
 	char done[MODEL_MAX][UUID_SIZE]; // operations, which are not done again
 	size_t n_done;

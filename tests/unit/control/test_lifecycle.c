@@ -208,6 +208,20 @@ static void test_snapshots(void **state)
 	assert_string_equal(text(not, "reason"), "its guest ran on kvm");
 	f->model.foreign = NULL;
 	refused(f, "GET", "/v1/snapshots/cold/check", NULL, 404, "cold");
+	// The VMMs that are kept.
+	_cleanup_json_ json_t *kept = call(f, "GET", "/v1/runtimes", NULL, 200);
+	const json_t *second = json_array_get(json_object_get(kept, "runtimes"), 1);
+	assert_int_equal(json_integer_value(json_object_get(second, "snapshots")), 3);
+	assert_true(json_is_null(json_object_get(second, "refused")));
+	_cleanup_json_ json_t *denied = call(
+		f, "POST", "/v1/runtimes/00000000000000000000000000000002/deny", NULL, 200);
+	assert_true(json_is_true(json_object_get(denied, "denied")));
+	refused(f, "POST", "/v1/runtimes/x/deny", NULL, 400, "no runtime");
+	_cleanup_json_ json_t *host = call(f, "GET", "/v1/host", NULL, 200);
+	assert_int_equal(json_array_size(json_object_get(host, "kept_runtimes")), 1);
+	_cleanup_json_ json_t *allowed = call(
+		f, "POST", "/v1/runtimes/00000000000000000000000000000002/allow", NULL, 200);
+	assert_true(json_is_false(json_object_get(allowed, "denied")));
 	_cleanup_json_ json_t *list = call(f, "GET", "/v1/snapshots", NULL, 200);
 	assert_int_equal(json_array_size(json_object_get(list, "snapshots")), 1);
 	_cleanup_json_ json_t *templates = call(f, "GET", "/v1/templates", NULL, 200);

@@ -332,6 +332,23 @@ static int usage(
 	return 0;
 }
 
+static int runtimes(void *p, struct host_runtime **ret, size_t *ret_n, struct err *e)
+{
+	int rc = enter(p, "runtimes", "", e);
+	if (rc < 0)
+		return rc;
+	*ret = calloc(1, sizeof **ret);
+	**ret = (struct host_runtime){.id = "0123", .program = "qemu", .snapshots = 1ull << 40};
+	*ret_n = 1;
+	return 0;
+}
+
+static int runtime_deny(void *p, const char *op_id, const char *id, bool on, struct err *e)
+{
+	int rc = operate(p, on ? "runtime_deny" : "runtime_allow", op_id, "", e);
+	return rc == 0 && !str_eq(id, "0123") ? err_set(e, ERR_INVALID, "no runtime") : rc;
+}
+
 static int remove_unknown(void *p, const char *op_id, size_t *ret_n, struct err *e)
 {
 	int rc = operate(p, "remove_unknown", op_id, "", e);
@@ -344,7 +361,7 @@ struct hostagent fake_host(struct fake *f)
 	static const struct hostagent_ops ops = {create, destroy, expire, pause_, resume, fork_,
 		snapshot_create, snapshot_delete, snapshots, snapshot_check, get, list, set_timeout,
 		set_on_timeout, address, open_log, events, ack_events, templates, drain, info,
-		metrics, usage, remove_unknown};
+		metrics, usage, runtimes, runtime_deny, remove_unknown};
 	return (struct hostagent){&ops, f};
 }
 

@@ -231,6 +231,16 @@ static void each_function_reaches_the_host_and_brings_its_answer(void **state)
 	assert_int_equal(usage.n_shares, 1);
 	assert_string_equal(usage.shares->id, "base");
 	host_usage_report_done(&usage);
+	struct host_runtime *kept = NULL;
+	OK(w, runtimes, &kept, &n);
+	assert_int_equal(n, 1);
+	assert_string_equal(kept->program, "qemu");
+	assert_true(kept->snapshots == 1ull << 40);
+	free(kept);
+	OK(w, runtime_deny, OP, "0123", true);
+	assert_string_equal(f->call, "runtime_deny");
+	OK(w, runtime_deny, OP2, "0123", false);
+	assert_string_equal(f->call, "runtime_allow");
 	OK(w, remove_unknown, OP, &n);
 	assert_int_equal(n, 3);
 }

@@ -246,8 +246,9 @@ static void named_by_none(const void *arg)
 	OK(play_snapshot(h, p, 0, 0, NULL, &e));
 	then_snapshot(p, 0, 0);
 	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+		play_close(h); // its upkeep may write that file too
 		rewrite(p->snap[0].id, names[i]);
-		h = start_again(h, 0);
+		h = start_again(NULL, 0);
 		OK(play_create(h, p, 1 + i, 0, false, NULL, &e));
 		then_created(p, 1 + i, 0);
 		play_check(h, p, names[i]);
@@ -255,9 +256,9 @@ static void named_by_none(const void *arg)
 		then_destroyed(p, 1 + i);
 		h = start_again(h, 1);
 		struct err why = {0};
-		check(play_create(h, p, 9, 0, false, NULL, &why) < 0 &&
-				why.code == ERR_UNAVAILABLE && strstr(why.text, "played-1"),
-			"'%s' after the upgrade: %s", names[i], why.text);
+		int rc = play_create(h, p, 9, 0, false, NULL, &why);
+		check(rc < 0 && why.code == ERR_UNAVAILABLE && strstr(why.text, "played-1"),
+			"'%s' after the upgrade: %d, %s", names[i], rc, why.text);
 	}
 	play_close(h);
 }
@@ -282,6 +283,83 @@ static void unread(const void *arg)
 	play_close(h);
 }
 
+static void refused(int rc, const struct err *e, const char *word, const char *when)
+{
+	check(rc < 0 && e->code == ERR_UNAVAILABLE, "%s: %d, %s", when, rc, e->text);
+	check(strstr(e->text, word) && strstr(e->text, "--disk-only") && strstr(e->text, "rewarm"),
+		"%s: %s", when, e->text);
+}
+
+// Nothing starts on it, and what runs goes on; over restarts, and also when the tree was away.
+static void denied(const void *arg)
+{
+	struct play *p;
+	struct host *h = begin(&p);
+	struct host_snapshot_check fits;
+	struct host_runtime *list = NULL;
+	struct err why = {0};
+	size_t n = 0;
+	for (unsigned box = 0; box < 2; box++) {
+		OK(play_create(h, p, box, -1, false, NULL, &e));
+		then_created(p, box, -1);
+		play_mark(p, box);
+	}
+	OK(play_snapshot(h, p, 1, 0, NULL, &e));
+	then_snapshot(p, 1, 0);
+	OK(play_pause(h, p, 0, NULL, &e));
+	then_paused(p, 0);
+	h = start_again(h, 1);
+	// The base image's frozen machine of before is removed behind everybody's back.
+	for (int tries = 0; tries < 2000; tries++) {
+		free(list);
+		OK(host_runtimes(h, &list, &n, &e));
+		if (n == 2 && list[1].snapshots == 2)
+			break;
+		clock_sleep_ns(NSEC_PER_MSEC);
+	}
+	check(n == 2 && list[0].current && !list[1].current, "%zu runtimes", n);
+	check(str_eq(list[1].id, tree_of_version[0]) && str_eq(list[1].version, "7.2.22"),
+		"the kept one is %s, %s", list[1].id, list[1].version);
+	check(list[1].snapshots == 2 && list[1].oldest_ns && list[1].newest_ns >= list[1].oldest_ns,
+		"it is held by %lu", (unsigned long)list[1].snapshots);
+	free(list);
+	check(host_runtime_deny(h, "../x", true, &why) < 0 && why.code == ERR_INVALID, "%s",
+		why.text);
+	OK(host_runtime_deny(h, tree_of_version[0], true, &e));
+	OK(host_runtime_deny(h, tree_of_version[0], true, &e)); // once more
+	for (unsigned i = 0; i < 2; i++) {
+		OK(host_snapshot_check(h, p->snap[0].id, &fits, &e));
+		check(!fits.resumes && strstr(fits.reason, "denied"), "%s", fits.reason);
+		check(str_eq(fits.runtime, tree_of_version[0]) && str_eq(fits.vmm, "QEMU 7.2.22"),
+			"%s, %s", fits.runtime, fits.vmm);
+		refused(play_resume(h, p, 0, -1, false, NULL, &why), &why, "denied", "resume");
+		refused(play_create(h, p, 2, 0, false, NULL, &why), &why, "denied", "create");
+		refused(play_resume(h, p, 1, 0, false, NULL, &why), &why, "denied", "roll-back");
+		play_check(h, p, "after refusals");
+		h = start_again(h, 1);
+	}
+	// What runs runs on, and can be paused.
+	play_mark(p, 1);
+	OK(play_pause(h, p, 1, NULL, &e));
+	then_paused(p, 1);
+	OK(play_resume(h, p, 0, -1, true, NULL, &e));
+	then_resumed(p, 0, -1, true);
+	check_runs_on(p, 0, 1);
+	OK(host_runtime_deny(h, tree_of_version[0], false, &e));
+	OK(play_resume(h, p, 1, -1, false, NULL, &e));
+	then_resumed(p, 1, -1, false);
+	play_check(h, p, "when it is allowed again");
+	// This host's own one: boots and loads from base images are starts as well.
+	OK(host_runtime_deny(h, tree_of_version[1], true, &e));
+	why = (struct err){0};
+	check(play_create(h, p, 3, -1, false, NULL, &why) < 0 && why.code == ERR_UNAVAILABLE &&
+			strstr(why.text, "denied"),
+		"a create on what is denied: %s", why.text);
+	OK(host_runtime_deny(h, tree_of_version[1], false, &e));
+	play_check(h, p, "after all");
+	play_close(h);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct played_case cases[] = {
@@ -290,6 +368,7 @@ int main(int argc, char **argv)
 		{"cut_off", cut_off},
 		{"named_by_none", named_by_none},
 		{"unread", unread},
+		{"denied", denied},
 	};
 	static const struct known_fault known[] = {{"", ""}};
 	return cases_run(argc, argv, cases, ARRAY_SIZE(cases), known, ARRAY_SIZE(known));

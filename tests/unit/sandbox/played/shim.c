@@ -304,7 +304,7 @@ int shim_tree_remove(const char *trees_dir, const char *id, struct err *e)
 	return rc < 0 ? err_errno(e, rc, "remove %s/%s", trees_dir, id) : 0;
 }
 
-int shim_tree_list(const char *trees_dir, shim_tree_fn f, void *ctx, struct err *e)
+int shim_tree_list(const char *trees_dir, bool tidy, shim_tree_fn f, void *ctx, struct err *e)
 {
 	int rc = 0;
 	_cleanup_closedir_ DIR *d = opendir(trees_dir);
@@ -327,7 +327,12 @@ int shim_read_tree(const char *dir, char ret_id[SHIM_TREE_ID_SIZE], struct err *
 	return 0;
 }
 
-char **shim_qemu_extra_files(void)
+void shim_files_free(char ***files)
+{
+	free(*files);
+}
+
+char **shim_qemu_files(const char *qemu)
 {
 	return calloc(1, sizeof(char *));
 }
