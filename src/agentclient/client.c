@@ -250,6 +250,34 @@ int envd_call_thaw(
 	return post_nothing(c, t, "/thaw", timeout_ms, e);
 }
 
+int envd_call_replace(struct http_client *c, const struct envd_target *t,
+	const struct envd_program *p, bool resumed, int timeout_ms, struct err *e)
+{
+	_cleanup_(headers_done) struct headers h = {0};
+	_cleanup_(http_response_done) struct http_response r = {0};
+	char path[128];
+	snprintf(path, sizeof path, "/upgrade?sha256=%.64s%s", p->sha256,
+		resumed ? "&resumed=1" : "");
+	headers_of(&h, t);
+	if (h.failed)
+		return err_set(e, ERR_INVALID, "/upgrade: request cannot be sent");
+	const struct http_call call = {.method = "POST",
+		.path = path,
+		.headers = (const char *const *)h.text,
+		.body = p->data,
+		.body_len = p->len,
+		.content_type = "application/octet-stream",
+		.tick = t->tick,
+		.ctx = t->ctx,
+		.connect_timeout_ms = timeout_ms,
+		.timeout_ms = timeout_ms,
+		.max_body = SHORT_ANSWER};
+	int rc = http_client_call(c, &call, &r, e);
+	if (rc < 0)
+		return rc;
+	return r.status == 202 ? 0 : http_error("POST /upgrade", &r, e);
+}
+
 int envd_call_oom(struct http_client *c, const struct envd_target *t,
 	const struct envd_oom_report *told, int timeout_ms, struct envd_oom_report *ret,
 	struct err *e)

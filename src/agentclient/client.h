@@ -96,6 +96,18 @@ int envd_call_freeze(
 // Lets them go on. For the source of a snapshot, and for undo. Repeating it is harmless.
 int envd_call_thaw(
 	struct http_client *c, const struct envd_target *t, int timeout_ms, struct err *e);
+// A program for the guest's agent to become.
+#define ENVD_PROGRAM_MAX (16u << 20)
+struct envd_program {
+	const void *data;
+	size_t len;
+	char sha256[65];
+};
+// The agent keeps its processes, its settings and its port. 0: it is about to; /health says so by
+// 503 until either the new one answers or, where it failed, the old one. What it refuses it has not
+// begun. resumed: connections of before a snapshot are ended first.
+int envd_call_replace(struct http_client *c, const struct envd_target *t,
+	const struct envd_program *p, bool resumed, int timeout_ms, struct err *e);
 // What the guest's kernel killed for lack of memory. told (may be NULL): a report that has arrived
 // and need not be given again.
 int envd_call_oom(struct http_client *c, const struct envd_target *t,

@@ -10,6 +10,7 @@
 #include "sandbox/life/free.h"
 #include "sandbox/life/operation.h"
 #include "sandbox/life/origin.h"
+#include "sandbox/machine/agent_program.h"
 #include "sandbox/machine/console.h"
 #include "sandbox/machine/machine.h"
 #include "sandbox/table/bells.h"
@@ -87,6 +88,7 @@ static int steps(struct operation *o, struct err *e)
 	o->change.sets_time = true;
 	o->event = "running";
 	o->data = json_pack("{s:s}", "backend", s->info.backend);
+	agent_program_note(s, o->data);
 	return 0;
 }
 

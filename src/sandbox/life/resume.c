@@ -8,6 +8,7 @@
 #include "sandbox/life/free.h"
 #include "sandbox/life/operation.h"
 #include "sandbox/life/rollback.h"
+#include "sandbox/machine/agent_program.h"
 #include "sandbox/machine/machine.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/claim.h"
@@ -58,6 +59,7 @@ static int steps(struct operation *o, struct err *e)
 	o->cause = req->from[0] ? "rolled_back" : req->disk_only ? "disk_only" : NULL;
 	o->data = json_pack(
 		"{s:s, s:I}", "backend", i->backend, "generation", (json_int_t)i->generation);
+	agent_program_note(o->s, o->data);
 	return 0;
 }
 

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "agentclient/client.h"
 #include "agentclient/probe.h"
+#include "sandbox/machine/agent_program.h"
 #include "sandbox/machine/reach.h"
 #include "sandbox/machine/vmm_choice.h"
 
@@ -87,6 +88,13 @@ static int await(void *ctx)
 	return is_over(w, GUEST_MS) || machine_is_gone(w->s);
 }
 
+static int renew_agent(struct host *h, struct sandbox *s, const struct machine_plan *p,
+	struct http_client *c, const struct envd_target *t, struct err *e)
+{
+	agent_program_send(h, s, c, t, !p->img);
+	return plan_fault(p, "after_agent", e);
+}
+
 int greet(struct host *h, struct sandbox *s, const struct machine_plan *p, struct err *e)
 {
 	char url[96];
@@ -119,11 +127,17 @@ int greet(struct host *h, struct sandbox *s, const struct machine_plan *p, struc
 	// not wait for that.
 	if (i.resumed)
 		rc = envd_call_health(c, &t, GUEST_MS, e);
+	// An older agent is replaced before it lets anything go; in a guest that was booted it is
+	// given its token first.
+	if (rc == 0 && i.resumed)
+		rc = renew_agent(h, s, p, c, &t, e);
 	uint64_t late = 0;
 	if (rc == 0)
 		rc = tell(c, &t, &i, &late, e);
 	// Where it was long on its way all the same (a busy machine) it is told again.
 	t.token = p->token;
+	if (rc == 0 && !i.resumed)
+		rc = renew_agent(h, s, p, c, &t, e);
 	for (int tries = 0;
 		rc == 0 && late > CLOCK_SLACK_NS && tries < CLOCK_TRIES && !is_over(&w, RETELL_MS);
 		tries++)

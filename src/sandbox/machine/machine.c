@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include "base/clock.h"
-#include "base/fault.h"
 #include "base/file.h"
 #include "disk/disk.h"
 #include "disk/image.h"
@@ -92,13 +91,6 @@ static int configure(struct sandbox *s, const struct image_info *img, struct vmm
 	return rc;
 }
 
-static int fault_of(const struct machine_plan *p, const char *step, struct err *e)
-{
-	char name[64];
-	snprintf(name, sizeof name, "%s.%s", p->operation, step);
-	return fault_hit(name, e);
-}
-
 static int boot(struct host *h, struct sandbox *s, const struct machine_plan *p, struct vmm *v,
 	uint64_t *since, struct err *e)
 {
@@ -108,7 +100,7 @@ static int boot(struct host *h, struct sandbox *s, const struct machine_plan *p,
 	if (rc < 0)
 		return err_prefix(e, rc, "configure");
 	sandbox_phase(&s->info, "configure", since);
-	if ((rc = fault_of(p, "after_config", e)) < 0)
+	if ((rc = plan_fault(p, "after_config", e)) < 0)
 		return rc;
 	id_new_uuid(image);
 	rc = header_new_zero((uint64_t)s->info.memory_mb << 20, image, &zero, e);
@@ -119,12 +111,12 @@ static int boot(struct host *h, struct sandbox *s, const struct machine_plan *p,
 	if ((rc = vmm_start(v, e)) < 0)
 		return err_prefix(e, rc, "start");
 	sandbox_phase(&s->info, "start", since);
-	if ((rc = fault_of(p, "after_start", e)) < 0)
+	if ((rc = plan_fault(p, "after_start", e)) < 0)
 		return rc;
 	if ((rc = greet_wait_ready(h, s, e)) < 0)
 		return err_prefix(e, rc, "boot");
 	sandbox_phase(&s->info, "boot", since);
-	return fault_of(p, "after_ready", e);
+	return plan_fault(p, "after_ready", e);
 }
 
 // --- load
@@ -174,7 +166,7 @@ static int load(struct host *h, struct sandbox *s, const struct machine_plan *p,
 	if (rc < 0)
 		return err_prefix(e, rc, "load");
 	sandbox_phase(&s->info, "load", since);
-	return fault_of(p, "after_load", e);
+	return plan_fault(p, "after_load", e);
 }
 
 int machine_resolvers(const struct host *h, struct resolvers *ret, struct err *e)
@@ -227,7 +219,7 @@ int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 	if ((rc = choose_resolvers(h, s, e)) < 0)
 		return rc;
 	sandbox_phase(&s->info, "slot", since);
-	if ((rc = fault_of(p, "after_slot", e)) < 0)
+	if ((rc = plan_fault(p, "after_slot", e)) < 0)
 		return rc;
 
 	if ((rc = prepare_disk(h, s, p, e)) < 0)
@@ -254,20 +246,20 @@ int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 		: file ? "file"
 		       : "uffd");
 	sandbox_phase(&s->info, "disk", since);
-	if ((rc = fault_of(p, "after_disk", e)) < 0)
+	if ((rc = plan_fault(p, "after_disk", e)) < 0)
 		return rc;
 
 	if (host_run_path(h, s->info.id, dir) < 0)
 		return err_set(e, ERR_INTERNAL, "run directory path too long");
 	if (mkdir(dir, 0700) < 0)
 		return err_errno(e, errno, "%s", dir);
-	if ((rc = fault_of(p, "after_dir", e)) < 0)
+	if ((rc = plan_fault(p, "after_dir", e)) < 0)
 		return rc;
 	s->console_from = console_size(h, s->info.id);
 	if ((rc = jail_start(h, s, p, e)) < 0)
 		return err_prefix(e, rc, "jail");
 	sandbox_phase(&s->info, "jail", since);
-	if ((rc = fault_of(p, "after_shim", e)) < 0)
+	if ((rc = plan_fault(p, "after_shim", e)) < 0)
 		return rc;
 
 	_cleanup_(vmm_freep) struct vmm *v = NULL;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a machine is made of.
 #pragma once
+#include "base/fault.h"
 #include "sandbox/machine/source.h"
 
 struct machine_plan {
@@ -14,3 +15,11 @@ struct machine_plan {
 	// asked.
 	bool *ret_refused;
 };
+
+// A fault point behind a step that operations share: "create.after_slot", "resume.after_slot".
+static inline int plan_fault(const struct machine_plan *p, const char *step, struct err *e)
+{
+	char name[64];
+	snprintf(name, sizeof name, "%s.%s", p->operation, step);
+	return fault_hit(name, e);
+}

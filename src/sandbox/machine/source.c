@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "sandbox/machine/agent_program.h"
 #include "sandbox/machine/fit.h"
 #include "sandbox/machine/runtimes.h"
 #include "sandbox/table/bells.h"
@@ -97,6 +98,8 @@ void source_image_key(const struct host *h, const struct image_info *img, char o
 	strbuf_addf(&b, "%s %s %s %u %lu %lu %s %s %s %s %s %s", img->name, img->kernel_id,
 		img->rootfs_sha256, img->vcpus, img->memory_mb, img->disk_mb, img->boot_args,
 		v->name, v->state, v->sha256, v->runtime, fit_accel(v));
+	// The agent in its memory is not to be replaced at each create.
+	strbuf_addf(&b, " %s", h->agent_program ? h->agent_program->build : "");
 	// The guest has seen it, where it is not the emulator's. Its rate is measured, and differs
 	// a little each time: that is left to fit_memory.
 	if (v->kvm)

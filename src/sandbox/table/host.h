@@ -41,6 +41,8 @@ struct sandbox {
 	struct host_sandbox info;
 	char token[96];	       // envd's; kept for later resumes
 	char agent[20];	       // envd's instance that was greeted last, "": not known
+	bool agent_replaced;   // at its last start, see machine/agent_program.h
+	char agent_note[160];  // the version of before, or why it is the old one still; "": nothing
 	unsigned agent_asked;  // how often its version was asked for (machine/learn.h)
 	char op_id[UUID_SIZE]; // of the operation that has it, or had it last
 	const char *operation; // "create", "destroy", ...: claimed; NULL: free
@@ -102,6 +104,7 @@ struct unknown {
 
 struct vmm_choice;
 struct runtimes;
+struct agent_program;
 
 struct host {
 	char *data_dir, *run_dir;
@@ -115,6 +118,7 @@ struct host {
 	char *own_dir;		   // tree of our own programs
 	uint32_t own_dynamic;	   // bit: this one needs its dynamic linker
 	char *shim_program;
+	struct agent_program *agent_program; // NULL: there is none to be sent
 	unsigned max_sandboxes;
 
 	uint64_t reserve_bytes; // of the volume (space.h)

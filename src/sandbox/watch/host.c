@@ -15,6 +15,7 @@
 #include "disk/disk.h"
 #include "disk/image.h"
 #include "net/resolvers.h"
+#include "sandbox/machine/agent_program.h"
 #include "sandbox/machine/runtimes.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/statefile.h"
@@ -120,6 +121,7 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	h->vmm = calloc(1, sizeof *h->vmm);
 	h->refs = refs_new();
 	h->shim_program = paths_find("stasis-shim");
+	agent_program_open(&h->agent_program);
 
 	struct host_config full = *cfg;
 	int rc = -ENOMEM;
@@ -223,6 +225,7 @@ static void free_host(struct host *h)
 	free(h->own_dir);
 	free(h->vmm);
 	free(h->shim_program);
+	agent_program_free(h->agent_program);
 	free(h->data_dir);
 	free(h->run_dir);
 	pthread_cond_destroy(&h->changed);

@@ -5,6 +5,7 @@
 #include <sqlite3.h>
 #include <string.h>
 #include <unistd.h>
+#include "base/buildid.h"
 #include "base/clock.h"
 #include "base/str.h"
 #include "net/resolvers.h"
@@ -686,6 +687,64 @@ static void agents_told(const void *arg)
 	play_close(h);
 }
 
+// What the guest that is resumed has to tell, and what its agent is then.
+static void resume_and_see(struct host *h, struct play *p, unsigned box, const char *want)
+{
+	OK(play_pause(h, p, box, NULL, &e));
+	OK(play_resume(h, p, box, -1, false, NULL, &e));
+	check(guest_goes_on(p->box[box].id), "it stands still");
+	struct host_sandbox s;
+	OK(host_get(h, p->box[box].id, &s, &e));
+	check(str_starts(s.agent, want), "agent is '%s', should be '%s'", s.agent, want);
+}
+
+static unsigned calls_of(const char *name)
+{
+	unsigned n = 0, all = MIN(atomic_load(&world.stage->n_calls), (unsigned)STAGE_HITS);
+	for (unsigned i = 0; i < all; i++)
+		n += str_eq(world.stage->calls[i], name);
+	return n;
+}
+
+#define OLDER "0.0.9-3+0123456789abcdef"
+// An older agent that can be replaced is, once; what it refuses, and whoever does not answer, costs
+// no resume. One of before, and one that claims to be newer, are left alone.
+static void agents_replaced(const void *arg)
+{
+	static const char *const left[] = {"-", "--", "9999.0.0-9999+0123456789abcdef can=replace",
+		OLDER, "0.1.0-9999+0123456789abcdef can=replace"};
+	static const enum trouble met[] = {TROUBLE_FAILS, TROUBLE_LOST, TROUBLE_SILENT};
+	char ours[64], own[BUILD_ID_SIZE];
+	setenv("STASIS_AGENT", "/proc/self/exe", 1);
+	build_id_own(own);
+	snprintf(ours, sizeof ours, STASIS_VERSION "-3+%s", own);
+	struct play *p = play_new();
+	struct host *h = play_open();
+	unsigned box = 0;
+	for (unsigned i = 0; i < ARRAY_SIZE(met); i++, box++) {
+		snprintf(world.stage->agent, sizeof world.stage->agent, OLDER " can=replace");
+		stage_trouble("envd_call_replace", "", met[i], false);
+		OK(play_create(h, p, box, -1, true, NULL, &e));
+		check_agent(h, p, box, met[i] == TROUBLE_LOST ? ours : OLDER);
+		stage_calm();
+		resume_and_see(h, p, box, ours);
+		unsigned n = calls_of("envd_call_replace");
+		resume_and_see(h, p, box, ours);
+		check(calls_of("envd_call_replace") == n, "one that is ours is sent again");
+	}
+	snprintf(world.stage->agent, sizeof world.stage->agent, OLDER " can=replace stays");
+	OK(play_create(h, p, box, -1, true, NULL, &e));
+	resume_and_see(h, p, box++, OLDER);
+	unsigned n = calls_of("envd_call_replace");
+	for (unsigned i = 0; i < ARRAY_SIZE(left); i++, box++) {
+		snprintf(world.stage->agent, sizeof world.stage->agent, "%s", left[i]);
+		OK(play_create(h, p, box, -1, true, NULL, &e));
+		resume_and_see(h, p, box, i < 2 ? "unknown-" : i == 3 ? OLDER : "");
+	}
+	check(calls_of("envd_call_replace") == n, "one is sent that is not to be");
+	play_close(h);
+}
+
 static void all_of(const void *arg)
 {
 	world.firecracker = true;
@@ -763,6 +822,7 @@ int main(int argc, char **argv)
 		{"agents", agents_told},
 		{"superset", supersets},
 		{"firecracker/superset", supersets, &yes},
+		{"agents-replaced", agents_replaced},
 		{"firecracker/create", all_of, (const void *)creates},
 		{"firecracker/pause", fc_pauses, &yes},
 		{"firecracker/snapshot", all_of, (const void *)snapshots},

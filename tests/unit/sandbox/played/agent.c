@@ -3,6 +3,7 @@
 // stands still from a freeze to a thaw (or to the first init after a load).
 #include <fcntl.h>
 #include <string.h>
+#include "base/buildid.h"
 #include "base/file.h"
 #include "base/str.h"
 #include "played/played.h"
@@ -117,6 +118,28 @@ int envd_call_greet(struct http_client *h, const struct envd_target *t, const ch
 	if (rc < 0)
 		return rc;
 	snprintf(c.m.token, sizeof c.m.token, "%s", t->token ? t->token : "");
+	return end(&c, name, timeout_ms, t, e);
+}
+
+// The new agent has another instance, and what it was given.
+int envd_call_replace(struct http_client *h, const struct envd_target *t,
+	const struct envd_program *program, bool resumed, int timeout_ms, struct err *e)
+{
+	static const char name[] = "envd_call_replace";
+	struct call c;
+	char build[BUILD_ID_SIZE];
+	int rc = begin(&c, name, t, timeout_ms, e);
+	if (rc == 0)
+		rc = allowed(&c, t, e);
+	if (rc < 0)
+		return rc;
+	if (build_id_of(program->data, program->len, build) < 0)
+		return err_set(e, ERR_INVALID, "%s: status 400: no program", name);
+	// One that stays as it is says so in its version.
+	if (!strstr(c.m.agent, "stays")) {
+		snprintf(c.m.agent, sizeof c.m.agent, STASIS_VERSION "-3+%s can=replace", build);
+		snprintf(c.m.instance, sizeof c.m.instance, "a6e%u", ++c.m.instances);
+	}
 	return end(&c, name, timeout_ms, t, e);
 }
 

@@ -99,7 +99,7 @@ struct stage {
 #define VOLUME_SIZE (100ull << 30)
 #define VOLUME_INODES 1000000ull
 
-#define PLAYED_AGENT STASIS_VERSION "-3+00112233aabbccdd init=" STASIS_VERSION "-3 can=replace"
+#define PLAYED_AGENT STASIS_VERSION "-3+00112233aabbccdd init=" STASIS_VERSION "-3"
 
 // ---- the world
 
