@@ -24,6 +24,7 @@
 #include "cli/command/all.h"
 #include "cli/command/kept.h"
 #include "cli/command/nested.h"
+#include "cli/command/weak_agents.h"
 #include "disk/disk.h"
 #include "disk/space.h"
 #include "disk/image.h"
@@ -361,6 +362,22 @@ static void check_image(struct report *r)
 		tell(r, "image", MISSING, "stasis image build base", "%s", e.text);
 }
 
+// What was mended in the agent is not mended in the memory of earlier snapshots.
+static void check_agents(struct report *r)
+{
+	_cleanup_(weak_agents_done) struct weak_agents w;
+	if (weak_agents_look(r->data_dir, &w, NULL) < 0 || !w.snapshots)
+		return;
+	if (w.weak)
+		tell(r, "agents", DEGRADED,
+			"see 'stasis get ID' and 'stasis snapshot check NAME'; make them anew",
+			"%u of %u snapshots have an agent with a known weakness: %s", w.weak,
+			w.snapshots, w.names.data ? w.names.data : "");
+	else
+		tell(r, "agents", OK, NULL, "%u snapshots, none has an agent with a known weakness",
+			w.snapshots);
+}
+
 static void check_devices(struct report *r)
 {
 	_cleanup_close_ int tun = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
@@ -481,7 +498,7 @@ int cmd_doctor(struct cli *c, struct err *e)
 {
 	static void (*const checks[])(struct report *) = {check_root, check_kernel, check_programs,
 		check_vmm, check_nested, check_userfaultfd, check_pagemap, check_data, check_kept,
-		check_image, check_devices, check_nft, check_dns, check_nginx, check_cgroups,
+		check_image, check_agents, check_devices, check_nft, check_dns, check_nginx, check_cgroups,
 		check_memory, check_limits, check_port};
 	_cleanup_json_ json_t *list = json_array();
 	struct report r = {.checks = list, .firecracker = "firecracker"};
