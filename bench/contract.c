@@ -33,8 +33,8 @@ static void do_create(const struct bench *b)
 
 static void do_address(const struct bench *b)
 {
-	char address[48];
-	if (b->host->ops->address(b->host->host, "ibox", address, NULL) < 0)
+	struct host_place at;
+	if (b->host->ops->address(b->host->host, "ibox", &at, NULL) < 0)
 		abort();
 }
 

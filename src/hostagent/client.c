@@ -322,17 +322,17 @@ static int set_on_timeout(
 
 // Asked for each request at the edge and not remembered: an address is another sandbox's as soon as
 // its own has stopped.
-static int address(void *p, const char *id, char out[48], struct err *e)
+static int address(void *p, const char *id, struct host_place *ret, struct err *e)
 {
 	struct rpc_request q = {0};
 	struct rpc_text got;
 	int rc = set_id(&q, id, e);
 	if (rc == 0)
 		rc = ask(p, RPC_GET_ADDRESS, &q, &got, e);
-	if (rc == 0 && !got.address[0])
+	if (rc == 0 && !got.place.address[0])
 		rc = err_set(e, ERR_CONFLICT, "sandbox %s has no address", id);
 	if (rc == 0)
-		memcpy(out, got.address, sizeof got.address);
+		*ret = got.place;
 	return rc;
 }
 

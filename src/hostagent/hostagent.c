@@ -95,9 +95,9 @@ static int set_on_timeout(
 {
 	return host_set_on_timeout(HOST(h), op_id, id, on_timeout, e);
 }
-static int address(void *h, const char *id, char out[48], struct err *e)
+static int address(void *h, const char *id, struct host_place *ret, struct err *e)
 {
-	return host_address(HOST(h), id, out, e);
+	return host_address(HOST(h), id, ret, e);
 }
 static int open_log(void *h, const char *id, int *ret_fd, struct err *e)
 {

@@ -52,7 +52,7 @@ struct hostagent_ops {
 		enum on_timeout on_timeout, struct err *e);
 	// Address of a running sandbox, without touching the disk: called for each request at the
 	// edge.
-	int (*address)(void *host, const char *id, char out[48], struct err *e);
+	int (*address)(void *host, const char *id, struct host_place *ret, struct err *e);
 	// Descriptor of the guest's console log, open for reading.
 	int (*open_log)(void *host, const char *id, int *ret_fd, struct err *e);
 	// Events with seq > after, oldest first, at most max; waits up to wait_ms for the first.

@@ -411,7 +411,10 @@ static const struct wire_field sandboxes_fields[] = {
 	LIST(rpc_sandboxes, list, n, "sandboxes", &sandbox)};
 MESSAGE(sandboxes, "ListSandboxesResponse", rpc_sandboxes, sandboxes_fields);
 
-static const struct wire_field address_fields[] = {TEXT(rpc_text, address, "address")};
+static const struct wire_field address_fields[] = {
+	TEXT(rpc_text, place.address, "address"),
+	BOOL(rpc_text, place.owner_only, "ownerOnly"),
+};
 MESSAGE(address, "GetAddressResponse", rpc_text, address_fields);
 
 static const struct wire_field log_data_fields[] = {

@@ -147,6 +147,6 @@ struct rpc_removed {
 };
 
 struct rpc_text {
-	char address[48];
+	struct host_place place;
 	struct strbuf data;
 };

@@ -99,8 +99,8 @@ static int do_list(const struct hostagent *h, void *in, void *out, struct err *e
 
 static int do_address(const struct hostagent *h, void *in, void *out, struct err *e)
 {
-	return h->ops->address(h->host, ((const struct rpc_request *)in)->id,
-		((struct rpc_text *)out)->address, e);
+	return h->ops->address(
+		h->host, ((const struct rpc_request *)in)->id, &((struct rpc_text *)out)->place, e);
 }
 
 static int do_snapshot_create(const struct hostagent *h, void *in, void *out, struct err *e)

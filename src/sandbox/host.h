@@ -79,7 +79,7 @@ int host_set_on_timeout(struct host *h, const char *op_id, const char *id,
 	enum on_timeout on_timeout, struct err *e);
 int host_set_timeout(
 	struct host *h, const char *op_id, const char *id, uint64_t ends_at_ns, struct err *e);
-int host_address(struct host *h, const char *id, char out[48], struct err *e);
+int host_address(struct host *h, const char *id, struct host_place *ret, struct err *e);
 int host_open_log(struct host *h, const char *id, int *ret_fd, struct err *e);
 int host_events(struct host *h, uint64_t after, size_t max, int wait_ms, struct host_event **ret,
 	size_t *ret_n, struct err *e);

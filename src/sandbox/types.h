@@ -136,6 +136,12 @@ struct host_sandbox {
 	uint64_t memory_written_bytes, memory_kept_bytes;
 };
 
+// Where a running sandbox is reached.
+struct host_place {
+	char address[48];
+	bool owner_only; // its agent has a weakness for which strangers are kept away from it
+};
+
 struct host_event {
 	uint64_t seq; // 1, 2, ...: no gaps, never reused
 	uint64_t at_ns;

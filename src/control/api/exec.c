@@ -215,13 +215,13 @@ static int explain(struct control *c, struct exec *x, struct sandbox_row *row, u
 static int find_agent(struct control *c, struct exec *x, const char *id, const char *user,
 	struct sandbox_row **ret, struct err *e)
 {
-	char address[48];
+	struct host_place at;
 	struct host_sandbox now;
 	struct err why = {0};
 	int r = find_live(c, id, ret, e);
 	if (r < 0)
 		return r;
-	r = c->host.ops->address(c->host.host, id, address, &why);
+	r = c->host.ops->address(c->host.host, id, &at, &why);
 	if (r < 0 && why.code == ERR_CONFLICT && find_report(c, *ret, &now, NULL) == 0) {
 		if (now.state == SANDBOX_PAUSED)
 			return err_set(
@@ -234,7 +234,7 @@ static int find_agent(struct control *c, struct exec *x, const char *id, const c
 		*e = why;
 		return r;
 	}
-	snprintf(x->base_url, sizeof x->base_url, "http://%s:%d", address, ENVD_PORT);
+	snprintf(x->base_url, sizeof x->base_url, "http://%s:%d", at.address, ENVD_PORT);
 	x->target =
 		(struct envd_target){.base_url = x->base_url, .token = (*ret)->token, .user = user};
 	return 0;

@@ -169,12 +169,13 @@ static int take_event(void *ctx, const struct host_event *ev)
 // What the agent knows and the host has not asked for yet.
 static void ask_agent(struct why *w)
 {
-	char address[48], url[80];
+	struct host_place at;
+	char url[80];
 	_cleanup_(http_client_freep) struct http_client *client = NULL;
 	struct envd_oom_report r;
-	if (w->c->host.ops->address(w->c->host.host, w->id, address, NULL) < 0)
+	if (w->c->host.ops->address(w->c->host.host, w->id, &at, NULL) < 0)
 		return;
-	snprintf(url, sizeof url, "http://%s:%d", address, ENVD_PORT);
+	snprintf(url, sizeof url, "http://%s:%d", at.address, ENVD_PORT);
 	const struct envd_target t = {.base_url = url, .token = w->row->token};
 	if (agents_take(w->c->agents, w->id, url, &client, NULL) < 0 ||
 		envd_call_oom(client, &t, NULL, ASK_MS, &r, NULL) < 0)

@@ -50,6 +50,10 @@ static const struct refusal refusals[] = {
 	{"bad_id", 400, "The sandbox id is malformed", false},
 	{"bad_port", 400, "The port must be a number from 1 to 65535", false},
 	{"token", 401, "The access token is missing or wrong", false},
+	{"owner", 401,
+		"The agent in this sandbox is an older one with a known weakness: until it is made "
+		"anew, each port wants the access token of the sandbox (X-Access-Token)",
+		false},
 	{"internal", 404, "No such path", false},
 	{"unavailable", 503, "The host cannot be asked about the sandbox right now", false},
 };
@@ -86,6 +90,13 @@ static bool needs_token(const struct http_request *r)
 	return strcmp(method, "OPTIONS") != 0 && !(health && strcmp(method, "GET") == 0);
 }
 
+// A guest whose agent has a known weakness is for its owner alone, whatever port is asked for.
+static const char *refuse_stranger(const struct http_request *r, const char *wanted)
+{
+	const char *token = http_req_header(r, "X-Access-Token");
+	return token && str_eq_secret(token, wanted) ? NULL : "owner";
+}
+
 // Decided here and not by the agent, which belongs to whoever is root in the guest.
 static const char *refuse_agent_call(const struct http_request *r, const char *wanted)
 {
@@ -97,22 +108,23 @@ static const char *refuse_agent_call(const struct http_request *r, const char *w
 	return NULL;
 }
 
-static const char *find_address(struct control *c, const struct http_request *r,
-	const struct edge_target *t, char address[48])
+static const char *find_place(struct control *c, const struct http_request *r,
+	const struct edge_target *t, struct host_place *ret)
 {
 	_cleanup_(row_unrefp) struct sandbox_row *row = NULL;
 	struct err e = {0};
 	if (find_live(c, t->id, &row, NULL) < 0)
 		return "not_found";
-	int rc = c->host.ops->address(c->host.host, t->id, address, &e);
+	int rc = c->host.ops->address(c->host.host, t->id, ret, &e);
 	if (rc < 0)
 		return e.code == ERR_NOT_FOUND || e.code == ERR_CONFLICT ? "not_found"
 									 : "unavailable";
-	if (t->port == ENVD_PORT)
-		return refuse_agent_call(r, row->token);
+	const char *refused = ret->owner_only ? refuse_stranger(r, row->token) : NULL;
+	if (refused || t->port == ENVD_PORT)
+		return refused ? refused : refuse_agent_call(r, row->token);
 	bool fresh = row->ready_ns && clock_monotonic_ns() - row->ready_ns < FRESH_NS;
 	for (int i = 0; fresh && i < PROBES; i++) {
-		if (probe(address, t->port) != -ECONNREFUSED)
+		if (probe(ret->address, t->port) != -ECONNREFUSED)
 			break;
 		clock_sleep_ns(PROBE_MS * NSEC_PER_MSEC);
 	}
@@ -164,18 +176,22 @@ void route_auth(struct http_request *r, void *ctx)
 {
 	struct control *c = ctx;
 	struct edge_target t;
-	char address[48], text[64];
+	struct host_place at = {0};
+	char text[64];
 	const char *refusal = target_parse(http_req_header(r, "E2b-Sandbox-Id"),
 		http_req_header(r, "E2b-Sandbox-Port"), http_req_header(r, "X-Stasis-Host"),
 		c->domain, &t);
 	if (!refusal)
-		refusal = find_address(c, r, &t, address);
+		refusal = find_place(c, r, &t, &at);
 	if (refusal) {
 		refuse(r, refusal, t.id);
 		return;
 	}
-	snprintf(text, sizeof text, "%s:%u", address, t.port);
+	snprintf(text, sizeof text, "%s:%u", at.address, t.port);
 	http_reply_header(r, "X-Stasis-Target", text);
+	// It was shown to the edge: a program that serves a port is not to have it.
+	if (at.owner_only && t.port != ENVD_PORT)
+		http_reply_header(r, "X-Stasis-Token-Taken", "1");
 	pass_credentials(c, r);
 	http_reply_header(r, "X-Stasis-Id", t.id);
 	snprintf(text, sizeof text, "%u", t.port);
@@ -199,14 +215,15 @@ static bool is_on_loopback(struct control *c, const char *id, const char *port_t
 {
 	_cleanup_(row_unrefp) struct sandbox_row *row = NULL;
 	_cleanup_(http_client_freep) struct http_client *client = NULL;
-	char address[48], base_url[80];
+	struct host_place at;
+	char base_url[80];
 	uint64_t port;
 	bool loopback = false, outside = false;
 	if (!id || !port_text || str_to_u64(port_text, UINT16_MAX, &port) < 0 ||
 		port == ENVD_PORT || find_live(c, id, &row, NULL) < 0 ||
-		c->host.ops->address(c->host.host, id, address, NULL) < 0)
+		c->host.ops->address(c->host.host, id, &at, NULL) < 0)
 		return false;
-	snprintf(base_url, sizeof base_url, "http://%s:%d", address, ENVD_PORT);
+	snprintf(base_url, sizeof base_url, "http://%s:%d", at.address, ENVD_PORT);
 	const struct envd_target target = {.base_url = base_url, .token = row->token};
 	if (agents_take(c->agents, id, base_url, &client, NULL) < 0 ||
 		envd_call_ports(

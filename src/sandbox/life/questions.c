@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sys/sysinfo.h>
+#include "agentclient/version.h"
 #include "base/clock.h"
 #include "disk/disk.h"
 #include "sandbox/capture/harvest.h"
@@ -38,7 +39,7 @@ int host_get(struct host *h, const char *id, struct host_sandbox *ret, struct er
 	return 0;
 }
 
-int host_address(struct host *h, const char *id, char out[48], struct err *e)
+int host_address(struct host *h, const char *id, struct host_place *ret, struct err *e)
 {
 	int rc = 0;
 	pthread_mutex_lock(&h->lock);
@@ -48,8 +49,10 @@ int host_address(struct host *h, const char *id, char out[48], struct err *e)
 	else if (s->info.state != SANDBOX_RUNNING)
 		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", id,
 			sandbox_state_name(s->info.state));
-	else
-		snprintf(out, 48, "%s", s->info.address);
+	if (rc == 0) {
+		snprintf(ret->address, sizeof ret->address, "%s", s->info.address);
+		ret->owner_only = agent_is_owner_only(s->info.agent);
+	}
 	pthread_mutex_unlock(&h->lock);
 	return rc;
 }

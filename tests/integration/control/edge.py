@@ -396,6 +396,36 @@ def test_long_headers_and_addresses(edge, box, app, agent):
     edge.call("GET", "/", headers={"E2b-Sandbox-Id": "i" * 50000}, expect=400)
 
 
+def test_a_weak_agent_is_for_its_owner_alone(edge, box, app, agent):
+    """Whatever port is asked for; and a program behind one does not get to see the token."""
+    weak, told, none = (edge.api("POST", "/v1/sandboxes", {"env": {"MODEL_AGENT": version}}, 201) for version in
+                        ("unknown-1", "unknown-2", "0.1.0-3+0123456789abcdef"))
+    assert edge.api("GET", "/v1/sandboxes/" + weak["id"])["agent_version"] == "before 0.1.0-3"
+    assert any("token" in text for text in edge.api("GET", "/v1/sandboxes/" + weak["id"])["agent_weaknesses"])
+    assert edge.api("GET", "/v1/sandboxes/" + none["id"])["agent_weaknesses"] == []
+    for port in (app.port, 49983, free_port(GUEST)):
+        for wrong in ({}, {"X_Access_Token": "wrong"}, {"X_Access_Token": ""}, {"X_Access_Token": none["envd_token"]},
+                      {"X_Access_Token": "t" * 400}):
+            for method, path in (("GET", "/health"), ("OPTIONS", "/files"), ("POST", "/x")):
+                _, data = edge.call(method, path, None, to(weak, port, **wrong), 401)
+                assert "known weakness" in json.loads(data)["message"], data
+        edge.call("GET", "/", headers={"Host": f"{port}-{weak['id']}.localhost"}, expect=401)
+    good = {"X_Access_Token": weak["envd_token"]}
+    edge.call("GET", "/files", headers=to(weak, 49983, **good), expect=200)
+    assert weak["envd_token"] in agent.last_head
+    for path in ("/init", "/upgrade"):
+        edge.call("POST", path, b"{}", to(weak, 49983, **good), 404)
+    edge.call("GET", "/x", headers=to(weak, app.port, **good), expect=200)
+    assert "oken" not in app.last_head, app.last_head
+    # The others' ports are open, and a header of that name is the application's.
+    for other in (told, none):
+        edge.call("GET", "/x", headers=to(other, app.port, X_Access_Token="own"), expect=200)
+        assert "own" in app.last_head
+        edge.call("GET", "/health", headers=to(other, 49983), expect=200)
+    for made in (weak, told, none):
+        edge.api("DELETE", "/v1/sandboxes/" + made["id"], None, 204)
+
+
 def test_own_key_does_not_reach_a_guest(edge, box, app, agent):
     for headers in ({"X-API-Key": edge.key}, {"Authorization": "Bearer " + edge.key}):
         edge.call("GET", "/", headers=dict(to(box, app.port), **headers), expect=200)

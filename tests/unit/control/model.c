@@ -2,6 +2,7 @@
 #include "model.h"
 #include <fcntl.h>
 #include <string.h>
+#include "agentclient/version.h"
 #include "base/clock.h"
 
 static struct host_sandbox *find(struct model *m, const char *id)
@@ -136,6 +137,8 @@ static int create(
 	snprintf(s->dns, sizeof s->dns, "%.47s", req->dns[0] ? req->dns : "192.0.2.53");
 	snprintf(s->backend, sizeof s->backend, "%s", from ? "uffd" : "boot");
 	set_phases(s, from ? "load" : "boot");
+	const char *agent = json_string_value(json_object_get(req->env, "MODEL_AGENT"));
+	snprintf(s->agent, sizeof s->agent, "%s", agent ? agent : "");
 	m->last_create = *req;
 	snprintf(m->last_token, sizeof m->last_token, "%s", req->token);
 	char *env = json_dumps(req->env, JSON_COMPACT);
@@ -473,14 +476,16 @@ static int set_on_timeout(
 	return s ? 0 : missing(id, e);
 }
 
-static int address(void *host, const char *id, char out[48], struct err *e)
+static int address(void *host, const char *id, struct host_place *ret, struct err *e)
 {
 	struct host_sandbox s;
 	int r = get(host, id, &s, e);
 	if (r == 0 && s.state != SANDBOX_RUNNING)
 		r = err_set(e, ERR_CONFLICT, "not running");
 	if (r == 0)
-		snprintf(out, 48, "%s", s.address);
+		*ret = (struct host_place){.owner_only = agent_is_owner_only(s.agent)};
+	if (r == 0)
+		snprintf(ret->address, sizeof ret->address, "%s", s.address);
 	return r;
 }
 

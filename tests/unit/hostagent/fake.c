@@ -210,11 +210,11 @@ static int set_on_timeout(
 	return operate(p, "set_on_timeout", op_id, id, e);
 }
 
-static int address(void *p, const char *id, char out[48], struct err *e)
+static int address(void *p, const char *id, struct host_place *ret, struct err *e)
 {
 	int rc = enter(p, "address", id, e);
 	if (rc == 0)
-		snprintf(out, 48, "10.213.0.9");
+		*ret = (struct host_place){.address = "10.213.0.9", .owner_only = true};
 	return rc;
 }
 

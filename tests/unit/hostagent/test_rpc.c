@@ -197,9 +197,9 @@ static void each_function_reaches_the_host_and_brings_its_answer(void **state)
 	OK(w, set_on_timeout, OP2, "ibox", ON_TIMEOUT_PAUSE);
 	assert_string_equal(f->call, "set_on_timeout");
 	assert_int_equal(f->on_timeout, ON_TIMEOUT_PAUSE);
-	char address[48];
-	OK(w, address, "ibox", address);
-	assert_string_equal(address, "10.213.0.9");
+	struct host_place at;
+	OK(w, address, "ibox", &at);
+	assert_string_equal(at.address, "10.213.0.9");
 
 	struct host_template *t = NULL;
 	OK(w, templates, &t, &n);
@@ -261,8 +261,8 @@ static void each_error_keeps_its_code_and_its_text(void **state)
 	}
 	w->fake.fail_text = "caf\xc3\xa9";
 	struct err e = {0};
-	char address[48];
-	assert_true(CALL(w, address, "ibox", address, &e) < 0);
+	struct host_place at;
+	assert_true(CALL(w, address, "ibox", &at, &e) < 0);
 	assert_string_equal(e.text, "caf\xc3\xa9");
 	// Streams say it at their end.
 	int fd = -1;
@@ -272,7 +272,7 @@ static void each_error_keeps_its_code_and_its_text(void **state)
 	assert_int_equal(e.code, ERR_NO_SPACE);
 	assert_string_equal(e.text, "caf\xc3\xa9");
 	// No error object: the caller does not care.
-	assert_true(CALL(w, address, "ibox", address, NULL) < 0);
+	assert_true(CALL(w, address, "ibox", &at, NULL) < 0);
 }
 
 static void strange_ids_go_no_further(void **state)
@@ -625,7 +625,7 @@ static void a_host_that_hangs_is_given_up(void **state)
 	struct world *w = *state;
 	struct hostagent h;
 	struct err e = {0};
-	char address[48];
+	struct host_place at;
 	struct host_sandbox s;
 	const struct hostagent_client_config cfg = {
 		.socket = w->socket, .operation_timeout_ms = 50};
@@ -635,7 +635,9 @@ static void a_host_that_hangs_is_given_up(void **state)
 	assert_int_equal(e.code, ERR_UNAVAILABLE);
 	assert_true(hostagent_lost(&e));
 	// Others are not held up by it.
-	assert_int_equal(h.ops->address(h.host, "ibox", address, &e), 0);
+	assert_int_equal(h.ops->address(h.host, "ibox", &at, &e), 0);
+	assert_string_equal(at.address, "10.213.0.9");
+	assert_true(at.owner_only);
 	fake_open(&w->fake);
 	hostagent_disconnect(&h);
 }
@@ -644,14 +646,14 @@ static void a_host_that_is_away_is_lost_and_comes_back(void **state)
 {
 	struct world *w = *state;
 	struct err e = {0};
-	char address[48];
-	OK(w, address, "ibox", address); // leaves a connection behind
+	struct host_place at;
+	OK(w, address, "ibox", &at); // leaves a connection behind
 	w->server = hostagent_server_free(w->server);
-	assert_true(CALL(w, address, "ibox", address, &e) < 0);
+	assert_true(CALL(w, address, "ibox", &at, &e) < 0);
 	assert_true(hostagent_lost(&e));
 	assert_non_null(strstr(e.text, w->socket));
 	start_server(w);
-	OK(w, address, "ibox", address);
+	OK(w, address, "ibox", &at);
 }
 
 // Between client and host: passes requests on, and drops so many of the answers.
@@ -769,12 +771,13 @@ static void *hammer(void *arg)
 {
 	struct world *w = arg;
 	for (int i = 0; i < 200; i++) {
-		char op[UUID_SIZE], address[48];
+		char op[UUID_SIZE];
+		struct host_place at;
 		struct host_sandbox s;
 		struct err e = {0};
 		id_new_uuid(op);
 		if (CALL(w, pause, op, "ibox", &s, &e) != 0 ||
-			CALL(w, address, "ibox", address, &e) != 0)
+			CALL(w, address, "ibox", &at, &e) != 0)
 			return "failed";
 	}
 	return NULL;

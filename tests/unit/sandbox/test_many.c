@@ -128,11 +128,12 @@ static bool is_gone(void *h, unsigned i)
 // While those that are stuck answer nothing.
 static void use_the_others(struct host *h)
 {
-	char op[UUID_SIZE], address[48];
+	char op[UUID_SIZE];
+	struct host_place at;
 	struct err e = {0};
 	for (unsigned i = STUCK; i < ALL; i++) {
 		check(runs(h, i), "%u is %s", i, sandbox_state_name(state_of(h, i)));
-		check(host_address(h, name_of(i), address, &e) == 0, "%u: %s", i, e.text);
+		check(host_address(h, name_of(i), &at, &e) == 0, "%u: %s", i, e.text);
 		check_content(i);
 	}
 	for (unsigned i = STUCK; i < ALL; i += 9)
