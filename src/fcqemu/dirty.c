@@ -34,8 +34,7 @@ void dirty_list_done(struct dirty_list *l)
 	*l = (struct dirty_list){0};
 }
 
-// Joins with the last range where that touches and is of the same kind.
-static int list_add(struct dirty_list *l, uint64_t offset, uint64_t length, bool zero)
+int dirty_list_add(struct dirty_list *l, uint64_t offset, uint64_t length, bool zero)
 {
 	struct dirty_range *last = l->n ? &l->v[l->n - 1] : NULL;
 	l->bytes += length;
@@ -92,7 +91,7 @@ static int walk(int fd, struct pm_scan_arg a, uint64_t base, struct dirty_list *
 		if (n < 0)
 			return err_errno(e, errno, "PAGEMAP_SCAN of guest memory");
 		for (int i = 0; l && i < n; i++)
-			if (list_add(l, v[i].start - base, v[i].end - v[i].start, false) < 0)
+			if (dirty_list_add(l, v[i].start - base, v[i].end - v[i].start, false) < 0)
 				return err_errno(e, ENOMEM, "scan of guest memory");
 		if (a.walk_end <= a.start)
 			return err_set(e, ERR_INTERNAL, "PAGEMAP_SCAN does not move on");
@@ -117,7 +116,7 @@ static int scan_entries(int fd, const struct dirty_source *s, struct dirty_list 
 		uint64_t n = (uint64_t)got / sizeof *entries;
 		for (uint64_t i = 0; i < n; i++)
 			if (entries[i] & (PM_PRESENT | PM_SWAPPED) && !(entries[i] & PM_FILE) &&
-				list_add(l, (at + i) * DIRTY_PAGE, DIRTY_PAGE, false) < 0)
+				dirty_list_add(l, (at + i) * DIRTY_PAGE, DIRTY_PAGE, false) < 0)
 				return err_errno(e, ENOMEM, "scan of guest memory");
 		at += n;
 	}
@@ -136,6 +135,7 @@ static int scan(const struct dirty_source *s, bool written, struct dirty_list *l
 		return fd;
 	if (!scan_forbidden() && (s->tracking || !written)) {
 		int rc = walk(fd, scan_arg(s, written), s->base, l, e);
+		l->exact = true;
 		if (rc != -ENOTTY && rc != -EINVAL)
 			return rc;
 	}
@@ -157,7 +157,7 @@ static int add_removed(
 			p += 64;
 			continue;
 		}
-		if (is_removed(s, p) && list_add(l, p * DIRTY_PAGE, DIRTY_PAGE, true) < 0)
+		if (is_removed(s, p) && dirty_list_add(l, p * DIRTY_PAGE, DIRTY_PAGE, true) < 0)
 			return -ENOMEM;
 		p++;
 	}
@@ -167,13 +167,13 @@ static int add_removed(
 // Between the ranges that hold data. What was removed and written again is data.
 static int merge_removed(const struct dirty_source *s, struct dirty_list *l)
 {
-	struct dirty_list all = {0};
+	struct dirty_list all = {.exact = l->exact};
 	uint64_t at = 0;
 	int rc = 0;
 	for (size_t i = 0; rc == 0 && i < l->n; i++) {
 		rc = add_removed(s, at, l->v[i].offset, &all);
 		if (rc == 0)
-			rc = list_add(&all, l->v[i].offset, l->v[i].length, false);
+			rc = dirty_list_add(&all, l->v[i].offset, l->v[i].length, false);
 		at = l->v[i].offset + l->v[i].length;
 	}
 	if (rc == 0)

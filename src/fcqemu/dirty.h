@@ -24,9 +24,13 @@ struct dirty_list {
 	struct dirty_range *v; // sorted, apart
 	size_t n, cap;
 	uint64_t bytes;
+	bool exact; // what was written, as the kernel noted it; else all that was touched
 };
 
 void dirty_list_done(struct dirty_list *l);
+// In ascending order. Joins with the last range where that touches and is of the same kind.
+// -ENOMEM.
+int dirty_list_add(struct dirty_list *l, uint64_t offset, uint64_t length, bool zero);
 // Pages changed since the last reset, the boot or the load. Nothing missing; without tracking, or
 // PAGEMAP_SCAN, everything the guest ever touched. STASIS_NO_PAGEMAP_SCAN=1 in the environment
 // forces that.

@@ -80,6 +80,7 @@ static void usage(FILE *to)
 {
 	fprintf(to, "usage: fcqemu --api-sock PATH [--id ID] [--qemu PATH] [--ramhook PATH]\n"
 		    "              [--accel auto|kvm|tcg] [--level LEVEL] [--tsc-khz KHZ]\n"
+		    "              [--memory-header FILE --memory-layers DIR] [--no-pagemap-scan]\n"
 		    "       fcqemu --probe [--qemu PATH]\n"
 		    "       fcqemu --snapshot-version [--qemu PATH]\n"
 		    "       fcqemu --describe-snapshot FILE\n"
@@ -109,7 +110,9 @@ static int parse_options(int argc, char **argv, struct options *o)
 		{"snapshot-version", no_argument, NULL, 's'},
 		{"describe-snapshot", required_argument, NULL, 'd'},
 		{"tsc-khz", required_argument, NULL, 't'}, {"level", required_argument, NULL, 'l'},
-		{"help", no_argument, NULL, 'h'}, {0}};
+		{"memory-header", required_argument, NULL, 'H'},
+		{"memory-layers", required_argument, NULL, 'L'},
+		{"no-pagemap-scan", no_argument, NULL, 'P'}, {"help", no_argument, NULL, 'h'}, {0}};
 	for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) >= 0;) {
 		switch (c) {
 		case 'a':
@@ -143,6 +146,15 @@ static int parse_options(int argc, char **argv, struct options *o)
 				break;
 			fprintf(stderr, "fcqemu: --tsc-khz %s: kHz\n", optarg);
 			return 153;
+		case 'H':
+			o->qemu.memory_header = optarg;
+			break;
+		case 'L':
+			o->qemu.memory_layers = optarg;
+			break;
+		case 'P': // for tests: as on a kernel before 6.7
+			setenv("STASIS_NO_PAGEMAP_SCAN", "1", 1);
+			break;
 		case 'l':
 			if (log_level_parse(optarg, &o->level))
 				break;

@@ -583,6 +583,7 @@ void qemu_init(struct qemu *q)
 	*q = (struct qemu){.pidfd = -1,
 		.stderr_fd = -1,
 		.hook_fd = -1,
+		.loaded = {.file = -1},
 		.state_timeout_ms = VMM_STATE_MS,
 		.qmp = {.fd = -1, .watch = -1}};
 }
@@ -599,6 +600,7 @@ static void qemu_stop(struct qemu *q)
 	if (q->removed)
 		munmap((void *)q->removed, q->ram_size / 4096 / 8);
 	q->removed = NULL;
+	loaded_done(&q->loaded);
 }
 
 void qemu_done(struct qemu *q)

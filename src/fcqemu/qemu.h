@@ -4,6 +4,7 @@
 #pragma once
 #include <sys/types.h>
 #include "fcqemu/config.h"
+#include "fcqemu/loaded.h"
 #include "fcqemu/qmp.h"
 
 enum accel { ACCEL_AUTO, ACCEL_KVM, ACCEL_TCG };
@@ -16,6 +17,9 @@ struct tsc_mark {
 
 struct qemu_options {
 	const char *qemu, *ramhook;
+	// What the page server of a load has: its header and the directory of its layers. NULL: not
+	// known.
+	const char *memory_header, *memory_layers;
 	enum accel accel;
 	struct tsc_mark mark;
 	uint64_t tsc_khz; // 0: measured (for tests)
@@ -48,6 +52,7 @@ struct qemu {
 	uint64_t tsc_khz;	     // of the guest, since it booted
 	bool tracking;		     // writes to it are noted
 	_Atomic uint64_t *removed;   // pages thrown away; shared with the hook
+	struct loaded loaded;	     // what its memory was at the start
 	int hook_fd;		     // the hook's thread (hook.h)
 	uint64_t hook_id;
 	unsigned drive_file[CONFIG_DRIVES_MAX]; // which file node is below each drive

@@ -129,14 +129,35 @@ static int full_ranges(
 	return 0;
 }
 
+// Which pages a diff has to hold. Where the kernel does not know, those are left out that hold what
+// they were loaded with.
+static int diff_ranges(
+	struct qemu *q, const struct dirty_source *s, struct dirty_list *ret, struct err *e)
+{
+	int rc = dirty_scan(s, ret, e);
+	if (rc < 0)
+		return rc;
+	uint64_t touched = ret->bytes;
+	if (!ret->exact) {
+		loaded_drop_same(&q->loaded, s, ret);
+		log_debug("memory: %llu KiB of %llu KiB touched are written",
+			(unsigned long long)(ret->bytes >> 10),
+			(unsigned long long)(touched >> 10));
+	}
+	loaded_note(&q->loaded, s->size, ret);
+	return 0;
+}
+
 static int write_memory(struct qemu *q, bool diff, struct pending *p, struct err *e)
 {
 	const struct dirty_source source = source_of(q);
 	_cleanup_(dirty_list_done) struct dirty_list list = {0};
 	uint64_t begin = clock_monotonic_ns();
-	int rc = diff ? dirty_scan(&source, &list, e) : full_ranges(q, &source, &list, e);
+	int rc = diff ? diff_ranges(q, &source, &list, e) : full_ranges(q, &source, &list, e);
 	if (rc < 0)
 		return rc;
+	if (!diff)
+		loaded_note(&q->loaded, source.size, NULL);
 	uint64_t scanned = clock_monotonic_ns();
 	if (ftruncate(p->fd, (off_t)source.size) < 0)
 		return err_errno(e, errno, "%.500s", p->tmp);
@@ -280,7 +301,15 @@ static int load_steps(struct qemu *q, const struct qemu_options *o, const struct
 		return backend;
 	in.backend_fd = backend;
 	state_format(s->qemu_version, in.format, sizeof in.format);
-	return qemu_load(q, o, &s->config, &in, e);
+	if ((rc = qemu_load(q, o, &s->config, &in, e)) < 0)
+		return rc;
+	bool known = l->uffd ? o->memory_header && o->memory_layers : true;
+	q->loaded.kind = !known ? LOADED_UNKNOWN : l->uffd ? LOADED_IMAGE : LOADED_FILE;
+	q->loaded.header_path = o->memory_header;
+	q->loaded.layers_path = o->memory_layers;
+	if (!l->uffd)
+		q->loaded.file = TAKE_FD(backend);
+	return 0;
 }
 
 int snapshot_load(struct qemu *q, const struct qemu_options *o, const struct snapshot_load *l,

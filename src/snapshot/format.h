@@ -4,7 +4,7 @@
 #pragma once
 #include <endian.h>
 #include <string.h>
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(FORMAT_PLAIN_XXH)
 #include <xxh_x86dispatch.h> // XXH3_64bits picks AVX2 or AVX-512 at run time
 #else
 #include <xxhash.h>

@@ -181,8 +181,7 @@ def test_generations_by_file():
     assert b'WRONG' not in third.text
 
 
-def test_generations_by_uffd():
-    """The same through the page server and layers; a full image faults all of it in."""
+def generations_by_uffd(compares):
     size = 96 * MIB
     vm = source()
     images = Images(vm.dir + '/images')
@@ -193,7 +192,8 @@ def test_generations_by_uffd():
         vm.kill()
         for name in ('two', 'three'):
             sock, pager = images.serve(header)
-            vm = load(state, 'Uffd', sock, name=name)
+            more = ('--no-pagemap-scan', '--memory-header', header, '--memory-layers', images.dir + '/layers')
+            vm = load(state, 'Uffd', sock, False, name, *(more if compares else ()))
             state, memory = create(vm, name + '-still')
             assert overlay(image, memory)[1] < MIB // 4
             resume(vm)
@@ -206,6 +206,16 @@ def test_generations_by_uffd():
             assert pager.wait(TIMEOUT) == 0
     finally:
         images.close()
+
+
+def test_generations_by_uffd():
+    """The same through the page server and layers; a full image faults all of it in."""
+    generations_by_uffd(False)
+
+
+def test_generations_by_comparing():
+    """The same as on a kernel that does not tell what was written: no more is."""
+    generations_by_uffd(True)
 
 
 def ended(vm):

@@ -41,7 +41,7 @@ BELOW = {
     "net": "base http",
     "pager": "base snapshot",
     "shim": "base",
-    "fcqemu": "base http vmm",
+    "fcqemu": "base http vmm snapshot",
     "envd": "base archive http agentclient",
     "guestinit": "base envd agentclient/version.h",
     "sandbox": "base http agentclient vmm snapshot disk net pager shim",

@@ -300,6 +300,12 @@ void vmm_argv(const struct host *h, const struct vmm_choice *v, const char *argv
 		argv[n++] = JAIL_OWN_LIB "/ramhook.so";
 		argv[n++] = "--accel";
 		argv[n++] = v->kvm ? "kvm" : "tcg";
+		argv[n++] = "--memory-header"; // there where a page server is
+		argv[n++] = JAIL_HEADER;
+		argv[n++] = "--memory-layers";
+		argv[n++] = JAIL_LAYERS;
+		if (getenv("STASIS_NO_PAGEMAP_SCAN")) // for tests
+			argv[n++] = "--no-pagemap-scan";
 	}
 	// Without these its log is in the console, among the guest's lines. From the first line on,
 	// so not by PUT /logger.

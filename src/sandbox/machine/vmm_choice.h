@@ -35,7 +35,7 @@ int vmm_identify(struct host *h, struct err *e);
 // Rate of the time stamp counter that a guest in this state file believes in; 0: does not matter.
 int vmm_state_tsc_khz(const struct vmm_choice *v, const char *path, uint64_t *ret, struct err *e);
 // Program and arguments in the jail, NULL-terminated.
-#define VMM_ARGV_MAX 24
+#define VMM_ARGV_MAX 32
 void vmm_argv(const struct host *h, const struct vmm_choice *v, const char *argv[VMM_ARGV_MAX]);
 // What starts one of our own programs there. *n entries of argv are used so far.
 enum own_program { OWN_PAGER, OWN_FCQEMU };

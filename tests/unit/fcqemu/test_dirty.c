@@ -21,6 +21,8 @@
 #include "base/str.h"
 #include "fcqemu/dirty.h"
 #include "fcqemu/hook.h"
+#include "fcqemu/loaded.h"
+#include "snapshot/header.h"
 #include "vm_process.h"
 
 #define PAGES 4096u
@@ -39,8 +41,11 @@ struct vm {
 	pthread_t pager;
 	bool pager_runs;
 	struct dirty_source source;
+	struct loaded loaded;
+	char header_path[96];
+	uint64_t diff_bytes; // of the last diff
 	// Each page's one byte value: in the image loaded, the last snapshot's, the guest's.
-	uint8_t loaded[PAGES], parent[PAGES], now[PAGES];
+	uint8_t loaded_value[PAGES], parent[PAGES], now[PAGES];
 	bool dropped[PAGES]; // as the page server was told
 	char dir[64];
 };
@@ -61,7 +66,7 @@ static void serve_fault(struct vm *v, uint64_t address)
 	uint8_t page[DIRTY_PAGE];
 	uint64_t at = address & ~(uint64_t)(DIRTY_PAGE - 1);
 	uint64_t i = (at - v->source.base) / DIRTY_PAGE;
-	uint8_t value = v->dropped[i] ? 0 : v->loaded[i];
+	uint8_t value = v->dropped[i] ? 0 : v->loaded_value[i];
 	if (value == 0) {
 		struct uffdio_zeropage z = {.range = {at, DIRTY_PAGE}};
 		ioctl(v->uffd, UFFDIO_ZEROPAGE, &z);
@@ -147,17 +152,67 @@ static int open_backend(struct vm *v, int *ret_socket)
 	assert_true(fd >= 0);
 	for (uint32_t i = 0; i < PAGES; i++) {
 		uint8_t page[DIRTY_PAGE];
-		memset(page, v->loaded[i], sizeof page);
+		memset(page, v->loaded_value[i], sizeof page);
 		assert_int_equal(file_write_full(fd, page, sizeof page), 0);
 	}
 	return fd;
+}
+
+// The loaded image as the page server's files: pages of zeros, the others in two layers, by turns
+// of 16.
+static void write_layers(struct vm *v)
+{
+	static const char *const ids[] = {
+		"11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"};
+	struct err e = {0};
+	struct header *h, *child;
+	struct header_range *ranges = calloc(PAGES, sizeof *ranges);
+	assert_non_null(ranges);
+	assert_int_equal(header_new_zero(SIZE, ids[0], &h, &e), 0);
+	for (unsigned k = 0; k < 2; k++) {
+		char path[160];
+		size_t n = 0;
+		snprintf(path, sizeof path, "%s/%s", v->dir, ids[k]);
+		_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+		assert_int_equal(ftruncate(fd, (off_t)SIZE), 0);
+		for (uint32_t i = 0; i < PAGES; i++) {
+			uint8_t page[DIRTY_PAGE];
+			if (v->loaded_value[i] == 0 || i / 16 % 2 != k)
+				continue;
+			memset(page, v->loaded_value[i], sizeof page);
+			assert_int_equal(
+				pwrite(fd, page, sizeof page, (off_t)i * DIRTY_PAGE), DIRTY_PAGE);
+			ranges[n++] =
+				(struct header_range){(uint64_t)i * DIRTY_PAGE, DIRTY_PAGE, false};
+		}
+		assert_int_equal(header_overlay(h, ids[k], ids[k], ranges, n, &child, &e), 0);
+		header_free(h);
+		h = child;
+	}
+	assert_int_equal(header_write(AT_FDCWD, v->header_path, h, &e), 0);
+	header_free(h);
+	free(ranges);
+}
+
+static void vm_know_loaded(struct vm *v)
+{
+	static const enum loaded_kind kinds[] = {LOADED_NOTHING, LOADED_FILE, LOADED_IMAGE};
+	char path[96];
+	snprintf(path, sizeof path, "%s/parent", v->dir);
+	snprintf(v->header_path, sizeof v->header_path, "%s/memory.hdr", v->dir);
+	v->loaded = (struct loaded){.kind = kinds[v->backend],
+		.file = v->backend == FILE_MAP ? open(path, O_RDONLY | O_CLOEXEC) : -1,
+		.header_path = v->header_path,
+		.layers_path = v->dir};
+	if (v->backend == LAZY)
+		write_layers(v);
 }
 
 static void vm_start(struct vm *v, enum backend backend)
 {
 	*v = (struct vm){.backend = backend, .pidfd = -1, .uffd = -1};
 	for (uint32_t i = 0; i < PAGES; i++)
-		v->now[i] = v->parent[i] = v->loaded[i] = parent_value(backend, i);
+		v->now[i] = v->parent[i] = v->loaded_value[i] = parent_value(backend, i);
 	snprintf(v->dir, sizeof v->dir, "/var/tmp/fcqemu-dirty-XXXXXX");
 	assert_non_null(mkdtemp(v->dir));
 	int report[2], commands[2], control[2], lazy;
@@ -204,6 +259,7 @@ static void vm_start(struct vm *v, enum backend backend)
 	v->source = (struct dirty_source){v->pid, base, bytes, tracking, backend == FILE_MAP, bits};
 	v->commands = commands[0];
 	v->hook = control[0];
+	vm_know_loaded(v);
 	if (backend == LAZY) {
 		v->uffd = receive_uffd(lazy);
 		close(lazy);
@@ -223,6 +279,7 @@ static void vm_end(struct vm *v)
 	close(v->commands);
 	close(v->hook);
 	munmap((void *)v->source.removed, PAGES / 8);
+	loaded_done(&v->loaded);
 	file_rm_rf(AT_FDCWD, v->dir);
 }
 
@@ -294,6 +351,10 @@ static void vm_snapshot(struct vm *v, bool full)
 	assert_true(fd >= 0);
 	assert_int_equal(ftruncate(fd, (off_t)SIZE), 0);
 	assert_int_equal(dirty_scan(&v->source, &l, &e), 0);
+	if (!l.exact)
+		loaded_drop_same(&v->loaded, &v->source, &l);
+	loaded_note(&v->loaded, SIZE, full ? NULL : &l);
+	v->diff_bytes = l.bytes;
 	if (hook_write(v->hook, &v->hook_id, fd, full ? &all : l.v, full ? 1 : l.n, full,
 		    TIMEOUT_MS, &e) < 0)
 		fail_msg("%s", e.text);
@@ -554,6 +615,77 @@ static void without_the_kernels_scan_nothing_is_missing(void **state)
 	unsetenv("STASIS_NO_PAGEMAP_SCAN");
 }
 
+static void vm_expect_diff(struct vm *v, unsigned pages)
+{
+	vm_snapshot(v, false);
+	if (v->diff_bytes != pages * (uint64_t)DIRTY_PAGE)
+		fail_msg("%s: a diff of %llu pages instead of %u", backends[v->backend],
+			(unsigned long long)v->diff_bytes / DIRTY_PAGE, pages);
+}
+
+// Kernels before 6.7: what was touched and is as it was loaded is not written.
+static void without_the_kernels_scan_bytes_are_compared(void **state)
+{
+	struct vm v;
+	setenv("STASIS_NO_PAGEMAP_SCAN", "1", 1);
+	FOR_EACH_BACKEND(v)
+	{
+		const uint8_t *was = v.loaded_value;
+		vm_do(&v, 'r', 0, 1000, 0);
+		vm_expect_diff(&v, 0);
+		vm_do(&v, 'w', 16, 1, was[16]); // in the first layer, in the second, zeros
+		vm_do(&v, 'w', 1, 1, was[1]);
+		vm_do(&v, 'w', 20, 1, was[20]);
+		vm_expect_diff(&v, 0);
+		vm_do(&v, 'w', 300, 2, 251);
+		vm_do(&v, 'w', 41, 1, 0);
+		vm_expect_diff(&v, v.backend == BOOT ? 2 : 3);
+		// The image below has these pages from the last diff: as loaded is a change now.
+		vm_do(&v, 'w', 300, 1, was[300]);
+		vm_do(&v, 'w', 41, 1, was[41]);
+		vm_snapshot(&v, false);
+		assert_in_range(v.diff_bytes, 1, 3 * DIRTY_PAGE);
+		vm_snapshot(&v, true);
+		vm_do(&v, 'w', 1, 1, 9);
+		vm_snapshot(&v, false); // over the full one nothing is compared
+	}
+	unsetenv("STASIS_NO_PAGEMAP_SCAN");
+}
+
+// Files that are not there, or not the memory's, and a process that cannot be read.
+static void what_cannot_be_compared_is_written(void **state)
+{
+	struct vm v;
+	setenv("STASIS_NO_PAGEMAP_SCAN", "1", 1);
+	for (int what = 0; what < 4; what++) {
+		struct err e = {0};
+		struct dirty_list l = {0};
+		char layer[160];
+		vm_start(&v, LAZY);
+		need_tracking(&v);
+		vm_do(&v, 'r', 0, 64, 0);
+		snprintf(layer, sizeof layer, "%s/11111111-1111-4111-8111-111111111111", v.dir);
+		assert_int_equal(dirty_scan(&v.source, &l, &e), 0);
+		assert_false(l.exact);
+		assert_int_equal(l.bytes, 64 * DIRTY_PAGE);
+		struct dirty_source s = v.source;
+		if (what == 0)
+			assert_int_equal(unlink(v.header_path), 0);
+		else if (what == 1)
+			assert_int_equal(truncate(layer, 0), 0);
+		else if (what == 2)
+			s.pid = getpid(); // other memory, or none, at these addresses
+		else
+			v.loaded.kind = LOADED_UNKNOWN;
+		loaded_drop_same(&v.loaded, &s, &l);
+		// Two of four runs of 16 pages are the layer's, but for the pages of zeros.
+		assert_int_equal(l.bytes / DIRTY_PAGE, what == 1 ? 25 : 64);
+		dirty_list_done(&l);
+		vm_end(&v);
+	}
+	unsetenv("STASIS_NO_PAGEMAP_SCAN");
+}
+
 static void touched_pages_survive_a_reset(void **state)
 {
 	struct vm v;
@@ -574,7 +706,7 @@ static void touched_pages_survive_a_reset(void **state)
 }
 
 // Random steps against a plain model, many generations.
-static void random_histories_match_a_model(void **state)
+static void random_histories(void)
 {
 	struct vm v;
 	FOR_EACH_BACKEND(v)
@@ -595,6 +727,14 @@ static void random_histories_match_a_model(void **state)
 		}
 		vm_snapshot(&v, false);
 	}
+}
+
+static void random_histories_match_a_model(void **state)
+{
+	random_histories();
+	setenv("STASIS_NO_PAGEMAP_SCAN", "1", 1);
+	random_histories();
+	unsetenv("STASIS_NO_PAGEMAP_SCAN");
 }
 
 static void a_full_image_faults_in_what_is_absent(void **state)
@@ -685,6 +825,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(removed_pages_are_dirty_zeros),
 		cmocka_unit_test_teardown(swapped_out_pages_stay_dirty, swap_off),
 		cmocka_unit_test(without_the_kernels_scan_nothing_is_missing),
+		cmocka_unit_test(without_the_kernels_scan_bytes_are_compared),
+		cmocka_unit_test(what_cannot_be_compared_is_written),
 		cmocka_unit_test(touched_pages_survive_a_reset),
 		cmocka_unit_test(random_histories_match_a_model),
 		cmocka_unit_test(a_full_image_faults_in_what_is_absent),
