@@ -59,13 +59,11 @@ int image_run(const struct image *img, uint64_t offset, uint64_t max, uint64_t *
 	// found by the read.
 	if (len > SNAPSHOT_BLOCK)
 		madvise((void *)(l->data + offset), len, MADV_POPULATE_READ);
-	for (uint64_t at = offset; at < offset + len; at += SNAPSHOT_BLOCK)
-		if (!layer_sum_fits(l, layer_entry(l, l->sums, at / SNAPSHOT_BLOCK),
-			    layer_sum(l->data + at)))
-			return err_set(e, ERR_INTERNAL,
-				"layers/%s: block at offset %" PRIu64
-				" does not match its checksum",
-				l->id, at);
+	uint64_t bad = layer_first_unfit(l, offset, l->data + offset, len);
+	if (bad < offset + len)
+		return err_set(e, ERR_INTERNAL,
+			"layers/%s: block at offset %" PRIu64 " does not match its checksum", l->id,
+			bad);
 	*ret_len = len;
 	*ret_data = l->data + offset;
 	return 0;

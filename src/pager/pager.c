@@ -458,6 +458,9 @@ static void peer_event(struct pager *p, int *fd)
 static int watch(struct pager *p, int *fd, struct err *e)
 {
 	struct epoll_event ev = {.events = EPOLLIN, .data.ptr = fd};
+	// take_messages empties it. Otherwise each wait would look at it once more.
+	if (fd == &p->vm.uffd)
+		ev.events |= EPOLLET;
 	if (*fd >= 0 && epoll_ctl(p->epoll_fd, EPOLL_CTL_ADD, *fd, &ev) < 0)
 		return err_errno(e, errno, "epoll_ctl");
 	return 0;

@@ -27,6 +27,10 @@ struct layer {
 uint64_t layer_sum(const void *block);
 // Is that the sum of the block whose entry in the file is stored?
 bool layer_sum_fits(const struct layer *l, uint64_t stored, uint64_t sum);
+// Of the len bytes from offset on, of a layer whose sums are mapped: the offset of the first block
+// in data (theirs) that does not fit its sum; offset + len when all do.
+uint64_t layer_first_unfit(
+	const struct layer *l, uint64_t offset, const uint8_t *data, uint64_t len);
 // The i-th of entries as they are in the file.
 static inline uint64_t layer_entry(const struct layer *l, const void *entries, uint64_t i)
 {

@@ -43,6 +43,17 @@ bool layer_sum_fits(const struct layer *l, uint64_t stored, uint64_t sum)
 	return stored == (low <= LAYER_SUM_ZERO ? low + 2 : low);
 }
 
+uint64_t layer_first_unfit(
+	const struct layer *l, uint64_t offset, const uint8_t *data, uint64_t len)
+{
+	uint64_t at = 0;
+	while (at < len &&
+		layer_sum_fits(l, layer_entry(l, l->sums, (offset + at) / SNAPSHOT_BLOCK),
+			layer_sum(data + at)))
+		at += SNAPSHOT_BLOCK;
+	return offset + at;
+}
+
 bool layer_block_is_zero(const void *block)
 {
 	const char *p = block;
