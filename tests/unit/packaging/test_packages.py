@@ -102,6 +102,12 @@ class Packages(unittest.TestCase):
                 if re.search(pattern, name) and os.path.isfile(os.path.join(SOURCE, path)):
                     self.assertIn(path, listed)
 
+    def test_units_leave_the_run_directory_to_the_server(self):
+        """It is of another group than the unit's: systemd would give all below it to root, at each start
+        that finds a sandbox, or fail."""
+        for unit in ("stasis", "stasis-host"):
+            self.assertNotRegex(read(f"packaging/{unit}.service"), "(?m)^RuntimeDirectory")
+
     def test_run_time_packages_are_those_the_programs_are_linked_with(self):
         if not shutil.which("dpkg"):
             self.skipTest("needs dpkg")
