@@ -61,18 +61,20 @@ static _noreturn_ void child(const struct proc_spawn *s, pid_t parent, int repor
 			fd = 2;
 		else if (fd < 0)
 			fd = open("/dev/null", i ? O_WRONLY : O_RDONLY);
-		src[n] = fcntl(fd, F_DUPFD_CLOEXEC, base);
+		if (fd < 0 || (src[n] = fcntl(fd, F_DUPFD_CLOEXEC, base)) < 0)
+			goto fail;
 		dst[n++] = i;
 	}
 	for (size_t i = 0; i < s->n_fds; i++) {
-		src[n] = fcntl(s->fds[i].parent_fd, F_DUPFD_CLOEXEC, base);
+		if ((src[n] = fcntl(s->fds[i].parent_fd, F_DUPFD_CLOEXEC, base)) < 0)
+			goto fail;
 		dst[n++] = s->fds[i].child_fd;
 	}
 	// What some library opened without the flag must not get through either.
 	if (syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
 		goto fail;
 	for (size_t i = 0; i < n; i++)
-		if (src[i] < 0 || dup2(src[i], dst[i]) < 0)
+		if (dup2(src[i], dst[i]) < 0)
 			goto fail;
 	execvpe(s->argv[0], (char *const *)s->argv, s->env ? (char *const *)s->env : environ);
 fail:;
