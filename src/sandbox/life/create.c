@@ -111,6 +111,19 @@ static const struct operation_kind create_kind = {.name = "create",
 	.steps = steps,
 	.undo = undo};
 
+// host.lock held. A failed create leaves nothing, so the same sandbox may be made anew as soon as
+// what was made of it is free: *ret is then NULL. Otherwise what is there of that id.
+static int wait_failed(struct host *h, const char *id, const struct sandbox **ret, struct err *e)
+{
+	uint64_t until = deadline_in_ms(FREE_MS);
+	while ((*ret = host_find(h, id)) && sandbox_is_no_create(&(*ret)->info))
+		if (cond_wait_until(&h->changed, &h->lock, until) < 0)
+			return err_set(e, ERR_UNAVAILABLE,
+				"sandbox '%s' could not be made, and is not free yet: try again",
+				id);
+	return 0;
+}
+
 int create_insert(struct host *h, const struct operation_kind *kind, const char *op_id,
 	const struct host_sandbox *info, bool hidden, struct operation *ret_o,
 	struct host_sandbox *ret, struct err *e)
@@ -125,13 +138,17 @@ int create_insert(struct host *h, const struct operation_kind *kind, const char 
 	s->operation = kind->name;
 	snprintf(s->op_id, sizeof s->op_id, "%s", op_id);
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
-	struct sandbox *old;
+	const struct sandbox *old;
 	while ((old = host_find(h, info->id)) && old->operation && str_eq(old->op_id, op_id))
 		pthread_cond_wait(&h->changed, &h->lock);
 	if (old && str_eq(old->op_id, op_id)) {
 		*ret = old->info;
 		return 1;
 	}
+	// Of another operation: a server that was killed, or a caller that begins anew.
+	int rc = wait_failed(h, info->id, &old, e);
+	if (rc < 0)
+		return rc;
 	if (old)
 		return err_set(e, ERR_CONFLICT, "sandbox '%s' exists", info->id);
 	if (host_is_unknown(h, UNKNOWN_SANDBOXES, info->id) ||
@@ -163,8 +180,7 @@ void create_forget(struct operation *o)
 		sandbox_forget(h, o->s);
 }
 
-// 1 with *ret filled: this very operation was done before. A failed create leaves nothing, so it
-// may be tried again.
+// 1 with *ret filled: this very operation was done before. One that failed may be tried again.
 static int told_before(
 	struct host *h, const struct host_create *req, struct host_sandbox *ret, struct err *e)
 {
@@ -172,15 +188,11 @@ static int told_before(
 	if (rc <= 0)
 		return rc;
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
-	uint64_t until = deadline_in_ms(FREE_MS);
 	const struct sandbox *s = host_find(h, req->id);
 	bool failed = s && sandbox_is_no_create(&s->info);
-	while (failed && (s = host_find(h, req->id)))
-		if (cond_wait_until(&h->changed, &h->lock, until) < 0)
-			return err_set(e, ERR_UNAVAILABLE,
-				"sandbox '%s' could not be made, and is not free yet: try again",
-				req->id);
-	if (failed)
+	if (failed && (rc = wait_failed(h, req->id, &s, e)) < 0)
+		return rc;
+	if (failed && !s)
 		return 0;
 	if (s)
 		*ret = s->info;

@@ -152,9 +152,42 @@ static void late_and_restart(const void *arg)
 	check(served(serve_while_stuck, NULL), "killed");
 }
 
-// ---- a server that adopts a stopped machine
+static void *create_anew(void *h)
+{
+	run->rc = act->run(h, run, NULL, true, &run->e);
+	return NULL;
+}
+
+static void serve_and_create(void *arg)
+{
+	pthread_t thread;
+	stage_trouble("shim_kill", run->after.box[NEW].id, TROUBLE_HOLDS, false);
+	struct host *h = world_open();
+	stage_wait_holding();
+	check(pthread_create(&thread, NULL, create_anew, h) == 0, "thread");
+	clock_sleep_ns(50 * NSEC_PER_MSEC); // either order must do
+	stage_calm();
+	pthread_join(thread, NULL);
+	check(run->rc == 0, "made anew: %s", run->e.text);
+	play_check(h, &run->after, "after it was made anew");
+	play_close(h);
+}
 
 static const char *killed_at;
+static void serve_and_stop_it(void *arg);
+
+// What a killed server left of a create is freed while another operation makes the same sandbox.
+static void create_while_freed(const void *arg)
+{
+	act = find_act("create-image");
+	run = act_prepare(act);
+	killed_at = arg;
+	check(!served(serve_and_stop_it, NULL), "it lives");
+	stage_calm();
+	check(served(serve_and_create, NULL), "created");
+}
+
+// ---- a server that adopts a stopped machine
 
 static void serve_and_stop_it(void *arg)
 {
@@ -508,6 +541,9 @@ int main(int argc, char **argv)
 		{"starved/resume", starved, "resume"},
 		{"starved/rollback", starved, "rollback-running"},
 		{"late/told", late_told, "destroy-running"},
+		{"anew/create.after_journal", create_while_freed, "create.after_journal"},
+		{"anew/create.after_slot", create_while_freed, "create.after_slot"},
+		{"anew/create.after_disk", create_while_freed, "create.after_disk"},
 		{"late/pause", late, "pause"},
 		{"late/rollback-running", late, "rollback-running"},
 		{"late/destroy-running", late, "destroy-running"},
