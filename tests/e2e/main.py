@@ -51,7 +51,7 @@ class Result(unittest.TestResult):
         if result == "failed" and world and os.path.exists(world.log):
             detail += "\n--- end of the server's log\n" + world.log_tail()
         self.rows.append({"name": name, "result": result, "detail": detail, "line": line,
-                          "suffix": self.suffix, "asked": asked})
+                          "seconds": seconds, "suffix": self.suffix, "asked": asked})
 
     def addSuccess(self, test):
         self.note(test, "passed")
