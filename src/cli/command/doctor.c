@@ -496,8 +496,8 @@ int cmd_doctor(struct cli *c, struct err *e)
 {
 	static void (*const checks[])(struct report *) = {check_root, check_kernel, check_programs,
 		check_vmm, check_nested, check_userfaultfd, check_pagemap, check_data, check_kept,
-		check_image, check_agents, check_devices, check_nft, check_dns, check_nginx, check_cgroups,
-		check_memory, check_limits, check_port};
+		check_image, check_agents, check_devices, check_nft, check_dns, check_nginx,
+		check_cgroups, check_memory, check_limits, check_port};
 	_cleanup_json_ json_t *list = json_array();
 	struct report r = {.checks = list, .firecracker = "firecracker"};
 	const struct cli_option options[] = {
