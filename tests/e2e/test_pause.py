@@ -136,7 +136,7 @@ class Pause(unittest.TestCase):
 
     def test_space_freed_in_the_guest_comes_back(self):
         before = self.disk_used()
-        self.s.sh("dd if=/dev/zero of=big bs=1M count=300 conv=fsync 2>&1", timeout_sec=100)
+        self.s.sh("dd if=/dev/zero of=big bs=1M count=300 conv=fsync 2>&1", timeout_sec=200)
         self.assertGreater(self.disk_used(), before + 290)
         self.pause()
         self.assertGreater(self.disk_used(), before + 290)  # all of it is in use
