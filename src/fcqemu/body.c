@@ -149,6 +149,11 @@ int body_parse(const char *text, size_t len, json_t **ret, struct err *e)
 	*ret = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je);
 	if (*ret)
 		return 0;
+	// "duplicate object key near '"name"'"
+	const char *name = strchr(je.text, '"');
+	if (json_error_code(&je) == json_error_duplicate_key && name)
+		return err_set(e, ERR_INVALID, DESERIALIZING "duplicate field `%.*s`.",
+			(int)strcspn(name + 1, "\""), name + 1);
 	return err_set(e, ERR_INVALID, DESERIALIZING "%s at line %d column %d.", je.text, je.line,
 		je.column);
 }

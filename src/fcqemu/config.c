@@ -11,7 +11,11 @@
 #define NO_LIMITER "QEMU's token buckets are not Firecracker's; limit on the host side"
 #define PATCH_FAILED "Drive config error: Unable to patch the block device: "
 #define VERIFY "Please verify the request arguments."
-#define NIC_FAILED "Network config error: Could not create the network device: "
+#define NIC_FAILED "Network config error: Could not create the network device"
+#define RESTORE_FAILED                                                                             \
+	"Failed to build microVM from snapshot: Failed to restore devices: Error restoring MMIO "  \
+	"devices: "
+#define NET_FAILED RESTORE_FAILED "Net: Failed to create a network device"
 #define DEFAULT_BOOT_ARGS                                                                          \
 	"reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd "         \
 	"swiotlb=noforce"
@@ -386,9 +390,9 @@ static int check_nic(const struct config *c, const struct nic *n, struct err *e)
 {
 	if (!*n->tap || strlen(n->tap) >= IFNAMSIZ)
 		return err_set(e, ERR_INVALID,
-			NIC_FAILED "Open tap device failed: Invalid interface name");
+			NIC_FAILED ": Open tap device failed: Invalid interface name");
 	if (n->mtu && n->mtu < 68)
-		return err_set(e, ERR_INVALID, NIC_FAILED "MTU %u is out of range [68, 65535]",
+		return err_set(e, ERR_INVALID, NIC_FAILED ": MTU %u is out of range [68, 65535]",
 			(unsigned)n->mtu);
 	bool known = false;
 	for (size_t i = 0; i < c->n_nics; i++) {
@@ -418,7 +422,7 @@ int config_put_nic(struct config *c, config_open_tap_fn open_tap, const json_t *
 	if (old && strcmp(old->tap, n.tap) == 0)
 		n.tap_fd = TAKE_FD(old->tap_fd); // a tap cannot be opened twice
 	else if (rc == 0 && (n.tap_fd = open_tap(n.tap, e)) < 0)
-		rc = n.tap_fd;
+		rc = err_prefix(e, n.tap_fd, NIC_FAILED);
 	if (rc == 0) {
 		if (old)
 			nic_done(old);
@@ -642,7 +646,8 @@ static int override_nic(struct config *c, const json_t *o, struct err *e)
 		rc = err_set(e, ERR_INVALID,
 			"Failed to get snapshot state from file: Unknown Network Device.");
 	if (rc == 0 && (!*b.tap || strlen(b.tap) >= IFNAMSIZ))
-		rc = err_set(e, ERR_INVALID, "Open tap device failed: Invalid interface name");
+		rc = err_set(e, ERR_INVALID,
+			NET_FAILED ": Open tap device failed: Invalid interface name");
 	if (rc == 0) {
 		free(n->tap);
 		n->tap = TAKE_PTR(b.tap);
@@ -660,14 +665,15 @@ int config_open_backends(
 			return rc;
 	}
 	for (size_t i = 0; i < c->n_drives; i++) {
-		int rc = check_drive_file(&c->drives[i], e);
+		const struct drive *d = &c->drives[i];
+		int rc = open_drive(d->path, d->read_only, RESTORE_FAILED "Block:", e);
 		if (rc < 0)
 			return rc;
 	}
 	for (size_t i = 0; i < c->n_nics; i++) {
 		int fd = open_tap(c->nics[i].tap, e);
 		if (fd < 0)
-			return fd;
+			return err_prefix(e, fd, NET_FAILED);
 		c->nics[i].tap_fd = fd;
 	}
 	return 0;

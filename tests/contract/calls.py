@@ -10,12 +10,18 @@ NO_LIMITER = "QEMU's token buckets are not Firecracker's"
 REAL_CPU = "templates mask features of the host's own processor"
 SERDE = "an array in place of an object: nobody sends it"
 OWN_STATE = "its state files are its own"
+READER = "its JSON reader has its own words for what is no JSON"
 SPEED = {"bandwidth": {"size": 1048576, "refill_time": 100}}
 
 
+class Raw(str):
+    """A body that is sent as it is."""
+
+
 class Scene:
-    def __init__(self, name, calls, keep=False, ends=False):
-        self.name, self.calls, self.keep, self.ends = name, calls, keep, ends
+    def __init__(self, name, calls, keep=False, without=None):
+        """keep: its snapshot is for the scenes that follow. without: a file that it does not find."""
+        self.name, self.calls, self.keep, self.without = name, calls, keep, without
 
 
 def call(method, path, body=None, why=None, ends=False):
@@ -115,6 +121,14 @@ SHAPES = [
     put("/actions", {"action_type": "Dance"}), put("/actions", {"action_type": 5}), put("/actions", {}),
     put("/actions", {"action_type": None}), put("/actions", {"action_type": "InstanceStart", "x": 1}),
     put("/actions", "InstanceStart"), put("/entropy", {"nosuch": 1}),
+    put("/machine-config", Raw('{"vcpu_count": 1, "vcpu_count": 1, "mem_size_mib": 128}')),
+    put("/actions", Raw('{"action_type": "FlushMetrics", "action_type": 1}')),
+    put("/entropy", Raw(""), why=None), put("/entropy", Raw("{"), why=READER), put("/entropy", Raw("{} x"), why=READER),
+    put("/entropy", Raw('{"rate_limiter": }'), why=READER), put("/entropy", Raw("nonsense"), why=READER),
+    put("/entropy", Raw("{'rate_limiter': null}"), why=READER), put("/entropy", Raw(" { } ")),
+    put("/machine-config", {"vcpu_count": 18446744073709551616, "mem_size_mib": 128}, why=READER),
+    put("/machine-config", {"mem_size_mib": "x", "vcpu_count": "y"}),
+    put("/machine-config", {"mem_size_mib": 64, "nosuch": 1, "vcpu_count": "y"}),
     # ids
     drive("a-b"), put("/drives/", {}), put("/drives", {}), drive("a_b", body_id="other"), put("/drives/a%20b", {}),
     put("/drives/one/two", {"drive_id": "one", "path_on_host": "disk", "is_root_device": False}),
@@ -247,5 +261,8 @@ SCENES = [
     Scene("state of nonsense", failed(load(snapshot_path="text"), OWN_STATE)),
     Scene("state that is too long", failed(load(snapshot_path="mem"), OWN_STATE)),
     Scene("memory that is too short", failed(load(mem_backend={"backend_type": "File", "backend_path": "text"}))),
+    Scene("a drive that went", failed(load()), without="disk"),
+    Scene("a tap that cannot be", failed(load(network_overrides=[
+        {"iface_id": "eth0", "host_dev_name": "tap_with_a_long_name"}]))),
     Scene("unknown interface", failed(load(network_overrides=[{"iface_id": "no", "host_dev_name": "tap1"}]))),
 ]

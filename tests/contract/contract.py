@@ -79,7 +79,8 @@ class Vmm:
         if self.socket is None:
             self.connect()
         body = c["body"]
-        data = b"" if body is None else json.dumps(body, ensure_ascii=False).encode()
+        text = body if isinstance(body, calls.Raw) else json.dumps(body, ensure_ascii=False)
+        data = b"" if body is None else text.encode()
         head = f"{c['method']} {c['path']} HTTP/1.1\r\nHost: localhost\r\n"
         if data:
             head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
@@ -135,7 +136,7 @@ def play(command, folder):
         with tempfile.TemporaryDirectory(dir=folder) as place:
             for name in os.listdir(folder):
                 source = os.path.join(folder, name)
-                if os.path.isfile(source):
+                if os.path.isfile(source) and name != scene.without:
                     os.link(source, os.path.join(place, name))
             vmm = Vmm(command, place)
             try:
