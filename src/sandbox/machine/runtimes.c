@@ -59,22 +59,22 @@ static int build_foreign(struct host *h, struct runtime *r, struct err *e)
 
 static int build_own(struct host *h, struct err *e)
 {
-	static const char *const names[] = {
-		[OWN_PAGER] = "stasis-pager", [OWN_FCQEMU] = "fcqemu", "ramhook.so"};
-	char *paths[ARRAY_SIZE(names)] = {NULL};
 	_cleanup_free_ char *trees = str_printf("%s/" OWN_PROGRAMS, h->data_dir);
+	_cleanup_free_ char *pager = paths_find("stasis-pager");
+	_cleanup_free_ char *fcqemu = paths_find("fcqemu");
+	_cleanup_free_ char *hook = paths_find("ramhook.so");
+	const char *const programs[] = {[OWN_PAGER] = pager, [OWN_FCQEMU] = fcqemu, NULL};
+	const char *const alone[] = {hook, NULL};
 	struct shim_tree t;
-	int rc = trees ? 0 : err_errno(e, ENOMEM, "programs");
-	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(names); i++)
-		if (!(paths[i] = paths_find(names[i])))
-			rc = err_set(e, ERR_INTERNAL, "%s not found: run make, or make install",
-				names[i]);
-	const char *const programs[] = {paths[0], paths[1], NULL}, *const hook[] = {paths[2], NULL};
-	if (rc == 0)
-		rc = shim_tree_build(
-			trees, &(struct shim_files){.programs = programs, .alone = hook}, &t, e);
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
-		free(paths[i]);
+	if (!pager || !fcqemu || !hook)
+		return err_set(e, ERR_INTERNAL, "%s not found: run make, or make install",
+			!pager	  ? "stasis-pager"
+			: !fcqemu ? "fcqemu"
+				  : "ramhook.so");
+	if (!trees)
+		return err_errno(e, ENOMEM, "programs");
+	int rc = shim_tree_build(
+		trees, &(struct shim_files){.programs = programs, .alone = alone}, &t, e);
 	if (rc < 0)
 		return rc;
 	h->own_dir = t.dir;
