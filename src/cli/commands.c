@@ -59,6 +59,11 @@ static const char text_snapshot_check[] =
 	"that its guest has seen. Exit status 7 when it is not, and the reason is told; then the disk alone\n"
 	"is to be had. Also told: the version of the agent in its guest, and its known weaknesses.\n";
 
+static const char text_snapshot_rewarm[] =
+	"Boots its disk on this host's own VMM and takes it again under its name: for a snapshot whose VMM\n"
+	"is old, refused or gone. Processes that ran in it do not. Until the new one is there the old one\n"
+	"has the name, and keeps it where this fails. What was made from it lives on.\n";
+
 static const char text_snapshot_rm[] =
 	"Sandboxes and snapshots that were made from it live on.\n";
 
@@ -301,6 +306,8 @@ const struct cli_command cli_commands[] = {
 		cmd_snapshot_get},
 	{"snapshot check", "SNAPSHOT", "tell whether its memory can be loaded here",
 		text_snapshot_check, CLI_SANDBOXES, true, false, cmd_snapshot_check},
+	{"snapshot rewarm", "SNAPSHOT", "take it again on the current VMM, from its disk",
+		text_snapshot_rewarm, CLI_SANDBOXES, true, false, cmd_snapshot_rewarm},
 	{"snapshot rm", "SNAPSHOT...", "delete snapshots", text_snapshot_rm, CLI_SANDBOXES, true,
 		false, cmd_snapshot_rm},
 	{"timeout", "ID TIME", "set when a sandbox ends, counted from now", NULL, CLI_SANDBOXES,

@@ -84,6 +84,7 @@ const struct http_route control_routes[] = {
 	{.method = "GET", .pattern = "/v1/snapshots", .handler = snapshots_list},
 	{.method = "GET", .pattern = "/v1/snapshots/{name}", .handler = snapshots_get},
 	{.method = "GET", .pattern = "/v1/snapshots/{name}/check", .handler = snapshots_check},
+	{.method = "POST", .pattern = "/v1/snapshots/{name}/rewarm", .handler = snapshots_rewarm},
 	{.method = "DELETE", .pattern = "/v1/snapshots/{name}", .handler = snapshots_delete},
 	{.method = "POST", .pattern = "/v1/keys", .handler = keys_create},
 	{.method = "GET", .pattern = "/v1/keys", .handler = keys_list_get},

@@ -333,8 +333,9 @@ MESSAGE(read_log, "ReadLogRequest", rpc_request, log_fields);
 
 static const struct wire_field snapshot_create_fields[] = {
 	OPERATION(host_snapshot_create),
-	SANDBOX(host_snapshot_create),
+	FORMED(host_snapshot_create, id, "sandboxId", FORM_SANDBOX, 0),
 	FORMED(host_snapshot_create, snapshot, "snapshotId", FORM_UUID, WIRE_REQUIRED),
+	FORMED(host_snapshot_create, rewarm, "rewarmId", FORM_UUID, 0),
 };
 MESSAGE(snapshot_create, "CreateSnapshotRequest", host_snapshot_create, snapshot_create_fields);
 

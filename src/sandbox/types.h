@@ -104,6 +104,9 @@ struct host_snapshot_create {
 	char op_id[UUID_SIZE];
 	char id[SANDBOX_ID_SIZE]; // running (goes on after a short stop) or paused
 	char snapshot[UUID_SIZE]; // its id, chosen by the caller
+	// Another template's snapshot: id is not looked at, the disk of that one boots on this
+	// host's own VMM and is taken. "": none.
+	char rewarm[UUID_SIZE];
 };
 
 #define HOST_MAX_PHASES 16

@@ -138,6 +138,12 @@ class Runtimes(unittest.TestCase):
         for word in ("denied", "--disk-only", "rewarm"):
             self.assertIn(word, r.errors)
         self.assertEqual(w.cli("create", "--template", "kept").code, 7)
+        # Its disk boots on the current one, and has the name from then on.
+        w.cli("snapshot", "rewarm", "kept", limit=lib.BOOT_LIMIT).ok()
+        self.assertNotIn(first["id"], w.cli("snapshot", "check", "kept").ok().text)
+        child = w.create(template="kept")
+        self.assertEqual(child.sh("cat /root/disk"), "first\n")
+        child.delete()
         w.cli("runtime", "allow", first["id"]).ok()
         old.resume()
         self.check(old, "first", noise)

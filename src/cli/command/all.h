@@ -25,6 +25,7 @@ int cmd_snapshot_create(struct cli *c, struct err *e);
 int cmd_snapshot_ls(struct cli *c, struct err *e);
 int cmd_snapshot_check(struct cli *c, struct err *e);
 int cmd_snapshot_get(struct cli *c, struct err *e);
+int cmd_snapshot_rewarm(struct cli *c, struct err *e);
 int cmd_snapshot_rm(struct cli *c, struct err *e);
 // bench.c
 int cmd_bench(struct cli *c, struct err *e);

@@ -147,6 +147,27 @@ static int remove_one(struct cli *c, const char *name, const void *ctx, struct e
 	return rc == 0 ? api_call(c, "DELETE", path.data, NULL, NULL, e) : rc;
 }
 
+int cmd_snapshot_rewarm(struct cli *c, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf path = {0};
+	_cleanup_json_ json_t *answer = NULL;
+	int rc = cli_parse(c, NULL, 1, 1, e);
+	if (rc != 0)
+		return rc;
+	rc = snapshot_path(c->argv[0], &path, e);
+	if (rc == 0) {
+		strbuf_adds(&path, "/rewarm");
+		rc = api_call_slow(
+			c, "POST", path.data, NULL, "taking the snapshot again", &answer, e);
+	}
+	if (rc < 0)
+		return rc;
+	if (c->json)
+		return output_json(answer);
+	puts(text_of(answer, "name"));
+	return 0;
+}
+
 int cmd_snapshot_rm(struct cli *c, struct err *e)
 {
 	bool force = false;

@@ -136,6 +136,26 @@ void snapshots_check(struct http_request *r, void *ctx)
 	http_reply_json(r, 200, answer);
 }
 
+// The name is the old one's until the new one is there.
+void snapshots_rewarm(struct http_request *r, void *ctx)
+{
+	struct control *c = ctx;
+	struct task t = {.op.kind = OPERATION_SNAPSHOT};
+	struct template known;
+	struct err e = {0};
+	int rc = work_key(c, r, NULL, &t);
+	if (rc == 0 && (rc = templates_get(c->db, http_req_param(r, "name"), &known, &e)) < 0)
+		reply_error(r, &e);
+	if (rc == 0) {
+		id_new_uuid(t.op.snapshot);
+		t.op.request = json_pack("{s:s, s:s, s:b, s:s, s:s, s:s}", "name", known.name,
+			"parent", known.parent, "overwrite", 1, "owner", known.api_key, "rewarm",
+			known.snapshot, "sandbox", known.sandbox);
+		work_run(c, r, &t, NULL, 0);
+	}
+	task_done(&t);
+}
+
 void snapshots_delete(struct http_request *r, void *ctx)
 {
 	struct control *c = ctx;

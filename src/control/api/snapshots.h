@@ -9,4 +9,5 @@ void snapshots_create(struct http_request *r, void *ctx);
 void snapshots_list(struct http_request *r, void *ctx);
 void snapshots_get(struct http_request *r, void *ctx);
 void snapshots_check(struct http_request *r, void *ctx);
+void snapshots_rewarm(struct http_request *r, void *ctx);
 void snapshots_delete(struct http_request *r, void *ctx);

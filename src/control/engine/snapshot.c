@@ -22,6 +22,7 @@ static int call(struct engine *en, struct task *t)
 	memcpy(req.op_id, t->op.id, sizeof req.op_id);
 	snprintf(req.id, sizeof req.id, "%s", t->op.sandbox);
 	memcpy(req.snapshot, t->op.snapshot, sizeof req.snapshot);
+	snprintf(req.rewarm, sizeof req.rewarm, "%s", task_text(t, "rewarm"));
 	return en->host.ops->snapshot_create(en->host.host, &req, &t->snapshot, &t->e);
 }
 
@@ -30,7 +31,8 @@ int snapshot_ask(struct engine *en, struct task *t)
 	if (!t->adopted) {
 		int rc = call(en, t);
 		struct err why = {0};
-		t->has_info = rc == 0 && engine_get(en, t->op.sandbox, &t->info, &why) == 0;
+		t->has_info = rc == 0 && t->op.sandbox[0] &&
+			      engine_get(en, t->op.sandbox, &t->info, &why) == 0;
 		return rc;
 	}
 	_cleanup_free_ struct host_snapshot *list = NULL;
@@ -51,6 +53,7 @@ int snapshot_ask(struct engine *en, struct task *t)
 // What is written with the end: the deletion of the snapshot that had the name.
 struct replacing {
 	struct engine *en;
+	const char *meant;	   // the one that is replaced, by a rewarm; "": whatever it is
 	struct operation deletion; // its snapshot is "" when nothing had the name
 	const struct db_also *end;
 };
@@ -58,6 +61,8 @@ struct replacing {
 static int write_deletion(void *ctx, struct db *db, struct err *e)
 {
 	struct replacing *r = ctx;
+	if (*r->meant && !str_eq(r->meant, r->deletion.snapshot))
+		return err_set(e, ERR_CONFLICT, "it was replaced or deleted meanwhile");
 	int rc = r->deletion.snapshot[0] ? operations_insert(db, &r->deletion, e) : 0;
 	return rc == 0 ? db_run_also(db, r->end, e) : rc;
 }
@@ -65,7 +70,7 @@ static int write_deletion(void *ctx, struct db *db, struct err *e)
 static int name_it(struct engine *en, struct task *t, const struct db_also *end, struct err *e)
 {
 	_cleanup_json_ json_t *none = json_object();
-	struct replacing r = {.en = en, .end = end};
+	struct replacing r = {.en = en, .meant = task_text(t, "rewarm"), .end = end};
 	const struct db_also also = {write_deletion, &r};
 	const struct host_snapshot *s = &t->snapshot;
 	t->template = (struct template){.vcpus = s->vcpus,
@@ -78,7 +83,8 @@ static int name_it(struct engine *en, struct task *t, const struct db_also *end,
 	snprintf(t->template.parent, sizeof t->template.parent, "%s", task_text(t, "parent"));
 	snprintf(t->template.api_key, sizeof t->template.api_key, "%s", task_text(t, "owner"));
 	memcpy(t->template.snapshot, t->op.snapshot, sizeof t->template.snapshot);
-	memcpy(t->template.sandbox, t->op.sandbox, sizeof t->template.sandbox);
+	snprintf(t->template.sandbox, sizeof t->template.sandbox, "%s",
+		*r.meant ? task_text(t, "sandbox") : t->op.sandbox);
 	r.deletion.kind = OPERATION_SNAPSHOT_DELETE;
 	r.deletion.request = none;
 	r.deletion.created_ns = en->now_ns(en->ctx);

@@ -11,6 +11,7 @@ struct capture {
 	const char *kind; // of the snapshot's row
 	struct stage stage;
 	const char *image_key;
+	const struct host_snapshot *of; // that it is to take the place of; NULL: none
 	bool went_on;	       // the guest runs again
 	bool asked;	       // the VMM was told to write: its tracking may be reset
 	bool taken;	       // memory and state are complete, in the sandbox's directory

@@ -86,7 +86,7 @@ static void fill_row(const struct sandbox *s, struct capture *c)
 	struct host_snapshot *r = &c->row.info;
 	snprintf(r->id, sizeof r->id, "%s", c->snapshot);
 	snprintf(r->kind, sizeof r->kind, "%s", c->kind);
-	snprintf(r->sandbox, sizeof r->sandbox, "%s", s->info.id);
+	snprintf(r->sandbox, sizeof r->sandbox, "%s", c->of ? c->of->sandbox : s->info.id);
 	snprintf(r->template, sizeof r->template, "%s", s->info.template);
 	snprintf(r->parent, sizeof r->parent, "%s", s->parent);
 	snprintf(c->row.token, sizeof c->row.token, "%s", s->token);

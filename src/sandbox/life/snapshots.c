@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "sandbox/capture/snapshots.h"
 #include "sandbox/life/checkpoint.h"
+#include "sandbox/life/rewarm.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/claim.h"
 #include "sandbox/table/space.h"
@@ -97,6 +98,8 @@ int host_snapshot_create(struct host *h, const struct host_snapshot_create *req,
 		e = &local;
 	if (!id_is_uuid(req->snapshot))
 		return err_set(e, ERR_INVALID, "bad snapshot id");
+	if (req->rewarm[0])
+		return rewarm(h, req, ret, e);
 	int rc = operation_claim(&o, h, &running_kind, req->op_id, req->id, &info, e);
 	if (rc == 1 && (rc = store_get_snapshot(h, req->snapshot, &row, e)) == 0) {
 		*ret = row.info; // asked again

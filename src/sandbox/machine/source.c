@@ -79,7 +79,7 @@ int source_check(struct host *h, const char *id, struct host_snapshot_check *ret
 		return rc;
 	const struct vmm_choice *v;
 	ret->resumes = choose_vmm(h, &src.info, &v, why);
-	ret->current = v == h->vmm;
+	ret->current = str_eq(v->runtime, h->vmm->runtime);
 	snprintf(ret->runtime, sizeof ret->runtime, "%.39s", src.info.runtime);
 	snprintf(ret->vmm, sizeof ret->vmm, "%s %s", v->firecracker ? "Firecracker" : "QEMU",
 		v->upstream);

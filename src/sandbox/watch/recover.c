@@ -70,7 +70,8 @@ static int load_row(struct host *h, struct sandbox *s, const char *open_kind, co
 	}
 	s->has_files =
 		host_disk_path(h, s->info.id, NULL, disk) == 0 && file_there(AT_FDCWD, disk) != 0;
-	if (str_eq(open_kind, "create") || str_eq(open_kind, "prewarm"))
+	if (str_eq(open_kind, "create") || str_eq(open_kind, "prewarm") ||
+		str_eq(open_kind, "rewarm"))
 		s->info.state = SANDBOX_PENDING;
 	else if (str_eq(open_kind, "destroy"))
 		s->info.state = SANDBOX_STOPPING;

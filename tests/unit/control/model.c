@@ -279,6 +279,23 @@ static int fork_box(void *host, struct host_fork *req, struct err *e)
 	return r;
 }
 
+static int rewarm(struct model *m, const struct host_snapshot_create *req,
+	struct host_snapshot *ret, struct err *e)
+{
+	char box[64] = "";
+	pthread_mutex_lock(&m->lock);
+	const struct host_snapshot *of = find_snapshot(m, req->rewarm);
+	snprintf(box, sizeof box, "%s", of ? of->sandbox : "");
+	pthread_mutex_unlock(&m->lock);
+	if (!of)
+		return no_snapshot(req->rewarm, e);
+	model_add_snapshot(m, req->snapshot, box, "template");
+	pthread_mutex_lock(&m->lock);
+	*ret = *find_snapshot(m, req->snapshot);
+	pthread_mutex_unlock(&m->lock);
+	return 0;
+}
+
 static int snapshot_create(void *host, const struct host_snapshot_create *req,
 	struct host_snapshot *ret, struct err *e)
 {
@@ -286,6 +303,8 @@ static int snapshot_create(void *host, const struct host_snapshot_create *req,
 	if (m->before_snapshot)
 		m->before_snapshot(m->ctx);
 	int r = ordered(m->fail_snapshot, e);
+	if (r == 0 && req->rewarm[0])
+		return rewarm(m, req, ret, e);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&m->lock);

@@ -213,14 +213,14 @@ static void test_snapshots(void **state)
 	const json_t *second = json_array_get(json_object_get(kept, "runtimes"), 1);
 	assert_int_equal(json_integer_value(json_object_get(second, "snapshots")), 3);
 	assert_true(json_is_null(json_object_get(second, "refused")));
-	_cleanup_json_ json_t *denied = call(
-		f, "POST", "/v1/runtimes/00000000000000000000000000000002/deny", NULL, 200);
+	_cleanup_json_ json_t *denied =
+		call(f, "POST", "/v1/runtimes/00000000000000000000000000000002/deny", NULL, 200);
 	assert_true(json_is_true(json_object_get(denied, "denied")));
 	refused(f, "POST", "/v1/runtimes/x/deny", NULL, 400, "no runtime");
 	_cleanup_json_ json_t *host = call(f, "GET", "/v1/host", NULL, 200);
 	assert_int_equal(json_array_size(json_object_get(host, "kept_runtimes")), 1);
-	_cleanup_json_ json_t *allowed = call(
-		f, "POST", "/v1/runtimes/00000000000000000000000000000002/allow", NULL, 200);
+	_cleanup_json_ json_t *allowed =
+		call(f, "POST", "/v1/runtimes/00000000000000000000000000000002/allow", NULL, 200);
 	assert_true(json_is_false(json_object_get(allowed, "denied")));
 	_cleanup_json_ json_t *list = call(f, "GET", "/v1/snapshots", NULL, 200);
 	assert_int_equal(json_array_size(json_object_get(list, "snapshots")), 1);
@@ -337,6 +337,72 @@ static void test_overwrite(void **state)
 	assert_false(model_has_snapshot(&f->model, second));
 	assert_true(model_has_snapshot(&f->model, third));
 	assert_int_equal(sql(f, open_ops), 0);
+}
+
+// A name that is taken again from its own disk: readers see the old one or the new one.
+static void test_rewarm(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], first[UUID_SIZE], second[UUID_SIZE];
+	create_box(f, NULL, id);
+	snapshot(f, id, "s", "", first);
+	refused(f, "POST", "/v1/snapshots/none/rewarm", NULL, 404, "none");
+	f->model.fail_snapshot = ERR_UNAVAILABLE;
+	refused(f, "POST", "/v1/snapshots/s/rewarm", NULL, 503, "ordered failure");
+	f->model.fail_snapshot = ERR_NONE;
+	_cleanup_json_ json_t *old = call(f, "GET", "/v1/snapshots/s", NULL, 200);
+	assert_string_equal(text(old, "snapshot_id"), first);
+	assert_true(model_has_snapshot(&f->model, first));
+	assert_int_equal(f->model.n_snapshots, 1);
+	_cleanup_json_ json_t *new = call(f, "POST", "/v1/snapshots/s/rewarm", NULL, 201);
+	snprintf(second, sizeof second, "%s", text(new, "snapshot_id"));
+	assert_string_not_equal(first, second);
+	assert_string_equal(text(new, "name"), "s");
+	assert_string_equal(text(new, "sandbox_id"), id);
+	assert_false(model_has_snapshot(&f->model, first));
+	assert_true(model_has_snapshot(&f->model, second));
+	_cleanup_json_ json_t *got = call(f, "GET", "/v1/snapshots/s", NULL, 200);
+	assert_string_equal(text(got, "snapshot_id"), second);
+	assert_string_equal(text(got, "parent"), text(old, "parent"));
+	assert_int_equal(sql(f, open_ops), 0);
+}
+
+static void replace_s(void *ctx)
+{
+	struct fixture *f = ctx;
+	struct template t;
+	char old[UUID_SIZE];
+	assert_int_equal(templates_get(f->control->db, "s", &t, NULL), 0);
+	snprintf(t.snapshot, sizeof t.snapshot, "77777777-7777-4777-8777-777777777777");
+	assert_int_equal(templates_commit(f->control->db, &t, true, old, NULL, NULL), 0);
+}
+
+static void remove_s(void *ctx)
+{
+	struct fixture *f = ctx;
+	char old[UUID_SIZE];
+	assert_int_equal(templates_remove(f->control->db, "s", old, NULL, NULL), 0);
+}
+
+// What was made of the one that is gone takes no other's place, and is no name's again.
+static void test_rewarm_of_what_is_gone(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], first[UUID_SIZE];
+	create_box(f, NULL, id);
+	snapshot(f, id, "s", "", first);
+	f->model.ctx = f;
+	f->model.before_snapshot = replace_s;
+	refused(f, "POST", "/v1/snapshots/s/rewarm", NULL, 409, "replaced or deleted");
+	_cleanup_json_ json_t *got = call(f, "GET", "/v1/snapshots/s", NULL, 200);
+	assert_string_equal(text(got, "snapshot_id"), "77777777-7777-4777-8777-777777777777");
+	assert_int_equal(f->model.n_snapshots, 1); // the first, which the hook let lie
+	model_add_snapshot(&f->model, "77777777-7777-4777-8777-777777777777", id, "template");
+	f->model.before_snapshot = remove_s;
+	refused(f, "POST", "/v1/snapshots/s/rewarm", NULL, 409, "replaced or deleted");
+	refused(f, "GET", "/v1/snapshots/s", NULL, 404, "no snapshot");
+	assert_int_equal(f->model.n_snapshots, 2);
+	f->model.before_snapshot = NULL;
 }
 
 static void test_delete_is_made_up_for(void **state)
@@ -750,6 +816,8 @@ int main(void)
 		T(test_snapshots),
 		T(test_snapshot_bad_input),
 		T(test_overwrite),
+		T(test_rewarm),
+		T(test_rewarm_of_what_is_gone),
 		T(test_delete_is_made_up_for),
 		T(test_unfinished_snapshots),
 		T(test_snapshots_under_way_are_left_alone),

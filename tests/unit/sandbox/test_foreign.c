@@ -169,7 +169,7 @@ static void paused_with_the_other(const void *arg)
 	snprintf(remedy, sizeof remedy, "'stasis resume --from NAME --disk-only %s'", p->box[0].id);
 	check(strstr(why.text, remedy), "of one's own snapshot: %s", why.text);
 	check_refused(play_create(h, p, 2, 0, false, NULL, &why), &why, "kvm", "create");
-	check(strstr(why.text, "new sandboxes need a snapshot that was taken here"),
+	check(strstr(why.text, "'stasis snapshot rewarm NAME' takes a named one again"),
 		"of a template: %s", why.text);
 	play_check(h, p, "after refusals");
 	OK(play_resume(h, p, 0, -1, true, NULL, &e));

@@ -360,6 +360,80 @@ static void denied(const void *arg)
 	play_close(h);
 }
 
+static int rewarm(struct host *h, struct play *p, unsigned snap, unsigned to, const char *op,
+	struct host_snapshot *ret, struct err *e)
+{
+	struct host_snapshot_create req = {0};
+	snprintf(req.op_id, sizeof req.op_id, "%s", op);
+	snprintf(req.rewarm, sizeof req.rewarm, "%s", p->snap[snap].id);
+	snprintf(req.snapshot, sizeof req.snapshot, "%s", p->snap[to].id);
+	return host_snapshot_create(h, &req, ret, e);
+}
+
+// What the model says of one that was booted from the disk of another.
+static void then_rewarmed(struct play *p, unsigned snap, unsigned to)
+{
+	p->snap[to].there = true;
+	memcpy(p->snap[to].box, p->snap[snap].box, sizeof p->snap[to].box);
+	memcpy(p->snap[to].c.page, content_booted.page, sizeof p->snap[to].c.page);
+	memcpy(p->snap[to].c.disk, p->snap[snap].c.disk, sizeof p->snap[to].c.disk);
+}
+
+// A named one that is refused is taken again from its disk, on this host's own VMM.
+static void rewarmed(const void *arg)
+{
+	static const char *const calls[] = {"shim_start", "vmm_start", "vmm_snapshot_create"};
+	struct play *p;
+	struct host *h = begin(&p);
+	struct host_snapshot made;
+	struct host_snapshot_check fits;
+	struct err why = {0};
+	char op[UUID_SIZE];
+	OK(play_create(h, p, 0, -1, false, NULL, &e));
+	then_created(p, 0, -1);
+	play_mark(p, 0);
+	OK(play_snapshot(h, p, 0, 0, NULL, &e));
+	then_snapshot(p, 0, 0);
+	h = start_again(h, 1);
+	OK(host_runtime_deny(h, tree_of_version[0], true, &e));
+	for (size_t i = 0; i < ARRAY_SIZE(calls); i++) { // nothing stays of a failure
+		id_new_uuid(op);
+		stage_trouble(calls[i], "", TROUBLE_FAILS, false);
+		check(rewarm(h, p, 0, 1, op, &made, &why) < 0, "%s fails", calls[i]);
+		stage_calm();
+		play_check(h, p, calls[i]);
+	}
+	id_new_uuid(op);
+	OK(rewarm(h, p, 0, 1, op, &made, &e));
+	check(str_eq(made.id, p->snap[1].id) && str_eq(made.sandbox, p->snap[0].box) &&
+			str_eq(made.kind, "template"),
+		"made %s of %s", made.id, made.sandbox);
+	then_rewarmed(p, 0, 1);
+	OK(rewarm(h, p, 0, 1, op, &made, &e)); // its answer was lost
+	play_check(h, p, "after a rewarm");
+	OK(host_snapshot_check(h, p->snap[1].id, &fits, &e));
+	check(fits.resumes && fits.current && str_eq(fits.runtime, tree_of_version[1]),
+		"the new one: %s", fits.reason);
+	OK(play_create(h, p, 1, 1, false, NULL, &e));
+	then_created(p, 1, 1);
+	check_runs_on(p, 1, 1);
+	play_check(h, p, "a sandbox of the new one");
+	OK(play_delete(h, p, 0, NULL, &e));
+	then_deleted(p, 0);
+	play_idle(h, p, "without the old one");
+	// A pause is none that has a name.
+	OK(play_pause(h, p, 1, NULL, &e));
+	then_paused(p, 1);
+	struct host_sandbox s;
+	OK(host_get(h, p->box[1].id, &s, &e));
+	struct host_snapshot_create req = {0};
+	id_new_uuid(req.op_id);
+	snprintf(req.rewarm, sizeof req.rewarm, "%s", s.snapshot);
+	snprintf(req.snapshot, sizeof req.snapshot, "%s", p->snap[2].id);
+	check(host_snapshot_create(h, &req, &made, &why) < 0, "a pause is rewarmed");
+	play_close(h);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct played_case cases[] = {
@@ -369,6 +443,7 @@ int main(int argc, char **argv)
 		{"named_by_none", named_by_none},
 		{"unread", unread},
 		{"denied", denied},
+		{"rewarmed", rewarmed},
 	};
 	static const struct known_fault known[] = {{"", ""}};
 	return cases_run(argc, argv, cases, ARRAY_SIZE(cases), known, ARRAY_SIZE(known));
