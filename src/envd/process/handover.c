@@ -37,7 +37,7 @@ int process_table_hold(struct process_table *t, uint64_t until_ns)
 	t->holding = true;
 	eventfd_write(t->hold_fd, 1);
 	for (struct process *p = t->list; p; p = p->next)
-		p->attached = p->subs != NULL;
+		p->attached = p->subs || p->client_ns;
 	while (rc == 0 && (t->n_parked < t->n_pumps || any_sub_locked(t)))
 		rc = cond_wait_until(&t->pump_done, &t->lock, until_ns);
 	pthread_mutex_unlock(&t->lock);
@@ -46,10 +46,23 @@ int process_table_hold(struct process_table *t, uint64_t until_ns)
 	return rc;
 }
 
+// Its stream was ended: its output waits for the client as it does after a hand-over.
+static void await_client_locked(struct process *p)
+{
+	if (!p->attached || p->subs || p->ended)
+		return;
+	if (p->wake_fd < 0)
+		p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	p->wake_tried = true;
+	p->client_ns = clock_monotonic_ns() + CLIENT_COMES_NS;
+}
+
 void process_table_release(struct process_table *t)
 {
 	pthread_mutex_lock(&t->lock);
 	eventfd_t count;
+	for (struct process *p = t->list; p; p = p->next)
+		await_client_locked(p);
 	eventfd_read(t->hold_fd, &count);
 	t->holding = false;
 	pthread_cond_broadcast(&t->going);
@@ -72,10 +85,9 @@ static json_t *save_one(const struct process *p)
 			      "s:I, s:I}",
 		"pid", (int)p->pid, "pidfd", p->pidfd, "out", p->out[0], "err", p->out[1], "in",
 		p->stdin_fd, "pty", p->pty, "endsOnExit", p->ends_on_exit, "reaped", p->reaped,
-		"forced", p->forced, "timedOut", p->timed_out, "attached",
-		p->attached || p->client_ns, "status", p->status, "reapedNs",
-		(json_int_t)p->reaped_ns, "outputNs", (json_int_t)p->output_ns, "owed",
-		(json_int_t)MAX(p->owed, 0));
+		"forced", p->forced, "timedOut", p->timed_out, "attached", p->attached, "status",
+		p->status, "reapedNs", (json_int_t)p->reaped_ns, "outputNs",
+		(json_int_t)p->output_ns, "owed", (json_int_t)MAX(p->owed, 0));
 	int bad = !j;
 	if (j && p->tag)
 		bad |= json_object_set_new(j, "tag", json_string(p->tag));
@@ -236,11 +248,8 @@ static int take_one(struct process_table *t, const struct saved *s, struct err *
 	p->ended = s->end != NULL;
 	p->end = s->how;
 	p->ended_ns = s->ended_ns;
-	if (s->attached && !s->end) {
-		p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		p->wake_tried = true;
-		p->client_ns = clock_monotonic_ns() + CLIENT_COMES_NS;
-	}
+	p->attached = s->attached;
+	await_client_locked(p);
 	int rc = process_adopt(t, p);
 	if (rc < 0) {
 		process_drop(p);

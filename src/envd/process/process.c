@@ -609,8 +609,10 @@ static void pump_run(struct process *p, char *buf)
 			reap(p);
 			quiet = false;
 		}
-		if (n > 0 && pf[4].revents)
+		if (n > 0 && pf[4].revents) {
 			park(p);
+			await_client(p);
+		}
 	}
 }
 

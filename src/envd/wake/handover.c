@@ -29,7 +29,7 @@
 #define AGENT_FILE AGENT_DIR "/envd"
 #define STATE_MAX (64u << 20)
 #define CHECK_MS 10000
-#define HOLD_MS 2000
+#define HOLD_MS 6000
 #define IDLE_MS 2000
 #ifndef MFD_EXEC // include/uapi/linux/memfd.h, since Linux 6.3
 #define MFD_EXEC 0x0010U
