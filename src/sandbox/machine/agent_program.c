@@ -13,7 +13,7 @@
 #include "sandbox/machine/reach.h"
 
 #define SEND_MS 15000 // it is tried there before the answer
-#define SWITCH_MS 10000
+#define SWITCH_MS 15000
 #define ASK_MS 5000
 #define ASK_AGAIN_NS (2 * NSEC_PER_MSEC)
 
