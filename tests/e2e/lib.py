@@ -160,6 +160,7 @@ class World:
                 os.mkdir(folder, 0o711)
                 shutil.chown(folder, CONTROL_USER, CONTROL_GROUP)
         self.server = self.host = None
+        self.agent = None  # the program that the server gives to guests with an older one
         self.volume = self.was_ready = False
         self.ids = set()
         atexit.register(self.close)
@@ -171,6 +172,8 @@ class World:
     def env(self, extra=None):
         env = {k: v for k, v in os.environ.items() if not k.startswith("STASIS_")}
         env.update(STASIS_DATA=self.data, STASIS_URL=self.url)
+        if self.agent:
+            env["STASIS_AGENT"] = self.agent
         if "STASIS_CACHE" in os.environ:
             env["STASIS_CACHE"] = os.environ["STASIS_CACHE"]
         env.update(extra or {})

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server comes and goes; sandboxes stay."""
+import http.client
 import json
 import os
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -116,6 +118,77 @@ class Restart(unittest.TestCase):
         self.assertEqual(r.code, 5, r.errors)
         self.assertIn(str((self.w.host or self.w.server).pid), r.errors)
         self.same_guest()
+
+    def agent_call(self, method, message):
+        """A stream of the agent through the edge: its events."""
+        data = json.dumps(message).encode()
+        c = http.client.HTTPConnection("127.0.0.1", self.w.port, timeout=60)
+        c.request("POST", "/process.Process/" + method, struct.pack(">BI", 0, len(data)) + data,
+                  {"E2b-Sandbox-Id": self.s.id, "X-Access-Token": self.s.token, "Connect-Protocol-Version": "1",
+                   "Content-Type": "application/connect+json"})
+        r = c.getresponse()
+        while True:
+            flags, n = struct.unpack(">BI", r.read(5))
+            m = json.loads(r.read(n))
+            if flags == 2:
+                c.close()
+                return
+            yield m["event"]
+
+    def say(self, pid, text):
+        message = {"process": {"pid": pid}, "input": {"stdin": lib.b64(text)}}
+        a = self.s.edge("POST", "/process.Process/SendInput", body=message)
+        self.assertEqual(a.status, 200, a.body)
+
+    def resumed(self):
+        return [e for e in self.w.api("GET", "/v1/events?limit=1000").json()["events"]
+                if e["kind"] == "resumed" and e["sandbox"] == self.s.id][-1]["data"]
+
+    def test_an_older_agent_is_replaced_at_a_resume(self):
+        """The server has another agent than the one in the guest's memory: that gets it while its
+        programs stand still, and they go on with it."""
+        newer = os.path.join(lib.BUILD, "tests", "integration", "envd", "envd-newer")
+        script = "while read x; do echo got-$x; [ $x = end ] && exit 7; done"
+        events = self.agent_call("Start", {"process": {"cmd": "/bin/bash", "args": ["-c", script]}, "stdin": True,
+                                           "tag": "kept"})
+        pid = next(events)["start"]["pid"]
+        was, agent = self.s.get()["agent_version"], self.s.sh("pgrep -x envd")
+        self.assertEqual(self.s.get()["agent_weaknesses"], [])
+        self.s.pause()
+        self.assertEqual(self.s.get()["agent_version"], was)
+        self.w.stop()
+        self.w.agent = newer
+        self.addCleanup(self.start_as_before)
+        self.w.start()
+        self.s.resume()
+        self.assertEqual(self.resumed()["agent_before"], was)
+        now = self.s.get()["agent_version"]
+        self.assertTrue(now.startswith("9999.0.0-"), now)
+        # Init's is told beside it, and is what it was.
+        self.assertEqual(now.split()[1], was.split()[1])
+        self.same_guest()
+        self.assertEqual(self.s.sh("pgrep -x envd"), agent)
+        events = self.agent_call("Connect", {"process": {"tag": "kept"}})
+        self.assertEqual(next(events)["start"]["pid"], pid)
+        self.say(pid, b"one\n")
+        self.assertEqual(next(events)["data"], {"stdout": lib.b64(b"got-one\n")})
+        self.s.pause()
+        self.s.resume()
+        self.assertNotIn("agent_before", self.resumed())  # nothing was sent
+        events = self.agent_call("Connect", {"process": {"tag": "kept"}})
+        self.assertEqual(next(events)["start"]["pid"], pid)
+        self.say(pid, b"end\n")
+        self.assertEqual(next(events)["data"], {"stdout": lib.b64(b"got-end\n")})
+        self.assertEqual(next(events)["end"]["exitCode"], 7)
+        # Were it to end, init would start the new one.
+        self.w.api("POST", f"/v1/sandboxes/{self.s.id}/exec", {"cmd": "sudo kill -9 $(pgrep -x envd)"})
+        lib.wait_until("it is there again", lambda: self.s.edge("GET", "/health").status == 204)
+        self.assertTrue(self.s.edge("GET", "/health").headers["X-Stasis-Agent"].startswith("9999.0.0-"))
+
+    def start_as_before(self):
+        self.w.stop()
+        self.w.agent = None
+        self.w.start()
 
     def test_volume_that_goes_away(self):
         """Something mounted over the directory: the marker is gone, nothing may be judged lost."""
