@@ -15,7 +15,8 @@
 #define SEND_MS 15000 // it is tried there before the answer
 #define SWITCH_MS 15000
 #define ASK_MS 5000
-#define ASK_AGAIN_NS (2 * NSEC_PER_MSEC)
+#define ASK_AGAIN_NS (2 * NSEC_PER_MSEC) // and twice as long each time
+#define ASK_AGAIN_MAX_NS (64 * NSEC_PER_MSEC)
 
 static int load(struct agent_program *p, struct err *e)
 {
@@ -67,7 +68,7 @@ bool agent_program_is_due(const struct agent_program *p, const struct agent_vers
 static int await_switch(const struct agent_program *p, struct http_client *c,
 	const struct envd_target *t, struct err *e)
 {
-	uint64_t until = deadline_in_ms(SWITCH_MS);
+	uint64_t until = deadline_in_ms(SWITCH_MS), pause = ASK_AGAIN_NS;
 	for (;;) {
 		int rc = envd_call_health(c, t, ASK_MS, e);
 		if (rc == 0)
@@ -77,7 +78,8 @@ static int await_switch(const struct agent_program *p, struct http_client *c,
 		// It is about to: a connection is cut, or refused for the moment.
 		if (rc == -ECANCELED || deadline_over(until))
 			return rc;
-		clock_sleep_ns(ASK_AGAIN_NS);
+		clock_sleep_ns(pause);
+		pause = MIN(2 * pause, ASK_AGAIN_MAX_NS);
 	}
 }
 
