@@ -4,7 +4,8 @@
 //	bench-ingest DIR [MIB]
 //
 // Also: ingest of 64 MiB in runs of 1 to 64 blocks of memories of 1 and 8 GiB, the diff durable
-// before, as a VMM leaves it; merge of a chain of 30 layers of 1 GiB. On tmpfs syncs cost nothing:
+// before, as a VMM leaves it; what it costs to find blocks that the parent has as well, in pairs;
+// merge of a chain of 30 layers of 1 GiB. On tmpfs syncs cost nothing:
 // run with DIR=/dev/shm and on the data volume, the difference is the time for fsync.
 //
 // The diff is in the page cache and on disk, so that what is measured is the scan: extents, zero
@@ -172,6 +173,108 @@ static void bench_sparse(int dir, int layers, uint64_t memory)
 		memory >> 20, median(ms));
 }
 
+// --- what the parent has
+
+#define TRIM_MEMORY (256ull << 20)
+#define TRIM_LAYERS 8
+
+static double cpu_ms(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+// Every other 128 KiB of the image, one block in one_in of it changed.
+static void diff_of(int dir, uint8_t *image, uint64_t one_in, uint64_t *seed)
+{
+	enum { RUN = 128 << 10 };
+	_cleanup_close_ int fd = openat(dir, "diff", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0 || ftruncate(fd, TRIM_MEMORY) < 0)
+		exit(1);
+	for (uint64_t at = 0; at < TRIM_MEMORY; at += 2 * RUN) {
+		for (uint64_t b = 0; b < RUN; b += BLOCK)
+			if (rnd(seed) % one_in == 0)
+				memcpy(image + at + b, &(uint64_t){rnd(seed)}, 8);
+		if (pwrite(fd, image + at, RUN, (off_t)at) != RUN)
+			exit(1);
+	}
+	if (fsync(fd) < 0)
+		exit(1);
+}
+
+// CPU of an ingest, milliseconds for a MiB of the diff.
+static double ingest_over(int dir, int layers, const struct header *parent, struct layer_stats *st,
+	struct header **ret)
+{
+	struct err e = {0};
+	char id[UUID_SIZE], image[UUID_SIZE];
+	id_new_uuid(id);
+	id_new_uuid(image);
+	double t0 = cpu_ms();
+	check(layer_ingest(dir, "diff", layers, id, parent, image, ret, st, &e), &e);
+	double ms = cpu_ms() - t0;
+	return ms * (1 << 20) / (double)(st->data_bytes + st->zero_bytes + st->same_bytes);
+}
+
+static void drop_ingested(int layers, struct header *h, const struct header *parent)
+{
+	for (uint32_t i = parent->n_layers; i < h->n_layers; i++)
+		check(layer_remove(layers, h->layers[i]), NULL);
+	header_free(h);
+}
+
+// The same diff over an empty image, where nothing is compared, and over its parent.
+static void bench_trim(int dir, int layers)
+{
+	static const uint64_t rates[] = {1, 16, 1024};
+	struct err e = {0};
+	struct header *zero, *parent, *h;
+	struct layer_stats st;
+	char id[UUID_SIZE];
+	uint64_t seed = 17;
+	uint8_t *image = calloc(1, TRIM_MEMORY);
+	id_new_uuid(id);
+	check(header_new_zero(TRIM_MEMORY, id, &zero, &e), &e);
+	parent = zero;
+	for (int i = 0; i < TRIM_LAYERS; i++, parent = h) {
+		diff_of(dir, image, i ? 8 : 1, &seed);
+		ingest_over(dir, layers, parent, &st, &h);
+		if (parent != zero)
+			header_free(parent);
+	}
+	for (size_t k = 0; k < ARRAY_SIZE(rates); k++) {
+		double without[ROUNDS], with[ROUNDS];
+		uint64_t kept = 0, written = 0;
+		for (int i = 0; i < ROUNDS; i++) {
+			// From the parent's content, each round.
+			_cleanup_close_ int fd =
+				openat(dir, "image", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+			check(layer_materialise(parent, layers, fd, &e), &e);
+			if (pread(fd, image, TRIM_MEMORY, 0) != (ssize_t)TRIM_MEMORY)
+				exit(1);
+			uint64_t again = seed;
+			diff_of(dir, image, rates[k], &again);
+			without[i] = ingest_over(dir, layers, zero, &st, &h);
+			drop_ingested(layers, h, zero);
+			diff_of(dir, image, UINT64_MAX, &again);
+			with[i] = ingest_over(dir, layers, parent, &st, &h);
+			drop_ingested(layers, h, parent);
+			kept = st.data_bytes;
+			written = st.data_bytes + st.zero_bytes + st.same_bytes;
+		}
+		printf("ingest of %" PRIu64 " MiB over %u layers, one block in %" PRIu64
+		       " changed: %.3f ms of CPU for a MiB, %.3f over nothing; %.1f MiB kept\n",
+			written >> 20, parent->n_layers, rates[k], median(with), median(without),
+			(double)kept / (1 << 20));
+	}
+	for (uint32_t i = 0; i < parent->n_layers; i++)
+		check(layer_remove(layers, parent->layers[i]), NULL);
+	header_free(parent);
+	header_free(zero);
+	free(image);
+}
+
 static uint64_t written_bytes(void)
 {
 	_cleanup_strbuf_ struct strbuf b = {0};
@@ -261,6 +364,7 @@ int main(int argc, char **argv)
 
 	bench_sparse(dir, layers, 1ull << 30);
 	bench_sparse(dir, layers, 8ull << 30);
+	bench_trim(dir, layers);
 	bench_merge(dir, layers);
 
 	double l1[ROUNDS], l30[ROUNDS];
