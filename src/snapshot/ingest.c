@@ -7,6 +7,7 @@
 //	   has as well is none of the layer's: what VMMs write is often more than what changed
 //	2. <id>.sum.tmp, fsync, rename to <id>.sum	from here on the .sum file is the truth
 //	3. fsync layers/ when there is something to punch, then punch what is no data of the layer
+//	   and fsync that: what a layer does not hold reads as zeros
 //	4. rename the diff to <id>, fsync layers/	published
 //
 // A repeated call finds <id>.sum and goes on from there; what the diff's extents hold besides is
@@ -30,6 +31,7 @@ struct scan {
 	const char *diff;
 	struct parent *parent;
 	uint64_t same_blocks; // written, and the parent has the same
+	uint64_t same_data;   // of those: not zeros
 	struct content *content;
 };
 
@@ -42,10 +44,12 @@ static int add_extent(struct scan *s, uint64_t from, uint64_t to, uint8_t *buf)
 			uint64_t block = (at + i) / SNAPSHOT_BLOCK;
 			uint64_t sum =
 				layer_block_is_zero(buf + i) ? LAYER_SUM_ZERO : layer_sum(buf + i);
-			if (parent_has(s->parent, block, buf + i, sum))
-				s->same_blocks++;
-			else
+			if (!parent_has(s->parent, block, buf + i, sum)) {
 				r = content_add(s->content, block, sum);
+				continue;
+			}
+			s->same_blocks++;
+			s->same_data += sum != LAYER_SUM_ZERO;
 		}
 		if (r < 0)
 			return r;
@@ -143,9 +147,10 @@ static int punch_rest(int fd, const struct content *c)
 }
 
 // From the diff, whose descriptor is fd, to layers/<id>. The .sum file is in place. rest: the diff
-// has more than the data of the layer.
+// has more than the data of the layer; rest_data: of that, more than zeros.
 static int publish_diff(int dirfd, const char *diff, int fd, int layers_fd,
-	const struct layer_name *name, const struct content *c, bool rest, struct err *e)
+	const struct layer_name *name, const struct content *c, bool rest, bool rest_data,
+	struct err *e)
 {
 	int r = fault_hit("ingest.before_punch", e);
 	if (r < 0)
@@ -154,6 +159,8 @@ static int publish_diff(int dirfd, const char *diff, int fd, int layers_fd,
 		return err_errno(e, errno, "layers");
 	if (rest && (r = punch_rest(fd, c)) < 0)
 		return err_errno(e, r, "%s", diff);
+	if (rest_data && fsync(fd) < 0)
+		return err_errno(e, errno, "%s", diff);
 	// Nobody may change a layer; pagers of any sandbox may read the layers they are shown.
 	if ((geteuid() == 0 && fchown(fd, 0, 0) < 0) || fchmod(fd, 0444) < 0)
 		return err_errno(e, errno, "%s", diff);
@@ -240,7 +247,7 @@ int layer_ingest_from(int dirfd, const char *diff, int source, int layers_fd, co
 		r = header_overlay(parent, image, id, c.ranges, c.n, &child, e);
 	if (r == 0 && !published)
 		r = publish_diff(dirfd, diff, fd, layers_fd, &name, &c,
-			begun || c.zero_blocks || s.same_blocks, e);
+			begun || c.zero_blocks || s.same_blocks, begun || s.same_data, e);
 	if (r < 0)
 		return r;
 	if (ret_stats)
