@@ -7,7 +7,8 @@
 #	make test       all tests, with real guests (STASIS_TEST_KVM=no: without the lab's)
 #	make lab        a shell in an emulated machine that has KVM (CMD='...': a command instead)
 #	make test-kvm   tests on KVM: this machine's, or in the lab (make test-kvm-smoke: a part;
-#	                make test-kvm-all: each kernel with each VMM)
+#	                make test-kvm-all: each kernel with each VMM; make test-kvm-systemd: the
+#	                package, as a service, in the lab)
 #	make check      format, static analysis, gcc and clang, sanitizers, threads
 #	make coverage   lines and branches that the tests reach, by room (E2E=1: with guests)
 #	make bench      the figures of bench/README.md
@@ -25,8 +26,8 @@ UNIT := $(FIXED) meson test --no-rebuild --suite unit --print-errorlogs --num-pr
 
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export LC_ALL := C.UTF-8
-.PHONY: all deps build demo test lab test-kvm test-kvm-smoke test-kvm-all check coverage format \
-	bench install uninstall deb dist release test-distros clean
+.PHONY: all deps build demo test lab test-kvm test-kvm-smoke test-kvm-systemd test-kvm-all check \
+	coverage format bench install uninstall deb dist release test-distros clean
 
 all: build
 
@@ -54,6 +55,12 @@ lab: build
 test-kvm: build
 	@scripts/deps run test lab
 	@tests/lab/lab test
+
+# The package under systemd: installed, used, upgraded, removed.
+test-kvm-systemd: build
+	@scripts/deps run test lab deb
+	@DEB_BUILD_OPTIONS=nocheck scripts/deb
+	@tests/lab/lab package dist/stasis_*.deb
 
 test-kvm-smoke: build
 	@scripts/deps run test lab
