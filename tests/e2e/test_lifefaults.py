@@ -89,11 +89,10 @@ class LifeFaults(unittest.TestCase):
         lib.wait_until(state, lambda: self.state() == state)
 
     def goes_on(self):
-        """All of memory is right, now and after another generation."""
+        """All of memory is right after another generation; what was wrong before still is then."""
         if self.state() == "paused":
             self.s.resume()
         self.assertEqual(self.state(), "running")
-        compare(self, self.s, self.m)
         self.change()
         self.s.pause()
         self.s.resume()
