@@ -48,7 +48,7 @@ class Lab(unittest.TestCase):
         self.lab.KERNEL = "6.12"
         self.lab.FIRECRACKER = ""
         self.replace(self.lab.machine, "take", lambda _: (self.dir + "/machine", None))
-        self.lab.pack = lambda path, work: None
+        self.lab.pack = lambda path, work, deb: None
         self.lab.Lab.take_logs = lambda lab: None
         self.lab.host_has_kvm = lambda: (False, "played")
 
