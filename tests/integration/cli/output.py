@@ -208,6 +208,17 @@ class Tables(Case):
                 self.assertIn(*(re.sub(r"\d+", "N", text) for text in (check["text"], line)))
             self.assertIn(check["remedy"] or "", line)
 
+    def test_doctor_names_snapshots_with_weak_agents(self):
+        """Of before agents told who they are; a directory without any says nothing."""
+        data = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../fixtures/24c09c7/data")
+        for where, want in ((data, ["degraded"]), (os.path.dirname(data), []), ("/nonexistent", [])):
+            out = self.s.run("doctor", "--data-dir", where, "-o", "json", code=None).stdout
+            found = [c for c in played.json.loads(out)["checks"] if c["name"] == "agents"]
+            self.assertEqual([c["status"] for c in found], want)
+            for c in found:
+                self.assertIn("1 of 1 snapshots have an agent with a known weakness", c["text"])
+                self.assertIn("99999999-9999-4999-8999-999999999999", c["text"])
+
 
 class Words(Case):
     def test_ids_names_and_keys(self):
