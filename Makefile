@@ -70,6 +70,10 @@ test-kvm-all: build
 	@scripts/deps run test lab
 	@tests/lab/all
 
+# Of the cuts at fault points with real guests. All are played, with the same code of the server, and
+# a share of them under the sanitizers (tests/unit/sandbox).
+SANITIZED_FAULTS := two z capture_capture_after_memory capture_ingest_after_layer resume_resume_after_load
+
 # Each step says what it found; the first that finds anything ends it. Quick ones first. What takes
 # a guest comes last, so that nothing is beside it. The build of clang, whose warnings are wanted, is
 # the one for threads too. What a sanitizer adds to each access makes -O2 slow to compile (gcc: 2.3
@@ -91,7 +95,8 @@ check: build
 		-Db_sanitize=address,undefined -Db_lundef=false -Doptimization=1
 	ninja -C build-asan
 	$(UNIT) --no-suite tree -C build-asan --timeout-multiplier 5
-	tests/run sanitized exec.Buffered exec.Stream life pause
+	tests/run sanitized exec.Buffered exec.Stream life. pause \
+		$(addprefix lifefaults.LifeFaults.test_,$(SANITIZED_FAULTS))
 
 coverage: build
 	@scripts/deps test $(if $(E2E),run)
