@@ -210,21 +210,25 @@ while True:
                     c.delete()
 
     def check(self, children, seen, url):
+        # By the shell alone: a program that a copy runs for the first time is translated anew.
+        host, path = url.removeprefix("http://").split("/", 1)
+        fetch = (f"exec 3<>/dev/tcp/{host}/80; printf 'GET /{path} HTTP/1.0\\r\\n\\r\\n' >&3; "
+                 "IFS= read -t 20 -rd '' answer <&3; echo \"$answer\"")
         for c in children:
-            out = c.sh(f"for i in $(seq 100); do [ -f /dev/shm/first.{c.id} ] && break; sleep 0.1; done; "
-                       f"cat /dev/shm/first.{c.id}; echo; hostname")
+            out = c.sh(f"until [ -f /dev/shm/first.{c.id} ]; do sleep 0.1; done; "
+                       f'echo "$(</dev/shm/first.{c.id})"; echo "$(</proc/sys/kernel/hostname)"')
             seen["first"].add(out.split()[0])
             seen["token"].add(c.token)
             self.assertIn(c.id, out)
         for c in children:
             # A clock reading of the guest lies between two of ours, up to the 50 ms promised.
             before = lib.time.time()
-            there = float(c.sh("date +%s.%N"))
+            there = float(c.sh("echo $EPOCHREALTIME"))
             after = lib.time.time()
             self.assertGreater(there, before - 0.05)
             self.assertLess(there, after + 0.05)
             # The network works: the commands came that way, and this goes the other way.
-            self.assertEqual(c.sh(f"curl -fsS -m 20 {url}"), "outside")
+            self.assertTrue(c.sh(fetch).endswith("outside\n"))
 
 
 class CleanUp(unittest.TestCase):
