@@ -162,6 +162,7 @@ class World:
         self.server = self.host = None
         self.agent = None  # the program that the server gives to guests with an older one
         self.volume = self.was_ready = False
+        self.more_env = {}
         self.ids = set()
         atexit.register(self.close)
         self.cli("setup", "volume", "--size", volume_size, api=False, limit=120).ok()
@@ -176,6 +177,7 @@ class World:
             env["STASIS_AGENT"] = self.agent
         if "STASIS_CACHE" in os.environ:
             env["STASIS_CACHE"] = os.environ["STASIS_CACHE"]
+        env.update(self.more_env)
         env.update(extra or {})
         return env
 

@@ -15,7 +15,7 @@ def tracking(w, host):
     report = w.cli("doctor", "-o", "json", api=False).json()
     status = {c["name"]: c["status"] for c in report["checks"]}
     exact = status["pagemap"] == status["userfaultfd"] == "ok"
-    return "exact (PAGEMAP_SCAN)" if exact else "superset (all pages touched since the load)"
+    return "exact (PAGEMAP_SCAN)" if exact else "by bytes (all pages touched since the load are compared)"
 
 
 def note(text):
