@@ -5,7 +5,13 @@
 #include "sandbox/table/claim.h"
 #include "sandbox/table/store.h"
 
-#define UPKEEP_WAIT_MS 10000
+#define SOON_OVER_MS 10000
+
+static int not_settled(const char *id, struct err *e)
+{
+	return err_set(e, ERR_UNAVAILABLE,
+		"sandbox '%s' is not settled yet since the server's start: ask again", id);
+}
 
 int operation_told(struct host *h, const char *op_id, const char *id, struct err *e)
 {
@@ -22,8 +28,7 @@ int operation_told(struct host *h, const char *op_id, const char *id, struct err
 	bool unsettled = s && s->unsettled && str_eq(s->op_id, op_id);
 	pthread_mutex_unlock(&h->lock);
 	if (unsettled)
-		return err_set(e, ERR_UNAVAILABLE,
-			"sandbox '%s' is not settled yet since the server's start: ask again", id);
+		return not_settled(id, e);
 	int rc = store_op_find(h, op_id, state, sandbox, &failed, e);
 	if (rc < 0)
 		return rc;
@@ -35,7 +40,8 @@ int operation_told(struct host *h, const char *op_id, const char *id, struct err
 }
 
 // What upkeep and merge do with a sandbox under their claim is short: a file is read or replaced.
-// So is the rest of an operation whose end has been told already, in the sandbox's state.
+// So is the rest of an operation whose end has been told already, in the sandbox's state, and what
+// the server's start has to settle of most.
 static bool is_soon_over(const struct sandbox *s)
 {
 	static const struct {
@@ -43,7 +49,8 @@ static bool is_soon_over(const struct sandbox *s)
 		enum sandbox_state end;
 	} ends[] = {{"pause", SANDBOX_PAUSED}, {"resume", SANDBOX_RUNNING},
 		{"create", SANDBOX_RUNNING}};
-	if (str_eq(s->operation, "upkeep") || str_eq(s->operation, "merge"))
+	if (str_eq(s->operation, "upkeep") || str_eq(s->operation, "merge") ||
+		str_eq(s->operation, "recover"))
 		return true;
 	for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
 		if (str_eq(s->operation, ends[i].operation) && s->info.state == ends[i].end)
@@ -53,7 +60,7 @@ static bool is_soon_over(const struct sandbox *s)
 
 static struct sandbox *find_idle(struct host *h, const char *id)
 {
-	uint64_t until = deadline_in_ms(UPKEEP_WAIT_MS);
+	uint64_t until = deadline_in_ms(SOON_OVER_MS);
 	struct sandbox *s;
 	while ((s = host_find(h, id)) && s->operation && !s->ending && is_soon_over(s))
 		if (cond_wait_until(&h->changed, &h->lock, until) != 0)
@@ -77,6 +84,8 @@ int sandbox_claim(struct host *h, const char *op_id, const char *id, const char 
 	}
 	if (s->ending || s->removed)
 		return err_set(e, ERR_CONFLICT, "sandbox '%s' is being removed", id);
+	if (s->operation && str_eq(s->operation, "recover"))
+		return not_settled(id, e);
 	if (s->operation)
 		return err_set(
 			e, ERR_CONFLICT, "sandbox '%s' is busy: %s is under way", id, s->operation);
