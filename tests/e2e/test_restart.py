@@ -141,8 +141,8 @@ class Restart(unittest.TestCase):
         self.assertEqual(a.status, 200, a.body)
 
     def resumed(self):
-        return [e for e in self.w.api("GET", "/v1/events?limit=1000").json()["events"]
-                if e["kind"] == "resumed" and e["sandbox"] == self.s.id][-1]["data"]
+        path = f"/v1/events?sandbox={self.s.id}&limit=500"
+        return [e for e in self.w.api("GET", path).json()["events"] if e["kind"] == "resumed"][-1]["data"]
 
     def test_an_older_agent_is_replaced_at_a_resume(self):
         """The server has another agent than the one in the guest's memory: that gets it while its

@@ -76,12 +76,12 @@ class Runtimes(unittest.TestCase):
 
     def mark(self, s, text):
         """On the disk, in memory, and a process that holds what only it knows."""
-        s.sh(f"echo {text} > /root/disk; mkdir -p /dev/shm; echo {text} > /dev/shm/memory; "
+        s.sh(f"echo {text} > ~/disk; mkdir -p /dev/shm; echo {text} > /dev/shm/memory; "
              f"(while :; do sleep 0.1; done) & echo $! > /dev/shm/pid")
         return s.sh("head -c 4000000 /dev/urandom > /dev/shm/noise; sha256sum /dev/shm/noise")
 
     def check(self, s, text, noise):
-        self.assertEqual(s.sh("cat /root/disk /dev/shm/memory"), f"{text}\n{text}\n")
+        self.assertEqual(s.sh("cat ~/disk /dev/shm/memory"), f"{text}\n{text}\n")
         self.assertEqual(s.sh("sha256sum /dev/shm/noise"), noise)
         s.sh("kill -0 $(cat /dev/shm/pid)")
 
@@ -142,7 +142,7 @@ class Runtimes(unittest.TestCase):
         w.cli("snapshot", "rewarm", "kept", limit=lib.BOOT_LIMIT).ok()
         self.assertNotIn(first["id"], w.cli("snapshot", "check", "kept").ok().text)
         child = w.create(template="kept")
-        self.assertEqual(child.sh("cat /root/disk"), "first\n")
+        self.assertEqual(child.sh("cat ~/disk"), "first\n")
         child.delete()
         w.cli("runtime", "allow", first["id"]).ok()
         old.resume()

@@ -73,7 +73,11 @@ static int answer(
 
 int vmm_get_version(struct vmm *v, struct vmm_version *ret, struct err *e)
 {
-	*ret = (struct vmm_version){1, 14, 2, !world.firecracker, "1.14.2"};
+	*ret = (struct vmm_version){.major = 1,
+		.minor = 14,
+		.patch = 2,
+		.fcqemu = !world.firecracker,
+		.text = "1.14.2"};
 	return 0;
 }
 
