@@ -141,7 +141,7 @@ class Restart(unittest.TestCase):
         self.assertEqual(a.status, 200, a.body)
 
     def resumed(self):
-        path = f"/v1/events?sandbox={self.s.id}&limit=500"
+        path = f"/v1/events?sandbox={self.s.id}&limit=100"
         return [e for e in self.w.api("GET", path).json()["events"] if e["kind"] == "resumed"][-1]["data"]
 
     def test_an_older_agent_is_replaced_at_a_resume(self):
