@@ -330,11 +330,17 @@ const struct process_end *process_sub_end(const struct process_sub *s)
 	return &s->p->end;
 }
 
+// A pump that is let go may not have woken yet.
+static bool is_moving(const struct process *p)
+{
+	return p->parked && p->table->holding;
+}
+
 bool process_sub_ready(struct process_sub *s)
 {
 	struct process_table *t = s->p->table;
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&t->lock);
-	return s->count > 0 || s->p->ended || s->p->parked;
+	return s->count > 0 || s->p->ended || is_moving(s->p);
 }
 
 enum process_event process_sub_next(
@@ -348,12 +354,12 @@ enum process_event process_sub_next(
 			pthread_mutex_unlock(&t->lock);
 			return PROCESS_DATA;
 		}
-		bool ended = s->p->ended, parked = s->p->parked;
-		s->asleep = !ended && !parked;
+		bool ended = s->p->ended, moving = is_moving(s->p);
+		s->asleep = !ended && !moving;
 		pthread_mutex_unlock(&t->lock);
 		if (ended)
 			return PROCESS_END;
-		if (parked)
+		if (moving)
 			return PROCESS_MOVED;
 		struct pollfd pf[2] = {
 			{.fd = s->wake_fd, .events = POLLIN}, {.fd = socket, .events = POLLRDHUP}};
@@ -497,6 +503,14 @@ static void park(struct process *p)
 	t->n_parked--;
 }
 
+// What woke the pump is looked at next; readable for ever, it would keep it from sleeping.
+static void clear_wake(struct process *p)
+{
+	eventfd_t count;
+	if (p->wake_fd >= 0)
+		eventfd_read(p->wake_fd, &count);
+}
+
 // Who was attached before a hand-over comes again, and what is read before that would be lost.
 static void await_client(struct process *p)
 {
@@ -513,6 +527,7 @@ static void await_client(struct process *p)
 		struct pollfd pf[3] = {{.fd = p->wake_fd, .events = POLLIN},
 			{.fd = t->stop_fd, .events = POLLIN}, {.fd = t->hold_fd, .events = POLLIN}};
 		poll(pf, 3, deadline_left_ms(until));
+		clear_wake(p);
 		park(p);
 	}
 }
@@ -609,6 +624,8 @@ static void pump_run(struct process *p, char *buf)
 			reap(p);
 			quiet = false;
 		}
+		if (n > 0 && pf[3].revents)
+			clear_wake(p);
 		if (n > 0 && pf[4].revents) {
 			park(p);
 			await_client(p);

@@ -3,11 +3,14 @@
 #include "../check.h"
 #include <linux/close_range.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include "base/clock.h"
 #include "base/str.h"
+#include "envd/process/handover.h"
 #include "envd/process/process.h"
 
 static char *const env[] = {"PATH=/usr/bin:/bin", "GREETING=hello", NULL};
@@ -309,6 +312,65 @@ static void test_terminal(void **state)
 	assert_string_equal(out.data, "24 80\r\n40 100\r\ntyped\r\n");
 }
 
+static void *hold(void *table)
+{
+	int rc = process_table_hold(table, clock_monotonic_ns() + 20 * NSEC_PER_SEC);
+	return (void *)(intptr_t)rc;
+}
+
+// As at a hand-over that failed. The stream is ended by it.
+static void hold_and_release(struct process_table *t, struct process_sub **s)
+{
+	struct process_chunk *c;
+	pthread_t thread;
+	void *rc;
+	assert_int_equal(pthread_create(&thread, NULL, hold, t), 0);
+	assert_int_equal(process_sub_next(*s, clock_monotonic_ns() + 20 * NSEC_PER_SEC, -1, &c),
+		PROCESS_MOVED);
+	*s = process_sub_free(*s);
+	assert_int_equal(pthread_join(thread, &rc), 0);
+	assert_null(rc);
+	process_table_release(t);
+}
+
+static uint64_t processor_ns(void)
+{
+	struct timespec now;
+	assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now), 0);
+	return (uint64_t)now.tv_sec * NSEC_PER_SEC + (uint64_t)now.tv_nsec;
+}
+
+// Nothing happens meanwhile.
+static uint64_t spent_idle_ns(struct process_sub *s)
+{
+	struct process_chunk *c;
+	uint64_t before = processor_ns();
+	assert_int_equal(process_sub_next(s, clock_monotonic_ns() + 500 * NSEC_PER_MSEC, -1, &c),
+		PROCESS_IDLE);
+	return processor_ns() - before;
+}
+
+static void test_a_client_that_comes_again_costs_no_processor(void **state)
+{
+	_cleanup_(process_table_freep) struct process_table *t = process_table_new(-1, "");
+	_cleanup_(process_sub_freep) struct process_sub *s = NULL;
+	_cleanup_strbuf_ struct strbuf out = {0};
+	const struct options o = {.stdin_open = true};
+	assert_int_equal(start(t, "read x; echo $x", &o, &s, NULL), 0);
+	const struct process_selector pid = {.pid = process_sub_pid(s)};
+	hold_and_release(t, &s);
+	assert_int_equal(process_connect(t, &pid, &s, NULL), 0);
+	assert_in_range(spent_idle_ns(s), 0, 100 * NSEC_PER_MSEC);
+	// Nor does a signal that it outlives.
+	hold_and_release(t, &s);
+	assert_int_equal(process_connect(t, &pid, &s, NULL), 0);
+	assert_int_equal(process_signal(t, &pid, SIGCONT, NULL), 0);
+	assert_in_range(spent_idle_ns(s), 0, 100 * NSEC_PER_MSEC);
+	assert_int_equal(process_write(t, &pid, false, "there\n", 6, NULL), 0);
+	assert_string_equal(read_all(s, &out)->status, "exit status 0");
+	assert_string_equal(out.data, "there\n");
+}
+
 static void test_freeing_the_table_ends_everything(void **state)
 {
 	struct process_table *t = process_table_new(-1, "");
@@ -338,6 +400,7 @@ int main(void)
 		cmocka_unit_test(test_the_slowest_subscriber_sets_the_pace),
 		cmocka_unit_test(test_late_comers),
 		cmocka_unit_test(test_terminal),
+		cmocka_unit_test(test_a_client_that_comes_again_costs_no_processor),
 		cmocka_unit_test(test_freeing_the_table_ends_everything),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
