@@ -78,8 +78,12 @@ def take(cache):
     """(directory, descriptor): while the descriptor is open the machine is not removed."""
     there = path(cache)
     folder = os.path.dirname(there)
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "lock"), "w") as lock:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        lock = open(os.path.join(folder, "lock"), "w")
+    except OSError as error:
+        raise NotMade(str(error)) from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.exists(there):
             remove_old(folder)

@@ -190,6 +190,35 @@ class Lab(unittest.TestCase):
         self.lab.RUN = os.path.join(self.dir, "bin/run")
         self.assertEqual(self.smoke()[0], 5)
 
+    def test_tools_that_are_not_there(self):
+        """As where the packages of the section lab could not be installed: no mirror."""
+        self.lab.available_gib = self.lab.free_gib = lambda *_: 100
+        self.lab.TOOLS = ("qemu-system-x86_64", "no-ssh-here")
+        os.environ["PATH"] = self.dir + "/bin"
+        code, out = self.smoke()
+        self.assertEqual((code, self.booted()), (77, 0))
+        self.assertIn("*** NOT TESTED ON KVM: no-ssh-here", out)
+        self.assertIn(" not found: ", out)
+
+    def test_a_cache_that_cannot_be_written(self):
+        machine = load("machine.py")
+        open(self.dir + "/file", "w").close()
+        with self.assertRaises(machine.NotMade):
+            machine.take(self.dir + "/file/cache")
+
+    def test_memory_that_a_container_is_left(self):
+        with open("/proc/self/cgroup") as f:
+            path = next((line[3:].strip() for line in f if line.startswith("0::")), "/")
+        here = os.path.normpath(self.dir + "/cgroup" + path)
+        os.makedirs(here)
+        self.assertEqual(self.lab.cgroup_gib(self.dir + "/cgroup"), float("inf"))
+        for place, limit in (here, "max"), (self.dir + "/cgroup", str(5 << 30)):
+            with open(place + "/memory.max", "w") as f:
+                f.write(limit + "\n")
+            with open(place + "/memory.current", "w") as f:
+                f.write(f"{1 << 30}\n")
+        self.assertEqual(self.lab.cgroup_gib(self.dir + "/cgroup"), 4)
+
     def test_room(self):
         self.lab.CACHE = self.dir + "/not/there"
         self.lab.available_gib = lambda: 4.9
