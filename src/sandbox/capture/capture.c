@@ -111,6 +111,12 @@ int capture_take(
 	struct host *h, struct sandbox *s, struct capture *c, uint64_t *since, struct err *e)
 {
 	_cleanup_(vmm_freep) struct vmm *v = NULL;
+	if (h->runtimes && !s->vmm)
+		return err_set(e, ERR_UNAVAILABLE,
+			"the VMM that sandbox '%s' runs on is not known (the server's log says "
+			"why), so its memory could not be loaded again: it runs on; restart the "
+			"server",
+			s->info.id);
 	_cleanup_close_ int dir = host_open_disk(h, s->info.id, e);
 	if (dir < 0)
 		return dir;

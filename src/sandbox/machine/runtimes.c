@@ -301,6 +301,8 @@ int runtime_adopt(struct host *h, struct sandbox *s, struct err *e)
 		return err_set(e, ERR_INTERNAL, "run directory path too long");
 	int rc = shim_read_tree(dir, id, e);
 	const struct runtime *r = rc == 0 ? find(h, id) : NULL;
+	if (r && !r->vmm.name[0])
+		refs_hold_runtime(h->refs, id); // the next start may know it
 	if (rc == 0 && (!r || !r->vmm.name[0]))
 		rc = err_set(e, ERR_NOT_FOUND, "no runtime '%s'", id);
 	return rc == 0 ? runtime_take(h, s, &r->vmm, e) : rc;

@@ -59,7 +59,7 @@ static int load_row(struct host *h, struct sandbox *s, const char *open_kind, co
 	snprintf(s->op_id, sizeof s->op_id, "%s", op_id);
 	if (host_run_path(h, s->info.id, dir) == 0 && shim_adopt(dir, &st, &s->pidfd, &e) == 0) {
 		if (runtime_adopt(h, s, &e) < 0)
-			log_warn("VMM not known, taken for this host's sandbox=%s error=%s",
+			log_warn("VMM not known, it cannot be paused sandbox=%s error=%s",
 				s->info.id, e.text);
 		// Its slot is in use as long as it lives, whatever the row says.
 		s->has_slot = true;

@@ -283,6 +283,42 @@ static void unread(const void *arg)
 	play_close(h);
 }
 
+// What a guest of before the upgrade runs on is not known: a snapshot of it that names this host's
+// VMM could never be loaded, and would let go of the tree that could.
+static void unknown_runner(const void *arg)
+{
+	struct play *p;
+	struct host *h = begin(&p);
+	char path[256];
+	_cleanup_strbuf_ struct strbuf text = {0};
+	struct err why = {0};
+	OK(play_create(h, p, 0, -1, false, NULL, &e));
+	then_created(p, 0, -1);
+	play_mark(p, 0);
+	play_close(h);
+	snprintf(path, sizeof path, "%s/runtime/%s/runtime.json", world.data, tree_of_version[0]);
+	check(file_read(AT_FDCWD, path, 1u << 20, &text) == 0 && truncate(path, 20) == 0, "%s",
+		path);
+	h = start_again(NULL, 1);
+	int rc = play_pause(h, p, 0, NULL, &why);
+	check(rc < 0 && why.code == ERR_UNAVAILABLE, "a pause: %d, %s", rc, why.text);
+	rc = play_snapshot(h, p, 0, 0, NULL, &why);
+	check(rc < 0 && why.code == ERR_UNAVAILABLE, "a snapshot: %d, %s", rc, why.text);
+	play_check(h, p, "it runs on");
+	check_trees("while it runs", true, true);
+	play_close(h);
+	check(file_write_atomic(AT_FDCWD, path, text.data, text.len, 0600) == 0, "%s", path);
+	h = start_again(NULL, 1);
+	OK(play_pause(h, p, 0, NULL, &e));
+	then_paused(p, 0);
+	check_named(h, p, 0, 0);
+	OK(play_resume(h, p, 0, -1, false, NULL, &e));
+	then_resumed(p, 0, -1, false);
+	check_runs_on(p, 0, 0);
+	play_check(h, p, "once it is known");
+	play_close(h);
+}
+
 static void refused(int rc, const struct err *e, const char *word, const char *when)
 {
 	check(rc < 0 && e->code == ERR_UNAVAILABLE, "%s: %d, %s", when, rc, e->text);
@@ -442,6 +478,7 @@ int main(int argc, char **argv)
 		{"cut_off", cut_off},
 		{"named_by_none", named_by_none},
 		{"unread", unread},
+		{"unknown_runner", unknown_runner},
 		{"denied", denied},
 		{"rewarmed", rewarmed},
 	};
