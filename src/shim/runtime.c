@@ -483,9 +483,9 @@ void shim_files_free(char ***files)
 
 char **shim_qemu_files(const char *qemu)
 {
-	// Opened by -M microvm (seen with strace): the BIOS, which newer QEMUs of Debian (10.0) have
-	// from the package seabios; an option ROM for -kernel, pvh.bin for an ELF kernel, linuxboot
-	// for others; the accelerator where it is a module.
+	// Opened by -M microvm (seen with strace): the BIOS, which newer QEMUs of Debian (10.0)
+	// have from the package seabios; an option ROM for -kernel, pvh.bin for an ELF kernel,
+	// linuxboot for others; the accelerator where it is a module.
 	static const char *const names[] = {
 		"/usr/share/qemu/bios-microvm.bin",
 		"/usr/share/seabios/bios-microvm.bin",

@@ -12,11 +12,11 @@ struct capture {
 	struct stage stage;
 	const char *image_key;
 	const struct host_snapshot *of; // that it is to take the place of; NULL: none
-	bool went_on;	       // the guest runs again
-	bool asked;	       // the VMM was told to write: its tracking may be reset
-	bool taken;	       // memory and state are complete, in the sandbox's directory
-	struct header *header; // of the image, once its layer is published
-	bool published;	       // the snapshot exists; its row does not yet
+	bool went_on;			// the guest runs again
+	bool asked;			// the VMM was told to write: its tracking may be reset
+	bool taken;			// memory and state are complete, in the sandbox's directory
+	struct header *header;		// of the image, once its layer is published
+	bool published;			// the snapshot exists; its row does not yet
 	struct store_snapshot row;
 	uint64_t stopped_ns, went_on_ns; // CLOCK_MONOTONIC
 	uint64_t promised;		 // of the volume's room (table/space.h)
