@@ -6,6 +6,7 @@
 #include "sandbox/table/store.h"
 
 #define SOON_OVER_MS 10000
+#define SETTLED_MS 500 // what a start has to settle of most takes milliseconds
 
 static int not_settled(const char *id, struct err *e)
 {
@@ -40,8 +41,7 @@ int operation_told(struct host *h, const char *op_id, const char *id, struct err
 }
 
 // What upkeep and merge do with a sandbox under their claim is short: a file is read or replaced.
-// So is the rest of an operation whose end has been told already, in the sandbox's state, and what
-// the server's start has to settle of most.
+// So is the rest of an operation whose end has been told already, in the sandbox's state.
 static bool is_soon_over(const struct sandbox *s)
 {
 	static const struct {
@@ -49,8 +49,7 @@ static bool is_soon_over(const struct sandbox *s)
 		enum sandbox_state end;
 	} ends[] = {{"pause", SANDBOX_PAUSED}, {"resume", SANDBOX_RUNNING},
 		{"create", SANDBOX_RUNNING}};
-	if (str_eq(s->operation, "upkeep") || str_eq(s->operation, "merge") ||
-		str_eq(s->operation, "recover"))
+	if (str_eq(s->operation, "upkeep") || str_eq(s->operation, "merge"))
 		return true;
 	for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
 		if (str_eq(s->operation, ends[i].operation) && s->info.state == ends[i].end)
@@ -58,12 +57,21 @@ static bool is_soon_over(const struct sandbox *s)
 	return false;
 }
 
+static int wait_ms(const struct sandbox *s)
+{
+	if (str_eq(s->operation, "recover"))
+		return SETTLED_MS;
+	return is_soon_over(s) ? SOON_OVER_MS : 0;
+}
+
 static struct sandbox *find_idle(struct host *h, const char *id)
 {
-	uint64_t until = deadline_in_ms(SOON_OVER_MS);
+	const uint64_t since = clock_monotonic_ns();
 	struct sandbox *s;
-	while ((s = host_find(h, id)) && s->operation && !s->ending && is_soon_over(s))
-		if (cond_wait_until(&h->changed, &h->lock, until) != 0)
+	int ms;
+	while ((s = host_find(h, id)) && s->operation && !s->ending && (ms = wait_ms(s)) > 0)
+		if (cond_wait_until(&h->changed, &h->lock, since + (uint64_t)ms * NSEC_PER_MSEC) !=
+			0)
 			break;
 	return s;
 }

@@ -150,7 +150,7 @@ static void look_at_stuck(struct host *h)
 		struct err e = {0};
 		check(host_get(h, name_of(i), &s, &e) == 0, "%u: %s", i, e.text);
 		check(s.state == SANDBOX_PAUSING, "%u is %s", i, sandbox_state_name(s.state));
-		check(pause_it(h, i, &e) < 0 && e.code == ERR_CONFLICT, "%u: %s", i, e.text);
+		check(pause_it(h, i, &e) < 0 && e.code == ERR_UNAVAILABLE, "%u: %s", i, e.text);
 		check(cut_pause(h, i, &e) < 0 && e.code == ERR_UNAVAILABLE, "%u: %s", i, e.text);
 	}
 }
