@@ -413,6 +413,9 @@ class World:
         mount namespace, which is not our own."""
         try:
             exe = os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
+            if exe.startswith("ld-linux"):  # what a jail starts with its own libraries
+                with open(f"/proc/{pid}/comm") as f:
+                    exe = f.read().strip()
             if exe not in PROGRAMS:
                 return None
             with open(f"/proc/{pid}/cmdline") as f:
