@@ -491,7 +491,7 @@ static int parse(struct call *c, const struct route *route, const struct path *p
 
 static int dispatch(struct call *c, const struct http1_request *r, struct err *e)
 {
-	struct path p;
+	struct path p = {0};
 	split_path(r->path, &p);
 	const struct route *route = find_route(r, &p);
 	if (!route)

@@ -260,7 +260,7 @@ static int take_one(struct process_table *t, const struct saved *s, struct err *
 
 int process_table_load(struct process_table *t, json_t *saved, bool check, struct err *e)
 {
-	json_t *list = NULL, *one;
+	json_t *list = NULL, *one = NULL;
 	uint64_t soft = 0, hard = 0;
 	size_t i;
 	const struct json_field f[] = {

@@ -128,7 +128,8 @@ static int try_program(struct agent *a, int program, struct err *e)
 	if ((rc = spawn_process(&s, &pid, &pidfd, e)) < 0)
 		return rc;
 	struct pollfd pf = {.fd = pidfd, .events = POLLIN};
-	bool ended = RETRY_EINTR(poll(&pf, 1, CHECK_MS)) > 0;
+	int ends = RETRY_EINTR(poll(&pf, 1, CHECK_MS));
+	bool ended = ends > 0;
 	if (!ended)
 		kill(-pid, SIGKILL);
 	RETRY_EINTR(waitid(P_PID, (id_t)pid, &si, WEXITED));

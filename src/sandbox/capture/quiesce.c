@@ -22,13 +22,10 @@ static int ask(struct http_client *c, const struct envd_target *t, bool frozen, 
 static int ask_and_greet(struct host *h, struct sandbox *s, struct http_client *c,
 	struct envd_target *t, bool frozen, struct err *e)
 {
-	char seen[ENVD_INSTANCE_SIZE] = "";
+	const char *seen = t->instance;
 	struct err refused = {0};
-	struct agent_version version = {0};
-	t->instance = seen;
-	t->version = &version;
 	int rc = ask(c, t, frozen, &refused);
-	machine_note_agent(h, s, &version);
+	machine_note_agent(h, s, t->version);
 	bool lost = rc < 0 && refused.code == ERR_UNAUTHENTICATED;
 	// After a restart of the server it is not known who was greeted: one that takes the token
 	// is.
@@ -58,7 +55,13 @@ int quiesce(
 	if (rc < 0)
 		return rc;
 	snprintf(url, sizeof url, "http://%s:%d", s->slot.address, ENVD_PORT);
-	struct envd_target t = {
-		.base_url = url, .token = s->token, .tick = machine_is_gone, .ctx = s};
+	char seen[ENVD_INSTANCE_SIZE] = "";
+	struct agent_version version = {0};
+	struct envd_target t = {.base_url = url,
+		.token = s->token,
+		.tick = machine_is_gone,
+		.ctx = s,
+		.instance = seen,
+		.version = &version};
 	return ask_and_greet(h, s, *client, &t, frozen, e);
 }
