@@ -98,9 +98,12 @@ class Runtimes(unittest.TestCase):
         old.pause()
         first, = self.runtimes()
 
+        # What is damaged is read again from the tree itself.
+        os.truncate(os.path.join(w.data, "runtime", first["id"], "runtime.json"), 20)
         self.restart(self.other)
         kept = {r["id"]: r for r in self.runtimes()}
         self.assertFalse(kept[first["id"]]["current"])
+        self.assertEqual(kept[first["id"]]["version"], first["version"])
         self.assertGreaterEqual(kept[first["id"]]["snapshots"], 2)
         self.assertTrue(w.api("GET", "/v1/host").json()["kept_runtimes"])
         self.assertIn("kept", w.cli("snapshot", "check", "kept").ok().text)

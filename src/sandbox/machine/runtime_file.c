@@ -48,7 +48,7 @@ int runtime_parse(const char *text, size_t len, struct runtime *ret, struct err 
 	uint64_t format = 0;
 	const char *program = "", *version = "", *package = "", *state = "", *sum = "";
 	const struct json_field fields[] = {
-		{"format", JF_U64, &format, .required = true, .min = 1, .max = FORMAT},
+		{"format", JF_U64, &format, .required = true, .min = 1},
 		{"program", JF_STRING, &program, .required = true, .max = 20},
 		{"version", JF_STRING, &version, .required = true,
 			.max = sizeof r.vmm.upstream - 1},
@@ -61,6 +61,8 @@ int runtime_parse(const char *text, size_t len, struct runtime *ret, struct err 
 		{"last_use_ns", JF_U64, &r.last_ns, .required = true, .max = INT64_MAX},
 	};
 	int rc = json_parse_object(text, len, &j, e);
+	if (rc == 0 && json_integer_value(json_object_get(j, "format")) > FORMAT)
+		return err_set(e, ERR_UNIMPLEMENTED, "its format is of a newer version of Stasis");
 	if (rc == 0)
 		rc = json_read_fields(j, fields, ARRAY_SIZE(fields), false, e);
 	if (rc == 0)
@@ -147,7 +149,6 @@ int runtime_look(const char *dir, struct runtime *ret, struct err *e)
 	rc = hash_sha256_file_hex(AT_FDCWD, is_qemu ? qemu : firecracker, r.vmm.sha256);
 	if (rc < 0)
 		return err_errno(e, rc, "%s", dir);
-	r.unnamed = true;
 	r.first_ns = r.last_ns =
 		(uint64_t)st.st_mtim.tv_sec * NSEC_PER_SEC + (uint64_t)st.st_mtim.tv_nsec;
 	*ret = r;

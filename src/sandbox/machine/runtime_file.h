@@ -15,8 +15,9 @@ struct runtime {
 // Text of the file, the caller's; NULL when out of memory.
 char *runtime_format(const struct runtime *r);
 // name, upstream, state, sha256 and version of ret->vmm; the rest of it is left alone.
+// ERR_INVALID: damaged. ERR_UNIMPLEMENTED: a newer server's.
 int runtime_parse(const char *text, size_t len, struct runtime *ret, struct err *e);
 // By dpkg; "" where there is none, or it does not know.
 void runtime_package(const char *program, char *out, size_t size);
-// What is in the tree dir that has no such file. -ENOENT: no VMM.
+// What is in the tree dir that has no such file, or a damaged one. -ENOENT: no VMM.
 int runtime_look(const char *dir, struct runtime *ret, struct err *e);

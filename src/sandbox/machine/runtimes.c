@@ -128,8 +128,13 @@ static int add_kept(void *ctx, const char *id)
 	fill_host(h, r);
 	snprintf(r->vmm.runtime, sizeof r->vmm.runtime, "%s", id);
 	int rc = read_about(h, id, r, &e);
-	if (rc == -ENOENT && (rc = runtime_look(dir, r, &e)) == 0)
-		write_about(h, r); // else it is asked again at the next start
+	if (rc == -ENOENT || e.code == ERR_INVALID) {
+		bool unnamed = rc == -ENOENT; // a damaged one was of today's servers
+		if ((rc = runtime_look(dir, r, &e)) == 0) {
+			r->unnamed = unnamed;
+			write_about(h, r); // else it is asked again at the next start
+		}
+	}
 	if (rc < 0) {
 		log_warn("kept VMM cannot be used runtime=%s error=%s", id, err_text(&e, rc));
 		r->vmm.name[0] = '\0'; // fits no snapshot; it stays while one names it

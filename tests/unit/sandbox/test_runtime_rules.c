@@ -124,6 +124,10 @@ static void test_runtime_json(void **state)
 		if (runtime_parse(wrong[i], strlen(wrong[i]), &got, &e) == 0)
 			fail_msg("'%s' is taken", wrong[i]);
 	assert_string_equal(got.vmm.upstream, "7.2.22");
+	// A newer server's is not taken for a damaged one, which is made anew.
+	assert_true(runtime_parse("{\"format\":1}", 12, &got, &e) < 0 && e.code == ERR_INVALID);
+	assert_true(
+		runtime_parse("{\"format\":2}", 12, &got, &e) < 0 && e.code == ERR_UNIMPLEMENTED);
 }
 
 static int setup(void **state)
