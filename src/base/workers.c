@@ -4,12 +4,14 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/lock.h"
+#include "base/request_id.h"
 
 struct job {
 	work_fn f;
 	void *ctx;
 	uint64_t at_ns;
 	struct job *next;
+	char request[]; // that it was added for
 };
 
 struct workers {
@@ -66,7 +68,9 @@ static void *work(void *arg)
 		w->slow += !urgent;
 		w->running++;
 		pthread_mutex_unlock(&w->lock);
+		request_id_set(j->request);
 		j->f(j->ctx);
+		request_id_set(NULL);
 		free(j);
 		pthread_mutex_lock(&w->lock);
 		w->running--;
@@ -106,10 +110,12 @@ int workers_new(unsigned threads, unsigned kept, struct workers **ret)
 
 int workers_add(struct workers *w, bool urgent, uint64_t at_ns, work_fn f, void *ctx)
 {
-	struct job *j = malloc(sizeof *j);
+	const char *request = request_id_current();
+	struct job *j = calloc(1, sizeof *j + strlen(request) + 1);
 	if (!j)
 		return -ENOMEM;
 	*j = (struct job){.f = f, .ctx = ctx, .at_ns = at_ns};
+	memcpy(j->request, request, strlen(request) + 1);
 	pthread_mutex_lock(&w->lock);
 	bool stopping = w->stopping;
 	struct job **p = &w->line[urgent];

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A bounded pool of threads. Jobs are urgent or not; urgent ones go first, and some threads take no
 // others, so that what may take long never keeps what must be quick waiting. A job may be put off
-// until a time, which is how a job tries again: it adds itself and ends.
+// until a time, which is how a job tries again: it adds itself and ends. A job works for the
+// request that it was added for (request_id.h).
 #pragma once
 #include "base/macro.h"
 

@@ -119,5 +119,6 @@ int cli_main(int argc, char **argv)
 	if (rc >= 0)
 		return rc > 0 ? output_flush() < 0 : c.exit_code;
 	output_complain("%s", err_text(&e, rc));
+	output_request_id(c.request_id);
 	return err_is_set(&e) ? err_exit_code(&e) : err_info(err_code_from_errno(rc))->exit_code;
 }

@@ -254,6 +254,7 @@ static int start_http(struct control *c, struct err *e)
 		.listen_fd = fd,
 		.before = login_before,
 		.done = count_request,
+		.request_ids = true,
 	};
 	return http_server_start(&cfg, &c->http, e);
 }

@@ -56,8 +56,10 @@ static int take_connection(struct client *c, struct http_client **ret, struct er
 		return 0;
 	}
 	static const char *const headers[] = {"Connect-Protocol-Version: 1", NULL};
-	const struct http_client_config cfg = {
-		.unix_path = c->socket, .base_url = "http://host", .headers = headers};
+	const struct http_client_config cfg = {.unix_path = c->socket,
+		.base_url = "http://host",
+		.headers = headers,
+		.passes_request_id = true};
 	return http_client_new(&cfg, ret, e);
 }
 

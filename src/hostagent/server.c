@@ -760,6 +760,7 @@ int hostagent_serve(
 		.listen_fd = fd,
 		.default_body_limit = RPC_MAX_BODY,
 		.format_error = format_error,
+		.request_ids = true,
 	};
 	int rc = s->socket ? http_server_start(&http, &s->http, e)
 			   : err_errno(e, ENOMEM, "host agent");

@@ -3,11 +3,13 @@
 #include <curl/curl.h>
 #include <pthread.h>
 #include <string.h>
+#include "base/request_id.h"
 
 struct http_client {
 	CURL *curl;
 	struct curl_slist *headers; // of the client
 	char *base_url;
+	bool passes_request_id;
 	char error[CURL_ERROR_SIZE];
 };
 
@@ -78,6 +80,7 @@ int http_client_new(const struct http_client_config *cfg, struct http_client **r
 			return err_errno(e, ENOMEM, "HTTP client");
 		c->headers = l;
 	}
+	c->passes_request_id = cfg->passes_request_id;
 	curl_easy_setopt(c->curl, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, c->error);
 	curl_easy_setopt(c->curl, CURLOPT_TCP_NODELAY, 1L);
@@ -187,13 +190,18 @@ int http_client_call(struct http_client *c, const struct http_call *call, struct
 		headers = l ? l : headers;
 	}
 	// "Expect:" without a value switches off curl's one-second wait for 100-continue.
-	const char *extra[4] = {"Expect:"};
+	const char *extra[5] = {"Expect:"};
 	size_t n = 1;
 	bool upload = call->read || call->body;
 	if (upload)
 		extra[n++] = type;
 	if (call->read && call->read_length < 0)
 		extra[n++] = "Transfer-Encoding: chunked";
+	char request[sizeof "X-Request-Id: " + REQUEST_ID_MAX];
+	if (c->passes_request_id && request_id_current()[0]) {
+		snprintf(request, sizeof request, "X-Request-Id: %s", request_id_current());
+		extra[n++] = request;
+	}
 	for (size_t i = 0; ok && i < n; i++) {
 		struct curl_slist *l = curl_slist_append(headers, extra[i]);
 		ok = l != NULL;
@@ -211,7 +219,8 @@ int http_client_call(struct http_client *c, const struct http_call *call, struct
 	CURL *h = c->curl;
 	c->error[0] = '\0';
 	ret->status = 0;
-	ret->content_type[0] = ret->server_timing[0] = ret->header[0][0] = ret->header[1][0] = '\0';
+	ret->content_type[0] = ret->server_timing[0] = ret->request_id[0] = ret->header[0][0] =
+		ret->header[1][0] = '\0';
 	ret->body.len = 0;
 	curl_easy_setopt(h, CURLOPT_URL, url);
 	curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
@@ -252,6 +261,7 @@ int http_client_call(struct http_client *c, const struct http_call *call, struct
 	ret->status = (int)status;
 	snprintf(ret->content_type, sizeof ret->content_type, "%s", ct ? ct : "");
 	copy_header(h, "Server-Timing", ret->server_timing, sizeof ret->server_timing);
+	copy_header(h, "X-Request-Id", ret->request_id, sizeof ret->request_id);
 	for (size_t i = 0; i < ARRAY_SIZE(call->keep_header); i++)
 		if (call->keep_header[i])
 			copy_header(h, call->keep_header[i], ret->header[i], sizeof ret->header[i]);

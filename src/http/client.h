@@ -13,12 +13,14 @@ struct http_client_config {
 	const char *base_url;  // "http://127.0.0.1:7070", "http://localhost" with a Unix socket
 	const char *const
 		*headers; // "Name: value", sent with each request; NULL-terminated, may be NULL
+	bool passes_request_id; // sends X-Request-Id: what the thread works for, if anything
 };
 
 struct http_response {
 	int status;
 	char content_type[96];
 	char server_timing[64]; // "" when there is none
+	char request_id[160];	// X-Request-Id; "" when there is none
 	char header[2][96];	// of the call's keep_header; "" when there is none
 	struct strbuf body;
 };

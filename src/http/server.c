@@ -25,6 +25,7 @@
 #include "base/json.h"
 #include "base/lock.h"
 #include "base/log.h"
+#include "base/request_id.h"
 
 #define DRAIN_MAX (64u << 20)
 #define CONNECTION_MEMORY (64u << 10)
@@ -52,6 +53,7 @@ struct reply_header {
 struct http_request {
 	struct http_server *server;
 	struct MHD_Connection *conn;
+	char id[REQUEST_ID_SIZE]; // "": the server has no ids
 	const char *method;
 	char *uri; // as sent, cut at the '?'; what is behind it is decoded in place
 	struct route_match match;
@@ -72,14 +74,17 @@ struct http_request {
 	void (*data_free)(void *);
 };
 
-static void enter(struct http_server *s)
+static void enter(const struct http_request *r)
 {
+	struct http_server *s = r->server;
+	request_id_set(r->id);
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&s->lock);
 	s->handlers++;
 }
 
 static void leave(struct http_server *s)
 {
+	request_id_set(NULL);
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&s->lock);
 	s->handlers--;
 	pthread_cond_broadcast(&s->changed);
@@ -211,6 +216,8 @@ static void set_reply(
 		return;
 	if (content_type)
 		MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type);
+	if (r->id[0])
+		MHD_add_response_header(response, "X-Request-Id", r->id);
 	for (struct reply_header *h = r->headers; h; h = h->next)
 		if (MHD_add_response_header(response, h->name, h->value) != MHD_YES)
 			log_debug("header %s cannot be sent", h->name);
@@ -343,7 +350,7 @@ void http_reply_fd(struct http_request *r, int status, const char *content_type,
 static ssize_t on_stream(void *cls, uint64_t pos, char *buf, size_t max)
 {
 	struct http_request *r = cls;
-	enter(r->server);
+	enter(r);
 	ssize_t n = r->stream_next(r->stream, buf, max);
 	leave(r->server);
 	if (n > 0)
@@ -401,10 +408,12 @@ static void on_completed(
 	*req = NULL;
 	if (!r)
 		return;
+	request_id_set(r->id);
 	if (r->stream_free)
 		r->stream_free(r->stream);
 	if (r->data_free)
 		r->data_free(r->data);
+	request_id_set(NULL);
 	if (r->response)
 		MHD_destroy_response(r->response);
 	while (r->headers) {
@@ -530,10 +539,22 @@ static void finish(struct http_request *r)
 		refuse(r, 500, ERR_INTERNAL, "the request was left without a reply");
 }
 
+static void take_id(struct http_request *r)
+{
+	const char *given = http_req_header(r, "X-Request-Id");
+	if (request_id_is_valid(given))
+		snprintf(r->id, sizeof r->id, "%s", given);
+	else
+		request_id_make(r->id);
+	request_id_set(r->id);
+}
+
 static enum MHD_Result first_call(struct http_request *r, const char *method)
 {
 	r->seen = true;
 	r->method = method;
+	if (r->server->cfg.request_ids)
+		take_id(r);
 	uint64_t announced = 0;
 	const char *length = http_req_header(r, MHD_HTTP_HEADER_CONTENT_LENGTH);
 	bool chunked = http_req_header(r, MHD_HTTP_HEADER_TRANSFER_ENCODING) != NULL;
@@ -557,7 +578,7 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *conn, const c
 		return MHD_NO;
 	struct http_server *s = cls;
 	enum MHD_Result result = MHD_YES;
-	enter(s);
+	enter(r);
 	if (!r->seen) {
 		result = first_call(r, method);
 	} else if (*size > 0) {

@@ -23,6 +23,9 @@ struct http_server_config {
 	unsigned max_connections;  // 0: 1024
 	unsigned idle_timeout_s;   // keep-alive connections without traffic; 0: none
 	size_t thread_stack;	   // 0: 256 KiB
+	// Each request has an id: its X-Request-Id where that is valid, else one that is made. Each
+	// answer gives it back, and the callbacks' threads have it (base/request_id.h).
+	bool request_ids;
 	// Runs before the body is read; true: it has replied and the request ends.
 	bool (*before)(struct http_request *req, const struct http_route *route, void *ctx);
 	// Writes the body of an error reply. NULL: {"error":{"code","message"}}, as /v1 has it.

@@ -83,6 +83,8 @@ static int no_connection(struct cli *c, int rc, struct err *e)
 
 static int server_error(struct cli *c, const struct http_response *r, struct err *e)
 {
+	snprintf(c->request_id, sizeof c->request_id, "%s",
+		request_id_is_valid(r->request_id) ? r->request_id : "");
 	json_decref(c->refusal);
 	c->refusal = http_response_json(r);
 	json_t *error = json_object_get(c->refusal, "error");

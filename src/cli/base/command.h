@@ -3,6 +3,7 @@
 #pragma once
 #include <jansson.h>
 #include "base/err.h"
+#include "base/request_id.h"
 
 struct cli;
 struct cli_option_set;
@@ -32,9 +33,10 @@ struct cli {
 	const char *url, *api_key; // from flags; NULL: api.c looks further
 	bool json;
 	int exit_code;
-	struct http_client *http; // made by api_open
-	char *base_url, *key;	  // what api_open settled on
-	json_t *refusal;	  // the body of the last call that failed; NULL: it was no JSON
+	struct http_client *http;	  // made by api_open
+	char *base_url, *key;		  // what api_open settled on
+	char request_id[REQUEST_ID_SIZE]; // of the last call that a server refused; "": none
+	json_t *refusal; // the body of the last call that failed; NULL: it was no JSON
 	// Not NULL: cli_parse writes all options of the command there, and does nothing else.
 	struct cli_option_set *describe;
 };

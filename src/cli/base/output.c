@@ -32,6 +32,12 @@ void output_complain(const char *fmt, ...)
 	fprintf(stderr, "stasis: %s\n", text ? text : "out of memory");
 }
 
+void output_request_id(const char *id)
+{
+	if (id[0])
+		fprintf(stderr, "stasis: request id %s\n", id);
+}
+
 static void add_cell(struct table *t, char *text)
 {
 	if (t->n == t->cap && text) {

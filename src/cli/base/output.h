@@ -7,6 +7,8 @@
 // "stasis: " and the text as a line on stderr, with its control characters (C0, DEL, C1) as '?':
 // servers and guests have their words in it.
 void output_complain(const char *fmt, ...) _printf_(1, 2);
+// The line about a refusal that helps to find it in the server's log; nothing for "".
+void output_request_id(const char *id);
 
 // --- table: columns are as wide as their longest cell; control characters of outside text are
 // shown as '?'.

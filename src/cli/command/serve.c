@@ -254,6 +254,11 @@ static int run_role(const struct settings *s, const struct role *role, struct er
 	if (!log_level_parse(s->log_level, &level))
 		return err_set(e, ERR_INVALID,
 			"--log-level: '%s' is not error, warn, info or debug", s->log_level);
+	enum log_format format;
+	if (!log_format_parse(s->log_format, &format))
+		return err_set(
+			e, ERR_INVALID, "--log-format: '%s' is not text or json", s->log_format);
+	log_set_format(format);
 	int rc = fault_setup(getenv("STASIS_FAULT"), e);
 	if (rc < 0)
 		return rc;
@@ -274,7 +279,8 @@ static int run_role(const struct settings *s, const struct role *role, struct er
 
 int cmd_serve(struct cli *c, struct err *e)
 {
-	_cleanup_(settings_done) struct settings s = {.log_level = "info", .role = "both"};
+	_cleanup_(settings_done) struct settings s = {
+		.log_level = "info", .log_format = "text", .role = "both"};
 	struct cli_option options[N_SETTINGS + 1];
 	settings_list(&s, options);
 	int rc = cli_parse(c, options, 0, 0, e);

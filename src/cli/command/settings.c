@@ -135,6 +135,8 @@ void settings_list(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
 			&s->kill_on_exit},
 		{0, "log-level", "error|warn|info|debug", "how much is logged (default: info)",
 			OPT_STRING, &s->log_level},
+		{0, "log-format", "text|json", "of the lines of the log (default: text)",
+			OPT_STRING, &s->log_format},
 		{0, "role", "both|host|control", "of this process (default: both)", OPT_STRING,
 			&s->role},
 		{0, "host-socket", "PATH",

@@ -62,7 +62,9 @@ int agents_take(struct agents *a, const char *sandbox, const char *base_url,
 	pthread_mutex_unlock(&a->lock);
 	*ret = found;
 	return found ? 0
-		     : http_client_new(&(struct http_client_config){.base_url = base_url}, ret, e);
+		     : http_client_new(&(struct http_client_config){.base_url = base_url,
+					       .passes_request_id = true},
+			       ret, e);
 }
 
 void agents_give(

@@ -63,10 +63,15 @@ static json_t *event_json(const char *epoch, const struct host_event *ev)
 {
 	char cursor[CURSOR_SIZE];
 	format_cursor(epoch, ev->seq, cursor);
-	return json_pack("{s:I, s:o, s:o, s:s, s:o, s:o, s:s}", "seq", (json_int_t)ev->seq, "at",
-		render_time(ev->at_ns), "sandbox", render_text(ev->sandbox), "kind", ev->kind,
-		"cause", render_text(ev->cause), "data",
-		ev->data ? json_incref(ev->data) : json_object(), "cursor", cursor);
+	// The host notes it among the rest; what asked for an event is no detail of it.
+	json_t *data = ev->data ? json_copy(ev->data) : json_object();
+	const char *request = json_string_value(json_object_get(data, "request_id"));
+	json_t *request_id = render_text(request ? request : "");
+	json_object_del(data, "request_id");
+	return json_pack("{s:I, s:o, s:o, s:s, s:o, s:o, s:s, s:o}", "seq", (json_int_t)ev->seq,
+		"at", render_time(ev->at_ns), "sandbox", render_text(ev->sandbox), "kind", ev->kind,
+		"cause", render_text(ev->cause), "data", data, "cursor", cursor, "request_id",
+		request_id);
 }
 
 // --- follow

@@ -12,6 +12,7 @@
 #include "control/api/work.h"
 #include "agentclient/client.h"
 #include "base/json.h"
+#include "base/request_id.h"
 
 #define MAX_EXEC_SEC 3600
 #define DEFAULT_TIMEOUT_SEC 60
@@ -86,7 +87,7 @@ static int on_start(void *ctx, uint32_t pid)
 	// Its own thread: a program that writes while it reads would otherwise block both of us.
 	if (!x->has_input)
 		return 0;
-	x->feeder_runs = pthread_create(&x->feeder, NULL, feed, x) == 0;
+	x->feeder_runs = request_id_thread(&x->feeder, feed, x) == 0;
 	if (!x->feeder_runs)
 		x->stop = STOP_NO_MEMORY;
 	return x->stop != STOP_NONE;
@@ -117,7 +118,7 @@ static int on_tick(void *ctx)
 
 static int client_new(const char *base_url, struct http_client **ret, struct err *e)
 {
-	const struct http_client_config cfg = {.base_url = base_url};
+	const struct http_client_config cfg = {.base_url = base_url, .passes_request_id = true};
 	return http_client_new(&cfg, ret, e);
 }
 

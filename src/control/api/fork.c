@@ -15,6 +15,7 @@
 #include "control/api/work.h"
 #include "control/engine/run.h"
 #include "base/json.h"
+#include "base/request_id.h"
 
 struct fork {
 	struct control *c;
@@ -217,7 +218,7 @@ void fork_sandbox(struct http_request *r, void *ctx)
 	if (rc == 0)
 		rc = begin(f, r, has_timeout ? timeout_sec : f->source->timeout_sec, &e);
 	if (rc == 0 && f->streams) {
-		f->runs = pthread_create(&f->thread, NULL, run_fork, f) == 0;
+		f->runs = request_id_thread(&f->thread, run_fork, f) == 0;
 		// Without a thread the answer comes all at once.
 	}
 	if (rc < 0)

@@ -19,11 +19,12 @@ json_t *operations_json(const struct operation *op)
 	if (op->state == OPERATION_FAILED)
 		failed = json_pack("{s:s, s:o}", "code", err_info(op->failed.code)->name, "message",
 			render_text(op->failed.text));
-	json_t *j = json_pack("{s:s, s:s, s:s, s:o, s:o, s:O, s:o, s:O, s:o, s:o}", "id", op->id,
-		"kind", operation_kind_name(op->kind), "state", operation_state_name(op->state),
-		"sandbox_id", render_text(op->sandbox), "snapshot_id", render_text(op->snapshot),
-		"children", children, "error", failed, "phases", op->phases, "created_at",
-		render_time(op->created_ns), "ended_at", render_time(op->ended_ns));
+	json_t *j = json_pack("{s:s, s:s, s:s, s:o, s:o, s:O, s:o, s:O, s:o, s:o, s:o}", "id",
+		op->id, "kind", operation_kind_name(op->kind), "state",
+		operation_state_name(op->state), "sandbox_id", render_text(op->sandbox),
+		"snapshot_id", render_text(op->snapshot), "children", children, "error", failed,
+		"phases", op->phases, "created_at", render_time(op->created_ns), "ended_at",
+		render_time(op->ended_ns), "request_id", render_text(op->request_id));
 	return j;
 }
 

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "base/fault.h"
 #include "base/log.h"
+#include "base/request_id.h"
 #include "control/engine/fork.h"
 #include "control/engine/kinds.h"
 #include "control/state/event_log.h"
@@ -55,6 +56,7 @@ int engine_begin(
 	en->new_uuid(en->ctx, t->op.id);
 	t->op.created_ns = en->now_ns(en->ctx);
 	t->op.state = OPERATION_OPEN;
+	snprintf(t->op.request_id, sizeof t->op.request_id, "%s", request_id_current());
 	rc = underway_activate(en->underway, &t->op, e);
 	if (rc == 0)
 		rc = write_first(en, t, new, n, e);

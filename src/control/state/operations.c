@@ -53,7 +53,7 @@ void operation_done(struct operation *op)
 
 #define COLUMNS                                                                                    \
 	"id, kind, sandbox, snapshot, state, error_code, error, request, phases, api_key, "        \
-	"idempotency_key, request_hash, status, answer, created_ns, ended_ns"
+	"idempotency_key, request_hash, status, answer, created_ns, ended_ns, request_id"
 
 static int find_kind(const char *name)
 {
@@ -95,6 +95,7 @@ static int read_op(sqlite3_stmt *st, struct operation *op)
 		op->answer = strdup(db_text(st, 13));
 	op->created_ns = (uint64_t)sqlite3_column_int64(st, 14);
 	op->ended_ns = (uint64_t)sqlite3_column_int64(st, 15);
+	snprintf(op->request_id, sizeof op->request_id, "%s", db_text(st, 16));
 	if (json_is_object(op->request) && json_is_array(op->phases))
 		return 0;
 	operation_done(op);
@@ -122,11 +123,11 @@ int operations_insert(struct db *db, const struct operation *op, struct err *e)
 		return err_errno(e, ENOMEM, "operation");
 	int rc = db_exec(db, e,
 		"INSERT INTO operations (id, kind, sandbox, snapshot, state, request, phases, "
-		"api_key, idempotency_key, request_hash, created_ns) "
-		"VALUES (?, ?, ?, ?, 'open', ?, '[]', ?, ?, ?, ?)",
-		"ssssssssi", op->id, kinds[op->kind].name, op->sandbox, op->snapshot, request,
+		"api_key, idempotency_key, request_hash, created_ns, request_id) "
+		"VALUES (?, ?, ?, ?, 'open', ?, '[]', ?, ?, ?, ?, ?)",
+		"ssssssssis", op->id, kinds[op->kind].name, op->sandbox, op->snapshot, request,
 		or_null(op->key) ? op->api_key : NULL, or_null(op->key),
-		or_null(op->key) ? op->hash : NULL, (int64_t)op->created_ns);
+		or_null(op->key) ? op->hash : NULL, (int64_t)op->created_ns, op->request_id);
 	if (rc == 0 && op->sandbox[0])
 		rc = add_subject(db, op, op->sandbox, op->kind == OPERATION_CREATE, e);
 	json_t *children = json_object_get(op->request, "children"), *child;

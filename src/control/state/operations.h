@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "base/id.h"
 #include "base/macro.h"
+#include "base/request_id.h"
 
 #define OPERATION_KEY_MAX 255			     // bytes of an Idempotency-Key
 #define OPERATION_KEY_NS (24 * 3600 * 1000000000ull) // how long a key is remembered
@@ -47,6 +48,7 @@ struct operation {
 	int status;		    // of the answer
 	char *answer;		    // its body; NULL: none is kept
 	uint64_t created_ns, ended_ns;
+	char request_id[REQUEST_ID_SIZE]; // "": the server asked by itself
 };
 void operation_done(struct operation *op);
 #define _cleanup_operation_ _cleanup_(operation_done)

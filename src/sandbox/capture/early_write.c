@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "sandbox/capture/early_write.h"
+#include "base/request_id.h"
 
 #define EVERY_MS 10
 
@@ -36,7 +37,7 @@ void early_write_start(struct early_write *w, int dir, const char *name, const c
 {
 	*w = (struct early_write){.dir = dir, .names = {name, other}};
 	w->stop_fd = eventfd(0, EFD_CLOEXEC);
-	w->running = w->stop_fd >= 0 && pthread_create(&w->thread, NULL, run, w) == 0;
+	w->running = w->stop_fd >= 0 && request_id_thread(&w->thread, run, w) == 0;
 }
 
 void early_write_stop(struct early_write *w)

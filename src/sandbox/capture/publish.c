@@ -9,6 +9,7 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/request_id.h"
 #include "disk/disk.h"
 #include "sandbox/capture/harvest.h"
 #include "sandbox/capture/snapshots.h"
@@ -124,7 +125,7 @@ static int ingest_and_describe(struct host *h, struct sandbox *s, struct capture
 	int rc = stage_take(h, dir, SNAP_STATE, c->stage.state, SNAPSHOT_MAX_VMSTATE, e);
 	if (rc < 0)
 		return rc;
-	bool beside = pthread_create(&thread, NULL, describe, &d) == 0;
+	bool beside = request_id_thread(&thread, describe, &d) == 0;
 	rc = capture_ingest(h, s, c, dir, e);
 	if (beside)
 		pthread_join(thread, NULL);

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/json.h"
+#include "base/request_id.h"
 #include "sandbox/life/create.h"
 #include "sandbox/life/checkpoint.h"
 #include "sandbox/table/claim.h"
@@ -60,7 +61,7 @@ static void make_children(struct fork *f)
 {
 	pthread_t threads[HOST_FORK_MAX];
 	size_t n = 0, told = 0;
-	while (n < f->req->n && pthread_create(&threads[n], NULL, work, f) == 0)
+	while (n < f->req->n && request_id_thread(&threads[n], work, f) == 0)
 		n++;
 	if (n == 0)
 		work(f);

@@ -19,7 +19,7 @@ int machine_vmm(struct host *h, const struct sandbox *s, struct vmm **ret, struc
 int machine_agent(const struct sandbox *s, char url[96], struct http_client **ret, struct err *e)
 {
 	snprintf(url, 96, "http://%s:%d", s->slot.address, ENVD_PORT);
-	struct http_client_config cfg = {.base_url = url};
+	struct http_client_config cfg = {.base_url = url, .passes_request_id = true};
 	return http_client_new(&cfg, ret, e);
 }
 

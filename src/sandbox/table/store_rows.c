@@ -4,6 +4,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/request_id.h"
 
 static char *phases_text(const struct host_sandbox *s)
 {
@@ -33,7 +34,10 @@ int store_put_event(struct host *h, const char *id, const struct store_event *ev
 {
 	if (!ev)
 		return 0;
-	_cleanup_free_ char *data = ev->data ? json_compact(ev->data) : strdup("{}");
+	_cleanup_json_ json_t *j = ev->data ? json_copy(ev->data) : json_object();
+	if (request_id_current()[0])
+		json_object_set_new(j, "request_id", json_string(request_id_current()));
+	_cleanup_free_ char *data = json_compact(j);
 	if (!data)
 		return err_errno(e, ENOMEM, "event");
 	return db_exec(h->db, e,

@@ -106,6 +106,8 @@ class Upstream(threading.Thread):
                 send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
                 self.gate.wait(20)
                 send("6\r\nsecond\r\n0\r\n\r\n")
+            elif path == "/own-id":
+                reply("", more="X-Request-Id: guest's own\r\n")
             elif path == "/own502":
                 reply("the application's own", "502 Bad Gateway", "X-Own: yes\r\n")
             elif path == "/steal":
@@ -475,6 +477,48 @@ def test_answers_as_sent(edge, box, app, agent):
         assert data == b"ok" and len(r.getheaders()) >= n
 
 
+def request_ids(head):
+    return [line.split(b": ", 1)[1].decode() for line in head.split(b"\r\n")
+            if line.lower().startswith(b"x-request-id:")]
+
+
+def test_request_ids(edge, box, app, agent):
+    """One in each answer: the client's where it is fit to be written down, else one that is made. A
+    guest sees what was sent, and what it says itself stays."""
+    closed, api = free_port(GUEST), "x"
+    fit = ("a", "Root=1-67891233-abcdef012345678912345678", "x" * 128, "../..", "a:b+c@d")
+    unfit = ("", "x" * 129, "a b", 'a"b', "a,b", "{}", "\xc3\xa4", "a;b", "%0d%0a")
+    def ask(host, path, sent=None, more=""):
+        header = "" if sent is None else f"X-Request-Id: {sent}\r\n"
+        s = edge.raw(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{header}{more}Connection: close\r\n\r\n"
+                     .encode("latin-1"))
+        return request_ids(read_until(s, b"no such mark").partition(b"\r\n\r\n")[0])
+    places = ((api, "/v1/health"), (api, "/v1/sandboxes"), (api, "/none"), (api, "/v1/health?%00"),
+              (f"{closed}-{box['id']}.localhost", "/"), (f"{app.port}-inone.localhost", "/"),
+              (f"70000-{box['id']}.localhost", "/"), (f"49983-{box['id']}.localhost", "/files"),
+              (f"{app.port}-{box['id']}.localhost", "/length"))
+    for host, path in places:
+        for sent in fit:
+            assert ask(host, path, sent) == [sent], (host, path, sent)
+        for sent in unfit + (None,):
+            got = ask(host, path, sent)
+            assert len(got) == 1 and len(got[0]) == 32 and got[0] != sent, (host, path, sent, got)
+        assert len(ask(host, path, "a", "X-Request-Id: b\r\n")) == 1, "of two one, or a new one"
+    host = f"{app.port}-{box['id']}.localhost"
+    for sent in fit + ('a"b', "a b"):
+        ask(host, "/length", sent)
+        assert f"X-Request-Id: {sent}\r\n" in app.last_head, app.last_head
+    made = ask(host, "/length")
+    assert f"X-Request-Id: {made[0]}\r\n" in app.last_head, "the guest is told the same"
+    assert ask(host, "/own-id", "mine") == ["guest's own"]
+    r, _ = edge.call("POST", f"/v1/sandboxes/{box['id']}/timeout", '{"timeout_sec": 600}',
+                     {"X-API-Key": edge.key, "X-Request-Id": "caused-it"}, expect=200)
+    assert r.getheader("X-Request-Id") == "caused-it"
+    _, data = edge.call("GET", f"/v1/operations?sandbox={box['id']}&limit=1",
+                        headers={"X-API-Key": edge.key}, expect=200)
+    assert json.loads(data)["operations"][0]["request_id"] == "caused-it", data
+
+
 def test_answer_before_the_end_of_an_upload(edge, box, app, agent):
     s = edge.raw(f"POST /early HTTP/1.1\r\nHost: {app.port}-{box['id']}.localhost\r\n"
                  "Content-Length: 50000000\r\n\r\n" + "x" * 100000)
@@ -531,6 +575,7 @@ def test_refusals_of_nginx_itself(edge, box, app, agent):
             body += piece
         assert head.startswith(b"HTTP/1.1 %d" % status), (request[:80], head)
         assert b"application/json" in head, (request[:80], head, body)
+        assert len(ids := request_ids(head)) == 1 and len(ids[0]) == 32, (request[:80], head)
         got = json.loads(body)
         if code:
             assert got["error"]["code"] == code and got["error"]["message"], got

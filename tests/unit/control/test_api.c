@@ -904,6 +904,12 @@ static void test_second_server_is_refused(void **state)
 	assert_int_equal(status, 0);
 }
 
+static int read_number(void *ctx, int n, char **values, char **names)
+{
+	snprintf(ctx, 16, "%s", values[0]);
+	return 0;
+}
+
 static void test_newer_database_is_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -912,6 +918,9 @@ static void test_newer_database_is_refused(void **state)
 	snprintf(path, sizeof path, "%s/control.db", f->data);
 	sqlite3 *db;
 	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	char was[16] = "", back[64];
+	assert_int_equal(
+		sqlite3_exec(db, "PRAGMA user_version", read_number, was, NULL), SQLITE_OK);
 	assert_int_equal(sqlite3_exec(db, "PRAGMA user_version = 99", NULL, NULL, NULL), SQLITE_OK);
 	struct err e = {0};
 	struct control *c = NULL;
@@ -921,7 +930,8 @@ static void test_newer_database_is_refused(void **state)
 		.host = model_host(&f->model)};
 	assert_true(control_start(&cfg, &c, &e) < 0);
 	assert_non_null(strstr(e.text, "version 99"));
-	sqlite3_exec(db, "PRAGMA user_version = 7", NULL, NULL, NULL);
+	snprintf(back, sizeof back, "PRAGMA user_version = %s", was);
+	sqlite3_exec(db, back, NULL, NULL, NULL);
 	sqlite3_close(db);
 	fixture_start(f);
 }

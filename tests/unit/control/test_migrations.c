@@ -256,7 +256,10 @@ static void test_constraints_hold(void **state)
 	exec(db, NAMED("i2", "2", "'running', 0, NULL, NULL"));
 	refused_sql(db, NAMED("i3", "3", "'running', 0, NULL, NULL"));
 	exec(db, "DELETE FROM sandboxes");
-#define OP "INSERT INTO operations VALUES ('o', "
+#define OP                                                                                         \
+	"INSERT INTO operations (id, kind, sandbox, snapshot, state, error_code, error, request, " \
+	"phases, api_key, idempotency_key, request_hash, status, answer, created_ns, ended_ns) "   \
+	"VALUES ('o', "
 	refused_sql(db,
 		OP "'dance', '', '', 'open', NULL, NULL, '{}', '[]', NULL, NULL, NULL, NULL, "
 		   "NULL, 1, NULL)");
