@@ -235,28 +235,40 @@ static void count_request(struct http_request *r, int status, uint64_t duration_
 	stats_count(c->stats, http_req_route(r), status, duration_ns);
 }
 
-static int start_http(struct control *c, struct err *e)
+static int start_http(struct control *c, const char *path, const struct http_route *routes,
+	size_t n_routes, struct http_server **ret, struct err *e)
 {
 	// nginx's workers come by the group; nobody else may connect.
 	gid_t group = edge_group();
-	int fd = http_listen_unix(c->socket, group == (gid_t)-1 ? 0600 : 0660, e);
+	int fd = http_listen_unix(path, group == (gid_t)-1 ? 0600 : 0660, e);
 	if (fd < 0)
 		return fd;
-	if (group != (gid_t)-1 && chown(c->socket, (uid_t)-1, group) < 0) {
+	if (group != (gid_t)-1 && chown(path, (uid_t)-1, group) < 0) {
 		int errnum = errno;
 		safe_close(fd);
-		return err_errno(e, errnum, "%s", c->socket);
+		return err_errno(e, errnum, "%s", path);
 	}
 	const struct http_server_config cfg = {
-		.routes = control_routes,
-		.n_routes = control_n_routes,
+		.routes = routes,
+		.n_routes = n_routes,
 		.ctx = c,
 		.listen_fd = fd,
 		.before = login_before,
 		.done = count_request,
 		.request_ids = true,
 	};
-	return http_server_start(&cfg, &c->http, e);
+	return http_server_start(&cfg, ret, e);
+}
+
+// The edge's own questions have a socket and threads of their own: calls of the API cannot take
+// them, so they do not stop the traffic of guests.
+static int start_servers(struct control *c, struct err *e)
+{
+	const size_t n = CONTROL_N_EDGE_ROUTES;
+	int r = start_http(c, c->edge_socket, control_routes, n, &c->edge_http, e);
+	return r < 0 ? r
+		     : start_http(
+			       c, c->socket, control_routes + n, control_n_routes - n, &c->http, e);
 }
 
 static int start_edge(struct control *c, const struct control_config *config, struct err *e)
@@ -265,10 +277,12 @@ static int start_edge(struct control *c, const struct control_config *config, st
 	const struct edge_config cfg = {
 		.nginx = config->nginx,
 		.trusted = config->trusted,
+		.limits = config->limits,
 		.dir = dir,
 		.listen = c->listen,
 		.domain = c->domain,
 		.socket = c->socket,
+		.edge_socket = c->edge_socket,
 		.key = c->edge_key,
 	};
 	return dir ? edge_start(&cfg, &c->edge, e) : err_errno(e, ENOMEM, "edge");
@@ -294,12 +308,13 @@ static int fill(struct control *c, const struct control_config *cfg, struct err 
 	c->listen = strdup(cfg->listen ? cfg->listen : CONTROL_LISTEN_DEFAULT);
 	c->domain = strdup(cfg->domain ? cfg->domain : CONTROL_DOMAIN_DEFAULT);
 	c->socket = str_printf("%s/control.sock", cfg->run_dir);
+	c->edge_socket = str_printf("%s/edge.sock", cfg->run_dir);
 	c->stats = stats_new(control_routes, control_n_routes);
 	c->agents = agents_new();
 	id_random_bytes(raw, sizeof raw);
 	id_hex(raw, sizeof raw, c->edge_key);
-	bool ok = c->data_dir && c->run_dir && c->listen && c->domain && c->socket && c->stats &&
-		  c->agents;
+	bool ok = c->data_dir && c->run_dir && c->listen && c->domain && c->socket &&
+		  c->edge_socket && c->stats && c->agents;
 	return ok ? 0 : err_errno(e, ENOMEM, "control plane");
 }
 
@@ -344,7 +359,7 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 	if (r == 0) {
 		set_place(c);
 		compare(c);
-		r = start_http(c, e);
+		r = start_servers(c, e);
 	}
 	if (r == 0 && !cfg->no_edge)
 		r = start_edge(c, cfg, e);
@@ -368,6 +383,10 @@ struct control *control_stop(struct control *c)
 	if (c->http) {
 		http_server_free(c->http);
 		unlink(c->socket);
+	}
+	if (c->edge_http) {
+		http_server_free(c->edge_http);
+		unlink(c->edge_socket);
 	}
 	edge_stop(c->edge);
 	if (c->keeper_runs)
@@ -395,6 +414,7 @@ struct control *control_stop(struct control *c)
 	free(c->listen);
 	free(c->domain);
 	free(c->socket);
+	free(c->edge_socket);
 	free(c);
 	return NULL;
 }

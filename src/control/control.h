@@ -9,15 +9,17 @@
 #define CONTROL_DOMAIN_DEFAULT "localhost"
 
 struct control;
+struct edge_limits;
 
 struct control_config {
 	const char *data_dir; // exists; control.db, secret, admin.key and lock are made in it
-	const char *run_dir;  // made when missing; control.sock and nginx/ are made in it
-	const char *listen;   // address:port of the edge; NULL: CONTROL_LISTEN_DEFAULT
-	const char *domain;   // {port}-{id}.<domain>; NULL: CONTROL_DOMAIN_DEFAULT
-	const char *nginx;    // program; NULL: "nginx"
-	const char *trusted;  // see struct edge_config; NULL: its default
-	bool no_edge;	      // only the socket: for tests and benchmarks
+	const char *run_dir; // made when missing; control.sock, edge.sock and nginx/ are made in it
+	const char *listen;  // address:port of the edge; NULL: CONTROL_LISTEN_DEFAULT
+	const char *domain;  // {port}-{id}.<domain>; NULL: CONTROL_DOMAIN_DEFAULT
+	const char *nginx;   // program; NULL: "nginx"
+	const char *trusted; // see struct edge_config; NULL: its default
+	const struct edge_limits *limits; // NULL: EDGE_LIMITS_DEFAULT
+	bool no_edge;			  // only the socket: for tests and benchmarks
 	struct hostagent host;
 };
 

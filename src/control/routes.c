@@ -23,9 +23,11 @@
 #include "control/edge/route.h"
 
 const struct http_route control_routes[] = {
-	// First, because these are what is asked for most.
+	// CONTROL_N_EDGE_ROUTES of them.
 	{.method = "GET", .pattern = "/_edge/auth", .handler = route_auth, .flags = ROUTE_EDGE},
 	{.method = "GET", .pattern = "/_edge/closed", .handler = route_closed, .flags = ROUTE_EDGE},
+	{.method = "GET", .pattern = "/_edge/key", .handler = route_key, .flags = ROUTE_EDGE},
+	// First, because these are what is asked for most.
 	{.method = "GET", .pattern = "/v1/sandboxes/{id}", .handler = sandboxes_get},
 	{.method = "POST", .pattern = "/v1/sandboxes/{id}/exec", .handler = exec_run},
 	{.method = "GET",

@@ -5,3 +5,5 @@
 
 extern const struct http_route control_routes[];
 extern const size_t control_n_routes;
+// The first so many are the edge's own questions, on a socket of their own.
+#define CONTROL_N_EDGE_ROUTES 3u

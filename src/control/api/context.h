@@ -11,7 +11,7 @@ struct edge;
 
 struct control {
 	struct hostagent host;
-	char *data_dir, *run_dir, *listen, *domain, *socket;
+	char *data_dir, *run_dir, *listen, *domain, *socket, *edge_socket;
 	int lock_fd, run_lock_fd;
 	struct db *db;
 	struct keys *keys;
@@ -21,11 +21,13 @@ struct control {
 	pthread_t watcher; // applies events
 	bool watcher_runs;
 	struct feed *feed;
-	atomic_uint waits; // calls of /wait
-	char edge_key[65]; // tells nginx's sub-requests from what clients send
+	atomic_uint waits;	    // calls of /wait
+	atomic_uint slow_questions; // of the edge, that wait for a guest
+	char edge_key[65];	    // tells nginx's sub-requests from what clients send
 	struct stats *stats;
 	struct agents *agents;
 	struct http_server *http;
+	struct http_server *edge_http; // answers the edge's own questions
 	struct edge *edge;
 	pthread_t keeper;
 	bool keeper_runs;

@@ -108,6 +108,36 @@ static void add_forwarded(struct strbuf *out)
 	}
 }
 
+// The zones and where they count; nothing where a limit is 0. An address needs 128 bytes of a zone,
+// so that these hold more of them than there are connections.
+static void add_limits(const struct edge_limits *l, struct strbuf *zones, struct strbuf *strangers,
+	struct strbuf *sandbox)
+{
+	static const char conn[] = "limit_conn_zone %s zone=%s:4m; ",
+			  rate[] = "limit_req_zone %s zone=%s:4m rate=%ur/s; ";
+	if (l->address_connections) {
+		strbuf_addf(zones, conn, "$stasis_stranger", "strangers");
+		strbuf_addf(strangers, "limit_conn strangers %u; ", l->address_connections);
+	}
+	if (l->address_rate) {
+		strbuf_addf(zones, rate, "$stasis_stranger", "strangers_rate", l->address_rate);
+		strbuf_addf(strangers, "limit_req zone=strangers_rate burst=%u nodelay; ",
+			l->address_rate);
+	}
+	if (l->sandbox_connections) {
+		strbuf_addf(zones, conn, "$stasis_id", "sandboxes");
+		strbuf_addf(sandbox, "limit_conn sandboxes %u; ", l->sandbox_connections);
+	}
+	if (l->sandbox_rate) {
+		strbuf_addf(zones, rate, "$stasis_id", "sandboxes_rate", l->sandbox_rate);
+		strbuf_addf(sandbox, "limit_req zone=sandboxes_rate burst=%u nodelay; ",
+			l->sandbox_rate);
+	}
+	// The agent keeps places for the host.
+	strbuf_addf(zones, conn, "$stasis_agent_of", "agents");
+	strbuf_addf(sandbox, "limit_conn agents %u; ", EDGE_AGENT_CONNECTIONS);
+}
+
 static int check_names(const struct edge_config *cfg, struct err *e)
 {
 	static const char path_chars[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ/._+=,:-";
@@ -115,7 +145,8 @@ static int check_names(const struct edge_config *cfg, struct err *e)
 		return err_set(e, ERR_INVALID,
 			"domain '%s': must be lower-case letters, digits, '-' and '.'",
 			cfg->domain);
-	if (!is_plain(cfg->dir, path_chars) || !is_plain(cfg->socket, path_chars))
+	if (!is_plain(cfg->dir, path_chars) || !is_plain(cfg->socket, path_chars) ||
+		!is_plain(cfg->edge_socket, path_chars))
 		return err_set(e, ERR_INVALID,
 			"the run directory must have a name of letters, digits and /._+=,:- only: "
 			"%s",
@@ -148,7 +179,7 @@ static void fill_in(struct strbuf *out, const struct placeholder *values, size_t
 int conf_write(const char *path, const char *listen, const struct edge_config *cfg, struct err *e)
 {
 	_cleanup_strbuf_ struct strbuf domain = {0}, geo = {0}, real_ip = {0}, forwarded = {0},
-				       conf = {0};
+				       conf = {0}, zones = {0}, strangers = {0}, sandbox = {0};
 	int r = check_names(cfg, e);
 	if (r == 0)
 		r = add_trusted(
@@ -158,6 +189,8 @@ int conf_write(const char *path, const char *listen, const struct edge_config *c
 	for (const char *p = cfg->domain; *p; p++)
 		strbuf_addf(&domain, "%s%c", *p == '.' ? "\\" : "", *p);
 	add_forwarded(&forwarded);
+	const struct edge_limits limits = cfg->limits ? *cfg->limits : EDGE_LIMITS_DEFAULT;
+	add_limits(&limits, &zones, &strangers, &sandbox);
 	struct passwd pw;
 	char buf[1024], user[80] = "", workers[16];
 	const struct passwd *found = geteuid() == 0 ? conf_worker_user(&pw, buf, sizeof buf) : NULL;
@@ -171,13 +204,18 @@ int conf_write(const char *path, const char *listen, const struct edge_config *c
 		{"@LISTEN@", listen},
 		{"@DOMAIN@", domain.data},
 		{"@SOCKET@", cfg->socket},
+		{"@EDGE_SOCKET@", cfg->edge_socket},
 		{"@KEY@", cfg->key},
 		{"@TRUSTED_GEO@", geo.data},
 		{"@REAL_IP@", real_ip.data},
 		{"@FORWARDED@", forwarded.data},
+		{"@LIMIT_ZONES@", zones.data},
+		{"@LIMIT_STRANGERS@", strangers.data},
+		{"@LIMIT_SANDBOX@", sandbox.data},
 	};
 	fill_in(&conf, values, ARRAY_SIZE(values));
-	const struct strbuf *const parts[] = {&domain, &geo, &real_ip, &forwarded, &conf};
+	const struct strbuf *const parts[] = {
+		&domain, &geo, &real_ip, &forwarded, &zones, &strangers, &sandbox, &conf};
 	for (size_t i = 0; i < ARRAY_SIZE(parts); i++)
 		if (strbuf_check(parts[i]) < 0)
 			return err_errno(e, ENOMEM, "nginx.conf");

@@ -25,6 +25,9 @@
 #define PROBES 5
 #define PROBE_MS 100
 #define ASK_MS 1000 // the agent, about a closed port
+// So many at once, of all sandboxes: what guests can make last must not take the edge's places. A
+// question beyond that is answered without.
+#define SLOW_MAX 64
 
 struct refusal {
 	const char *name;
@@ -78,6 +81,25 @@ static int probe(const char *ip, uint16_t port)
 	return -errnum;
 }
 
+static void wait_for_port(const char *ip, uint16_t port)
+{
+	for (int i = 0; i < PROBES && probe(ip, port) == -ECONNREFUSED; i++)
+		clock_sleep_ns(PROBE_MS * NSEC_PER_MSEC);
+}
+
+static bool slow_begin(struct control *c)
+{
+	if (atomic_fetch_add(&c->slow_questions, 1) < SLOW_MAX)
+		return true;
+	atomic_fetch_sub(&c->slow_questions, 1);
+	return false;
+}
+
+static void slow_end(struct control *c)
+{
+	atomic_fetch_sub(&c->slow_questions, 1);
+}
+
 // What a stranger may ask the agent: whether it is there, and what a browser asks before a call.
 static bool needs_token(const struct http_request *r)
 {
@@ -108,8 +130,9 @@ static const char *refuse_agent_call(const struct http_request *r, const char *w
 	return NULL;
 }
 
+// *ret_known: the request shows the sandbox's token or a key, so no limit of strangers is for it.
 static const char *find_place(struct control *c, const struct http_request *r,
-	const struct edge_target *t, struct host_place *ret)
+	const struct edge_target *t, struct host_place *ret, bool *ret_known)
 {
 	_cleanup_(row_unrefp) struct sandbox_row *row = NULL;
 	struct err e = {0};
@@ -119,14 +142,16 @@ static const char *find_place(struct control *c, const struct http_request *r,
 	if (rc < 0)
 		return e.code == ERR_NOT_FOUND || e.code == ERR_CONFLICT ? "not_found"
 									 : "unavailable";
+	const char *token = http_req_header(r, "X-Access-Token"), *key = login_key(r);
+	*ret_known =
+		(token && str_eq_secret(token, row->token)) || (key && keys_check(c->keys, key));
 	const char *refused = ret->owner_only ? refuse_stranger(r, row->token) : NULL;
 	if (refused || t->port == ENVD_PORT)
 		return refused ? refused : refuse_agent_call(r, row->token);
 	bool fresh = row->ready_ns && clock_monotonic_ns() - row->ready_ns < FRESH_NS;
-	for (int i = 0; fresh && i < PROBES; i++) {
-		if (probe(ret->address, t->port) != -ECONNREFUSED)
-			break;
-		clock_sleep_ns(PROBE_MS * NSEC_PER_MSEC);
+	if (fresh && slow_begin(c)) {
+		wait_for_port(ret->address, t->port);
+		slow_end(c);
 	}
 	return NULL;
 }
@@ -178,11 +203,14 @@ void route_auth(struct http_request *r, void *ctx)
 	struct edge_target t;
 	struct host_place at = {0};
 	char text[64];
+	bool known = false;
 	const char *refusal = target_parse(http_req_header(r, "E2b-Sandbox-Id"),
 		http_req_header(r, "E2b-Sandbox-Port"), http_req_header(r, "X-Stasis-Host"),
 		c->domain, &t);
 	if (!refusal)
-		refusal = find_place(c, r, &t, &at);
+		refusal = find_place(c, r, &t, &at, &known);
+	if (known)
+		http_reply_header(r, "X-Stasis-Known", "1");
 	if (refusal) {
 		refuse(r, refusal, t.id);
 		return;
@@ -238,9 +266,19 @@ void route_closed(struct http_request *r, void *ctx)
 	const char *id = http_req_header(r, "X-Stasis-Id"),
 		   *port = http_req_header(r, "X-Stasis-Port"), *name = tell_no_answer(r);
 	int status;
-	if (str_eq(name, "closed") && is_on_loopback(ctx, id, port))
-		name = "loopback";
+	if (str_eq(name, "closed") && slow_begin(ctx)) {
+		if (is_on_loopback(ctx, id, port))
+			name = "loopback";
+		slow_end(ctx);
+	}
 	json_t *j = refusal_body(name, id, port, &status);
 	reply_retry_after(r, status);
 	http_reply_json(r, status, j);
+}
+
+void route_key(struct http_request *r, void *ctx)
+{
+	struct control *c = ctx;
+	const char *key = login_key(r);
+	http_reply_empty(r, key && keys_check(c->keys, key) ? 204 : 401);
 }

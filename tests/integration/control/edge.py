@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -159,9 +160,10 @@ class Edge:
         self.server = None
         self.start()
 
-    def start(self, trusted=None):
+    def start(self, trusted=None, limits=None):
+        more = ["0", trusted or "127.0.0.0/8"] if trusted or limits else []
         self.server = subprocess.Popen(
-            [self.program, self.dir, f"127.0.0.1:{self.port}", GUEST, *(["0", trusted] if trusted else [])],
+            [self.program, self.dir, f"127.0.0.1:{self.port}", GUEST, *more, *([limits] if limits else [])],
             stdout=subprocess.PIPE, text=True)
         assert self.server.stdout.readline() == "ready\n", "the server did not start"
         with open(self.dir + "/data/admin.key") as f:
@@ -581,7 +583,7 @@ def test_refusals_of_nginx_itself(edge, box, app, agent):
             assert got["error"]["code"] == code and got["error"]["message"], got
         else:
             assert got["code"] == status and got["message"], got
-    end = "Connection: close\r\n\r\n"
+    end, key = "Connection: close\r\n\r\n", f"X-API-Key: {edge.key}\r\n"
     # To nobody known yet.
     for line in ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "get / HTTP/1.1\r\n\r\n", "\x16\x03\x01\x02\r\n\r\n",
                  "GET / HTTP/1.1\r\n\r\n", "GET /../.. HTTP/1.1\r\nHost: x\r\n\r\n", "GET /%00 HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -593,9 +595,9 @@ def test_refusals_of_nginx_itself(edge, box, app, agent):
     # To the API.
     refused(f"TRACE / HTTP/1.1\r\nHost: x\r\n{end}", 405, "invalid")
     refused(f"POST /v1/keys HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: br\r\n{end}", 501, "unimplemented")
-    refused(f"POST /v1/keys HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{end}zz\r\n", 400, "invalid")
+    refused(f"POST /v1/keys HTTP/1.1\r\nHost: x\r\n{key}Transfer-Encoding: chunked\r\n{end}zz\r\n", 400, "invalid")
     refused(f"POST /v1/keys HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n{end}", 400, "invalid")
-    refused(f"POST /v1/keys HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n{end}", 413, "too_large")
+    refused(f"POST /v1/keys HTTP/1.1\r\nHost: x\r\n{key}Content-Length: 9000000\r\n{end}", 413, "too_large")
     for size in (32000, 50000, 100000, 140000):
         refused(f"GET /v1/health HTTP/1.1\r\nHost: x\r\nCookie: {'c' * size}\r\n{end}", 431, "too_large")
     refused(f"GET /v1/health?{'x' * 60000} HTTP/1.1\r\nHost: x\r\n{end}", 431, "too_large")
@@ -603,6 +605,192 @@ def test_refusals_of_nginx_itself(edge, box, app, agent):
     refused(f"TRACE / HTTP/1.1\r\nHost: {host}\r\n{end}", 405)
     refused(f"GET / HTTP/1.1\r\nHost: {host}\r\nCookie: {'c' * 140000}\r\n{end}", 431)
     refused(f"POST /upload HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n{end}zz\r\n", 400)
+
+
+# --- strangers
+
+
+def answer(s):
+    """Head and JSON of an answer, then whatever the edge does with the connection."""
+    head, _, body = read_until(s, b"\r\n\r\n").partition(b"\r\n\r\n")
+    assert head, "no answer"
+    length = int(head.lower().split(b"content-length: ")[1].split()[0])
+    while len(body) < length:
+        piece = s.recv(65536)
+        assert piece, (head, body)
+        body += piece
+    return head.decode().lower(), json.loads(body[:length])
+
+
+def ended(s):
+    """The edge closes it, without another word of the client."""
+    try:
+        return s.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_no_body_is_waited_for_before_the_key(edge, box, app, agent):
+    wrong, refused = "X-API-Key: e2b_" + "0" * 40 + "\r\n", []
+    for credentials in ("", "X-API-Key: mine\r\n", "Authorization: Basic eDp5\r\n", "Authorization: Bearer x\r\n",
+                        f"X-API-Key: {edge.key}0\r\n", f"X-API-Key: {edge.key.upper()}\r\n", wrong,
+                        f"Authorization: Bearer e2b_{'1' * 40}\r\n"):
+        looks_good = "e2b_" in credentials and edge.key not in credentials
+        for path in ("/v1/sandboxes", "/v1/health", "/none"):
+            # Of one that looks good a short body is taken first: it costs the edge one buffer.
+            for length in ("Content-Length: 1000000\r\n", "Transfer-Encoding: chunked\r\n") + (
+                    () if looks_good else ("Content-Length: 1000\r\n",)):
+                for method in ("POST", "GET"):
+                    s = edge.raw(f"{method} {path} HTTP/1.1\r\nHost: x\r\nOrigin: http://a\r\n{credentials}{length}\r\n")
+                    head, got = answer(s)
+                    assert head.startswith("http/1.1 401 "), (credentials, length, head)
+                    assert got["error"]["code"] == "unauthenticated", got
+                    assert "access-control-allow-origin: *" in head
+                    refused.append(s)
+    for s in refused:
+        assert ended(s)
+        s.close()
+    # A good one is served, however its body comes.
+    body = json.dumps({"metadata": {"k": "v" * 20000}})
+    for more in ({}, {"Transfer-Encoding": "chunked"}):
+        r, data = edge.call("POST", "/v1/sandboxes", iter([body.encode()]) if more else body,
+                            dict({"Authorization": "bearer " + edge.key}, **more))
+        assert r.status in (201, 400), data
+        if r.status == 201:
+            edge.api("DELETE", "/v1/sandboxes/" + json.loads(data)["id"], None, 204)
+
+
+def slow_clients(edge, n, path="/v1/sandboxes", headers="", host="x", start="{"):
+    held = []
+    for _ in range(n):
+        s = edge.raw(f"POST {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Content-Length: 1000\r\n\r\n{start}")
+        held.append(s)
+    return held
+
+
+def threads(pid):
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def test_slow_bodies_take_nothing_of_the_server(edge, box, app, agent):
+    """More than it has places, with what looks like a key: they wait at the edge."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 8192), hard), hard))
+    before = threads(edge.server.pid)
+    for headers in (f"X-API-Key: {edge.key}\r\n", "X-API-Key: e2b_" + "0" * 40 + "\r\n", ""):
+        held = slow_clients(edge, 1100, headers=headers)
+        assert edge.api("GET", "/v1/sandboxes/" + box["id"])["state"] == "running"
+        edge.call("GET", "/x", headers=to(box, app.port), expect=200)
+        # None of them has a thread there; those of the calls just made may be at their end.
+        assert threads(edge.server.pid) < before + 100, headers
+        for s in held:
+            s.close()
+
+
+def test_calls_of_the_api_leave_the_edge_its_places(edge, box, app, agent):
+    """All places of the API taken, past the edge: guests are still found."""
+    taken = []
+    try:
+        for _ in range(1100):
+            s = socket.socket(socket.AF_UNIX)
+            s.settimeout(20)
+            s.setblocking(False)
+            try:
+                s.connect(edge.dir + "/run/control.sock")
+                s.sendall(b"POST /v1/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: " + edge.key.encode() +
+                          b"\r\nContent-Length: 9\r\n\r\n{")
+            except BlockingIOError:
+                s.close()
+                continue
+            taken.append(s)
+        for _ in range(3):
+            edge.call("GET", "/x", headers=to(box, app.port), expect=200)
+            edge.call("GET", "/x", headers=to({"id": "inone"}, app.port), expect=502)
+    finally:
+        for s in taken:
+            s.close()
+    wait_until("the API's places", lambda: answers(edge))
+
+
+def busy(edge, n, host, headers=""):
+    """Requests under way to a guest's port, which answers them later."""
+    held = []
+    for _ in range(n):
+        s = edge.raw(f"GET /drip HTTP/1.1\r\nHost: {host}\r\nOrigin: http://a\r\n{headers}\r\n")
+        held.append(s)
+    return held
+
+
+def split(held, gate):
+    """How many were let in; the answers of the refused."""
+    refused = []
+    for s in held:
+        head = read_until(s, b"\r\n\r\n")
+        if head.startswith(b"HTTP/1.1 200 "):
+            continue
+        assert head.startswith(b"HTTP/1.1 429 "), head
+        refused.append(head.decode().lower())
+    gate.set()
+    for s in held:
+        s.close()
+    return len(held) - len(refused), refused
+
+
+def test_limits(edge, box, app, agent):
+    edge.stop()
+    # Of an address at once and a second, of a sandbox at once and a second.
+    for limits, credentials, want in (
+            ("5,0,0,0", "", 5), ("5,0,0,0", "X-Access-Token: {token}\r\n", 12),
+            ("5,0,0,0", "X-API-Key: {key}\r\n", 12), ("5,0,0,0", "X-API-Key: e2b_" + "0" * 40 + "\r\n", 5),
+            ("5,0,0,0", "X-Access-Token: " + "0" * 64 + "\r\n", 5), ("0,0,7,0", "", 7),
+            ("0,0,7,0", "X-API-Key: {key}\r\n", 7), ("0,0,0,0", "", 12), ("5,0,7,0", "X-API-Key: {key}\r\n", 7)):
+        edge.start(limits=limits)
+        box = edge.api("POST", "/v1/sandboxes", {}, 201)
+        app.gate.clear()
+        got, refused = split(busy(edge, 12, f"{app.port}-{box['id']}.localhost",
+                                  credentials.format(token=box["envd_token"], key=edge.key)), app.gate)
+        assert got == want, (limits, credentials, got)
+        for head in refused:
+            assert "retry-after: " in head and "application/json" in head and "access-control-allow-origin: *" in head, head
+        # What was refused is not in the way of those that come after.
+        wait_until("its end", lambda: edge.call("GET", "/x", headers=to(box, app.port))[0].status == 200)
+        # Ids that are none have no limit of a sandbox.
+        for _ in range(12):
+            r, _ = edge.call("GET", "/x", headers=to({"id": "inone"}, app.port))
+            assert r.status == 502
+        edge.stop()
+    for limits, headers, path, allowed in (
+            ("0,3,0,0", {}, "/v1/health", 4), ("0,3,0,0", {"X-API-Key": "e2b_" + "0" * 40}, "/v1/sandboxes", 40),
+            ("0,3,0,0", {"E2b-Sandbox-Id": "inone"}, "/", 4), ("0,3,0,0", {"X-API-Key": "none"}, "/v1/sandboxes", 4)):
+        edge.start(limits=limits)
+        codes = []
+        for _ in range(40):
+            r, data = edge.call("GET", path, headers=headers)
+            codes.append(r.status)
+            if r.status == 429:
+                got = json.loads(data)
+                assert r.getheader("Retry-After") == "1" and "too many requests" in (got.get("error") or got)["message"]
+        # Time passes meanwhile: more of them are good where the machine is slow.
+        assert (429 not in codes) if allowed == 40 else (codes[allowed - 1] != 429 and 429 in codes), (limits, headers, codes)
+        edge.stop()
+    edge.start()
+
+
+def test_a_hundred_creates_at_once(edge, box, app, agent):
+    answers_to, lock = [], threading.Lock()
+
+    def create():
+        r, data = edge.call("POST", "/v1/sandboxes", "{}", {"X-API-Key": edge.key})
+        with lock:
+            answers_to.append((r.status, data))
+    pool = [threading.Thread(target=create) for _ in range(100)]
+    for t in pool:
+        t.start()
+    for t in pool:
+        t.join()
+    assert [status for status, _ in answers_to] == [201] * 100, answers_to[-1]
+    for _, data in answers_to:
+        edge.api("DELETE", "/v1/sandboxes/" + json.loads(data)["id"], None, 204)
 
 
 def test_upgrade_is_passed_as_sent(edge, box, app, agent):
@@ -784,6 +972,7 @@ def test_stop_leaves_nothing(edge, box, app, agent):
     app.gate.set()
     assert not alive(pid)
     assert not os.path.exists(edge.dir + "/run/control.sock")
+    assert not os.path.exists(edge.dir + "/run/edge.sock")
     assert not os.path.exists(edge.dir + "/run/nginx/edge.json")
 
 
@@ -803,7 +992,7 @@ def main():
                 test(edge, box, app, agent)
                 print(f"ok {name} {time.monotonic() - begin:.2f} s", flush=True)
                 # The model's host lost it with its process.
-                if name in ("test_killed_server", "test_where_a_request_comes_from"):
+                if name in ("test_killed_server", "test_where_a_request_comes_from", "test_limits"):
                     box = edge.api("POST", "/v1/sandboxes", {}, 201)
         edge.stop()
     finally:

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The real control plane with its edge, on a model host whose sandboxes are all at one address.
 //
-//	model_server DIR LISTEN ADDRESS [CHILDREN [TRUSTED]]
+//	model_server DIR LISTEN ADDRESS [CHILDREN [TRUSTED [LIMITS]]]
 //
 // DIR gets data/ and run/. Of every fork those children do not come up whose bits are set in
-// CHILDREN. TRUSTED: the proxies that the edge believes. Prints "ready" and runs until SIGTERM.
+// CHILDREN. TRUSTED: the proxies that the edge believes. LIMITS: the
+// edge's, four numbers with ',' between, as struct edge_limits has them. Prints "ready" and runs
+// until SIGTERM.
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -13,12 +15,14 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "control/control.h"
+#include "control/edge/conf.h"
 #include "../../unit/control/model.h"
 
 int main(int argc, char **argv)
 {
-	if (argc < 4 || argc > 6) {
-		fprintf(stderr, "usage: model_server DIR LISTEN ADDRESS [CHILDREN [TRUSTED]]\n");
+	if (argc < 4 || argc > 7) {
+		fprintf(stderr,
+			"usage: model_server DIR LISTEN ADDRESS [CHILDREN [TRUSTED [LIMITS]]]\n");
 		return 2;
 	}
 	log_setup("model_server", LOG_LEVEL_WARN);
@@ -35,10 +39,16 @@ int main(int argc, char **argv)
 	model.fail_children = argc > 4 ? (unsigned)strtoul(argv[4], NULL, 0) : 0;
 	_cleanup_free_ char *data = str_printf("%s/data", argv[1]);
 	_cleanup_free_ char *run = str_printf("%s/run", argv[1]);
+	struct edge_limits limits;
+	if (argc > 6 &&
+		sscanf(argv[6], "%u,%u,%u,%u", &limits.address_connections, &limits.address_rate,
+			&limits.sandbox_connections, &limits.sandbox_rate) != 4)
+		return 2;
 	const struct control_config cfg = {.data_dir = data,
 		.run_dir = run,
 		.listen = argv[2],
 		.trusted = argc > 5 ? argv[5] : NULL,
+		.limits = argc > 6 ? &limits : NULL,
 		.host = model_host(&model)};
 	struct control *c = NULL;
 	struct err e = {0};
