@@ -19,6 +19,8 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get("STASIS_BUILD", os.path.join(ROOT, "build"))
 STASIS = os.path.join(BUILD, "stasis")
+# Of a sandbox that has ended, for an hour: its console, and what Firecracker logged.
+KEPT = {"console.log", "vmm.log"}
 PROGRAMS = ("stasis-shim", "stasis-pager", "fcqemu", "qemu-system-x86_64", "firecracker")
 
 # A guest under emulation, with another one beside it on two cores; more than the server's own limit
@@ -365,8 +367,8 @@ class World:
 
     def leftovers(self):
         """Everything of ours on this machine that a sandbox could leave behind. What a running
-        server keeps on purpose is not counted: its warm slots, and consoles of ended sandboxes,
-        which stay readable for an hour."""
+        server keeps on purpose is not counted: its warm slots, and consoles and logs of ended
+        sandboxes."""
         found = set()
         running = self.server is not None or self.host is not None
         for line in open("/proc/self/mountinfo"):
@@ -391,7 +393,7 @@ class World:
             if self.slots.encode() in rules.stdout:
                 found.add("nft table")
         for top, dirs, files in os.walk(os.path.join(self.data, "sandboxes")):
-            found.update("file " + os.path.join(top, f) for f in files if f != "console.log")
+            found.update("file " + os.path.join(top, f) for f in files if f not in KEPT)
         for name in os.listdir(self.run) if os.path.exists(self.run) else []:
             if re.fullmatch("i[a-z0-9]{20}", name):
                 found.add("run directory " + name)
