@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // How this works. libmicrohttpd runs each connection on its own thread and calls on_access several
 // times per request: once when the headers are there, once for each piece of the body, once at the
-// end. It takes a reply only in the first and the last of these calls. A reply made in between (a
-// refusal, a failed write) is therefore kept in the request while the rest of the body is read and
-// dropped; replying in the first call and closing would let the kernel reset the connection under
-// the client's feet. Only a client that asked first (Expect: 100-continue), or announced more than
-// DRAIN_MAX, is answered at once.
+// end. It takes a reply only in the first and the last of these calls. A refusal in the first is
+// sent at once and ends the connection. To close it with unread data would let the kernel reset it
+// under the client's feet, so what still comes is dropped for a moment first (linger). A reply made
+// in between (a failed write, a chunked body that is too large) is kept in the request while the
+// rest of the body is read and dropped, up to DRAIN_MAX.
+//
+// The library's time-out of a connection is on only while the client has the next word: it would
+// cut connections whose handler or stream takes its time.
 //
 // The request object is born in on_uri and dies in on_completed, which the library calls for every
 // request whatever its end; streams are freed there too, so a stream may use its request until
@@ -17,7 +20,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -32,6 +34,8 @@
 #define STREAM_BLOCK (32u << 10)
 #define FILE_BLOCK (128u << 10)
 #define SHUTDOWN_GRACE_MS 2000
+#define LINGER_MS 1000
+#define MAX_CONNECTIONS 1024u
 
 struct http_server {
 	struct http_server_config cfg;
@@ -40,8 +44,10 @@ struct http_server {
 	bool quiesced;	      // the listening socket is another's
 	pthread_mutex_t lock; // guards the counts
 	pthread_cond_t changed;
-	unsigned requests; // between on_uri and on_completed
-	unsigned handlers; // of those, inside one of our callbacks
+	atomic_size_t buffered; // bytes of bodies in memory
+	atomic_uint others;	// connections of peers that are not favoured
+	unsigned requests;	// between on_uri and on_completed
+	unsigned handlers;	// of those, inside one of our callbacks
 };
 
 struct reply_header {
@@ -62,7 +68,7 @@ struct http_request {
 	struct strbuf body;
 	size_t body_limit;
 	uint64_t received;
-	bool seen, malformed;
+	bool seen, malformed, whole; // whole: its body was read to the end
 	struct reply_header *headers;
 	struct MHD_Response *response;
 	int status; // 0: not replied yet
@@ -377,6 +383,36 @@ void http_reply_stream(struct http_request *r, int status, const char *content_t
 
 // --- the library's callbacks
 
+static void set_timeout(struct http_request *r, unsigned seconds)
+{
+	const struct http_server_config *cfg = &r->server->cfg;
+	if (cfg->idle_timeout_s || cfg->body_timeout_s)
+		MHD_set_connection_option(r->conn, MHD_CONNECTION_OPTION_TIMEOUT, seconds);
+}
+
+static void drop_body(struct http_request *r)
+{
+	r->server->buffered -= r->body.len;
+	strbuf_done(&r->body);
+}
+
+// The answer is sent. What still comes of the body is read and dropped, until the client closes.
+static void linger(struct http_request *r)
+{
+	char buf[16384];
+	uint64_t until = deadline_in_ms(LINGER_MS);
+	struct pollfd p = {.fd = http_req_socket(r), .events = POLLIN};
+	shutdown(p.fd, SHUT_WR);
+	for (size_t n = 0; n < DRAIN_MAX && !r->server->closing;) {
+		if (poll(&p, 1, deadline_left_ms(until)) <= 0)
+			return;
+		ssize_t got = recv(p.fd, buf, sizeof buf, MSG_DONTWAIT);
+		if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
+			return;
+		n += got > 0 ? (size_t)got : 0;
+	}
+}
+
 static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
 {
 	struct http_server *s = cls;
@@ -409,6 +445,9 @@ static void on_completed(
 	if (!r)
 		return;
 	request_id_set(r->id);
+	if (!r->whole && r->queued)
+		linger(r);
+	set_timeout(r, s->cfg.idle_timeout_s);
 	if (r->stream_free)
 		r->stream_free(r->stream);
 	if (r->data_free)
@@ -421,7 +460,7 @@ static void on_completed(
 		free(r->headers);
 		r->headers = next;
 	}
-	strbuf_done(&r->body);
+	drop_body(r);
 	route_match_done(&r->match);
 	free(r->uri);
 	free(r);
@@ -471,6 +510,23 @@ static void refuse_route(struct http_request *r, int status, const struct strbuf
 	http_reply_error_status(r, status, &e);
 }
 
+static unsigned max_connections(const struct http_server_config *cfg)
+{
+	return cfg->max_connections ? cfg->max_connections : MAX_CONNECTIONS;
+}
+
+static bool fits_budget(const struct http_request *r, uint64_t more)
+{
+	size_t budget = r->server->cfg.body_budget, taken = r->server->buffered;
+	return !budget || (taken <= budget && more <= budget - taken);
+}
+
+static void refuse_busy(struct http_request *r, const char *text)
+{
+	http_reply_header(r, MHD_HTTP_HEADER_RETRY_AFTER, "1");
+	refuse(r, 429, ERR_LIMIT, text);
+}
+
 // The headers are there: route, authenticate, check the announced size, prepare a stream.
 static void begin(struct http_request *r, uint64_t announced)
 {
@@ -491,6 +547,11 @@ static void begin(struct http_request *r, uint64_t announced)
 			refuse(r, 500, ERR_INTERNAL, "the request was ended without a reply");
 		return;
 	}
+	if (cfg->reserve && !(r->match.route->flags & cfg->reserve_flags) &&
+		http_server_connections(r->server) > max_connections(cfg) - cfg->reserve) {
+		refuse_busy(r, "too many requests at once");
+		return;
+	}
 	r->body_limit =
 		r->match.route->body_limit ? r->match.route->body_limit : cfg->default_body_limit;
 	if (announced > r->body_limit) {
@@ -501,6 +562,8 @@ static void begin(struct http_request *r, uint64_t announced)
 	}
 	if (r->match.route->body)
 		r->match.route->handler(r, cfg->ctx);
+	else if (!fits_budget(r, announced))
+		refuse_busy(r, "the bodies of other requests fill the memory for them");
 }
 
 static void take_body(struct http_request *r, const void *data, size_t len)
@@ -516,11 +579,17 @@ static void take_body(struct http_request *r, const void *data, size_t len)
 			err_errno(&e, rc, "the body could not be taken");
 			http_reply_error(r, &e);
 		}
+	} else if (!fits_budget(r, len)) {
+		refuse_busy(r, "the bodies of other requests fill the memory for them");
 	} else {
+		size_t before = r->body.len;
 		strbuf_add(&r->body, data, len);
+		r->server->buffered += r->body.len - before;
 		if (r->body.failed)
 			refuse(r, 500, ERR_INTERNAL, "out of memory");
 	}
+	if (r->status && !r->match.route->body)
+		drop_body(r);
 }
 
 static void finish(struct http_request *r)
@@ -560,14 +629,12 @@ static enum MHD_Result first_call(struct http_request *r, const char *method)
 	bool chunked = http_req_header(r, MHD_HTTP_HEADER_TRANSFER_ENCODING) != NULL;
 	if (length && !chunked && str_to_u64(length, UINT64_MAX, &announced) < 0)
 		return MHD_NO; // the library has parsed it before
+	r->whole = !chunked && announced == 0;
 	begin(r, announced);
-	if (!r->status)
-		return MHD_YES;
-	const char *expect = http_req_header(r, MHD_HTTP_HEADER_EXPECT);
-	bool asks_first = expect && strcasecmp(expect, "100-continue") == 0;
-	if ((!chunked && announced == 0) || asks_first || announced > DRAIN_MAX)
-		return queue(r);
-	return MHD_YES;
+	// Streams may come as slowly as what they are made of.
+	bool buffered = !r->status && !r->match.route->body && !r->whole;
+	set_timeout(r, buffered ? r->server->cfg.body_timeout_s : 0);
+	return r->status ? queue(r) : MHD_YES;
 }
 
 static enum MHD_Result on_access(void *cls, struct MHD_Connection *conn, const char *url,
@@ -589,12 +656,39 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *conn, const c
 			result = MHD_NO;
 		*size = 0;
 	} else if (!r->queued) {
+		r->whole = true;
+		set_timeout(r, 0);
 		if (!r->status)
 			finish(r);
 		result = queue(r);
 	}
 	leave(s);
 	return result;
+}
+
+// --- connections
+
+static enum MHD_Result on_accept(void *cls, const struct sockaddr *peer, socklen_t len)
+{
+	struct http_server *s = cls;
+	const struct http_server_config *cfg = &s->cfg;
+	bool fits = !cfg->is_favoured || cfg->is_favoured(peer, cfg->ctx) ||
+		    s->others < cfg->max_others;
+	return fits ? MHD_YES : MHD_NO;
+}
+
+static void on_connection(void *cls, struct MHD_Connection *conn, void **socket_context,
+	enum MHD_ConnectionNotificationCode what)
+{
+	struct http_server *s = cls;
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+	if (!s->cfg.is_favoured || !info || s->cfg.is_favoured(info->client_addr, s->cfg.ctx))
+		return;
+	if (what == MHD_CONNECTION_NOTIFY_STARTED)
+		s->others++;
+	else
+		s->others--;
 }
 
 // Paths and queries are decoded here, once and after splitting.
@@ -665,15 +759,16 @@ int http_server_start(const struct http_server_config *cfg, struct http_server *
 	pthread_cond_init(&s->changed, NULL);
 	s->daemon = MHD_start_daemon(MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL_INTERNAL_THREAD |
 					     MHD_USE_ITC | MHD_USE_ERROR_LOG,
-		0, NULL, NULL, on_access, s,
+		0, on_accept, s, on_access, s,
 		// First, so that it sees all messages.
 		MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET, fd,
-		MHD_OPTION_CONNECTION_LIMIT, cfg->max_connections ? cfg->max_connections : 1024u,
-		MHD_OPTION_CONNECTION_TIMEOUT, cfg->idle_timeout_s, MHD_OPTION_THREAD_STACK_SIZE,
+		MHD_OPTION_CONNECTION_LIMIT, max_connections(cfg), MHD_OPTION_CONNECTION_TIMEOUT,
+		cfg->idle_timeout_s, MHD_OPTION_THREAD_STACK_SIZE,
 		cfg->thread_stack ? cfg->thread_stack : (size_t)(256u << 10),
 		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
 		MHD_OPTION_URI_LOG_CALLBACK, on_uri, s, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes,
-		NULL, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_END);
+		NULL, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION,
+		on_connection, s, MHD_OPTION_END);
 	if (!s->daemon) {
 		int rc = err_set(e, ERR_INTERNAL, "the HTTP server cannot start");
 		pthread_cond_destroy(&s->changed);

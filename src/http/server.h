@@ -6,8 +6,12 @@
 // body is collected up to the route's limit (413 beyond it), or handed piece by piece to a
 // streaming route -> handler -> exactly one http_reply_*. A handler that returns without replying
 // is a bug and gives a 500.
+//
+// What is refused before its body is answered at once, and the connection ends: the body is not
+// waited for.
 #pragma once
 #include <jansson.h>
+#include <sys/socket.h>
 #include "base/err.h"
 #include "base/str.h"
 #include "http/route.h"
@@ -21,8 +25,16 @@ struct http_server_config {
 	int listen_fd; // a listening socket, Unix or TCP; owned by the server from then on
 	size_t default_body_limit; // 0: 1 MiB
 	unsigned max_connections;  // 0: 1024
-	unsigned idle_timeout_s;   // keep-alive connections without traffic; 0: none
-	size_t thread_stack;	   // 0: 256 KiB
+	unsigned idle_timeout_s;   // connections that wait for a request; 0: none
+	unsigned body_timeout_s;   // without a piece of a buffered body; 0: none
+	size_t body_budget;	   // bytes of all buffered bodies at once (429); 0: none
+	// Places that only routes with one of these flags get (429).
+	unsigned reserve, reserve_flags;
+	// Of peers for whom this is false at most max_others connections are taken, so that they
+	// cannot take the places of the others. NULL: it is true for all.
+	bool (*is_favoured)(const struct sockaddr *peer, void *ctx);
+	unsigned max_others;
+	size_t thread_stack; // 0: 256 KiB
 	// Each request has an id: its X-Request-Id where that is valid, else one that is made. Each
 	// answer gives it back, and the callbacks' threads have it (base/request_id.h).
 	bool request_ids;

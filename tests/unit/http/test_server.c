@@ -7,6 +7,7 @@
 #include <cmocka.h>
 #include <fcntl.h>
 #include <microhttpd.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -170,7 +171,7 @@ static void on_stream(struct http_request *r, void *ctx)
 
 static const struct http_route routes[] = {
 	{.method = "POST", .pattern = "/echo", .handler = on_echo, .body_limit = 100000},
-	{.method = "GET", .pattern = "/items/{id}", .handler = on_item},
+	{.method = "GET", .pattern = "/items/{id}", .handler = on_item, .flags = 2},
 	{.method = "DELETE", .pattern = "/items/{id}", .handler = on_silent},
 	{.method = "GET", .pattern = "/rest/{path...}", .handler = on_rest},
 	{.method = "POST", .pattern = "/empty", .handler = on_empty},
@@ -489,16 +490,231 @@ static void test_streaming_upload(void **state)
 	assert_int_equal(f->sunk, len);
 }
 
-static void test_keepalive_after_refusal(void **state)
+// The answer comes, and the connection ends, while the client still owes its body.
+static void test_refusals_do_not_wait_for_the_body(void **state)
 {
 	struct fixture *f = *state;
+	static const struct {
+		const char *request, *status;
+	} refusals[] = {
+		{"POST /secret", "HTTP/1.1 401"},
+		{"POST /nowhere", "HTTP/1.1 404"},
+		{"PUT /echo", "HTTP/1.1 405"},
+		{"POST /items/%zz", "HTTP/1.1 400"},
+		{"PUT /sink?refuse=1", "HTTP/1.1 409"},
+		{"POST /echo", "HTTP/1.1 413"},
+	};
+	static const char *const bodies[] = {"Content-Length: 1000000\r\n\r\n",
+		"Content-Length: 1000000\r\n\r\nx", "Transfer-Encoding: chunked\r\n\r\n",
+		"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "Content-Length: 3\r\n\r\nab"};
+	char b[8192], head[256];
+	for (size_t i = 0; i < ARRAY_SIZE(refusals); i++)
+		for (size_t k = 0; k < ARRAY_SIZE(bodies); k++) {
+			// Too large is only what says so before.
+			if (strstr(refusals[i].status, "413") && k > 1)
+				continue;
+			int fd = dial(f);
+			snprintf(head, sizeof head, "%s HTTP/1.1\r\nHost: x\r\n%s",
+				refusals[i].request, bodies[k]);
+			say(fd, head);
+			assert_has(hear(fd, "\r\n\r\n", b, sizeof b), refusals[i].status);
+			assert_has(b, "Connection: close");
+			hear(fd, NULL, b, sizeof b);
+			char c;
+			assert_int_equal(recv(fd, &c, 1, 0), 0);
+			close(fd);
+		}
+}
+
+static bool is_owner(const struct sockaddr *peer, void *ctx)
+{
+	struct in_addr owner = {htonl(INADDR_LOOPBACK + 1)};
+	const struct sockaddr_in *in = (const void *)peer;
+	return in->sin_family == AF_INET && in->sin_addr.s_addr == owner.s_addr;
+}
+
+// Another server, at a port of the loopback, where 127.0.0.2 is the owner.
+struct narrow {
+	struct fixture *f;
+	struct http_server *server;
+	struct sockaddr_in at;
+};
+
+static struct narrow narrow_start(struct fixture *f, struct http_server_config cfg)
+{
+	struct narrow n = {.f = f};
+	struct err e = {0};
+	socklen_t len = sizeof n.at;
+	cfg.routes = routes;
+	cfg.n_routes = ARRAY_SIZE(routes);
+	cfg.ctx = f;
+	cfg.before = before;
+	cfg.listen_fd = http_listen_tcp("127.0.0.1", 0, &e);
+	assert_true(cfg.listen_fd >= 0);
+	assert_int_equal(getsockname(cfg.listen_fd, (struct sockaddr *)&n.at, &len), 0);
+	assert_int_equal(http_server_start(&cfg, &n.server, &e), 0);
+	return n;
+}
+
+static int narrow_dial(const struct narrow *n, bool owner)
+{
+	struct sockaddr_in from = {
+		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK + (owner ? 1 : 2))};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct timeval tv = {.tv_sec = 60};
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
+	assert_int_equal(bind(fd, (struct sockaddr *)&from, sizeof from), 0);
+	assert_int_equal(connect(fd, (const struct sockaddr *)&n->at, sizeof n->at), 0);
+	return fd;
+}
+
+static bool narrow_ask(const struct narrow *n, bool owner, const char *request, const char *status)
+{
 	char b[8192];
-	int fd = dial(f);
-	say(fd, "POST /secret HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
-	assert_has(hear(fd, "no key", b, sizeof b), "401");
-	say(fd, "GET /items/x HTTP/1.1\r\nHost: x\r\n\r\n");
-	assert_has(hear(fd, "\"id\"", b, sizeof b), "HTTP/1.1 200");
+	int fd = narrow_dial(n, owner);
+	ssize_t sent = send(fd, request, strlen(request), MSG_NOSIGNAL);
+	hear(fd, NULL, b, sizeof b);
 	close(fd);
+	return sent > 0 && strstr(b, status);
+}
+
+#define ITEM "GET /items/x HTTP/1.1\r\n" CLOSE
+
+static void test_silent_strangers_leave_places_for_others(void **state)
+{
+	struct narrow n = narrow_start(
+		*state, (struct http_server_config){
+				.is_favoured = is_owner, .max_others = 4, .max_connections = 16});
+	int fd[40];
+	for (size_t i = 0; i < ARRAY_SIZE(fd); i++)
+		fd[i] = narrow_dial(&n, false);
+	for (int i = 0; i < 3; i++)
+		assert_true(narrow_ask(&n, true, ITEM, "HTTP/1.1 200"));
+	assert_true(http_server_connections(n.server) <= 5);
+	assert_false(narrow_ask(&n, false, ITEM, "HTTP/1.1 200"));
+	for (size_t i = 0; i < ARRAY_SIZE(fd); i++)
+		close(fd[i]);
+	while (!narrow_ask(&n, false, ITEM, "HTTP/1.1 200"))
+		clock_sleep_ns(10 * NSEC_PER_MSEC);
+	http_server_free(n.server);
+}
+
+static void test_places_that_are_kept(void **state)
+{
+	// Which flags the routes have is theirs: those of /items are 2.
+	struct narrow n = narrow_start(
+		*state, (struct http_server_config){
+				.max_connections = 8, .reserve = 4, .reserve_flags = 2});
+	int fd[5];
+	for (size_t i = 0; i < ARRAY_SIZE(fd); i++) {
+		fd[i] = narrow_dial(&n, true);
+		// So that it is counted.
+		say(fd[i], "GET /items/x HTTP/1.1\r\nHost: x\r\n\r\n");
+		char b[8192];
+		assert_has(hear(fd[i], "}", b, sizeof b), "HTTP/1.1 200");
+	}
+	assert_true(narrow_ask(&n, true, "POST /echo HTTP/1.1\r\n" CLOSE, "HTTP/1.1 429"));
+	assert_true(narrow_ask(&n, true, ITEM, "HTTP/1.1 200"));
+	for (size_t i = 0; i < ARRAY_SIZE(fd); i++)
+		close(fd[i]);
+	while (!narrow_ask(&n, true, "POST /echo HTTP/1.1\r\n" CLOSE, "HTTP/1.1 200"))
+		clock_sleep_ns(10 * NSEC_PER_MSEC);
+	http_server_free(n.server);
+}
+
+static void test_silence_ends_a_connection(void **state)
+{
+	struct fixture *f = *state;
+	struct narrow n = narrow_start(
+		f, (struct http_server_config){.idle_timeout_s = 1, .body_timeout_s = 1});
+	static const char *const begun[] = {"", "GET /items/x HT",
+		"GET /items/x HTTP/1.1\r\nHost: x\r\n",
+		"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx",
+		"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nx"};
+	char b[8192];
+	int fd[ARRAY_SIZE(begun)], kept = narrow_dial(&n, true), slow = narrow_dial(&n, true),
+				   stream, upload = narrow_dial(&n, true);
+	for (size_t i = 0; i < ARRAY_SIZE(begun); i++) {
+		fd[i] = narrow_dial(&n, true);
+		say(fd[i], begun[i]);
+	}
+	say(kept, "GET /items/x HTTP/1.1\r\nHost: x\r\n\r\n");
+	assert_has(hear(kept, "}", b, sizeof b), "HTTP/1.1 200");
+	say(upload, "PUT /sink HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nx");
+	say(slow, "GET /slow HTTP/1.1\r\n" CLOSE);
+	for (size_t i = 0; i < ARRAY_SIZE(begun); i++) {
+		hear(fd[i], NULL, b, sizeof b);
+		assert_null(strstr(b, "HTTP/1.1 200"));
+		close(fd[i]);
+	}
+	assert_string_equal(hear(kept, NULL, b, sizeof b), "");
+	// Neither a handler that takes its time nor a stream is silence.
+	clock_sleep_ns(1500 * NSEC_PER_MSEC);
+	assert_int_equal(write(f->gate[1], "x", 1), 1);
+	assert_has(hear(slow, NULL, b, sizeof b), "slow");
+	stream = narrow_dial(&n, true);
+	say(stream, "GET /stream HTTP/1.1\r\n" CLOSE);
+	assert_int_equal(write(f->gate[1], "x", 1), 1);
+	assert_has(hear(stream, "piece1", b, sizeof b), "HTTP/1.1 200");
+	clock_sleep_ns(1500 * NSEC_PER_MSEC);
+	assert_int_equal(write(f->gate[1], "xx", 2), 2);
+	assert_has(hear(stream, NULL, b, sizeof b), "piece3");
+	say(upload, "y");
+	assert_has(hear(upload, "\r\n\r\n", b, sizeof b), "HTTP/1.1 204");
+	close(kept);
+	close(slow);
+	close(stream);
+	close(upload);
+	http_server_free(n.server);
+}
+
+static void test_bodies_have_a_budget(void **state)
+{
+	struct narrow n = narrow_start(*state, (struct http_server_config){.body_budget = 150000});
+	static const char post[] = "POST /echo HTTP/1.1\r\nHost: x\r\n";
+	static char zeros[60000];
+	char head[200], b[8192];
+	int fd[2];
+	memset(zeros, 'z', sizeof zeros);
+	snprintf(head, sizeof head, "%sContent-Length: %zu\r\n\r\n", post, sizeof zeros + 1);
+	for (size_t i = 0; i < ARRAY_SIZE(fd); i++) {
+		fd[i] = narrow_dial(&n, true);
+		say(fd[i], head);
+		assert_int_equal(file_write_full(fd[i], zeros, sizeof zeros), 0);
+	}
+	// Until both are there: then there is no room for a third, announced or not.
+	while (!narrow_ask(&n, true, head, "HTTP/1.1 429"))
+		clock_sleep_ns(10 * NSEC_PER_MSEC);
+	int third = narrow_dial(&n, true);
+	snprintf(head, sizeof head, "%sTransfer-Encoding: chunked\r\n\r\n%zx\r\n", post,
+		sizeof zeros);
+	say(third, head);
+	assert_int_equal(file_write_full(third, zeros, sizeof zeros), 0);
+	say(third, "\r\n0\r\n\r\n");
+	assert_has(hear(third, "limit", b, sizeof b), "HTTP/1.1 429");
+	assert_has(b, "Retry-After: 1");
+	close(third);
+	// A small one fits, and the two are answered.
+	assert_true(narrow_ask(&n, true,
+		"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: "
+		"2\r\n\r\nok",
+		"HTTP/1.1 200"));
+	for (size_t i = 0; i < ARRAY_SIZE(fd); i++) {
+		say(fd[i], "!");
+		assert_has(hear(fd[i], "\r\n\r\n", b, sizeof b), "HTTP/1.1 200");
+		close(fd[i]);
+	}
+	// What they held is free again.
+	snprintf(
+		head, sizeof head, "%sExpect: 100-continue\r\nContent-Length: 90000\r\n\r\n", post);
+	do {
+		fd[0] = narrow_dial(&n, true);
+		say(fd[0], head);
+		hear(fd[0], "\r\n\r\n", b, sizeof b);
+		close(fd[0]);
+	} while (strstr(b, "HTTP/1.1 429"));
+	assert_has(b, "100 Continue");
+	http_server_free(n.server);
 }
 
 static void test_json(void **state)
@@ -634,7 +850,11 @@ int main(void)
 		T(test_refusals_with_body),
 		T(test_chunked_over_limit),
 		T(test_streaming_upload),
-		T(test_keepalive_after_refusal),
+		T(test_refusals_do_not_wait_for_the_body),
+		T(test_silent_strangers_leave_places_for_others),
+		T(test_places_that_are_kept),
+		T(test_silence_ends_a_connection),
+		T(test_bodies_have_a_budget),
 		T(test_json),
 		T(test_deep_json_is_refused),
 		T(test_forgotten_reply_is_500),
