@@ -29,6 +29,12 @@ extern const struct embed control_migrations[];
 #define WATCH_MS 10000
 #define RETRY_MS 500
 
+// Calls that last have bounds of their own (LONG_CALLS of context.h), which together leave many.
+#define SERVER_CONNECTIONS 2048u
+#define SERVER_IDLE_S 90 // longer than nginx keeps one: it would find it closed as it asks
+#define SERVER_BODY_S 30 // nginx has the whole body before it asks
+#define SERVER_BODIES (128u << 20)
+
 // A new key is in its file before it is in the database: a crash in between makes another one.
 static int make_admin_key(struct control *c, struct err *e)
 {
@@ -253,6 +259,10 @@ static int start_http(struct control *c, const char *path, const struct http_rou
 		.n_routes = n_routes,
 		.ctx = c,
 		.listen_fd = fd,
+		.max_connections = SERVER_CONNECTIONS,
+		.idle_timeout_s = SERVER_IDLE_S,
+		.body_timeout_s = SERVER_BODY_S,
+		.body_budget = SERVER_BODIES,
 		.before = login_before,
 		.done = count_request,
 		.request_ids = true,

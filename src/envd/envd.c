@@ -14,12 +14,14 @@
 #include <netinet/tcp.h>
 #include <arpa/inet.h>
 #include "base/fault.h"
+#include "base/file.h"
 #include "base/id.h"
 #include "base/log.h"
 #include "envd/api/routes.h"
 #include "envd/process/path.h"
 #include "agentclient/client.h"
 #include "envd/process/env.h"
+#include "envd/process/oom.h"
 #include "envd/wake/handover.h"
 #include "envd/wake/identity.h"
 #include "envd/wake/settings.h"
@@ -31,6 +33,15 @@
 
 #define USER_CGROUP "/sys/fs/cgroup/user"
 #define THREAD_STACK (256u << 10)
+// A connection costs some 40 KiB. The host's own calls (freeze, thaw, init) have the last places,
+// and programs of the guest cannot take more than a few: the owner comes from the host's side.
+#define CONNECTIONS 384u
+#define CONNECTIONS_HOST 32u
+#define CONNECTIONS_GUEST 64u
+#define IDLE_S 30
+#define BODY_S 60
+#define BODIES_MIN (32u << 20) // the longest message fits
+#define BODIES_MAX (64u << 20) // between the two: an eighth of the memory
 
 static const char usage[] =
 	"usage: envd [--port N] [--host ADDRESS] [--no-clock] "
@@ -171,6 +182,26 @@ static void set_socket(int fd)
 	setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof on);
 }
 
+// All that comes from outside comes from the host's address, which no program but root's can have.
+static bool is_from_outside(const struct sockaddr *peer, void *ctx)
+{
+	const struct agent *a = ctx;
+	const struct sockaddr_in *in = (const struct sockaddr_in *)peer;
+	return !a->host.interface[0] ||
+	       (in->sin_family == AF_INET && in->sin_addr.s_addr == a->host.peer.s_addr);
+}
+
+// The agent goes after the programs when memory runs out, but before all of them: one that has more
+// than half of the memory has lost its way, and a guest without a process to kill panics.
+// stasis-init starts it again, with its settings.
+#define OOM_SCORE "-500"
+static void set_oom_score(void)
+{
+	int rc = file_write_existing(AT_FDCWD, "/proc/self/oom_score_adj", OOM_SCORE);
+	if (rc < 0)
+		log_warn("oom_score_adj is not set: %s", strerror(-rc));
+}
+
 static void *give_up_server(void *server)
 {
 	http_server_free(server);
@@ -214,8 +245,10 @@ static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 	a.trim = o->trim ? trim_new(o->trim) : NULL;
 	if (!a.env || !a.processes || (o->trim && !a.trim))
 		return err_errno(e, ENOMEM, "cannot start");
-	if (o->guest)
+	if (o->guest) {
 		process_table_watch_oom(a.processes);
+		set_oom_score();
+	}
 	int state = handover_state_fd(), fd = -1;
 	if (state >= 0) {
 		int rc = handover_take(&a, state, false, &fd, e);
@@ -236,6 +269,14 @@ static int serve(const struct options *o, const sigset_t *stop, struct err *e)
 		.ctx = &a,
 		.listen_fd = fd,
 		.thread_stack = THREAD_STACK,
+		.max_connections = CONNECTIONS,
+		.idle_timeout_s = IDLE_S,
+		.body_timeout_s = BODY_S,
+		.body_budget = MIN(BODIES_MAX, MAX(oom_memory_bytes() / 8, (uint64_t)BODIES_MIN)),
+		.reserve = CONNECTIONS_HOST,
+		.reserve_flags = ROUTE_HOST | ROUTE_PUBLIC,
+		.is_favoured = is_from_outside,
+		.max_others = CONNECTIONS_GUEST,
 		.before = routes_before,
 		.format_error = routes_format_error};
 	int rc = http_server_start(&cfg, &a.server, e);

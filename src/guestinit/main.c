@@ -151,11 +151,6 @@ static pid_t start_envd(char *only_from)
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, NULL);
 		setsid();
-		// The agent goes last when memory runs out; its children raise theirs.
-		int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-		if (fd < 0 || write(fd, "-1000", 5) < 0) {
-			// it runs without, too
-		}
 		execve(ENVD_PATH, argv, env);
 		_exit(127);
 	}

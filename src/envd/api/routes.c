@@ -21,11 +21,6 @@
 #include "envd/wake/handover.h"
 #include "envd/wake/init.h"
 
-#define ROUTE_PUBLIC 1u // no token needed
-#define ROUTE_OWN 2u	// the handler checks the token: /init, which sets it
-#define ROUTE_HOST 4u	// for the host alone, see struct agent_host
-#define ROUTE_ANY 8u	// what no other route takes
-
 #define SMALL_BODY (1u << 20)
 #define MESSAGE_BODY (24u << 20) // a message of CONNECT_MAX_MESSAGE with its escapes
 
@@ -116,7 +111,12 @@ bool routes_before(struct http_request *req, const struct http_route *route, voi
 
 // --- small routes
 
-// Everything that no other route takes.
+// Everything that no other route takes; answered before the body.
+static int no_body(struct http_request *req, void *ctx, const void *data, size_t len)
+{
+	return -EPROTO;
+}
+
 static void other(struct http_request *req, void *ctx)
 {
 	const char *headers = http_req_header(req, "Access-Control-Request-Headers");
@@ -215,6 +215,6 @@ const struct http_route agent_routes[] = {
 	{"POST", "/process.Process/Connect", rpc_process_connect, .body_limit = SMALL_BODY},
 	{"POST", "/process.Process/{method}", rpc_process_unary, .body_limit = MESSAGE_BODY},
 	{"POST", "/filesystem.Filesystem/{method}", rpc_filesystem_unary, .body_limit = SMALL_BODY},
-	{"*", "/{path...}", other, .body_limit = SMALL_BODY, .flags = ROUTE_ANY},
+	{"*", "/{path...}", other, no_body, .body_limit = SMALL_BODY, .flags = ROUTE_ANY},
 };
 const size_t agent_n_routes = ARRAY_SIZE(agent_routes);
