@@ -179,6 +179,7 @@ static int start_engine(struct control *c, struct err *e)
 	c->engine.rows = c->rows;
 	c->engine.underway = c->underway;
 	c->engine.keys = c->keys;
+	c->engine.timings = c->timings;
 	c->engine.host = c->host;
 	c->engine.now_ns = engine_now;
 	c->engine.new_uuid = engine_uuid;
@@ -320,11 +321,12 @@ static int fill(struct control *c, const struct control_config *cfg, struct err 
 	c->socket = str_printf("%s/control.sock", cfg->run_dir);
 	c->edge_socket = str_printf("%s/edge.sock", cfg->run_dir);
 	c->stats = stats_new(control_routes, control_n_routes);
+	c->timings = timings_new();
 	c->agents = agents_new();
 	id_random_bytes(raw, sizeof raw);
 	id_hex(raw, sizeof raw, c->edge_key);
 	bool ok = c->data_dir && c->run_dir && c->listen && c->domain && c->socket &&
-		  c->edge_socket && c->stats && c->agents;
+		  c->edge_socket && c->stats && c->timings && c->agents;
 	return ok ? 0 : err_errno(e, ENOMEM, "control plane");
 }
 
@@ -413,6 +415,7 @@ struct control *control_stop(struct control *c)
 	keys_free(c->keys);
 	db_close(c->db);
 	stats_free(c->stats);
+	timings_free(c->timings);
 	agents_free(c->agents);
 	safe_close(c->run_lock_fd);
 	safe_close(c->lock_fd);

@@ -8,6 +8,7 @@
 #include "control/api/keys.h"
 #include "control/api/login.h"
 #include "control/api/logs.h"
+#include "control/api/metrics.h"
 #include "control/api/operations.h"
 #include "control/api/power.h"
 #include "control/api/reconcile.h"
@@ -51,6 +52,7 @@ const struct http_route control_routes[] = {
 		.pattern = "/v1/sandboxes/{id}/logs",
 		.handler = sandboxes_logs,
 		.query = "tail"},
+	{.method = "GET", .pattern = "/v1/sandboxes/{id}/metrics", .handler = metrics_get_one},
 	{.method = "GET", .pattern = "/v1/sandboxes/{id}/why", .handler = why_get},
 	{.method = "GET",
 		.pattern = "/v1/operations",
@@ -73,7 +75,7 @@ const struct http_route control_routes[] = {
 		.handler = events_list,
 		.query = "cursor since limit sandbox follow"},
 	{.method = "GET", .pattern = "/v1/health", .handler = status_health, .flags = ROUTE_PUBLIC},
-	{.method = "GET", .pattern = "/v1/metrics", .handler = status_metrics},
+	{.method = "GET", .pattern = "/v1/metrics", .handler = metrics_get_all},
 	{.method = "GET", .pattern = "/v1/host", .handler = status_host},
 	{.method = "GET", .pattern = "/v1/runtimes", .handler = runtimes_list_get},
 	{.method = "POST", .pattern = "/v1/runtimes/{id}/deny", .handler = runtimes_deny},

@@ -371,6 +371,13 @@ static int templates(void *p, struct host_template **ret, size_t *ret_n, struct 
 	return rc;
 }
 
+static int figures(void *p, const char *id, struct host_figures *ret, struct err *e)
+{
+	struct rpc_request q = {0};
+	int rc = set_id(&q, id, e);
+	return rc < 0 ? rc : ask(p, RPC_GET_FIGURES, &q, ret, e);
+}
+
 static int runtimes(void *p, struct host_runtime **ret, size_t *ret_n, struct err *e)
 {
 	struct rpc_runtimes got;
@@ -679,6 +686,7 @@ static const struct hostagent_ops remote = {
 	.metrics = metrics,
 	.usage = usage,
 	.runtimes = runtimes,
+	.figures = figures,
 	.runtime_deny = runtime_deny,
 	.remove_unknown = remove_unknown,
 };

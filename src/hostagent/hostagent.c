@@ -144,6 +144,11 @@ static int usage(
 {
 	return host_usage(HOST(h), ask, ret, e);
 }
+static int figures(void *h, const char *id, struct host_figures *ret, struct err *e)
+{
+	return host_figures(HOST(h), id, ret, e);
+}
+
 static int runtimes(void *h, struct host_runtime **ret, size_t *ret_n, struct err *e)
 {
 	return host_runtimes(HOST(h), ret, ret_n, e);
@@ -185,6 +190,7 @@ static const struct hostagent_ops local = {
 	.metrics = metrics,
 	.usage = usage,
 	.runtimes = runtimes,
+	.figures = figures,
 	.runtime_deny = runtime_deny,
 	.remove_unknown = remove_unknown,
 };

@@ -43,6 +43,8 @@ struct hostagent_ops {
 	int (*snapshot_check)(
 		void *host, const char *snapshot, struct host_snapshot_check *ret, struct err *e);
 	int (*get)(void *host, const char *id, struct host_sandbox *ret, struct err *e);
+	// What one that has not stopped uses of the machine.
+	int (*figures)(void *host, const char *id, struct host_figures *ret, struct err *e);
 	// All that are not stopped. Array owned by the caller (free).
 	int (*list)(void *host, struct host_sandbox **ret, size_t *ret_n, struct err *e);
 	int (*set_timeout)(

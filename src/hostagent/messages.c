@@ -323,6 +323,7 @@ MESSAGE(set_on_timeout, "SetOnTimeoutRequest", rpc_request, on_timeout_fields);
 
 static const struct wire_field id_fields[] = {SANDBOX(rpc_request)};
 MESSAGE(get, "GetSandboxRequest", rpc_request, id_fields);
+MESSAGE(get_figures, "GetFiguresRequest", rpc_request, id_fields);
 MESSAGE(get_address, "GetAddressRequest", rpc_request, id_fields);
 
 static const struct wire_field log_fields[] = {
@@ -440,6 +441,18 @@ static const struct wire_field snapshot_checked_fields[] = {
 };
 MESSAGE(snapshot_checked, "CheckSnapshotResponse", host_snapshot_check, snapshot_checked_fields);
 
+static const struct wire_field figures_fields[] = {
+	ENUM(host_figures, state, "state", &states),
+	U64(host_figures, cpu_us, "cpuUs"),
+	U64(host_figures, memory_bytes, "memoryBytes"),
+	U64(host_figures, disk_bytes, "diskBytes"),
+	U64(host_figures, network_received_bytes, "networkReceivedBytes"),
+	U64(host_figures, network_sent_bytes, "networkSentBytes"),
+	U64(host_figures, faults, "faults"),
+	U64(host_figures, loaded_bytes, "loadedBytes"),
+};
+MESSAGE(figures, "GetFiguresResponse", host_figures, figures_fields);
+
 static const struct wire_field templates_fields[] = {
 	LIST(rpc_host, templates, n, "templates", &template)};
 MESSAGE(templates, "ListTemplatesResponse", rpc_host, templates_fields);
@@ -491,7 +504,7 @@ const struct wire_message *const rpc_messages[] = {&phase, &sandbox, &snapshot, 
 	&on_timeout_set, &snapshot_deleted, &drained, &acked, &usage, &usage_item, &usage_share,
 	&unknown, &snapshot_check, &snapshot_checked, &get_usage, &remove_unknown, &got_usage,
 	&removed_unknown, &runtime, &list_runtimes, &runtimes, &deny_runtime, &runtime_denied,
-	NULL};
+	&get_figures, &figures, NULL};
 
 #define UNARY(text, in, out)                                                                       \
 	{                                                                                          \
@@ -529,5 +542,6 @@ const struct rpc_method rpc_methods[RPC_MAX] = {
 	[RPC_GET_USAGE] = UNARY("GetUsage", &get_usage, &got_usage),
 	[RPC_LIST_RUNTIMES] = UNARY("ListRuntimes", &list_runtimes, &runtimes),
 	[RPC_DENY_RUNTIME] = UNARY("DenyRuntime", &deny_runtime, &runtime_denied),
+	[RPC_GET_FIGURES] = UNARY("GetFigures", &get_figures, &figures),
 	[RPC_REMOVE_UNKNOWN] = UNARY("RemoveUnknown", &remove_unknown, &removed_unknown),
 };

@@ -178,6 +178,11 @@ static int do_usage(const struct hostagent *h, void *in, void *out, struct err *
 	return rc;
 }
 
+static int do_figures(const struct hostagent *h, void *in, void *out, struct err *e)
+{
+	return h->ops->figures(h->host, ((const struct rpc_request *)in)->id, out, e);
+}
+
 static int do_runtimes(const struct hostagent *h, void *in, void *out, struct err *e)
 {
 	struct rpc_runtimes *o = out;
@@ -224,6 +229,7 @@ static int (*const calls[RPC_MAX])(
 	[RPC_REMOVE_UNKNOWN] = do_remove_unknown,
 	[RPC_LIST_RUNTIMES] = do_runtimes,
 	[RPC_DENY_RUNTIME] = do_runtime_deny,
+	[RPC_GET_FIGURES] = do_figures,
 };
 
 // --- a job: one call's data, and its work where that runs on another thread

@@ -19,6 +19,7 @@ struct host_config {
 	// Minimum versions of VMMs, "qemu 7.2.9, firecracker 1.14.2": nothing starts on older ones,
 	// kept ones among them. NULL: none.
 	const char *vmm_floor;
+	unsigned metrics_sandboxes; // so many have lines of their own in the metrics
 	const char *const *allow; // CIDRs that guests may reach in spite of the policy; may be NULL
 	const char *dns;	  // of guests, up to 3 IPv4 addresses; NULL: the host's own
 	const uint32_t *users;	  // besides root: may connect to guests (slot.h); may be NULL
@@ -101,4 +102,6 @@ int host_runtimes(struct host *h, struct host_runtime **ret, size_t *ret_n, stru
 // Nothing starts on it any more (ERR_UNAVAILABLE), or again. Durable.
 int host_runtime_deny(struct host *h, const char *id, bool on, struct err *e);
 int host_remove_unknown(struct host *h, size_t *ret_n, struct err *e);
+// What one that has not stopped uses now; running processes are looked at, the guest is not asked.
+int host_figures(struct host *h, const char *id, struct host_figures *ret, struct err *e);
 int host_metrics(struct host *h, struct strbuf *out, struct err *e);

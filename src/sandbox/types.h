@@ -139,6 +139,16 @@ struct host_sandbox {
 	uint64_t memory_written_bytes, memory_kept_bytes;
 };
 
+// What a sandbox uses. CPU, network and what was loaded count since its last start or resume.
+struct host_figures {
+	enum sandbox_state state;
+	uint64_t cpu_us;       // of the VMM: guest and emulation
+	uint64_t memory_bytes; // of the host's, that the VMM has
+	uint64_t disk_bytes;   // blocks of its disk
+	uint64_t network_received_bytes, network_sent_bytes;
+	uint64_t faults, loaded_bytes; // of its pager, as it told last
+};
+
 // Where a running sandbox is reached.
 struct host_place {
 	char address[48];

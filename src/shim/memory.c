@@ -28,10 +28,11 @@ static uint64_t own_bytes(int pid)
 	return sum;
 }
 
-static uint64_t tree_bytes(int pid, unsigned depth)
+// Calls f with a process and all below it.
+static void each_process(int pid, unsigned depth, void (*f)(void *ctx, int pid), void *ctx)
 {
-	uint64_t sum = own_bytes(pid);
 	char path[48];
+	f(ctx, pid);
 	snprintf(path, sizeof path, "/proc/%d/task", pid);
 	_cleanup_closedir_ DIR *d = depth < MAX_DEPTH ? opendir(path) : NULL;
 	for (struct dirent *de; d && (de = readdir(d));) {
@@ -42,9 +43,13 @@ static uint64_t tree_bytes(int pid, unsigned depth)
 			continue;
 		char *p = children.data, *end;
 		for (long child; p && (child = strtol(p, &end, 10)) > 0; p = end)
-			sum += tree_bytes((int)child, depth + 1);
+			each_process((int)child, depth + 1, f, ctx);
 	}
-	return sum;
+}
+
+static void add_bytes(void *ctx, int pid)
+{
+	*(uint64_t *)ctx += own_bytes(pid);
 }
 
 int shim_memory(const char *dir, uint64_t *ret)
@@ -56,6 +61,30 @@ int shim_memory(const char *dir, uint64_t *ret)
 	int rc = shim_read_state(dir, &state, NULL);
 	if (rc < 0)
 		return rc;
-	*ret = tree_bytes(state.vmm_pid, 0);
+	*ret = 0;
+	each_process(state.vmm_pid, 0, add_bytes, ret);
 	return *ret ? 0 : -ESRCH;
+}
+
+struct pids {
+	int *list;
+	size_t n, max;
+};
+
+static void add_pid(void *ctx, int pid)
+{
+	struct pids *p = ctx;
+	if (p->n < p->max)
+		p->list[p->n++] = pid;
+}
+
+int shim_processes(const char *dir, int *ret, size_t n)
+{
+	struct shim_state state;
+	struct pids pids = {.list = ret, .max = n};
+	int rc = shim_read_state(dir, &state, NULL);
+	memset(ret, 0, n * sizeof *ret);
+	if (rc == 0)
+		each_process(state.vmm_pid, 0, add_pid, &pids);
+	return rc;
 }

@@ -169,6 +169,8 @@ int shim_adopt(const char *dir, struct shim_state *ret, int *ret_pidfd, struct e
 // Memory that the VMM of a running sandbox and its children have for themselves (anonymous, shared
 // or swapped out), in bytes: what a pause writes is not more. An estimate: they run on.
 int shim_memory(const char *dir, uint64_t *ret);
+// The VMM of a running sandbox and its children, in the host's namespace: at most n, 0 behind them.
+int shim_processes(const char *dir, int *ret, size_t n);
 // Ends the VMM as a user of the shim would (SIGTERM), does not wait; exit.json will say "killed".
 // -ESRCH when the shim has ended.
 int shim_end(const char *dir, int pidfd);

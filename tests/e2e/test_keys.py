@@ -2,6 +2,7 @@
 """Keys, events, logs, health, metrics: what stands beside the sandboxes."""
 import json
 import os
+import re
 import stat
 import subprocess
 import unittest
@@ -110,3 +111,70 @@ class Around(unittest.TestCase):
             self.assertRegex(line, r"^(# (HELP|TYPE) \w+ .*|[a-z_]+(\{.*\})? [-+0-9.e]+)$")
         api = self.w.api("GET", "/v1/openapi.json").json()
         self.assertIn("/v1/sandboxes/{id}/exec", api["paths"])
+
+
+class Metrics(unittest.TestCase):
+    """What a real guest does is seen in /v1/metrics, and in the dashboard's and the alerts' words."""
+
+    def setUp(self):
+        self.w = lib.world()
+
+    def text(self):
+        return self.w.api("GET", "/v1/metrics").body.decode()
+
+    def of(self, text, s):
+        found = re.findall(r'(?m)^stasis_sandbox_(\w+)\{id="%s",template="base"\} (\S+)$' % s.id, text)
+        return {k: float(v) for k, v in found}
+
+    def test_a_guest_in_the_metrics(self):
+        s = self.w.create()
+        before = self.of(self.text(), s)
+        s.sh("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done")
+        s.sh("head -c 3000000 /dev/urandom > ~/data; sync; head -c 2000000 ~/data | base64")
+        after = self.of(self.text(), s)
+        self.assertGreater(after["cpu_seconds_total"], before["cpu_seconds_total"])
+        self.assertGreater(after["memory_bytes"], 30 << 20)
+        self.assertLess(after["memory_bytes"], 8 << 30)
+        self.assertGreaterEqual(after["disk_bytes"] - before["disk_bytes"], 3000000)
+        self.assertGreaterEqual(after["network_sent_bytes_total"] - before["network_sent_bytes_total"], 2000000)
+        self.assertGreater(after["network_received_bytes_total"], before["network_received_bytes_total"])
+        one = self.w.api("GET", f"/v1/sandboxes/{s.id}/metrics").json()
+        self.assertEqual(one["state"], "running")
+        self.assertGreaterEqual(one["cpu_seconds"], after["cpu_seconds_total"])
+        self.assertGreaterEqual(one["network_sent_bytes"], after["network_sent_bytes_total"])
+        self.assertEqual(one["disk_bytes"], after["disk_bytes"])
+        s.pause()
+        paused = self.of(self.text(), s)
+        self.assertEqual((paused["cpu_seconds_total"], paused["memory_bytes"]), (0, 0))
+        self.assertGreater(paused["disk_bytes"], 3000000)
+        s.resume()
+        s.sh("sha256sum ~/data")
+        resumed = self.of(self.text(), s)
+        self.assertLess(resumed["network_sent_bytes_total"], 2000000, "counted from the resume on")
+        s.pause()
+        whole = self.text()
+        self.assertGreater(self.of(whole, s)["page_faults_total"], 0)
+        s.delete()
+        text = self.text()
+        self.assertEqual(self.of(text, s), {})
+        for kind in ("create", "pause", "resume", "destroy"):
+            self.assertRegex(text, r'stasis_operation_seconds_count\{operation="%s",outcome="done"\} [1-9]' % kind)
+        for kind, phase in (("create", "agent"), ("pause", "commit"), ("resume", "commit")):
+            self.assertRegex(text, r'stasis_operation_phase_seconds_count\{operation="%s",phase="\w+"\} [1-9]' % kind)
+        check = os.path.join(lib.ROOT, "tests/integration/control/metrics.py")
+        p = subprocess.run(["python3", check, lib.ROOT], input=whole, text=True, capture_output=True, timeout=120)
+        if p.returncode == 77:
+            self.skipTest(p.stderr.strip())
+        self.assertEqual(p.returncode, 0, p.stderr)
+
+    def test_a_request_is_found_by_its_id(self):
+        s = self.w.create()
+        a = self.w.api("POST", f"/v1/sandboxes/{s.id}/pause", headers={"X-Request-Id": "found-by-this"})
+        self.assertEqual((a.status, a.headers.get("X-Request-Id")), (200, "found-by-this"))
+        events = self.w.api("GET", f"/v1/events?sandbox={s.id}").json()["events"]
+        self.assertEqual([e["request_id"] for e in events if e["kind"] == "paused"], ["found-by-this"])
+        ops = self.w.api("GET", f"/v1/operations?sandbox={s.id}&limit=1").json()["operations"]
+        self.assertEqual(ops[0]["request_id"], "found-by-this")
+        self.assertIn("pause done sandbox=%s request_id=found-by-this" % s.id, open(self.w.log).read())
+        s.delete()
+        self.assertRegex(self.w.cli("pause", s.id).errors, r"(?m)^stasis: request id [0-9a-f]{32}$")

@@ -117,6 +117,7 @@ static int start_host(const struct settings *s, bool alone, struct hostagent *re
 			.reserve_bytes = reserve,
 			.reserve_percent = (unsigned)percent,
 			.pause_room = s->pause_room,
+			.metrics_sandboxes = (unsigned)s->metrics_sandboxes,
 			.warm_slots = (unsigned)s->warm_slots,
 			.vmm = s->vmm,
 			.firecracker_path = s->firecracker,
@@ -279,8 +280,10 @@ static int run_role(const struct settings *s, const struct role *role, struct er
 
 int cmd_serve(struct cli *c, struct err *e)
 {
-	_cleanup_(settings_done) struct settings s = {
-		.log_level = "info", .log_format = "text", .role = "both"};
+	_cleanup_(settings_done) struct settings s = {.log_level = "info",
+		.log_format = "text",
+		.metrics_sandboxes = 200,
+		.role = "both"};
 	struct cli_option options[N_SETTINGS + 1];
 	settings_list(&s, options);
 	int rc = cli_parse(c, options, 0, 0, e);

@@ -4,6 +4,7 @@
 #include "control/api/agents.h"
 #include "control/api/stats.h"
 #include "control/engine/engine.h"
+#include "control/engine/timings.h"
 #include "control/state/feed.h"
 #include "http/server.h"
 
@@ -25,6 +26,7 @@ struct control {
 	atomic_uint slow_questions; // of the edge, that wait for a guest
 	char edge_key[65];	    // tells nginx's sub-requests from what clients send
 	struct stats *stats;
+	struct timings *timings;
 	struct agents *agents;
 	struct http_server *http;
 	struct http_server *edge_http; // answers the edge's own questions

@@ -322,6 +322,9 @@ void exec_run(struct http_request *r, void *ctx)
 		exec_answer(r, &x.result);
 	else
 		exec_answer_error(r, &x.result, &e);
+	if (x.began_ns)
+		timings_add_exec(((struct control *)ctx)->timings,
+			clock_monotonic_ns() - http_req_started_ns(r), rc < 0);
 	exec_result_done(&x.result);
 	strbuf_done(&x.input);
 }

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/api/status.h"
-#include <fcntl.h>
-#include <string.h>
-#include <unistd.h>
 #include "base/embed.h"
-#include "base/file.h"
 #include "control/api/context.h"
 #include "control/api/reply.h"
 #include "control/api/runtimes.h"
@@ -58,48 +54,4 @@ void status_openapi(struct http_request *r, void *ctx)
 {
 	http_reply_data(
 		r, 200, "application/json", control_openapi[0].data, control_openapi[0].len);
-}
-
-// --- metrics
-
-static uint64_t resident_bytes(void)
-{
-	_cleanup_free_ char *line = NULL;
-	if (file_read_line(AT_FDCWD, "/proc/self/statm", &line) < 0)
-		return 0;
-	const char *second = strchr(line, ' ');
-	return second ? strtoull(second, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
-}
-
-void status_metrics(struct http_request *r, void *ctx)
-{
-	struct control *c = ctx;
-	_cleanup_strbuf_ struct strbuf out = {0};
-	_cleanup_free_ struct host_sandbox *list = NULL;
-	size_t n = 0, by_state[SANDBOX_STATE_MAX] = {0};
-	struct err e = {0};
-	stats_print(c->stats, &out);
-	strbuf_adds(&out, "# HELP process_resident_memory_bytes Of the server.\n"
-			  "# TYPE process_resident_memory_bytes gauge\n");
-	strbuf_addf(
-		&out, "process_resident_memory_bytes %llu\n", (unsigned long long)resident_bytes());
-	int rc = c->host.ops->list(c->host.host, &list, &n, &e);
-	for (size_t i = 0; rc == 0 && i < n; i++)
-		by_state[list[i].state]++;
-	if (rc == 0)
-		strbuf_adds(&out, "# HELP stasis_sandboxes Sandboxes that have not stopped.\n"
-				  "# TYPE stasis_sandboxes gauge\n");
-	for (int s = 0; rc == 0 && s < SANDBOX_STATE_MAX; s++)
-		if (s != SANDBOX_STOPPED)
-			strbuf_addf(&out, "stasis_sandboxes{state=\"%s\"} %zu\n",
-				sandbox_state_name((enum sandbox_state)s), by_state[s]);
-	if (rc == 0)
-		rc = c->host.ops->metrics(c->host.host, &out, &e);
-	if (rc == 0 && strbuf_check(&out) < 0)
-		rc = err_errno(&e, ENOMEM, "metrics");
-	if (rc < 0)
-		reply_error(r, &e);
-	else
-		http_reply_data(
-			r, 200, "text/plain; version=0.0.4; charset=utf-8", out.data, out.len);
 }

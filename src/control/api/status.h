@@ -5,5 +5,4 @@
 
 void status_health(struct http_request *r, void *ctx);
 void status_host(struct http_request *r, void *ctx);
-void status_metrics(struct http_request *r, void *ctx);
 void status_openapi(struct http_request *r, void *ctx);

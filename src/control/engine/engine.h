@@ -20,6 +20,7 @@ enum engine_reach { ENGINE_REACHED, ENGINE_SILENT, ENGINE_NO_VOLUME };
 
 struct engine;
 struct task;
+struct timings;
 
 // What is judged, and what is looked at again before an action is applied. The simulation weakens
 // them, and must find what goes wrong then.
@@ -46,7 +47,8 @@ struct engine {
 	struct db *db;
 	struct rows *rows;
 	struct underway *underway;
-	struct keys *keys; // NULL: no key is ever deleted by an operation
+	struct timings *timings; // NULL: none are kept
+	struct keys *keys;	 // NULL: no key is ever deleted by an operation
 	struct hostagent host;
 	// --- upwards
 	uint64_t (*now_ns)(void *ctx); // CLOCK_REALTIME; increases with each operation

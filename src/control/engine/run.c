@@ -6,6 +6,7 @@
 #include "base/request_id.h"
 #include "control/engine/fork.h"
 #include "control/engine/kinds.h"
+#include "control/engine/timings.h"
 #include "control/state/event_log.h"
 #include "control/state/render.h"
 #include "base/json.h"
@@ -187,6 +188,18 @@ static void yield(struct engine *en, struct task *t)
 		engine_sweep(en, t->op.sandbox);
 }
 
+static void note_timings(struct engine *en, const struct task *t)
+{
+	if (!en->timings)
+		return;
+	timings_add(en->timings, &t->op);
+	for (size_t i = 0; i < t->n_children; i++)
+		if (t->children[i].info.id[0]) {
+			_cleanup_json_ json_t *phases = render_phases(&t->children[i].info);
+			timings_add_phases(en->timings, t->op.kind, phases);
+		}
+}
+
 void engine_finish(struct engine *en, struct task *t)
 {
 	struct err e = {0};
@@ -198,6 +211,7 @@ void engine_finish(struct engine *en, struct task *t)
 		return;
 	}
 	underway_ended(en->underway, t->op.id);
+	note_timings(en, t);
 	if (!task_is_done(t))
 		log_info("operation failed operation=%s kind=%s sandbox=%s: %s", t->op.id,
 			operation_kind_name(t->op.kind), t->op.sandbox, t->e.text);

@@ -61,13 +61,19 @@ void harvest_metrics(const struct pager_figures *f, struct strbuf *out)
 {
 	uint64_t below = 0;
 	strbuf_addf(out,
+		"# HELP stasis_pager_faults_total Page faults that pagers answered.\n"
 		"# TYPE stasis_pager_faults_total counter\nstasis_pager_faults_total %" PRIu64 "\n"
+		"# HELP stasis_pager_copied_bytes_total Memory that pagers loaded.\n"
 		"# TYPE stasis_pager_copied_bytes_total counter\n"
 		"stasis_pager_copied_bytes_total %" PRIu64 "\n"
+		"# HELP stasis_pager_prefetched_pages_total Pages that were loaded ahead.\n"
 		"# TYPE stasis_pager_prefetched_pages_total counter\n"
 		"stasis_pager_prefetched_pages_total %" PRIu64 "\n"
+		"# HELP stasis_pager_prefetch_hits_total Faults whose page was loaded ahead by "
+		"then.\n"
 		"# TYPE stasis_pager_prefetch_hits_total counter\n"
 		"stasis_pager_prefetch_hits_total %" PRIu64 "\n"
+		"# HELP stasis_pager_fault_seconds From the read of a fault to its answer.\n"
 		"# TYPE stasis_pager_fault_seconds histogram\n",
 		f->n[PAGER_FAULTS], f->n[PAGER_BYTES], f->n[PAGER_AHEAD], f->n[PAGER_HITS]);
 	for (unsigned i = 0; i < STATS_BUCKETS; i++) {

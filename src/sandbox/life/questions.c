@@ -6,23 +6,13 @@
 #include <sys/sysinfo.h>
 #include "agentclient/version.h"
 #include "base/clock.h"
-#include "disk/disk.h"
 #include "sandbox/capture/harvest.h"
+#include "sandbox/machine/meter.h"
 #include "sandbox/machine/source.h"
 #include "sandbox/machine/vmm_choice.h"
+#include "sandbox/table/disk_size.h"
 #include "sandbox/table/space.h"
 #include "sandbox/table/store.h"
-
-static void fill_disk_usage(const struct host *h, struct host_sandbox *s)
-{
-	char path[128];
-	int rc = s->state == SANDBOX_PAUSED
-			 ? str_format(path, sizeof path, "snapshots/%s/disk.img", s->snapshot)
-			 : str_format(path, sizeof path, "sandboxes/%s/rootfs.img", s->id);
-	if (s->state == SANDBOX_STOPPED || rc < 0 ||
-		disk_usage(h->data_fd, path, &s->disk_bytes) < 0)
-		s->disk_bytes = 0;
-}
 
 int host_get(struct host *h, const char *id, struct host_sandbox *ret, struct err *e)
 {
@@ -35,7 +25,7 @@ int host_get(struct host *h, const char *id, struct host_sandbox *ret, struct er
 	pthread_mutex_unlock(&h->lock);
 	if (!s)
 		return err_set(e, ERR_NOT_FOUND, "no sandbox '%s'", id);
-	fill_disk_usage(h, ret);
+	ret->disk_bytes = disk_size(h, ret);
 	return 0;
 }
 
@@ -69,7 +59,7 @@ int host_list(struct host *h, struct host_sandbox **ret, size_t *ret_n, struct e
 	if (!list)
 		return err_errno(e, ENOMEM, "list of sandboxes");
 	for (size_t i = 0; i < n; i++)
-		fill_disk_usage(h, &list[i]);
+		list[i].disk_bytes = disk_size(h, &list[i]);
 	*ret = list;
 	*ret_n = n;
 	return 0;
@@ -163,74 +153,117 @@ int host_info(struct host *h, struct host_info *ret, struct err *e)
 	return 0;
 }
 
-int host_metrics(struct host *h, struct strbuf *out, struct err *e)
+struct reading {
+	const char *name, *type, *help;
+	uint64_t value;
+};
+
+static void print_readings(const struct reading *list, size_t n, struct strbuf *out)
 {
-	struct host_info i;
-	int rc = host_info(h, &i, e);
-	if (rc < 0)
-		return rc;
+	for (size_t i = 0; i < n; i++)
+		strbuf_addf(out, "# HELP %s %s\n# TYPE %s %s\n%s %" PRIu64 "\n", list[i].name,
+			list[i].help, list[i].name, list[i].type, list[i].name, list[i].value);
+}
+
+static void print_counts(struct host *h, struct pager_figures *ret_pager, struct strbuf *out)
+{
 	pthread_mutex_lock(&h->lock);
+	const struct reading list[] = {
+		{"stasis_host_creates_total", "counter", "Sandboxes made.", h->creates},
+		{"stasis_host_create_failures_total", "counter", "Creates that failed.",
+			h->create_failures},
+		{"stasis_host_destroys_total", "counter", "Sandboxes ended by a call.",
+			h->destroys},
+		{"stasis_host_guest_ends_total", "counter", "Sandboxes that ended otherwise.",
+			h->guest_ends},
+		{"stasis_host_guest_oom_kills_total", "counter",
+			"Programs that guests killed for lack of memory.", h->oom_kills},
+		{"stasis_host_pauses_total", "counter", "Pauses, by calls and time-outs.",
+			h->pauses},
+		{"stasis_host_resumes_total", "counter", "Resumes.", h->resumes},
+		{"stasis_host_forks_total", "counter", "Forks.", h->forks},
+		{"stasis_host_memory_written_bytes_total", "counter",
+			"Memory that VMMs wrote for snapshots.", h->memory_written},
+		{"stasis_host_memory_kept_bytes_total", "counter",
+			"What of it had changed, and was kept.", h->memory_kept},
+	};
+	*ret_pager = h->pager;
+	pthread_mutex_unlock(&h->lock);
+	print_readings(list, ARRAY_SIZE(list), out);
+}
+
+static void print_state(struct host *h, const struct host_info *i, struct strbuf *out)
+{
 	unsigned freeing = 0;
+	pthread_mutex_lock(&h->lock);
 	for (const struct sandbox *s = NULL; (s = host_next(h, s));)
 		freeing += s->freeing;
-	uint64_t creates = h->creates, failures = h->create_failures, destroys = h->destroys,
-		 ends = h->guest_ends, oom_kills = h->oom_kills, pauses = h->pauses,
-		 resumes = h->resumes, forks = h->forks, written = h->memory_written,
-		 kept = h->memory_kept;
-	const struct pager_figures pager = h->pager;
 	pthread_mutex_unlock(&h->lock);
-	strbuf_addf(out,
-		"# TYPE stasis_host_creates_total counter\nstasis_host_creates_total %lu\n"
-		"# TYPE stasis_host_create_failures_total counter\n"
-		"stasis_host_create_failures_total %lu\n"
-		"# TYPE stasis_host_destroys_total counter\nstasis_host_destroys_total %lu\n"
-		"# TYPE stasis_host_guest_ends_total counter\nstasis_host_guest_ends_total %lu\n"
-		"# TYPE stasis_host_guest_oom_kills_total counter\n"
-		"stasis_host_guest_oom_kills_total %lu\n"
-		"# TYPE stasis_host_slots_ready gauge\nstasis_host_slots_ready %u\n"
-		"# TYPE stasis_host_slots_taken gauge\nstasis_host_slots_taken %u\n"
-		"# TYPE stasis_host_disk_free_bytes gauge\nstasis_host_disk_free_bytes %lu\n",
-		creates, failures, destroys, ends, oom_kills, i.slots_ready, i.slots_taken,
-		i.disk_free);
-	strbuf_addf(out,
-		"# TYPE stasis_host_disk_bytes gauge\nstasis_host_disk_bytes %lu\n"
-		"# TYPE stasis_host_disk_reserve_bytes gauge\nstasis_host_disk_reserve_bytes %lu\n"
-		"# TYPE stasis_host_disk_free_inodes gauge\nstasis_host_disk_free_inodes %lu\n"
-		"# TYPE stasis_host_pause_bytes gauge\nstasis_host_pause_bytes %lu\n"
-		"# TYPE stasis_host_disk_low gauge\nstasis_host_disk_low %d\n",
-		i.disk_total, i.disk_reserve, i.disk_free_inodes, i.pause_bytes,
-		str_eq(i.disk_state, space_level_name(SPACE_LOW)));
+	const struct reading list[] = {
+		{"stasis_host_slots_ready", "gauge", "Network slots made ahead.", i->slots_ready},
+		{"stasis_host_slots_taken", "gauge", "Network slots of sandboxes.", i->slots_taken},
+		{"stasis_host_max_sandboxes", "gauge", "The setting max_sandboxes.",
+			i->max_sandboxes},
+		{"stasis_host_disk_bytes", "gauge", "Size of the data volume.", i->disk_total},
+		{"stasis_host_disk_free_bytes", "gauge", "Free on the data volume.", i->disk_free},
+		{"stasis_host_disk_free_inodes", "gauge", "Free inodes of the data volume.",
+			i->disk_free_inodes},
+		{"stasis_host_disk_reserve_bytes", "gauge", "Kept free for pauses.",
+			i->disk_reserve},
+		{"stasis_host_disk_low", "gauge", "1: nothing new is started for lack of disk.",
+			str_eq(i->disk_state, space_level_name(SPACE_LOW))},
+		{"stasis_host_pause_bytes", "gauge", "What a pause of all that runs would need.",
+			i->pause_bytes},
+		{"stasis_host_freeing", "gauge",
+			"Ended sandboxes whose processes or files are "
+			"not gone yet.",
+			freeing},
+		{"stasis_host_damaged_headers", "gauge",
+			"Snapshots whose memory's header cannot be read.", h->damaged},
+		{"stasis_host_volume_ok", "gauge", "0: the data volume is absent.", i->volume_ok},
+	};
+	print_readings(list, ARRAY_SIZE(list), out);
+}
+
+static void print_unknown(struct host *h, struct strbuf *out)
+{
 	static const char *const kinds[UNKNOWN_KINDS] = {"shim", "sandbox", "snapshot", "layer"};
 	unsigned unknown[UNKNOWN_KINDS] = {0};
 	pthread_mutex_lock(&h->lock);
 	for (size_t k = 0; k < h->n_unknown; k++)
 		unknown[h->unknown[k].kind]++;
 	pthread_mutex_unlock(&h->lock);
-	strbuf_addf(out, "# TYPE stasis_host_unknown gauge\n");
+	strbuf_adds(out, "# HELP stasis_host_unknown On this machine and in no row.\n"
+			 "# TYPE stasis_host_unknown gauge\n");
 	for (size_t k = 0; k < UNKNOWN_KINDS; k++)
 		strbuf_addf(out, "stasis_host_unknown{kind=\"%s\"} %u\n", kinds[k], unknown[k]);
-	strbuf_addf(out,
-		"# TYPE stasis_host_damaged_headers gauge\nstasis_host_damaged_headers %u\n",
-		(unsigned)h->damaged);
+}
+
+static void print_starts(struct host *h, struct strbuf *out)
+{
 	unsigned inside;
 	size_t in_line;
 	gate_count(&h->gate, &inside, &in_line);
 	strbuf_addf(out,
+		"# HELP stasis_host_starts Machines that come up, and that wait for their turn.\n"
 		"# TYPE stasis_host_starts gauge\n"
 		"stasis_host_starts{state=\"under_way\"} %u\n"
 		"stasis_host_starts{state=\"waiting\"} %zu\n",
 		inside, in_line);
-	strbuf_addf(out, "# TYPE stasis_host_freeing gauge\nstasis_host_freeing %u\n", freeing);
-	strbuf_addf(out,
-		"# TYPE stasis_host_pauses_total counter\nstasis_host_pauses_total %lu\n"
-		"# TYPE stasis_host_resumes_total counter\nstasis_host_resumes_total %lu\n"
-		"# TYPE stasis_host_forks_total counter\nstasis_host_forks_total %lu\n"
-		"# TYPE stasis_host_memory_written_bytes_total counter\n"
-		"stasis_host_memory_written_bytes_total %lu\n"
-		"# TYPE stasis_host_memory_kept_bytes_total counter\n"
-		"stasis_host_memory_kept_bytes_total %lu\n",
-		pauses, resumes, forks, written, kept);
+}
+
+int host_metrics(struct host *h, struct strbuf *out, struct err *e)
+{
+	struct host_info i;
+	struct pager_figures pager;
+	int rc = host_info(h, &i, e);
+	if (rc < 0)
+		return rc;
+	print_counts(h, &pager, out);
+	print_state(h, &i, out);
+	print_unknown(h, out);
+	print_starts(h, out);
 	// Pagers tell their figures a while after the start of their sandbox and at its pause.
 	harvest_metrics(&pager, out);
-	return strbuf_check(out);
+	return meter_print(h, out, e);
 }

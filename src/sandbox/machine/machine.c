@@ -18,6 +18,7 @@
 #include "sandbox/machine/greet.h"
 #include "sandbox/machine/jail.h"
 #include "sandbox/machine/lineage.h"
+#include "sandbox/machine/meter.h"
 #include "sandbox/machine/reach.h"
 #include "sandbox/machine/runtimes.h"
 #include "sandbox/table/state.h"
@@ -241,6 +242,7 @@ int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 	s->full_next = false;
 	s->harvest[0] = '\0';
 	s->pager_told = (struct pager_figures){0};
+	meter_begin(s);
 	snprintf(s->info.backend, sizeof s->info.backend, "%s",
 		p->img ? "boot"
 		: file ? "file"

@@ -37,6 +37,12 @@ struct sandbox_halt {
 	bool asking;
 };
 
+// What is needed to tell what it uses (machine/meter.h).
+struct sandbox_meter {
+	int pid[3];			       // VMM and its children; 0: none, or not found yet
+	uint64_t sent_before, received_before; // by the slot's interface, before its start
+};
+
 struct sandbox {
 	struct host_sandbox info;
 	char token[96];	       // envd's; kept for later resumes
@@ -75,6 +81,7 @@ struct sandbox {
 	const struct vmm_choice *vmm; // that it runs on: held; NULL: it does not run
 	struct unsettled *unsettled;  // what recovery has still to do (watch/recover.c)
 	uint64_t ready_ns; // CLOCK_MONOTONIC of the load whose record is not taken yet; 0: none
+	struct sandbox_meter meter;
 	struct pager_figures pager_told; // by its pager, and in host.pager
 	struct sandbox_oom oom;
 	uint64_t console_from; // what the console had when its machine was started
@@ -124,6 +131,7 @@ struct host {
 	uint64_t reserve_bytes; // of the volume (space.h)
 	unsigned reserve_percent;
 	bool pause_room;
+	unsigned metrics_sandboxes;	 // with lines of their own in the metrics
 	pthread_mutex_t space_lock;	 // one start is given room at a time; outer of lock
 	_Atomic int space_level;	 // enum space_level
 	_Atomic uint64_t space_promised; // to pauses under way

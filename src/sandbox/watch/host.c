@@ -115,6 +115,7 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	h->reserve_bytes = cfg->reserve_bytes;
 	h->reserve_percent = cfg->reserve_percent;
 	h->pause_room = cfg->pause_room;
+	h->metrics_sandboxes = cfg->metrics_sandboxes;
 	h->max_sandboxes = cfg->max_sandboxes ? cfg->max_sandboxes : DEFAULT_MAX;
 	h->data_dir = strdup(cfg->data_dir);
 	h->run_dir = strdup(cfg->run_dir);

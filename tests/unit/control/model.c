@@ -593,7 +593,8 @@ static int info(void *host, struct host_info *ret, struct err *e)
 
 static int metrics(void *host, struct strbuf *out, struct err *e)
 {
-	strbuf_adds(out, "stasis_model_metric 42\n");
+	strbuf_adds(out, "# HELP stasis_model_metric None.\n# TYPE stasis_model_metric gauge\n"
+			 "stasis_model_metric 42\n");
 	return 0;
 }
 
@@ -667,6 +668,15 @@ static int runtimes(void *host, struct host_runtime **ret, size_t *ret_n, struct
 	return 0;
 }
 
+static int figures(void *host, const char *id, struct host_figures *ret, struct err *e)
+{
+	struct host_sandbox s;
+	int rc = get(host, id, &s, e);
+	if (rc == 0)
+		*ret = (struct host_figures){s.state, 1500000, 2, 3, 4, 5, 6, 7};
+	return rc;
+}
+
 static int runtime_deny(void *host, const char *op_id, const char *id, bool on, struct err *e)
 {
 	if (!str_eq(id, "00000000000000000000000000000002"))
@@ -726,6 +736,7 @@ struct hostagent model_host(struct model *m)
 		.metrics = metrics,
 		.usage = usage,
 		.runtimes = runtimes,
+		.figures = figures,
 		.runtime_deny = runtime_deny,
 		.remove_unknown = remove_unknown,
 	};

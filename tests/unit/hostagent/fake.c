@@ -343,6 +343,13 @@ static int runtimes(void *p, struct host_runtime **ret, size_t *ret_n, struct er
 	return 0;
 }
 
+static int figures(void *p, const char *id, struct host_figures *ret, struct err *e)
+{
+	int rc = enter(p, "figures", id, e);
+	*ret = (struct host_figures){SANDBOX_RUNNING, 1ull << 40, 2, 3, 4, 5, 6, 7};
+	return rc;
+}
+
 static int runtime_deny(void *p, const char *op_id, const char *id, bool on, struct err *e)
 {
 	int rc = operate(p, on ? "runtime_deny" : "runtime_allow", op_id, "", e);
@@ -359,9 +366,9 @@ static int remove_unknown(void *p, const char *op_id, size_t *ret_n, struct err 
 struct hostagent fake_host(struct fake *f)
 {
 	static const struct hostagent_ops ops = {create, destroy, expire, pause_, resume, fork_,
-		snapshot_create, snapshot_delete, snapshots, snapshot_check, get, list, set_timeout,
-		set_on_timeout, address, open_log, events, ack_events, templates, drain, info,
-		metrics, usage, runtimes, runtime_deny, remove_unknown};
+		snapshot_create, snapshot_delete, snapshots, snapshot_check, get, figures, list,
+		set_timeout, set_on_timeout, address, open_log, events, ack_events, templates,
+		drain, info, metrics, usage, runtimes, runtime_deny, remove_unknown};
 	return (struct hostagent){&ops, f};
 }
 

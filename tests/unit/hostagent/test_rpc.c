@@ -231,6 +231,16 @@ static void each_function_reaches_the_host_and_brings_its_answer(void **state)
 	assert_int_equal(usage.n_shares, 1);
 	assert_string_equal(usage.shares->id, "base");
 	host_usage_report_done(&usage);
+	struct host_figures figures = {0};
+	OK(w, figures, "ione", &figures);
+	assert_string_equal(f->call, "figures");
+	assert_true(figures.cpu_us == 1ull << 40 && figures.state == SANDBOX_RUNNING);
+	assert_int_equal(figures.memory_bytes, 2);
+	assert_int_equal(figures.disk_bytes, 3);
+	assert_int_equal(figures.network_received_bytes, 4);
+	assert_int_equal(figures.network_sent_bytes, 5);
+	assert_int_equal(figures.faults, 6);
+	assert_int_equal(figures.loaded_bytes, 7);
 	struct host_runtime *kept = NULL;
 	OK(w, runtimes, &kept, &n);
 	assert_int_equal(n, 1);

@@ -77,6 +77,13 @@ bool machine_lives(const struct machine *m)
 }
 
 // All that the guest may have.
+int shim_processes(const char *dir, int *ret, size_t n)
+{
+	memset(ret, 0, n * sizeof *ret);
+	ret[0] = getpid();
+	return 0;
+}
+
 int shim_memory(const char *dir, uint64_t *ret)
 {
 	struct machine m;
