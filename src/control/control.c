@@ -26,6 +26,7 @@ extern const struct embed control_migrations[];
 
 #define UPKEEP_S 10
 #define RETENTION_PASSES 6 // of the upkeep, to one of retention
+#define OWNER_PASSES 60	   // to one look for owners of what is forgotten
 #define WATCH_MS 10000
 #define RETRY_MS 500
 
@@ -49,7 +50,8 @@ static int make_admin_key(struct control *c, struct err *e)
 	int r = file_write_atomic(AT_FDCWD, path, line, (size_t)n, 0600);
 	if (r < 0)
 		return err_errno(e, r, "%s", path);
-	r = keys_add(c->keys, "admin", key, NULL, e);
+	struct key_info admin = {.name = "admin", .scope = KEY_ADMIN};
+	r = keys_add(c->keys, key, &admin, e);
 	explicit_bzero(key, sizeof key);
 	explicit_bzero(line, sizeof line);
 	return r;
@@ -108,6 +110,8 @@ static void upkeep(struct control *c, unsigned pass)
 	engine_expire(&c->engine);
 	if (pass % RETENTION_PASSES == 0)
 		retain(c);
+	if (pass % OWNER_PASSES == 0 && rows_expire_owners(c->rows, &e) < 0)
+		log_warn("owners of old sandboxes are kept: %s", e.text);
 	if (event_log_expire(c->db, &e) < 0)
 		log_warn("old events are kept: %s", e.text);
 	if (keys_flush(c->keys, &e) < 0)

@@ -206,6 +206,14 @@ void http_reply_header(struct http_request *r, const char *name, const char *val
 	r->headers = h;
 }
 
+bool http_reply_has(const struct http_request *r, const char *name)
+{
+	const struct reply_header *h = r->headers;
+	while (h && strcasecmp(h->name, name) != 0)
+		h = h->next;
+	return h != NULL;
+}
+
 // Takes response, NULL when it could not be made: then the connection is cut.
 static void set_reply(
 	struct http_request *r, int status, const char *content_type, struct MHD_Response *response)

@@ -8,11 +8,13 @@
 
 json_t *answer_snapshot(const struct template *t)
 {
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o}", "name", t->name,
-		"kind", "snapshot", "snapshot_id", t->snapshot, "sandbox_id", t->sandbox, "parent",
-		t->parent, "vcpus", (json_int_t)t->vcpus, "memory_mb", (json_int_t)t->memory_mb,
-		"disk_mb", (json_int_t)t->disk_mb, "memory_bytes", (json_int_t)t->memory_bytes,
-		"disk_bytes", (json_int_t)t->disk_bytes, "created_at", render_time(t->created_ns));
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:b}",
+		"name", t->name, "kind", "snapshot", "snapshot_id", t->snapshot, "sandbox_id",
+		t->sandbox, "parent", t->parent, "vcpus", (json_int_t)t->vcpus, "memory_mb",
+		(json_int_t)t->memory_mb, "disk_mb", (json_int_t)t->disk_mb, "memory_bytes",
+		(json_int_t)t->memory_bytes, "disk_bytes", (json_int_t)t->disk_bytes, "created_at",
+		render_time(t->created_ns), "owner", render_text(t->owner), "public",
+		(int)t->public);
 }
 
 json_t *answer_of_child(const struct task *t, size_t i)

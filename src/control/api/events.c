@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/str.h"
 #include "control/api/find.h"
+#include "control/api/login.h"
 #include "control/api/page.h"
 #include "control/api/reply.h"
 #include "control/state/event_log.h"
@@ -80,6 +81,8 @@ struct follower {
 	struct control *c;
 	struct http_request *req;
 	char sandbox[64]; // "": all
+	char owner[KEY_OWNER_SIZE];
+	bool owned; // of that owner alone
 	uint64_t cursor, since_ns, spoke_ns;
 	struct event_log_range range; // as of the last read
 	size_t n;		      // lines of the last read
@@ -107,6 +110,15 @@ static int add_line(void *ctx, const struct host_event *ev)
 	return strbuf_check(&f->lines);
 }
 
+static int read_more(struct follower *f)
+{
+	if (f->owned && !f->sandbox[0])
+		return event_log_read_of(
+			f->c->db, f->cursor, f->since_ns, f->owner, PAGE_MAX, add_line, f, NULL);
+	return event_log_read(f->c->db, f->cursor, f->since_ns, f->sandbox[0] ? f->sandbox : NULL,
+		PAGE_MAX, add_line, f, NULL);
+}
+
 static ssize_t follower_next(void *p, char *buf, size_t max)
 {
 	struct follower *f = p;
@@ -120,8 +132,7 @@ static ssize_t follower_next(void *p, char *buf, size_t max)
 		f->n = 0;
 		int r = last > f->cursor ? event_log_range(f->c->db, &f->range, NULL) : 0;
 		if (r == 0 && last > f->cursor)
-			r = event_log_read(f->c->db, f->cursor, f->since_ns,
-				f->sandbox[0] ? f->sandbox : NULL, PAGE_MAX, add_line, f, NULL);
+			r = read_more(f);
 		if (r < 0)
 			return r;
 		// Those of other sandboxes are passed over.
@@ -156,6 +167,9 @@ static void follow(struct http_request *r, struct control *c, const struct query
 	f->req = r;
 	f->cursor = q->cursor;
 	f->since_ns = q->since_ns;
+	f->owned = login_owner(r) != NULL;
+	if (f->owned)
+		snprintf(f->owner, sizeof f->owner, "%s", login_owner(r));
 	memcpy(f->sandbox, q->sandbox, sizeof f->sandbox);
 	f->spoke_ns = clock_monotonic_ns();
 	http_reply_stream(r, 200, "application/x-ndjson", follower_next, f, follower_free);
@@ -183,8 +197,12 @@ static void list(struct http_request *r, struct control *c, const struct query *
 	struct items items = {out, range->epoch, q->cursor};
 	struct err e = {0};
 	char next[CURSOR_SIZE];
-	int rc = event_log_read(c->db, q->cursor, q->since_ns, q->sandbox[0] ? q->sandbox : NULL,
-		q->limit, add_item, &items, &e);
+	const char *owner = login_owner(r);
+	int rc = owner && !q->sandbox[0] ? event_log_read_of(c->db, q->cursor, q->since_ns, owner,
+						   q->limit, add_item, &items, &e)
+					 : event_log_read(c->db, q->cursor, q->since_ns,
+						   q->sandbox[0] ? q->sandbox : NULL, q->limit,
+						   add_item, &items, &e);
 	if (rc < 0) {
 		reply_error(r, &e);
 		return;

@@ -31,7 +31,7 @@ enum stop_reason { STOP_NONE, STOP_CLIENT_GONE, STOP_CLOSING, STOP_DEADLINE, STO
 struct exec {
 	struct http_request *req;
 	struct envd_target target;
-	char base_url[80];
+	char base_url[80], token[SHA256_HEX_SIZE];
 	uint64_t deadline_ns; // CLOCK_MONOTONIC
 	uint64_t began_ns;    // CLOCK_REALTIME
 	enum stop_reason stop;
@@ -236,8 +236,8 @@ static int find_agent(struct control *c, struct exec *x, const char *id, const c
 		return r;
 	}
 	snprintf(x->base_url, sizeof x->base_url, "http://%s:%d", at.address, ENVD_PORT);
-	x->target =
-		(struct envd_target){.base_url = x->base_url, .token = (*ret)->token, .user = user};
+	x->target = (struct envd_target){.base_url = x->base_url, .token = x->token, .user = user};
+	row_get_token(*ret, x->token);
 	return 0;
 }
 

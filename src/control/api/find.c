@@ -14,11 +14,11 @@ int find_none(const char *id, struct err *e)
 
 void find_id(struct control *c, struct http_request *r, const char *text, char ret_id[64])
 {
-	char key[UUID_SIZE];
+	const struct key_info *key = login_of(r);
 	_cleanup_(row_unrefp) struct sandbox_row *row = rows_get(c->rows, text);
 	// Names cannot look like ids that are made.
-	if (!row && id_is_name(text) && !id_is_made(text) && login_key_id(c, r, key, NULL) == 0)
-		row = rows_named(c->rows, key, text);
+	if (!row && key && id_is_name(text) && !id_is_made(text))
+		row = rows_named(c->rows, key->id, text);
 	snprintf(ret_id, 64, "%s", row ? row->id : text);
 }
 
@@ -35,6 +35,12 @@ int find_filter_id(
 		return 0;
 	find_id(c, r, text, ret_id);
 	_cleanup_(row_unrefp) struct sandbox_row *row = rows_get(c->rows, ret_id);
+	char owner[KEY_OWNER_SIZE];
+	int rc = login_owner(r) ? rows_owner(c->rows, ret_id, owner, e) : 0;
+	if (rc < 0)
+		return rc;
+	if (login_owner(r) && !login_sees(r, owner))
+		return find_none(text, e);
 	if (row || id_is_made(text))
 		return 0;
 	err_set(e, ERR_NOT_FOUND,
@@ -141,6 +147,28 @@ int find_say_ended(const struct host_sandbox *ended, struct err *e)
 	int rc = err_set(e, ERR_NOT_FOUND, "no sandbox '%s' any more: it has ended (%s)", ended->id,
 		ended->cause);
 	return add_cause(ended, rc, e);
+}
+
+int find_mine(
+	struct control *c, struct http_request *r, const char *text, char ret_id[64], struct err *e)
+{
+	char owner[KEY_OWNER_SIZE];
+	find_id(c, r, text, ret_id);
+	int rc = login_owner(r) ? rows_owner(c->rows, ret_id, owner, e) : 0;
+	return rc < 0 || !login_owner(r) || login_sees(r, owner) ? rc : find_none(text, e);
+}
+
+int find_snapshot(struct control *c, const struct http_request *r, const char *name, bool to_change,
+	struct template *ret, struct err *e)
+{
+	int rc = templates_get(c->db, name, ret, e);
+	if (rc < 0 || login_sees(r, ret->owner))
+		return rc;
+	if (ret->public && !to_change)
+		return 0;
+	if (ret->public)
+		return err_set(e, ERR_FORBIDDEN, "snapshot '%.63s' is not yours to change", name);
+	return templates_none(name, e);
 }
 
 int find_live(struct control *c, const char *id, struct sandbox_row **ret, struct err *e)

@@ -2,6 +2,7 @@
 // What a request is about.
 #pragma once
 #include "control/api/context.h"
+#include "control/state/templates.h"
 
 // The id behind what a client calls a sandbox: an id, or a name that the request's key gave (see
 // rows_named). Any other text is given back as it is, cut to an id's size.
@@ -12,6 +13,14 @@ void find_path_id(struct control *c, struct http_request *r, char ret_id[64]);
 // are not: ERR_NOT_FOUND. NULL text gives "".
 int find_filter_id(struct control *c, struct http_request *r, const char *text, char ret_id[64],
 	struct err *e);
+// The id behind what the body of a request calls a sandbox, which must be one that its key sees:
+// ERR_NOT_FOUND.
+int find_mine(struct control *c, struct http_request *r, const char *text, char ret_id[64],
+	struct err *e);
+// A snapshot that the request's key sees: its owner's, and a public one unless it is to be changed.
+// ERR_NOT_FOUND.
+int find_snapshot(struct control *c, const struct http_request *r, const char *name, bool to_change,
+	struct template *ret, struct err *e);
 int find_none(const char *id, struct err *e); // ERR_NOT_FOUND
 // What has ended is the reason: its cause and time go into e, which is set.
 void find_say_cause(const struct sandbox_row *row, struct err *e);

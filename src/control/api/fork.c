@@ -20,7 +20,7 @@
 struct fork {
 	struct control *c;
 	char id[64];
-	char api_key[UUID_SIZE]; // of the children
+	const struct key_info *key; // of the children, as long as the request
 	struct sandbox_row *source;
 	json_t *body; // env and metadata are in it
 	json_t *env, *metadata;
@@ -94,6 +94,7 @@ static int begin(struct fork *f, struct http_request *r, uint64_t timeout_sec, s
 	_cleanup_json_ json_t *none = json_object();
 	_cleanup_json_ json_t *children = json_array();
 	_cleanup_free_ struct row_new *new = calloc(f->n, sizeof *new);
+	const struct row_size size = row_get_size(f->source);
 	if (!new || !none || !children)
 		return err_errno(e, ENOMEM, "fork");
 	for (size_t i = 0; i < f->n; i++) {
@@ -105,7 +106,10 @@ static int begin(struct fork *f, struct http_request *r, uint64_t timeout_sec, s
 			return err_errno(e, ENOMEM, "fork");
 		new[i] = (struct row_new){.id = json_string_value(json_object_get(child, "id")),
 			.template = f->source->template,
-			.api_key = f->api_key,
+			.api_key = f->key->id,
+			.owner = f->source->owner,
+			.size = size,
+			.payer = f->key,
 			.metadata = f->metadata,
 			.env = f->env ? f->env : none,
 			.on_timeout = f->on_timeout,
@@ -198,6 +202,7 @@ void fork_sandbox(struct http_request *r, void *ctx)
 		return;
 	}
 	f->c = ctx;
+	f->key = login_of(r);
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_cond_init(&f->wake, NULL);
 	f->streams = accept && strstr(accept, "application/x-ndjson");
@@ -205,7 +210,7 @@ void fork_sandbox(struct http_request *r, void *ctx)
 	// The host's messages have room for an id of this size.
 	int rc =
 		id_is_sandbox(f->id) && strlen(f->id) < SANDBOX_ID_SIZE
-			? login_key_id(f->c, r, f->api_key, &e)
+			? 0
 			: err_set(&e, ERR_NOT_FOUND, "no sandbox '%.64s'", http_req_param(r, "id"));
 	if (rc == 0)
 		rc = http_req_json(r, true, &f->body, &e);
@@ -215,6 +220,8 @@ void fork_sandbox(struct http_request *r, void *ctx)
 		rc = work_key(f->c, r, f->body, &f->task);
 	if (rc == 0)
 		rc = find_source(f, on_timeout, &e);
+	if (rc == 0)
+		rc = login_take_creates(f->c, r, f->n, &e);
 	if (rc == 0)
 		rc = begin(f, r, has_timeout ? timeout_sec : f->source->timeout_sec, &e);
 	if (rc == 0 && f->streams) {

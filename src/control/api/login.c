@@ -1,32 +1,129 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/api/login.h"
+#include <inttypes.h>
 #include <string.h>
 #include "base/str.h"
+#include "control/api/find.h"
 #include "control/api/reply.h"
+
+// --- credentials
+
+// What follows a scheme's name and its blanks; NULL: another scheme.
+static const char *after_scheme(const char *authorization, const char *scheme)
+{
+	size_t n = strlen(scheme);
+	if (!authorization || strncasecmp(authorization, scheme, n) != 0 || authorization[n] != ' ')
+		return NULL;
+	return authorization + n + strspn(authorization + n, " ");
+}
 
 const char *login_bearer(const char *authorization)
 {
-	static const char scheme[] = "Bearer ";
-	size_t n = sizeof scheme - 1;
-	return authorization && strncasecmp(authorization, scheme, n) == 0 ? authorization + n
-									   : NULL;
+	return after_scheme(authorization, "Bearer");
 }
 
-const char *login_key(const struct http_request *r)
+const char *login_key(struct http_request *r)
 {
 	const char *key = http_req_header(r, "X-API-Key");
 	return key ? key : login_bearer(http_req_header(r, "Authorization"));
 }
 
-int login_key_id(struct control *c, struct http_request *r, char ret_id[UUID_SIZE], struct err *e)
+// One word; its first n bytes.
+static bool is_key(struct control *c, const char *text, size_t n)
 {
-	const char *key = login_key(r);
-	return key && keys_find(c->keys, key, ret_id)
-		       ? 0
-		       : err_set(e, ERR_UNAUTHENTICATED, "unknown API key");
+	char word[256];
+	if (n == 0 || n >= sizeof word)
+		return false;
+	memcpy(word, text, n);
+	word[n] = '\0';
+	bool yes = keys_looks_like_one(word) || keys_is_known(c->keys, word);
+	explicit_bzero(word, sizeof word);
+	return yes;
 }
 
-// --- before the handlers
+// Any word of it: whatever a client has put around the key. Those of a key's letters are one.
+static bool has_word(struct control *c, const char *text, size_t len)
+{
+	static const char between[] = " \t,;:=\"'";
+	for (const char *p = text, *end = text + len; p < end; p++) {
+		size_t n = 0;
+		while (p + n < end && p[n] && !strchr(between, p[n]))
+			n++;
+		if (is_key(c, p, n))
+			return true;
+		p += n;
+	}
+	return false;
+}
+
+bool login_has_key(struct control *c, const char *value)
+{
+	_cleanup_strbuf_ struct strbuf plain = {0};
+	if (has_word(c, value, strlen(value)))
+		return true;
+	const char *basic = after_scheme(value, "Basic");
+	size_t len = basic ? strcspn(basic, " \t") : 0;
+	if (!len || str_base64_decode(&plain, basic, len) < 0 || !plain.len)
+		return false;
+	bool has = has_word(c, plain.data, plain.len);
+	explicit_bzero(plain.data, plain.len);
+	return has;
+}
+
+// --- who
+
+const struct key_info *login_of(const struct http_request *r)
+{
+	return http_req_data(r);
+}
+
+const char *login_owner(const struct http_request *r)
+{
+	const struct key_info *k = login_of(r);
+	bool all = k && (k->scope == KEY_ADMIN || (k->scope == KEY_READ && !k->owner[0]));
+	return all ? NULL : k ? k->owner : "";
+}
+
+bool login_sees(const struct http_request *r, const char *owner)
+{
+	const char *mine = login_owner(r);
+	return !mine || (mine[0] && str_eq(mine, owner));
+}
+
+static void hide(json_t *sandbox)
+{
+	if (json_object_get(sandbox, "envd_token"))
+		json_object_set_new(sandbox, "envd_token", json_string(""));
+}
+
+void login_hide(const struct http_request *r, json_t *body)
+{
+	const struct key_info *k = login_of(r);
+	json_t *list = json_object_get(body, "sandboxes"), *item;
+	size_t i;
+	if (k && k->scope != KEY_READ)
+		return;
+	hide(body);
+	json_array_foreach (list, i, item)
+		hide(item);
+}
+
+int login_take_creates(struct control *c, struct http_request *r, uint64_t n, struct err *e)
+{
+	const struct key_info *k = login_of(r);
+	unsigned wait = k ? keys_take_creates(c->keys, k, n) : 0;
+	if (!wait)
+		return 0;
+	char text[16];
+	snprintf(text, sizeof text, "%u", wait);
+	http_reply_header(r, "Retry-After", text);
+	return err_set(e, ERR_LIMIT,
+		"quota: this key may create %" PRIu64
+		" sandboxes a minute: ask again in %u s, or ask the server's operator for more",
+		k->quota.creates, wait);
+}
+
+// --- names of the query
 
 // The i-th of names that are joined by blanks; false beyond the last.
 static bool nth_name(const char *names, size_t i, char out[32])
@@ -78,28 +175,81 @@ static int check_query(struct http_request *r, const struct http_route *route, s
 	return 0;
 }
 
+// --- before the handlers
+
+static bool may(const struct http_request *r, const struct http_route *route, struct err *e)
+{
+	const struct key_info *k = login_of(r);
+	bool reads = str_eq(route->method, "GET") || (route->flags & ROUTE_QUIET);
+	if (k->scope == KEY_ADMIN)
+		return true;
+	if ((route->flags & ROUTE_OVERVIEW) && !login_owner(r))
+		return true;
+	if (route->flags & (ROUTE_ADMIN | ROUTE_OVERVIEW))
+		err_set(e, ERR_FORBIDDEN,
+			"this call is for keys of the scope admin, and this key's is %s",
+			key_scope_name(k->scope));
+	else if (k->scope == KEY_READ && !reads)
+		err_set(e, ERR_FORBIDDEN,
+			"this key only reads: a change needs one of the scope sandboxes");
+	return !err_is_set(e);
+}
+
+// Another owner's sandbox is told of in the same words as one that never was.
+static int check_path(struct control *c, struct http_request *r, struct err *e)
+{
+	const char *text = http_req_param(r, "id");
+	char id[64], owner[KEY_OWNER_SIZE];
+	if (!text || !login_owner(r) || !str_starts(http_req_path(r), "/v1/sandboxes/"))
+		return 0;
+	find_id(c, r, text, id);
+	int rc = rows_owner(c->rows, id, owner, e);
+	return rc < 0 || login_sees(r, owner) ? rc : find_none(text, e);
+}
+
+static int identify(struct control *c, struct http_request *r, struct err *e)
+{
+	const char *text = login_key(r);
+	struct key_info *k = NULL;
+	if (!(k = malloc(sizeof *k)))
+		return err_errno(e, ENOMEM, "key");
+	int rc = keys_check(c->keys, text, k, e);
+	if (rc < 0) {
+		free(k);
+		return rc;
+	}
+	http_req_set_data(r, k, free);
+	return 0;
+}
+
+static int check_edge(struct control *c, struct http_request *r, struct err *e)
+{
+	const char *key = http_req_header(r, "X-Stasis-Edge");
+	if (key && str_eq_secret(key, c->edge_key))
+		return 0;
+	return err_set(
+		e, ERR_NOT_FOUND, "no such path: %s %.200s", http_req_method(r), http_req_path(r));
+}
+
 bool login_before(struct http_request *r, const struct http_route *route, void *ctx)
 {
 	struct control *c = ctx;
 	struct err e = {0};
+	int rc = 0;
 	if (route->flags & ROUTE_EDGE) {
-		const char *key = http_req_header(r, "X-Stasis-Edge");
-		if (key && str_eq_secret(key, c->edge_key))
-			return false;
-		err_set(&e, ERR_NOT_FOUND, "no such path: %s %.200s", http_req_method(r),
-			http_req_path(r));
+		rc = check_edge(c, r, &e);
+	} else if (!(route->flags & ROUTE_PUBLIC)) {
+		rc = identify(c, r, &e);
+		if (rc == 0 && !may(r, route, &e))
+			rc = -EPERM;
+		if (rc == 0)
+			rc = check_query(r, route, &e);
+		if (rc == 0)
+			rc = check_path(c, r, &e);
 	} else {
-		const char *key = login_key(r);
-		if ((route->flags & ROUTE_PUBLIC) || (key && keys_check(c->keys, key))) {
-			if (check_query(r, route, &e) == 0)
-				return false;
-			reply_error(r, &e);
-			return true;
-		}
-		err_set(&e, ERR_UNAUTHENTICATED, "%s",
-			key ? "unknown API key"
-			    : "no API key: send it as X-API-Key or as a bearer token");
+		rc = check_query(r, route, &e);
 	}
-	reply_error(r, &e);
-	return true;
+	if (rc < 0)
+		reply_error(r, &e);
+	return rc < 0;
 }

@@ -5,6 +5,7 @@
 #include "base/str.h"
 #include "control/api/fields.h"
 #include "control/api/find.h"
+#include "control/api/login.h"
 #include "control/api/reply.h"
 #include "control/api/work.h"
 #include "base/json.h"
@@ -66,11 +67,11 @@ static int read_resume(json_t *body, struct resume_body *b, struct err *e)
 	return r;
 }
 
-static int find_own_snapshot(struct control *c, const struct sandbox_row *row, const char *name,
-	char snapshot[UUID_SIZE], struct err *e)
+static int find_own_snapshot(struct control *c, const struct http_request *req,
+	const struct sandbox_row *row, const char *name, char snapshot[UUID_SIZE], struct err *e)
 {
 	struct template t;
-	int r = templates_get(c->db, name, &t, e);
+	int r = find_snapshot(c, req, name, false, &t, e);
 	if (r < 0)
 		return err_prefix(e, r, "from");
 	if (!str_eq(t.sandbox, row->id))
@@ -81,12 +82,12 @@ static int find_own_snapshot(struct control *c, const struct sandbox_row *row, c
 	return 0;
 }
 
-static int prepare_resume(struct control *c, struct sandbox_row *row, const struct resume_body *b,
-	struct task *t, struct err *e)
+static int prepare_resume(struct control *c, const struct http_request *req,
+	struct sandbox_row *row, const struct resume_body *b, struct task *t, struct err *e)
 {
 	struct host_sandbox s;
 	char from[UUID_SIZE] = "";
-	int r = b->from ? find_own_snapshot(c, row, b->from, from, e) : 0;
+	int r = b->from ? find_own_snapshot(c, req, row, b->from, from, e) : 0;
 	if (r == 0)
 		r = find_report(c, row, &s, e);
 	if (r < 0)
@@ -120,9 +121,13 @@ void power_resume(struct http_request *r, void *ctx)
 	if (rc == 0)
 		rc = find_ready(c, id, &row, &e);
 	if (rc == 0)
-		rc = prepare_resume(c, row, &b, &t, &e);
+		rc = prepare_resume(c, r, row, &b, &t, &e);
+	// Processors and memory count again from here on; while it was paused only its disk did.
+	if (rc == 0)
+		rc = rows_begin_resume(c->rows, row, login_of(r), &e);
 	if (rc == 0) {
 		work_run(c, r, &t, NULL, 0);
+		rows_end_resume(c->rows, row);
 		if (task_is_done(&t))
 			row->ready_ns = clock_monotonic_ns();
 	}

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/api/reply.h"
+#include "control/api/login.h"
 #include "control/state/render.h"
 
 // Seconds. A place is free as soon as any sandbox ends; a host that is silent is looked at every
@@ -9,6 +10,8 @@
 
 void reply_retry_after(struct http_request *r, int status)
 {
+	if (http_reply_has(r, "Retry-After"))
+		return;
 	if (status == err_info(ERR_LIMIT)->http_status)
 		http_reply_header(r, "Retry-After", RETRY_LIMIT);
 	else if (status == err_info(ERR_UNAVAILABLE)->http_status)
@@ -26,6 +29,7 @@ void reply_sandbox(struct http_request *r, int status, const struct sandbox_row 
 {
 	json_t *j = render_sandbox(row, s);
 	if (j) {
+		login_hide(r, j);
 		http_reply_json(r, status, j);
 		return;
 	}

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "base/str.h"
 #include "control/api/find.h"
+#include "control/api/login.h"
 #include "control/api/page.h"
 #include "control/api/reply.h"
 #include "control/state/render.h"
@@ -120,7 +121,8 @@ static int by_id(const void *a, const void *b)
 struct listing {
 	struct control *c;
 	const struct filter *f;
-	struct host_sandbox *live; // as the host says, by id
+	const struct http_request *req; // NULL: who sees all
+	struct host_sandbox *live;	// as the host says, by id
 	size_t n_live;
 	bool silent; // it says nothing
 	json_t *out;
@@ -167,6 +169,8 @@ static int show(struct listing *l, struct sandbox_row *row, struct err *e)
 {
 	struct host_sandbox found;
 	const struct host_sandbox *s;
+	if (l->req && !login_sees(l->req, row->owner))
+		return 0;
 	int rc = look_at(l, row, &found, &s, e);
 	if (rc < 0 || !fits(l->f, row, s->state))
 		return MIN(rc, 0);
@@ -174,7 +178,10 @@ static int show(struct listing *l, struct sandbox_row *row, struct err *e)
 		l->next = l->last_shown;
 		return 1;
 	}
-	json_array_append_new(l->out, render_sandbox(row, s));
+	json_t *j = render_sandbox(row, s);
+	if (l->req)
+		login_hide(l->req, j);
+	json_array_append_new(l->out, j);
 	l->last_shown = row->created_ns;
 	return 0;
 }
@@ -213,7 +220,7 @@ json_t *sandboxes_page(struct control *c, size_t max, struct err *e)
 void sandboxes_list(struct http_request *r, void *ctx)
 {
 	_cleanup_(filter_done) struct filter f = {0};
-	struct listing l = {.c = ctx, .f = &f, .out = json_array()};
+	struct listing l = {.c = ctx, .f = &f, .req = r, .out = json_array()};
 	struct err e = {0};
 	int rc = read_filter(r, &f, &e);
 	if (rc == 0)

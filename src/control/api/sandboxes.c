@@ -117,9 +117,19 @@ static int check_snapshot(const struct create_body *b, const struct template *t,
 	return check_disk(b, t->name, t->disk_mb, e);
 }
 
+static struct row_size size_of(
+	const struct create_body *b, unsigned vcpus, unsigned memory_mb, uint64_t disk_mb)
+{
+	return (struct row_size){b->vcpus ? (unsigned)b->vcpus : vcpus,
+		b->memory_mb ? (unsigned)b->memory_mb : memory_mb,
+		b->disk_mb ? b->disk_mb : disk_mb};
+}
+
 // The template must exist, and the machine fit it. snapshot: what to start from, "" for an image.
-static int check_template(
-	struct control *c, const struct create_body *b, char snapshot[UUID_SIZE], struct err *e)
+// *ret_size: what the sandbox is promised.
+static int check_template(struct control *c, const struct http_request *req,
+	const struct create_body *b, char snapshot[UUID_SIZE], struct row_size *ret_size,
+	struct err *e)
 {
 	struct host_template base;
 	struct template t;
@@ -127,9 +137,13 @@ static int check_template(
 	size_t n = 0;
 	snapshot[0] = '\0';
 	int r = find_base(c, b->template, &base, &n, e);
-	if (r != 0)
-		return r < 0 ? r : check_base(b, &base, e);
-	r = templates_get(c->db, b->template, &t, &why);
+	if (r < 0)
+		return r;
+	if (r == 1) {
+		*ret_size = size_of(b, base.vcpus, base.memory_mb, base.disk_mb);
+		return check_base(b, &base, e);
+	}
+	r = find_snapshot(c, req, b->template, false, &t, &why);
 	if (r < 0 && why.code == ERR_NOT_FOUND)
 		return err_set(e, ERR_NOT_FOUND, "template: no template '%s'%s", b->template,
 			n == 0 ? "; build one with 'stasis image build base'" : "");
@@ -139,6 +153,7 @@ static int check_template(
 		return r;
 	}
 	memcpy(snapshot, t.snapshot, UUID_SIZE);
+	*ret_size = size_of(b, t.vcpus, t.memory_mb, t.disk_mb);
 	return check_snapshot(b, &t, e);
 }
 
@@ -146,10 +161,12 @@ static int create(struct control *c, struct http_request *r, const struct create
 	struct task *t, struct err *e)
 {
 	_cleanup_json_ json_t *none = json_object();
-	char snapshot[UUID_SIZE], key[UUID_SIZE];
-	int rc = check_template(c, b, snapshot, e);
+	const struct key_info *key = login_of(r);
+	char snapshot[UUID_SIZE];
+	struct row_size size = {0};
+	int rc = check_template(c, r, b, snapshot, &size, e);
 	if (rc == 0)
-		rc = login_key_id(c, r, key, e);
+		rc = login_take_creates(c, r, 1, e);
 	if (rc < 0)
 		return rc;
 	id_new_sandbox(t->op.sandbox);
@@ -162,7 +179,10 @@ static int create(struct control *c, struct http_request *r, const struct create
 	const struct row_new n = {.id = t->op.sandbox,
 		.template = b->template,
 		.name = b->name,
-		.api_key = key,
+		.api_key = key->id,
+		.owner = key->owner,
+		.size = size,
+		.payer = key,
 		.metadata = b->metadata ? b->metadata : none,
 		.env = b->env ? b->env : none,
 		.on_timeout = b->on_timeout,

@@ -43,19 +43,17 @@ static int prepare(struct control *c, struct http_request *req, const struct cre
 {
 	_cleanup_(row_unrefp) struct sandbox_row *row = NULL;
 	char id[64];
-	find_id(c, req, b->sandbox, id);
-	int r = find_ready(c, id, &row, e);
+	int r = find_mine(c, req, b->sandbox, id, e);
+	if (r == 0)
+		r = find_ready(c, id, &row, e);
 	if (r == 0)
 		r = refuse_base(c, b->name, "which a snapshot cannot replace", e);
 	if (r < 0)
 		return r;
-	char owner[UUID_SIZE];
-	if ((r = login_key_id(c, req, owner, e)) < 0)
-		return r;
 	id_new_uuid(t->op.snapshot);
 	snprintf(t->op.sandbox, sizeof t->op.sandbox, "%s", row->id);
 	t->op.request = json_pack("{s:s, s:s, s:b, s:s}", "name", b->name, "parent", row->template,
-		"overwrite", b->overwrite, "owner", owner);
+		"overwrite", b->overwrite, "owner", login_of(req)->id);
 	return t->op.request ? 0 : err_errno(e, ENOMEM, "snapshot");
 }
 
@@ -92,7 +90,8 @@ void snapshots_list(struct http_request *r, void *ctx)
 	}
 	json_t *out = json_array();
 	for (size_t i = 0; i < n; i++)
-		json_array_append_new(out, answer_snapshot(&list[i]));
+		if (list[i].public || login_sees(r, list[i].owner))
+			json_array_append_new(out, answer_snapshot(&list[i]));
 	http_reply_json(r, 200, json_pack("{s:o}", "snapshots", out));
 }
 
@@ -101,7 +100,7 @@ void snapshots_get(struct http_request *r, void *ctx)
 	struct control *c = ctx;
 	struct template t;
 	struct err e = {0};
-	if (templates_get(c->db, http_req_param(r, "name"), &t, &e) < 0) {
+	if (find_snapshot(c, r, http_req_param(r, "name"), false, &t, &e) < 0) {
 		reply_error(r, &e);
 		return;
 	}
@@ -120,7 +119,7 @@ void snapshots_check(struct http_request *r, void *ctx)
 	struct template t;
 	struct host_snapshot_check check;
 	struct err e = {0};
-	int rc = templates_get(c->db, http_req_param(r, "name"), &t, &e);
+	int rc = find_snapshot(c, r, http_req_param(r, "name"), false, &t, &e);
 	if (rc == 0)
 		rc = c->host.ops->snapshot_check(c->host.host, t.snapshot, &check, &e);
 	if (rc < 0) {
@@ -144,16 +143,42 @@ void snapshots_rewarm(struct http_request *r, void *ctx)
 	struct template known;
 	struct err e = {0};
 	int rc = work_key(c, r, NULL, &t);
-	if (rc == 0 && (rc = templates_get(c->db, http_req_param(r, "name"), &known, &e)) < 0)
+	if (rc == 0 && (rc = find_snapshot(c, r, http_req_param(r, "name"), true, &known, &e)) < 0)
 		reply_error(r, &e);
 	if (rc == 0) {
 		id_new_uuid(t.op.snapshot);
 		t.op.request = json_pack("{s:s, s:s, s:b, s:s, s:s, s:s}", "name", known.name,
 			"parent", known.parent, "overwrite", 1, "owner", known.api_key, "rewarm",
 			known.snapshot, "sandbox", known.sandbox);
+		memcpy(t.op.owner, known.owner, sizeof t.op.owner);
 		work_run(c, r, &t, NULL, 0);
 	}
 	task_done(&t);
+}
+
+void snapshots_update(struct http_request *r, void *ctx)
+{
+	struct control *c = ctx;
+	bool public = false;
+	const struct json_field fields[] = {
+		{.name = "public", .type = JF_BOOL, .out = &public, .required = true}};
+	const char *name = http_req_param(r, "name");
+	_cleanup_json_ json_t *body = NULL;
+	struct template t;
+	struct err e = {0};
+	if (work_refuse_key(r, "asked again it is the same"))
+		return;
+	int rc = http_req_json(r, false, &body, &e);
+	if (rc == 0)
+		rc = json_read_fields(body, fields, ARRAY_SIZE(fields), false, &e);
+	if (rc == 0)
+		rc = templates_publish(c->db, name, public, &e);
+	if (rc == 0)
+		rc = templates_get(c->db, name, &t, &e);
+	if (rc < 0)
+		reply_error(r, &e);
+	else
+		http_reply_json(r, 200, answer_snapshot(&t));
 }
 
 void snapshots_delete(struct http_request *r, void *ctx)
@@ -164,7 +189,7 @@ void snapshots_delete(struct http_request *r, void *ctx)
 	struct template known;
 	struct err e = {0};
 	int rc = work_key(c, r, NULL, &t);
-	if (rc == 0 && (rc = templates_get(c->db, name, &known, &e)) < 0) {
+	if (rc == 0 && (rc = find_snapshot(c, r, name, true, &known, &e)) < 0) {
 		struct err why = {0};
 		if (e.code == ERR_NOT_FOUND &&
 			refuse_base(c, name, "and no snapshot: it is not deleted here", &why) < 0)
@@ -172,7 +197,11 @@ void snapshots_delete(struct http_request *r, void *ctx)
 		reply_error(r, &e);
 	}
 	if (rc == 0) {
-		t.op.request = json_pack("{s:s}", "name", name);
+		// Another owner's may have the name by then: that one is not meant.
+		t.op.request = login_owner(r) ? json_pack("{s:s, s:s}", "name", name, "snapshot",
+							known.snapshot)
+					      : json_pack("{s:s}", "name", name);
+		memcpy(t.op.owner, known.owner, sizeof t.op.owner);
 		work_run(c, r, &t, NULL, 0);
 	}
 	task_done(&t);

@@ -10,4 +10,5 @@ void snapshots_list(struct http_request *r, void *ctx);
 void snapshots_get(struct http_request *r, void *ctx);
 void snapshots_check(struct http_request *r, void *ctx);
 void snapshots_rewarm(struct http_request *r, void *ctx);
+void snapshots_update(struct http_request *r, void *ctx);
 void snapshots_delete(struct http_request *r, void *ctx);

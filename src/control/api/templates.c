@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/api/templates.h"
-#include "control/api/context.h"
+#include "control/api/login.h"
 #include "control/api/reply.h"
 #include "control/state/render.h"
 #include "control/state/templates.h"
 
 static json_t *base_json(const struct host_template *t)
 {
-	return json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:o, s:n, s:n, s:n}", "name",
-		t->name, "kind", t->kind, "frozen", t->frozen, "vcpus", (json_int_t)t->vcpus,
-		"memory_mb", (json_int_t)t->memory_mb, "min_memory_mb",
+	return json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:o, s:n, s:n, s:n, s:n, s:b}",
+		"name", t->name, "kind", t->kind, "frozen", t->frozen, "vcpus",
+		(json_int_t)t->vcpus, "memory_mb", (json_int_t)t->memory_mb, "min_memory_mb",
 		(json_int_t)t->min_memory_mb, "disk_mb", (json_int_t)t->disk_mb, "size_bytes",
 		(json_int_t)t->disk_bytes, "created_at", render_time(t->created_ns), "snapshot_id",
-		"sandbox_id", "parent");
+		"sandbox_id", "parent", "owner", "public", 1);
 }
 
 static json_t *template_json(const struct template *t)
 {
-	return json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:s, s:s}", "name",
-		t->name, "kind", "snapshot", "frozen", true, "vcpus", (json_int_t)t->vcpus,
+	return json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:s, s:s, s:o, s:b}",
+		"name", t->name, "kind", "snapshot", "frozen", true, "vcpus", (json_int_t)t->vcpus,
 		"memory_mb", (json_int_t)t->memory_mb, "min_memory_mb", (json_int_t)t->memory_mb,
 		"disk_mb", (json_int_t)t->disk_mb, "size_bytes",
 		(json_int_t)(t->memory_bytes + t->disk_bytes), "created_at",
 		render_time(t->created_ns), "snapshot_id", t->snapshot, "sandbox_id", t->sandbox,
-		"parent", t->parent);
+		"parent", t->parent, "owner", render_text(t->owner), "public", (int)t->public);
 }
 
 void templates_list_all(struct http_request *r, void *ctx)
@@ -44,6 +44,7 @@ void templates_list_all(struct http_request *r, void *ctx)
 	for (size_t i = 0; i < n_base; i++)
 		json_array_append_new(out, base_json(&base[i]));
 	for (size_t i = 0; i < n; i++)
-		json_array_append_new(out, template_json(&list[i]));
+		if (list[i].public || login_sees(r, list[i].owner))
+			json_array_append_new(out, template_json(&list[i]));
 	http_reply_json(r, 200, json_pack("{s:o}", "templates", out));
 }

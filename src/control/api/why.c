@@ -103,7 +103,7 @@ static int read_operations(struct why *w, struct err *e)
 	struct operation *list = NULL;
 	size_t n = 0;
 	w->operations = json_array();
-	int rc = operations_list(w->c->db, w->id, INT64_MAX, MAX_OPERATIONS, &list, &n, e);
+	int rc = operations_list(w->c->db, w->id, NULL, INT64_MAX, MAX_OPERATIONS, &list, &n, e);
 	for (size_t i = 0; rc == 0 && i < n; i++) {
 		json_t *op = operations_json(&list[i]);
 		json_array_append_new(w->operations, op);
@@ -176,7 +176,9 @@ static void ask_agent(struct why *w)
 	if (w->c->host.ops->address(w->c->host.host, w->id, &at, NULL) < 0)
 		return;
 	snprintf(url, sizeof url, "http://%s:%d", at.address, ENVD_PORT);
-	const struct envd_target t = {.base_url = url, .token = w->row->token};
+	char token[SHA256_HEX_SIZE];
+	row_get_token(w->row, token);
+	const struct envd_target t = {.base_url = url, .token = token};
 	if (agents_take(w->c->agents, w->id, url, &client, NULL) < 0 ||
 		envd_call_oom(client, &t, NULL, ASK_MS, &r, NULL) < 0)
 		return;

@@ -49,11 +49,9 @@ int work_refuse_key(struct http_request *r, const char *why)
 	return 1;
 }
 
-static int read_key(
-	struct control *c, struct http_request *r, json_t *body, struct task *t, struct err *e)
+static int read_key(struct http_request *r, json_t *body, struct task *t, struct err *e)
 {
 	const char *key = http_req_header(r, "Idempotency-Key");
-	const char *api_key = login_key(r);
 	size_t n = strlen(key);
 	if (n == 0 || n > OPERATION_KEY_MAX)
 		return err_set(e, ERR_INVALID, "Idempotency-Key: must be 1 to %d characters",
@@ -62,8 +60,7 @@ static int read_key(
 		if (*p < 0x21 || *p > 0x7e)
 			return err_set(e, ERR_INVALID,
 				"Idempotency-Key: must be printable ASCII without blanks");
-	if (!api_key || !keys_find(c->keys, api_key, t->op.api_key))
-		return err_set(e, ERR_UNAUTHENTICATED, "unknown API key");
+	memcpy(t->op.api_key, login_of(r)->id, sizeof t->op.api_key);
 	_cleanup_free_ char *text =
 		body ? json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS) : strdup("");
 	_cleanup_free_ char *all =
@@ -139,7 +136,7 @@ int work_key(struct control *c, struct http_request *r, json_t *body, struct tas
 	struct err e = {0};
 	if (!http_req_header(r, "Idempotency-Key"))
 		return 0;
-	int rc = read_key(c, r, body, t, &e);
+	int rc = read_key(r, body, t, &e);
 	if (rc == 0)
 		rc = look_up(c, r, t, &e);
 	return answered(r, rc, &e);
@@ -154,7 +151,8 @@ static int begin_in_turn(struct control *c, struct http_request *r, struct task 
 	for (;;) {
 		*e = (struct err){0};
 		int rc = engine_begin(&c->engine, t, new, n, e);
-		if (rc != -EAGAIN || http_req_aborted(r) || http_req_closing(r))
+		if (rc != -EAGAIN || e->code != ERR_CONFLICT || http_req_aborted(r) ||
+			http_req_closing(r))
 			return rc;
 		underway_wait_idle(c->underway, t->op.sandbox, t->op.kind, WAIT_MS);
 	}

@@ -130,8 +130,14 @@ static const char *refuse_agent_call(const struct http_request *r, const char *w
 	return NULL;
 }
 
+static bool shows_key(struct control *c, struct http_request *r)
+{
+	struct key_info k;
+	return keys_check(c->keys, login_key(r), &k, NULL) == 0;
+}
+
 // *ret_known: the request shows the sandbox's token or a key, so no limit of strangers is for it.
-static const char *find_place(struct control *c, const struct http_request *r,
+static const char *find_place(struct control *c, struct http_request *r,
 	const struct edge_target *t, struct host_place *ret, bool *ret_known)
 {
 	_cleanup_(row_unrefp) struct sandbox_row *row = NULL;
@@ -142,12 +148,13 @@ static const char *find_place(struct control *c, const struct http_request *r,
 	if (rc < 0)
 		return e.code == ERR_NOT_FOUND || e.code == ERR_CONFLICT ? "not_found"
 									 : "unavailable";
-	const char *token = http_req_header(r, "X-Access-Token"), *key = login_key(r);
-	*ret_known =
-		(token && str_eq_secret(token, row->token)) || (key && keys_check(c->keys, key));
-	const char *refused = ret->owner_only ? refuse_stranger(r, row->token) : NULL;
+	const char *sent = http_req_header(r, "X-Access-Token");
+	char token[SHA256_HEX_SIZE];
+	row_get_token(row, token);
+	*ret_known = (sent && str_eq_secret(sent, token)) || shows_key(c, r);
+	const char *refused = ret->owner_only ? refuse_stranger(r, token) : NULL;
 	if (refused || t->port == ENVD_PORT)
-		return refused ? refused : refuse_agent_call(r, row->token);
+		return refused ? refused : refuse_agent_call(r, token);
 	bool fresh = row->ready_ns && clock_monotonic_ns() - row->ready_ns < FRESH_NS;
 	if (fresh && slow_begin(c)) {
 		wait_for_port(ret->address, t->port);
@@ -157,15 +164,14 @@ static const char *find_place(struct control *c, const struct http_request *r,
 }
 
 // The client's credentials go on to the guest (its programs may have keys of their own), but a key
-// of this server does not: no guest may see it.
+// of this server, or of another one, does not: no guest may see it.
 static void pass_credentials(struct control *c, struct http_request *r)
 {
 	const char *key = http_req_header(r, "X-API-Key");
 	const char *auth = http_req_header(r, "Authorization");
-	const char *bearer = login_bearer(auth);
-	if (key && !keys_check(c->keys, key))
+	if (key && !login_has_key(c, key))
 		http_reply_header(r, "X-Stasis-Api-Key", key);
-	if (auth && !(bearer && keys_check(c->keys, bearer)))
+	if (auth && !login_has_key(c, auth))
 		http_reply_header(r, "X-Stasis-Authorization", auth);
 }
 
@@ -252,7 +258,9 @@ static bool is_on_loopback(struct control *c, const char *id, const char *port_t
 		c->host.ops->address(c->host.host, id, &at, NULL) < 0)
 		return false;
 	snprintf(base_url, sizeof base_url, "http://%s:%d", at.address, ENVD_PORT);
-	const struct envd_target target = {.base_url = base_url, .token = row->token};
+	char token[SHA256_HEX_SIZE];
+	row_get_token(row, token);
+	const struct envd_target target = {.base_url = base_url, .token = token};
 	if (agents_take(c->agents, id, base_url, &client, NULL) < 0 ||
 		envd_call_ports(
 			client, &target, (uint16_t)port, ASK_MS, &loopback, &outside, NULL) < 0)
@@ -279,6 +287,5 @@ void route_closed(struct http_request *r, void *ctx)
 void route_key(struct http_request *r, void *ctx)
 {
 	struct control *c = ctx;
-	const char *key = login_key(r);
-	http_reply_empty(r, key && keys_check(c->keys, key) ? 204 : 401);
+	http_reply_empty(r, shows_key(c, r) ? 204 : 401);
 }

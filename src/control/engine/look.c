@@ -151,6 +151,8 @@ static int ask_host(struct engine *en, struct look *l, const char *id, struct er
 	if (!id) {
 		rc = en->host.ops->list(en->host.host, &l->boxes, &l->n_boxes, &why);
 		if (rc == 0)
+			rows_learn_sizes(en->rows, l->boxes, l->n_boxes);
+		if (rc == 0)
 			rc = en->host.ops->snapshots(en->host.host, &l->snaps, &l->n_snaps, &why);
 		if (rc < 0)
 			return silent(en, l, &why);

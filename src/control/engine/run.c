@@ -54,6 +54,11 @@ int engine_begin(
 	if (t->op.kind != OPERATION_CREATE && t->op.sandbox[0] && !t->row)
 		t->row = rows_get(en->rows, t->op.sandbox);
 	find_snapshot(en, t);
+	if (!t->op.owner[0])
+		snprintf(t->op.owner, sizeof t->op.owner, "%s",
+			t->row		  ? t->row->owner
+			: n && new->owner ? new->owner
+					  : "");
 	en->new_uuid(en->ctx, t->op.id);
 	t->op.created_ns = en->now_ns(en->ctx);
 	t->op.state = OPERATION_OPEN;

@@ -13,7 +13,8 @@
 int snapshot_begin(struct engine *en, struct task *t, const struct row_new *new, size_t n,
 	const struct db_also *also, struct err *e)
 {
-	return templates_begin(en->db, task_text(t, "name"), task_flag(t, "overwrite"), also, e);
+	return templates_begin(
+		en->db, task_text(t, "name"), t->op.owner, task_flag(t, "overwrite"), also, e);
 }
 
 static int call(struct engine *en, struct task *t)
@@ -82,10 +83,12 @@ static int name_it(struct engine *en, struct task *t, const struct db_also *end,
 	snprintf(t->template.name, sizeof t->template.name, "%s", task_text(t, "name"));
 	snprintf(t->template.parent, sizeof t->template.parent, "%s", task_text(t, "parent"));
 	snprintf(t->template.api_key, sizeof t->template.api_key, "%s", task_text(t, "owner"));
+	memcpy(t->template.owner, t->op.owner, sizeof t->template.owner);
 	memcpy(t->template.snapshot, t->op.snapshot, sizeof t->template.snapshot);
 	snprintf(t->template.sandbox, sizeof t->template.sandbox, "%s",
 		*r.meant ? task_text(t, "sandbox") : t->op.sandbox);
 	r.deletion.kind = OPERATION_SNAPSHOT_DELETE;
+	memcpy(r.deletion.owner, t->op.owner, sizeof r.deletion.owner);
 	r.deletion.request = none;
 	r.deletion.created_ns = en->now_ns(en->ctx);
 	en->new_uuid(en->ctx, r.deletion.id);

@@ -57,6 +57,23 @@ int event_log_read(struct db *db, uint64_t after, uint64_t since_ns, const char 
 	return give(&p, rc, take, ctx);
 }
 
+int event_log_read_of(struct db *db, uint64_t after, uint64_t since_ns, const char *owner,
+	size_t max, int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e)
+{
+	int64_t from = (int64_t)MIN(after, (uint64_t)INT64_MAX);
+	int64_t since = (int64_t)MIN(since_ns, (uint64_t)INT64_MAX);
+	_cleanup_free_ struct host_event *list = calloc(MAX(max, 1u), sizeof *list);
+	struct page p = {.list = list};
+	if (!list)
+		return err_errno(e, ENOMEM, "events");
+	int rc = DB_LOCKED(db, db_query(db, e, read_event, &p,
+				       "SELECT seq, at_ns, sandbox, kind, cause, data FROM events "
+				       "WHERE sandbox IN (SELECT sandbox FROM sandbox_owners WHERE "
+				       "owner = ?) AND seq > ? AND at_ns >= ? ORDER BY seq LIMIT ?",
+				       "siii", owner, from, since, (int64_t)max));
+	return give(&p, rc, take, ctx);
+}
+
 int event_log_newest(struct db *db, const char *sandbox, size_t max,
 	int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e)
 {

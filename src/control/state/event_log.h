@@ -8,6 +8,9 @@
 // of one sandbox or (NULL) of all; take may end it by a non-zero return, which is returned.
 int event_log_read(struct db *db, uint64_t after, uint64_t since_ns, const char *sandbox,
 	size_t max, int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e);
+// The same of all sandboxes of an owner.
+int event_log_read_of(struct db *db, uint64_t after, uint64_t since_ns, const char *owner,
+	size_t max, int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e);
 // The newest of one sandbox, newest first; otherwise the same.
 int event_log_newest(struct db *db, const char *sandbox, size_t max,
 	int (*take)(void *ctx, const struct host_event *ev), void *ctx, struct err *e);

@@ -53,7 +53,7 @@ void operation_done(struct operation *op)
 
 #define COLUMNS                                                                                    \
 	"id, kind, sandbox, snapshot, state, error_code, error, request, phases, api_key, "        \
-	"idempotency_key, request_hash, status, answer, created_ns, ended_ns, request_id"
+	"idempotency_key, request_hash, status, answer, created_ns, ended_ns, request_id, owner"
 
 static int find_kind(const char *name)
 {
@@ -96,6 +96,7 @@ static int read_op(sqlite3_stmt *st, struct operation *op)
 	op->created_ns = (uint64_t)sqlite3_column_int64(st, 14);
 	op->ended_ns = (uint64_t)sqlite3_column_int64(st, 15);
 	snprintf(op->request_id, sizeof op->request_id, "%s", db_text(st, 16));
+	snprintf(op->owner, sizeof op->owner, "%s", db_text(st, 17));
 	if (json_is_object(op->request) && json_is_array(op->phases))
 		return 0;
 	operation_done(op);
@@ -123,11 +124,12 @@ int operations_insert(struct db *db, const struct operation *op, struct err *e)
 		return err_errno(e, ENOMEM, "operation");
 	int rc = db_exec(db, e,
 		"INSERT INTO operations (id, kind, sandbox, snapshot, state, request, phases, "
-		"api_key, idempotency_key, request_hash, created_ns, request_id) "
-		"VALUES (?, ?, ?, ?, 'open', ?, '[]', ?, ?, ?, ?, ?)",
-		"ssssssssis", op->id, kinds[op->kind].name, op->sandbox, op->snapshot, request,
+		"api_key, idempotency_key, request_hash, created_ns, request_id, owner) "
+		"VALUES (?, ?, ?, ?, 'open', ?, '[]', ?, ?, ?, ?, ?, ?)",
+		"ssssssssiss", op->id, kinds[op->kind].name, op->sandbox, op->snapshot, request,
 		or_null(op->key) ? op->api_key : NULL, or_null(op->key),
-		or_null(op->key) ? op->hash : NULL, (int64_t)op->created_ns, op->request_id);
+		or_null(op->key) ? op->hash : NULL, (int64_t)op->created_ns, op->request_id,
+		op->owner);
 	if (rc == 0 && op->sandbox[0])
 		rc = add_subject(db, op, op->sandbox, op->kind == OPERATION_CREATE, e);
 	json_t *children = json_object_get(op->request, "children"), *child;
@@ -222,20 +224,25 @@ static int take_item(void *ctx, sqlite3_stmt *st)
 	return rc;
 }
 
-int operations_list(struct db *db, const char *sandbox, uint64_t before_ns, size_t max,
-	struct operation **ret, size_t *ret_n, struct err *e)
+int operations_list(struct db *db, const char *sandbox, const char *owner, uint64_t before_ns,
+	size_t max, struct operation **ret, size_t *ret_n, struct err *e)
 {
 	struct list l = {.items = calloc(max + 1, sizeof *l.items), .max = max};
 	int64_t before = (int64_t)MIN(before_ns, (uint64_t)INT64_MAX);
 	if (!l.items)
 		return err_errno(e, ENOMEM, "operations");
 	db_lock(db);
+	// Whoever may see a sandbox may see all that was done with it.
 	int rc = sandbox ? db_query(db, e, take_item, &l,
 				   "SELECT " COLUMNS " FROM operations WHERE id IN (SELECT "
 				   "operation FROM operation_subjects WHERE sandbox = ?1 AND "
 				   "created_ns < ?2 ORDER BY created_ns DESC LIMIT ?3) "
 				   "ORDER BY created_ns DESC, id",
 				   "sii", sandbox, before, (int64_t)max)
+		 : owner ? db_query(db, e, take_item, &l,
+				   "SELECT " COLUMNS " FROM operations WHERE owner = ? AND owner "
+				   "<> '' AND created_ns < ? ORDER BY created_ns DESC, id LIMIT ?",
+				   "sii", owner, before, (int64_t)max)
 			 : db_query(db, e, take_item, &l,
 				   "SELECT " COLUMNS " FROM operations WHERE created_ns < ? "
 				   "ORDER BY created_ns DESC, id LIMIT ?",

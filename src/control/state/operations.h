@@ -10,6 +10,7 @@
 #include "base/id.h"
 #include "base/macro.h"
 #include "base/request_id.h"
+#include "control/state/keys.h"
 
 #define OPERATION_KEY_MAX 255			     // bytes of an Idempotency-Key
 #define OPERATION_KEY_NS (24 * 3600 * 1000000000ull) // how long a key is remembered
@@ -37,8 +38,9 @@ const char *operation_state_name(enum operation_state s);
 struct operation {
 	char id[UUID_SIZE];
 	enum operation_kind kind;
-	char sandbox[64];	  // "": none
-	char snapshot[UUID_SIZE]; // "": none
+	char sandbox[64];	    // "": none
+	char snapshot[UUID_SIZE];   // "": none
+	char owner[KEY_OWNER_SIZE]; // for whom; "": the operator
 	enum operation_state state;
 	struct err failed; // of a failed one
 	json_t *request;   // what is needed to ask the host again; an object
@@ -72,9 +74,10 @@ int operations_find_key(struct db *db, const char *api_key, const char *key, uin
 // Oldest first, until take returns other than 0.
 int operations_each_open(struct db *db, int (*take)(void *ctx, const struct operation *op),
 	void *ctx, struct err *e);
-// Newest first, of one sandbox (also as child of a fork) or all, created before the time.
-int operations_list(struct db *db, const char *sandbox, uint64_t before_ns, size_t max,
-	struct operation **ret, size_t *ret_n, struct err *e);
+// Newest first, of one sandbox (also as child of a fork) or all, of one owner or all (NULL),
+// created before the time.
+int operations_list(struct db *db, const char *sandbox, const char *owner, uint64_t before_ns,
+	size_t max, struct operation **ret, size_t *ret_n, struct err *e);
 // The last word of the journal about what no row knows: 1 found, 0 not.
 enum operation_about { OPERATION_ABOUT_SANDBOX, OPERATION_ABOUT_SNAPSHOT };
 struct operation_word {

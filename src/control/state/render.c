@@ -66,7 +66,7 @@ int render_agent(json_t *object, const char *agent)
 json_t *render_sandbox(const struct sandbox_row *row, const struct host_sandbox *s)
 {
 	json_t *j = json_object();
-	char name[64], url[ROW_URL_SIZE];
+	char name[64], url[ROW_URL_SIZE], token[SHA256_HEX_SIZE];
 	row_get_name(row, name);
 	row_url(row, url);
 	int r = put(j, "id", json_string(row->id));
@@ -91,7 +91,9 @@ json_t *render_sandbox(const struct sandbox_row *row, const struct host_sandbox 
 	r |= put(j, "generation", json_integer((json_int_t)s->generation));
 	r |= render_agent(j, s->agent);
 	r |= put(j, "url", render_text(url));
-	r |= put(j, "envd_token", json_string(row->token));
+	row_get_token(row, token);
+	r |= put(j, "envd_token", json_string(token));
+	r |= put(j, "owner", render_text(row->owner));
 	r |= put(j, "phases", render_phases(s));
 	r |= put(j, "memory_written_bytes", json_integer((json_int_t)s->memory_written_bytes));
 	r |= put(j, "memory_kept_bytes", json_integer((json_int_t)s->memory_kept_bytes));

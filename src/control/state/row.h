@@ -5,10 +5,16 @@
 #include <stdatomic.h>
 #include "base/hash.h"
 #include "base/id.h"
+#include "control/state/keys.h"
 #include "sandbox/types.h"
 
 enum row_state { ROW_CREATING, ROW_RUNNING, ROW_PAUSED, ROW_STOPPED };
 const char *row_state_name(enum row_state s);
+
+struct row_size {
+	unsigned vcpus, memory_mb;
+	uint64_t disk_mb;
+};
 
 struct name_entry;
 struct rows;
@@ -22,8 +28,8 @@ struct sandbox_row {
 	struct sandbox_row *older, *newer;
 	bool linked; // in the table, as the pointers above under its lock
 	char id[64], template[64];
-	char api_key[UUID_SIZE]; // that asked for it; "": not known
-	char token[SHA256_HEX_SIZE];
+	char api_key[UUID_SIZE];    // that asked for it; "": not known
+	char owner[KEY_OWNER_SIZE]; // whose it is; "": the operator's
 	uint64_t timeout_sec, created_ns;
 	// what a user may change
 	json_t *metadata;
@@ -32,6 +38,13 @@ struct sandbox_row {
 	struct name_entry *claim; // what a change under way will call it
 	bool changing;		  // one is under way; as claim
 	_Atomic enum on_timeout on_timeout;
+	// What it was promised, 0: not known yet. Under the table's lock.
+	struct row_size size;
+	bool resuming; // it counts as one that runs; under the table's lock
+	// The token that its agent has, or is to have: row_get_token.
+	char token[SHA256_HEX_SIZE];
+	_Atomic uint64_t token_epoch; // how often it was made anew
+	_Atomic uint64_t token_told;  // the last one that the agent is known to have
 	// state
 	_Atomic enum row_state now;
 	_Atomic uint64_t generation;
@@ -46,7 +59,10 @@ struct sandbox_row {
 struct row_new {
 	const char *id, *template;
 	const char *name, *api_key; // NULL: none. A name needs a key
-	json_t *metadata, *env;	    // borrowed
+	const char *owner;	    // NULL or "": the operator
+	struct row_size size;
+	const struct key_info *payer; // whose quota counts, borrowed; NULL: nobody's
+	json_t *metadata, *env;	      // borrowed
 	enum on_timeout on_timeout;
 	uint64_t timeout_sec;
 };

@@ -19,6 +19,12 @@ int row_store_read(sqlite3_stmt *st, struct sandbox_row *row)
 	row->timeout_sec = (uint64_t)sqlite3_column_int64(st, 4);
 	row->created_ns = (uint64_t)sqlite3_column_int64(st, 5);
 	row->generation = (uint64_t)sqlite3_column_int64(st, 9);
+	snprintf(row->owner, sizeof row->owner, "%s", db_text(st, 12));
+	row->size.vcpus = (unsigned)sqlite3_column_int64(st, 13);
+	row->size.memory_mb = (unsigned)sqlite3_column_int64(st, 14);
+	row->size.disk_mb = (uint64_t)sqlite3_column_int64(st, 15);
+	row->token_epoch = (uint64_t)sqlite3_column_int64(st, 16);
+	row->token_told = (uint64_t)sqlite3_column_int64(st, 17);
 	for (enum row_state s = ROW_CREATING; s <= ROW_STOPPED; s++)
 		if (str_eq(db_text(st, 8), row_state_name(s)))
 			row->now = s;
@@ -41,7 +47,9 @@ int row_store_load(struct db *db, db_row_fn take, void *ctx, struct err *e)
 {
 	return db_query(db, e, take, ctx,
 		"SELECT id, template, metadata, on_timeout, timeout_sec, created_ns, ended_ns, "
-		"ended, state, generation, api_key, name FROM sandboxes ORDER BY created_ns",
+		"ended, state, generation, api_key, name, owner, vcpus, memory_mb, disk_mb, "
+		"token_epoch, token_told FROM sandboxes LEFT JOIN sandbox_owners ON sandbox = id "
+		"ORDER BY created_ns",
 		"");
 }
 
@@ -62,13 +70,18 @@ int row_store_insert(
 	_cleanup_free_ char *env = json_compact(n->env);
 	if (!metadata || !env)
 		return err_errno(e, ENOMEM, "sandbox");
-	return db_exec(db, e,
+	int rc = db_exec(db, e,
 		"INSERT INTO sandboxes (id, host, template, metadata, env, on_timeout, "
-		"timeout_sec, created_ns, state, generation, api_key, name) "
-		"VALUES (?, 'local', ?, ?, ?, ?, ?, ?, 'creating', 0, ?, ?)",
-		"sssssiiss", row->id, row->template, metadata, env, on_timeout_text(n->on_timeout),
-		(int64_t)n->timeout_sec, (int64_t)row->created_ns, row->api_key,
-		or_null(row->name));
+		"timeout_sec, created_ns, state, generation, api_key, name, vcpus, memory_mb, "
+		"disk_mb) VALUES (?, 'local', ?, ?, ?, ?, ?, ?, 'creating', 0, ?, ?, ?, ?, ?)",
+		"sssssiissiii", row->id, row->template, metadata, env,
+		on_timeout_text(n->on_timeout), (int64_t)n->timeout_sec, (int64_t)row->created_ns,
+		row->api_key, or_null(row->name), (int64_t)n->size.vcpus,
+		(int64_t)n->size.memory_mb, (int64_t)n->size.disk_mb);
+	if (rc == 0 && row->owner[0])
+		rc = db_exec(db, e, "INSERT INTO sandbox_owners (sandbox, owner) VALUES (?, ?)",
+			"ss", row->id, row->owner);
+	return rc;
 }
 
 int row_store_live(
@@ -93,6 +106,37 @@ int row_store_looks(struct db *db, const struct sandbox_row *row, struct err *e)
 	return db_exec(db, e,
 		"UPDATE sandboxes SET name = ?, metadata = ?, on_timeout = ? WHERE id = ?", "ssss",
 		or_null(row->name), metadata, on_timeout_text(row->on_timeout), row->id);
+}
+
+int row_store_token(struct db *db, const char *id, uint64_t epoch, uint64_t told, struct err *e)
+{
+	return db_exec(db, e, "UPDATE sandboxes SET token_epoch = ?, token_told = ? WHERE id = ?",
+		"iis", (int64_t)epoch, (int64_t)told, id);
+}
+
+static int take_owner(void *ctx, sqlite3_stmt *st)
+{
+	snprintf(ctx, KEY_OWNER_SIZE, "%s", db_text(st, 0));
+	return 1;
+}
+
+int row_store_owner(struct db *db, const char *id, char ret[KEY_OWNER_SIZE], struct err *e)
+{
+	ret[0] = '\0';
+	int rc = db_query(db, e, take_owner, ret,
+		"SELECT owner FROM sandbox_owners WHERE sandbox = ?", "s", id);
+	return MIN(rc, 0);
+}
+
+// Of those of which nothing is left to be seen.
+int row_store_expire_owners(struct db *db, struct err *e)
+{
+	return db_exec(db, e,
+		"DELETE FROM sandbox_owners AS o WHERE NOT EXISTS (SELECT 1 FROM sandboxes WHERE "
+		"id "
+		"= o.sandbox) AND NOT EXISTS (SELECT 1 FROM events WHERE sandbox = o.sandbox) AND "
+		"NOT EXISTS (SELECT 1 FROM operation_subjects WHERE sandbox = o.sandbox)",
+		"");
 }
 
 int row_store_delete(struct db *db, const char *id, struct err *e)

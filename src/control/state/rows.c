@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/state/rows.h"
+#include <inttypes.h>
 #include <pthread.h>
 #include <string.h>
 #include "base/clock.h"
@@ -70,6 +71,13 @@ static void unlink_row(struct rows *r, struct sandbox_row *row)
 
 // --- table
 
+static void make_token(struct rows *r, const char *id, uint64_t epoch, char out[SHA256_HEX_SIZE])
+{
+	char text[100];
+	snprintf(text, sizeof text, epoch ? "%s %" PRIu64 : "%s", id, epoch);
+	hash_hmac_sha256_hex(r->token_key, r->token_key_len, text, strlen(text), out);
+}
+
 static struct sandbox_row *row_new(
 	struct rows *r, const char *id, const char *template, const char *api_key, const char *name)
 {
@@ -86,13 +94,17 @@ static struct sandbox_row *row_new(
 	}
 	snprintf(row->id, sizeof row->id, "%s", id);
 	snprintf(row->template, sizeof row->template, "%s", template);
-	rows_token(r, id, row->token);
+	make_token(r, id, 0, row->token);
 	return row;
 }
 
 void rows_token(struct rows *r, const char *id, char out[SHA256_HEX_SIZE])
 {
-	hash_hmac_sha256_hex(r->token_key, r->token_key_len, id, strlen(id), out);
+	_cleanup_(row_unrefp) struct sandbox_row *row = rows_get(r, id);
+	if (row)
+		row_get_token(row, out);
+	else
+		make_token(r, id, 0, out);
 }
 
 static int take_row(void *ctx, sqlite3_stmt *st)
@@ -102,6 +114,8 @@ static int take_row(void *ctx, sqlite3_stmt *st)
 	_cleanup_(row_unrefp) struct sandbox_row *row =
 		row_new(r, k.id, k.template, k.api_key, k.name);
 	int rc = row ? row_store_read(st, row) : -ENOMEM;
+	if (rc == 0)
+		make_token(r, row->id, row->token_epoch, row->token);
 	if (rc == 0)
 		link_row(r, TAKE_PTR(row));
 	return rc;
@@ -148,8 +162,165 @@ static struct sandbox_row *prepare_row(struct rows *r, const struct row_new *n)
 		return NULL;
 	row->on_timeout = n->on_timeout;
 	row->timeout_sec = n->timeout_sec;
+	row->size = n->size;
+	snprintf(row->owner, sizeof row->owner, "%s", n->owner ? n->owner : "");
 	return TAKE_PTR(row);
 }
+
+// --- quotas
+
+static bool pays(const struct key_info *key, const struct sandbox_row *row)
+{
+	return key->owner[0] ? str_eq(key->owner, row->owner) : str_eq(key->id, row->api_key);
+}
+
+// What its owner has now, counted from the rows: with the lock held.
+static struct rows_usage add_up(struct rows *r, const struct key_info *key)
+{
+	struct rows_usage u = {0};
+	for (const struct sandbox_row *row = r->newest; row; row = row->older) {
+		if (row->ended_ns || !pays(key, row))
+			continue;
+		u.sandboxes++;
+		u.disk_mb += row->size.disk_mb;
+		if (row->now == ROW_PAUSED && !row->resuming)
+			continue;
+		u.vcpus += row->size.vcpus;
+		u.memory_mb += row->size.memory_mb;
+	}
+	return u;
+}
+
+static int over(const char *what, uint64_t has, uint64_t more, uint64_t limit, struct err *e)
+{
+	if (!limit || has + more <= limit)
+		return 0;
+	return err_set(e, ERR_LIMIT,
+		"quota: this key may have %" PRIu64 " %s, %" PRIu64 " are in use and this needs "
+		"%" PRIu64 ": remove or pause sandboxes, or ask the server's operator for more",
+		limit, what, has, more);
+}
+
+static int check_quota(
+	struct rows *r, const struct key_info *key, const struct rows_usage *more, struct err *e)
+{
+	const struct key_quota *q = key ? &key->quota : NULL;
+	if (!q || !(q->sandboxes || q->vcpus || q->memory_mb || q->disk_mb))
+		return 0;
+	const struct rows_usage u = add_up(r, key);
+	int rc = over("sandboxes", u.sandboxes, more->sandboxes, q->sandboxes, e);
+	if (rc == 0)
+		rc = over("vcpus", u.vcpus, more->vcpus, q->vcpus, e);
+	if (rc == 0)
+		rc = over("MiB of memory", u.memory_mb, more->memory_mb, q->memory_mb, e);
+	return rc == 0 ? over("MiB of disk", u.disk_mb, more->disk_mb, q->disk_mb, e) : rc;
+}
+
+static int check_new(struct rows *r, const struct row_new *n, size_t count, struct err *e)
+{
+	struct rows_usage more = {.sandboxes = count};
+	for (size_t i = 0; i < count; i++) {
+		more.vcpus += n[i].size.vcpus;
+		more.memory_mb += n[i].size.memory_mb;
+		more.disk_mb += n[i].size.disk_mb;
+	}
+	return check_quota(r, n[0].payer, &more, e);
+}
+
+int rows_begin_resume(
+	struct rows *r, struct sandbox_row *row, const struct key_info *payer, struct err *e)
+{
+	pthread_rwlock_wrlock(&r->lock);
+	const struct rows_usage more = {.vcpus = row->size.vcpus, .memory_mb = row->size.memory_mb};
+	bool counts = row->now != ROW_PAUSED || row->resuming;
+	int rc = counts ? 0 : check_quota(r, payer, &more, e);
+	row->resuming |= rc == 0;
+	pthread_rwlock_unlock(&r->lock);
+	return rc;
+}
+
+void rows_end_resume(struct rows *r, struct sandbox_row *row)
+{
+	pthread_rwlock_wrlock(&r->lock);
+	row->resuming = false;
+	pthread_rwlock_unlock(&r->lock);
+}
+
+struct rows_usage rows_usage(struct rows *r, const struct key_info *key)
+{
+	pthread_rwlock_rdlock(&r->lock);
+	struct rows_usage u = add_up(r, key);
+	pthread_rwlock_unlock(&r->lock);
+	return u;
+}
+
+struct row_size row_get_size(const struct sandbox_row *row)
+{
+	struct rows *r = row->table;
+	pthread_rwlock_rdlock(&r->lock);
+	struct row_size size = row->size;
+	pthread_rwlock_unlock(&r->lock);
+	return size;
+}
+
+void rows_learn_sizes(struct rows *r, const struct host_sandbox *list, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		_cleanup_(row_unrefp) struct sandbox_row *row = rows_get(r, list[i].id);
+		if (!row || row_get_size(row).vcpus)
+			continue;
+		pthread_rwlock_wrlock(&r->lock);
+		row->size = (struct row_size){list[i].vcpus, list[i].memory_mb, list[i].disk_mb};
+		pthread_rwlock_unlock(&r->lock);
+	}
+}
+
+// --- tokens
+
+void row_get_token(const struct sandbox_row *row, char out[SHA256_HEX_SIZE])
+{
+	pthread_mutex_lock(&row->table->looks);
+	memcpy(out, row->token, SHA256_HEX_SIZE);
+	pthread_mutex_unlock(&row->table->looks);
+}
+
+static int write_token(
+	struct rows *r, struct sandbox_row *row, uint64_t epoch, uint64_t told, struct err *e)
+{
+	return DB_LOCKED(r->db, row_store_token(r->db, row->id, epoch, told, e));
+}
+
+int rows_rotate(struct rows *r, struct sandbox_row *row, struct err *e)
+{
+	char token[SHA256_HEX_SIZE];
+	pthread_rwlock_wrlock(&r->lock);
+	uint64_t epoch = row->token_epoch + 1;
+	int rc = write_token(r, row, epoch, row->token_told, e);
+	if (rc == 0) {
+		make_token(r, row->id, epoch, token);
+		pthread_mutex_lock(&r->looks);
+		memcpy(row->token, token, sizeof token);
+		row->token_epoch = epoch;
+		pthread_mutex_unlock(&r->looks);
+	}
+	pthread_rwlock_unlock(&r->lock);
+	return rc;
+}
+
+int rows_token_told(struct rows *r, struct sandbox_row *row, uint64_t epoch, struct err *e)
+{
+	pthread_rwlock_wrlock(&r->lock);
+	int rc = 0;
+	if (epoch > row->token_told) {
+		rc = write_token(r, row, row->token_epoch, epoch, e);
+		if (rc == 0)
+			row->token_told = epoch;
+	}
+	pthread_rwlock_unlock(&r->lock);
+	return rc;
+}
+
+// --- table again
 
 // Ends the transaction begun with the database locked, and unlocks it.
 static int finish(struct rows *r, int rc, const struct db_also *also, struct err *e)
@@ -183,6 +354,8 @@ int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now
 	// Creation times order the list and are its cursors, so they are unique; the lock is held
 	// over the write to keep memory and database in the same order.
 	pthread_rwlock_wrlock(&r->lock);
+	if (rc == 0)
+		rc = check_new(r, n, count, e);
 	for (size_t i = 0; i < made && rc == 0; i++)
 		if (ret[i]->name[0])
 			rc = names_check(&r->names, ret[i], ret[i]->name, e);
@@ -215,6 +388,8 @@ int rows_live(struct rows *r, struct sandbox_row *row, enum row_state now, uint6
 		rc = row_store_live(r->db, row->id, now, generation, e);
 	rc = finish(r, rc, also, e);
 	if (rc == 0 && !ended) {
+		if (now == ROW_RUNNING)
+			row->resuming = false; // it counts as what it is
 		if (now == ROW_RUNNING && row->now != ROW_RUNNING)
 			row->ready_ns = clock_monotonic_ns();
 		row->now = now;
@@ -491,6 +666,20 @@ int rows_expire(struct rows *r, uint64_t ended_before_ns, struct err *e)
 			unlink_row(r, row);
 	}
 	pthread_rwlock_unlock(&r->lock);
+	return 0;
+}
+
+int rows_expire_owners(struct rows *r, struct err *e)
+{
+	return DB_LOCKED(r->db, row_store_expire_owners(r->db, e));
+}
+
+int rows_owner(struct rows *r, const char *id, char ret[KEY_OWNER_SIZE], struct err *e)
+{
+	_cleanup_(row_unrefp) struct sandbox_row *row = rows_get(r, id);
+	if (!row)
+		return DB_LOCKED(r->db, row_store_owner(r->db, id, ret, e));
+	memcpy(ret, row->owner, KEY_OWNER_SIZE);
 	return 0;
 }
 

@@ -23,7 +23,8 @@ struct rows *rows_free(struct rows *r);
 DEFINE_CLEANUP(struct rows *, rows_free)
 
 // All rows are durable, or none, and ROW_CREATING when this returns. All rows returned are
-// references. now_ns: CLOCK_REALTIME. ERR_CONFLICT when a name is taken.
+// references. now_ns: CLOCK_REALTIME. ERR_CONFLICT when a name is taken, ERR_LIMIT when it is more
+// than the payer of the first one may have.
 int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now_ns,
 	const struct db_also *also, struct sandbox_row **ret, struct err *e);
 // The host says that it lives, running or paused. What has ended stays so. Two answers may be
@@ -72,5 +73,35 @@ int rows_expire(struct rows *r, uint64_t ended_before_ns, struct err *e);
 size_t rows_count(struct rows *r);
 // The map of strings it was made with. Owned by the caller.
 int rows_env(struct rows *r, const char *id, json_t **ret, struct err *e);
-// The agent's token of any id.
+
+// --- whose, and how much
+
+// Whose a sandbox is, or was for as long as anything is told of it; "": the operator's, or
+// nobody's.
+int rows_owner(struct rows *r, const char *id, char ret[KEY_OWNER_SIZE], struct err *e);
+// Forgets whose those were of which nothing is told any more.
+int rows_expire_owners(struct rows *r, struct err *e);
+// What the sandboxes that have not ended were promised: of a key's owner, or, where it has none, of
+// the key alone. Paused ones have their disk, and neither processors nor memory.
+struct rows_usage {
+	uint64_t sandboxes, vcpus, memory_mb, disk_mb;
+};
+struct rows_usage rows_usage(struct rows *r, const struct key_info *key);
+struct row_size row_get_size(const struct sandbox_row *row);
+// Of those that are older than the columns: the host knows.
+void rows_learn_sizes(struct rows *r, const struct host_sandbox *list, size_t n);
+// From here on a paused one counts as one that runs, until rows_end_resume or rows_live. ERR_LIMIT
+// when that is too much for the payer (NULL: nobody asks).
+int rows_begin_resume(
+	struct rows *r, struct sandbox_row *row, const struct key_info *payer, struct err *e);
+void rows_end_resume(struct rows *r, struct sandbox_row *row);
+
+// --- tokens of the agents
+
+// Of any id; of one without a row the first one.
 void rows_token(struct rows *r, const char *id, char out[SHA256_HEX_SIZE]);
+void row_get_token(const struct sandbox_row *row, char out[SHA256_HEX_SIZE]);
+// Makes another one, durably. The agent is not told.
+int rows_rotate(struct rows *r, struct sandbox_row *row, struct err *e);
+// The agent has that one. An older one than is noted changes nothing.
+int rows_token_told(struct rows *r, struct sandbox_row *row, uint64_t epoch, struct err *e);

@@ -7,7 +7,7 @@
 
 #define COLUMNS                                                                                    \
 	"name, snapshot_id, sandbox_id, parent, vcpus, memory_mb, disk_mb, memory_bytes, "         \
-	"disk_bytes, created_ns, api_key"
+	"disk_bytes, created_ns, api_key, owner, public"
 
 static void read_template(sqlite3_stmt *st, struct template *ret)
 {
@@ -22,6 +22,8 @@ static void read_template(sqlite3_stmt *st, struct template *ret)
 	ret->disk_bytes = (uint64_t)sqlite3_column_int64(st, 8);
 	ret->created_ns = (uint64_t)sqlite3_column_int64(st, 9);
 	snprintf(ret->api_key, sizeof ret->api_key, "%s", db_text(st, 10));
+	snprintf(ret->owner, sizeof ret->owner, "%s", db_text(st, 11));
+	ret->public = sqlite3_column_int64(st, 12) != 0;
 }
 
 static int take_one(void *ctx, sqlite3_stmt *st)
@@ -38,7 +40,7 @@ static int find(struct db *db, const char *name, struct template *ret, struct er
 		name);
 }
 
-static int no_snapshot(const char *name, struct err *e)
+int templates_none(const char *name, struct err *e)
 {
 	return err_set(e, ERR_NOT_FOUND, "no snapshot '%.63s'", name);
 }
@@ -48,7 +50,7 @@ int templates_get(struct db *db, const char *name, struct template *ret, struct 
 	int r = DB_LOCKED(db, find(db, name, ret, e));
 	if (r < 0)
 		return r;
-	return r == 1 ? 0 : no_snapshot(name, e);
+	return r == 1 ? 0 : templates_none(name, e);
 }
 
 struct list {
@@ -115,21 +117,26 @@ static int finish(struct db *db, int r, const struct db_also *also, struct err *
 	return r;
 }
 
-static int name_taken(const char *name, struct err *e)
+static int name_taken(const struct template *old, const char *owner, struct err *e)
 {
+	const char *name = old->name;
+	if (!str_eq(old->owner, owner))
+		return err_set(e, ERR_CONFLICT,
+			"name: '%s' is taken, by another owner's snapshot: choose another one",
+			name);
 	return err_set(e, ERR_CONFLICT,
 		"name: there is a snapshot '%s' already; set overwrite to replace it", name);
 }
 
-int templates_begin(
-	struct db *db, const char *name, bool overwrite, const struct db_also *also, struct err *e)
+int templates_begin(struct db *db, const char *name, const char *owner, bool overwrite,
+	const struct db_also *also, struct err *e)
 {
 	struct template old;
 	int r = start(db, e);
 	if (r == 0)
 		r = find(db, name, &old, e);
-	if (r == 1 && !overwrite)
-		r = name_taken(name, e);
+	if (r == 1 && (!overwrite || !str_eq(old.owner, owner)))
+		r = name_taken(&old, owner, e);
 	if (r >= 0)
 		r = operations_makes_snapshot(db, name, e);
 	if (r == 1)
@@ -142,18 +149,19 @@ static int replace(struct db *db, const struct template *new, bool overwrite,
 {
 	struct template old = {0};
 	int r = find(db, new->name, &old, e);
-	if (r == 1 && !overwrite)
-		return name_taken(new->name, e);
+	if (r == 1 && (!overwrite || !str_eq(old.owner, new->owner)))
+		return name_taken(&old, new->owner, e);
 	if (r == 1)
 		r = db_exec(db, e, "DELETE FROM templates WHERE name = ?", "s", new->name);
 	if (r == 0)
 		r = db_exec(db, e,
 			"INSERT INTO templates (" COLUMNS
-			", kind) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'snapshot')",
-			"ssssiiiiiis", new->name, new->snapshot, new->sandbox, new->parent,
+			", kind) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'snapshot')",
+			"ssssiiiiiissi", new->name, new->snapshot, new->sandbox, new->parent,
 			(int64_t) new->vcpus, (int64_t) new->memory_mb, (int64_t) new->disk_mb,
 			(int64_t) new->memory_bytes, (int64_t) new->disk_bytes,
-			(int64_t) new->created_ns, new->api_key);
+			(int64_t) new->created_ns, new->api_key, new->owner,
+			(int64_t)(new->public || old.public));
 	memcpy(ret_old, old.snapshot, UUID_SIZE);
 	return r;
 }
@@ -167,6 +175,20 @@ int templates_commit(struct db *db, const struct template *new, bool overwrite,
 	return finish(db, r, also, e);
 }
 
+int templates_publish(struct db *db, const char *name, bool public, struct err *e)
+{
+	struct template t;
+	int r = start(db, e);
+	if (r == 0)
+		r = find(db, name, &t, e);
+	if (r == 0)
+		r = templates_none(name, e);
+	else if (r == 1)
+		r = db_exec(db, e, "UPDATE templates SET public = ? WHERE name = ?", "is",
+			(int64_t) public, name);
+	return finish(db, r, NULL, e);
+}
+
 int templates_remove(struct db *db, const char *name, char ret_snapshot[UUID_SIZE],
 	const struct db_also *also, struct err *e)
 {
@@ -175,7 +197,7 @@ int templates_remove(struct db *db, const char *name, char ret_snapshot[UUID_SIZ
 	if (r == 0)
 		r = find(db, name, &old, e);
 	if (r == 0)
-		r = no_snapshot(name, e);
+		r = templates_none(name, e);
 	else if (r == 1)
 		r = db_exec(db, e, "DELETE FROM templates WHERE name = ?", "s", name);
 	if (r == 0)

@@ -10,15 +10,18 @@
 #pragma once
 #include "base/db.h"
 #include "base/id.h"
+#include "control/state/keys.h"
 #include "sandbox/types.h"
 
 struct template
 {
 	char name[64];
 	char snapshot[UUID_SIZE];
-	char sandbox[64];	 // whose state it is
-	char parent[64];	 // template which that one came from
-	char api_key[UUID_SIZE]; // that asked for it; "": not known
+	char sandbox[64];	    // whose state it is
+	char parent[64];	    // template which that one came from
+	char api_key[UUID_SIZE];    // that asked for it; "": not known
+	char owner[KEY_OWNER_SIZE]; // whose it is; "": the operator's
+	bool public;		    // everybody may start from it
 	unsigned vcpus, memory_mb;
 	uint64_t disk_mb, memory_bytes, disk_bytes, created_ns;
 };
@@ -29,9 +32,13 @@ int templates_list(struct db *db, struct template **ret, size_t *ret_n, struct e
 // 1: a name has it. 0: none.
 int templates_has_snapshot(struct db *db, const char *snapshot, struct err *e);
 
-// ERR_CONFLICT when the name is taken (and overwrite not set) or in the making.
-int templates_begin(
-	struct db *db, const char *name, bool overwrite, const struct db_also *also, struct err *e);
+// Whether everybody may start from it.
+int templates_publish(struct db *db, const char *name, bool public, struct err *e);
+int templates_none(const char *name, struct err *e); // ERR_NOT_FOUND
+// ERR_CONFLICT when the name is taken (and overwrite not set, or it is another owner's) or in the
+// making.
+int templates_begin(struct db *db, const char *name, const char *owner, bool overwrite,
+	const struct db_also *also, struct err *e);
 // The host has made it. ret_old (set before also is called) is the snapshot that had the name, or
 // "": nobody starts from it any more. ERR_CONFLICT when the name was taken meanwhile.
 int templates_commit(struct db *db, const struct template *new, bool overwrite,

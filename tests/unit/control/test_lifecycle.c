@@ -561,7 +561,7 @@ static void test_name_taken_while_it_was_made(void **state)
 	struct err e = {0};
 	struct db *db = f->control->db;
 	snprintf(new.sandbox, sizeof new.sandbox, "%s", id);
-	assert_int_equal(templates_begin(db, "n", false, NULL, &e), 0);
+	assert_int_equal(templates_begin(db, "n", "", false, NULL, &e), 0);
 	assert_int_equal(templates_commit(db, &new, false, old, NULL, &e), 0);
 	assert_string_equal(old, "");
 	snprintf(new.snapshot, sizeof new.snapshot, "99999999-9999-4999-8999-999999999999");

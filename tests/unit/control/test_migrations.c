@@ -26,7 +26,8 @@ struct rows { // what a database of that version has in it
 
 // Each is added when the database has that version; the later ones see the earlier ones' rows too.
 static const struct rows control_rows[] = {
-	{1, "INSERT INTO keys VALUES ('key', 'admin', 'hash', 'e2b_1', 5, 0);"
+	{1, "INSERT INTO keys (id, name, sha256, prefix, created_ns, last_used_ns) VALUES ('key', "
+	    "'admin', 'hash', 'e2b_1', 5, 0);"
 	    "INSERT INTO sandboxes VALUES ('irun', 'base', '{\"a\":\"1\"}', '{\"E\":\"2\"}', "
 	    "'kill', "
 	    "300, 10, 1, NULL, NULL);"
@@ -233,7 +234,10 @@ static void test_constraints_hold(void **state)
 	struct db *db;
 	snprintf(path, sizeof path, "%s/c.db", (char *)*state);
 	open_at(path, control_migrations, count(control_migrations), &db);
-#define BOX "INSERT INTO sandboxes VALUES ('i1', "
+#define COLUMNS                                                                                    \
+	"(id, host, template, metadata, env, on_timeout, timeout_sec, created_ns, state, "         \
+	"generation, ended_ns, ended, api_key, name) "
+#define BOX "INSERT INTO sandboxes " COLUMNS "VALUES ('i1', "
 #define BARE ", '', NULL)"
 	// What is refused below is refused for what is wrong with it: this one is taken.
 	exec(db, BOX "'local', 'b', '{}', '{}', 'kill', 0, 9, 'running', 0, NULL, NULL" BARE
@@ -250,8 +254,8 @@ static void test_constraints_hold(void **state)
 	refused_sql(db,
 		BOX "'local', 'b', '{}', '{}', 'kill', 0, 1, 'running', 0, NULL, NULL, '', 'web')");
 #define NAMED(id, at, end)                                                                         \
-	"INSERT INTO sandboxes VALUES ('" id "', 'local', 'b', '{}', '{}', 'kill', 0, " at         \
-	", " end ", 'k', 'web');"
+	"INSERT INTO sandboxes " COLUMNS "VALUES ('" id                                            \
+	"', 'local', 'b', '{}', '{}', 'kill', 0, " at ", " end ", 'k', 'web');"
 	exec(db, NAMED("i1", "1", "'stopped', 0, 5, '{}'"));
 	exec(db, NAMED("i2", "2", "'running', 0, NULL, NULL"));
 	refused_sql(db, NAMED("i3", "3", "'running', 0, NULL, NULL"));
@@ -274,7 +278,8 @@ static void test_constraints_hold(void **state)
 		OP "'pause', '', '', 'open', NULL, NULL, '{}', '[]', NULL, 'k', NULL, NULL, "
 		   "NULL, 1, NULL)");
 	// A key that is revoked takes its operations' keys along, not them.
-	exec(db, "INSERT INTO keys VALUES ('key', 'n', 'h', 'p', 1, 0);" OP
+	exec(db, "INSERT INTO keys (id, name, sha256, prefix, created_ns, last_used_ns) VALUES "
+		 "('key', 'n', 'h', 'p', 1, 0);" OP
 		 "'pause', '', '', 'open', NULL, NULL, '{}', '[]', 'key', 'k', 'h', NULL, NULL, 1, "
 		 "NULL); DELETE FROM keys");
 	is(db, "SELECT id, api_key FROM operations", "o|NULL|\n");
@@ -292,7 +297,8 @@ static void test_check_backup_restore(void **state)
 	snprintf(copy, sizeof copy, "%s/copy.db", dir);
 	snprintf(other, sizeof other, "%s/other.db", dir);
 	open_at(path, control_migrations, count(control_migrations), &db);
-	exec(db, "INSERT INTO keys VALUES ('one', 'n', 'h', 'p', 1, 0)");
+	exec(db, "INSERT INTO keys (id, name, sha256, prefix, created_ns, last_used_ns) VALUES "
+		 "('one', 'n', 'h', 'p', 1, 0)");
 	// While it is open and its last rows are in the -wal only.
 	assert_int_equal(dbfile_check(path, control_migrations, &version, NULL, &e), 0);
 	assert_int_equal(version, count(control_migrations));
@@ -303,9 +309,11 @@ static void test_check_backup_restore(void **state)
 	assert_int_equal(st.st_mode & 0777, 0600);
 	assert_true(dbfile_backup(path, control_migrations, copy, &e) < 0);
 	assert_int_equal(e.code, ERR_CONFLICT);
-	exec(db, "INSERT INTO keys VALUES ('two', 'n', 'h2', 'p', 1, 0)");
+	exec(db, "INSERT INTO keys (id, name, sha256, prefix, created_ns, last_used_ns) VALUES "
+		 "('two', 'n', 'h2', 'p', 1, 0)");
 	// Also in the middle of another's transaction.
-	exec(db, "BEGIN IMMEDIATE; INSERT INTO keys VALUES ('three', 'n', 'h3', 'p', 1, 0)");
+	exec(db, "BEGIN IMMEDIATE; INSERT INTO keys (id, name, sha256, prefix, created_ns, "
+		 "last_used_ns) VALUES ('three', 'n', 'h3', 'p', 1, 0)");
 	if (dbfile_backup(path, control_migrations, other, &e) < 0)
 		fail_msg("%s", e.text);
 	exec(db, "COMMIT");
@@ -356,7 +364,8 @@ static void test_what_is_not_restored(void **state)
 	snprintf(path, sizeof path, "%s/control.db", dir);
 	snprintf(bad, sizeof bad, "%s/bad.db", dir);
 	open_at(path, control_migrations, count(control_migrations), &db);
-	exec(db, "INSERT INTO keys VALUES ('one', 'n', 'h', 'p', 1, 0)");
+	exec(db, "INSERT INTO keys (id, name, sha256, prefix, created_ns, last_used_ns) VALUES "
+		 "('one', 'n', 'h', 'p', 1, 0)");
 	db_close(db);
 	refuse_restore(path, bad, ERR_NOT_FOUND, "does not exist");
 	open_at(bad, control_migrations, count(control_migrations), &db);

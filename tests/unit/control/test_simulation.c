@@ -1381,7 +1381,7 @@ static void open_db(struct sim *s)
 {
 	struct err e = {0};
 	must(db_open(":memory:", control_migrations, &s->db, &e), &e);
-	sql(s, "INSERT INTO keys VALUES ('" API_KEY "', 'k', 'h', 'p', 1, 0)");
+	sql(s, "INSERT INTO keys (id, name, sha256, prefix, created_ns, last_used_ns) VALUES ('" API_KEY "', 'k', 'h', 'p', 1, 0)");
 }
 
 static const char *const mistakes[MISTAKE_MAX] = {
