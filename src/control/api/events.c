@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "base/str.h"
 #include "control/api/find.h"
-#include "control/api/login.h"
+#include "control/api/caller.h"
 #include "control/api/page.h"
 #include "control/api/reply.h"
 #include "control/state/event_log.h"
@@ -167,9 +167,9 @@ static void follow(struct http_request *r, struct control *c, const struct query
 	f->req = r;
 	f->cursor = q->cursor;
 	f->since_ns = q->since_ns;
-	f->owned = login_owner(r) != NULL;
+	f->owned = caller_owner(r) != NULL;
 	if (f->owned)
-		snprintf(f->owner, sizeof f->owner, "%s", login_owner(r));
+		snprintf(f->owner, sizeof f->owner, "%s", caller_owner(r));
 	memcpy(f->sandbox, q->sandbox, sizeof f->sandbox);
 	f->spoke_ns = clock_monotonic_ns();
 	http_reply_stream(r, 200, "application/x-ndjson", follower_next, f, follower_free);
@@ -197,7 +197,7 @@ static void list(struct http_request *r, struct control *c, const struct query *
 	struct items items = {out, range->epoch, q->cursor};
 	struct err e = {0};
 	char next[CURSOR_SIZE];
-	const char *owner = login_owner(r);
+	const char *owner = caller_owner(r);
 	int rc = owner && !q->sandbox[0] ? event_log_read_of(c->db, q->cursor, q->since_ns, owner,
 						   q->limit, add_item, &items, &e)
 					 : event_log_read(c->db, q->cursor, q->since_ns,

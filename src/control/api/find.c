@@ -2,7 +2,7 @@
 #include "control/api/find.h"
 #include <string.h>
 #include "base/str.h"
-#include "control/api/login.h"
+#include "control/api/caller.h"
 #include "control/engine/catchup.h"
 #include "control/engine/run.h"
 #include "control/state/render.h"
@@ -14,7 +14,7 @@ int find_none(const char *id, struct err *e)
 
 void find_id(struct control *c, struct http_request *r, const char *text, char ret_id[64])
 {
-	const struct key_info *key = login_of(r);
+	const struct key_info *key = caller_key(r);
 	_cleanup_(row_unrefp) struct sandbox_row *row = rows_get(c->rows, text);
 	// Names cannot look like ids that are made.
 	if (!row && key && id_is_name(text) && !id_is_made(text))
@@ -36,10 +36,10 @@ int find_filter_id(
 	find_id(c, r, text, ret_id);
 	_cleanup_(row_unrefp) struct sandbox_row *row = rows_get(c->rows, ret_id);
 	char owner[KEY_OWNER_SIZE];
-	int rc = login_owner(r) ? rows_owner(c->rows, ret_id, owner, e) : 0;
+	int rc = caller_owner(r) ? rows_owner(c->rows, ret_id, owner, e) : 0;
 	if (rc < 0)
 		return rc;
-	if (login_owner(r) && !login_sees(r, owner))
+	if (caller_owner(r) && !caller_sees(r, owner))
 		return find_none(text, e);
 	if (row || id_is_made(text))
 		return 0;
@@ -154,15 +154,15 @@ int find_mine(
 {
 	char owner[KEY_OWNER_SIZE];
 	find_id(c, r, text, ret_id);
-	int rc = login_owner(r) ? rows_owner(c->rows, ret_id, owner, e) : 0;
-	return rc < 0 || !login_owner(r) || login_sees(r, owner) ? rc : find_none(text, e);
+	int rc = caller_owner(r) ? rows_owner(c->rows, ret_id, owner, e) : 0;
+	return rc < 0 || !caller_owner(r) || caller_sees(r, owner) ? rc : find_none(text, e);
 }
 
 int find_snapshot(struct control *c, const struct http_request *r, const char *name, bool to_change,
 	struct template *ret, struct err *e)
 {
 	int rc = templates_get(c->db, name, ret, e);
-	if (rc < 0 || login_sees(r, ret->owner))
+	if (rc < 0 || caller_sees(r, ret->owner))
 		return rc;
 	if (ret->public && !to_change)
 		return 0;

@@ -10,7 +10,7 @@
 #include "control/api/answer.h"
 #include "control/api/fields.h"
 #include "control/api/find.h"
-#include "control/api/login.h"
+#include "control/api/caller.h"
 #include "control/api/reply.h"
 #include "control/api/work.h"
 #include "control/engine/run.h"
@@ -202,7 +202,7 @@ void fork_sandbox(struct http_request *r, void *ctx)
 		return;
 	}
 	f->c = ctx;
-	f->key = login_of(r);
+	f->key = caller_key(r);
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_cond_init(&f->wake, NULL);
 	f->streams = accept && strstr(accept, "application/x-ndjson");
@@ -221,7 +221,7 @@ void fork_sandbox(struct http_request *r, void *ctx)
 	if (rc == 0)
 		rc = find_source(f, on_timeout, &e);
 	if (rc == 0)
-		rc = login_take_creates(f->c, r, f->n, &e);
+		rc = caller_take_creates(f->c, r, f->n, &e);
 	if (rc == 0)
 		rc = begin(f, r, has_timeout ? timeout_sec : f->source->timeout_sec, &e);
 	if (rc == 0 && f->streams) {

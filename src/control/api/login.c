@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/api/login.h"
-#include <inttypes.h>
 #include <string.h>
 #include "base/str.h"
+#include "control/api/caller.h"
 #include "control/api/find.h"
 #include "control/api/reply.h"
 
@@ -70,59 +70,6 @@ bool login_has_key(struct control *c, const char *value)
 	return has;
 }
 
-// --- who
-
-const struct key_info *login_of(const struct http_request *r)
-{
-	return http_req_data(r);
-}
-
-const char *login_owner(const struct http_request *r)
-{
-	const struct key_info *k = login_of(r);
-	bool all = k && (k->scope == KEY_ADMIN || (k->scope == KEY_READ && !k->owner[0]));
-	return all ? NULL : k ? k->owner : "";
-}
-
-bool login_sees(const struct http_request *r, const char *owner)
-{
-	const char *mine = login_owner(r);
-	return !mine || (mine[0] && str_eq(mine, owner));
-}
-
-static void hide(json_t *sandbox)
-{
-	if (json_object_get(sandbox, "envd_token"))
-		json_object_set_new(sandbox, "envd_token", json_string(""));
-}
-
-void login_hide(const struct http_request *r, json_t *body)
-{
-	const struct key_info *k = login_of(r);
-	json_t *list = json_object_get(body, "sandboxes"), *item;
-	size_t i;
-	if (k && k->scope != KEY_READ)
-		return;
-	hide(body);
-	json_array_foreach (list, i, item)
-		hide(item);
-}
-
-int login_take_creates(struct control *c, struct http_request *r, uint64_t n, struct err *e)
-{
-	const struct key_info *k = login_of(r);
-	unsigned wait = k ? keys_take_creates(c->keys, k, n) : 0;
-	if (!wait)
-		return 0;
-	char text[16];
-	snprintf(text, sizeof text, "%u", wait);
-	http_reply_header(r, "Retry-After", text);
-	return err_set(e, ERR_LIMIT,
-		"quota: this key may create %" PRIu64
-		" sandboxes a minute: ask again in %u s, or ask the server's operator for more",
-		k->quota.creates, wait);
-}
-
 // --- names of the query
 
 // The i-th of names that are joined by blanks; false beyond the last.
@@ -179,11 +126,11 @@ static int check_query(struct http_request *r, const struct http_route *route, s
 
 static bool may(const struct http_request *r, const struct http_route *route, struct err *e)
 {
-	const struct key_info *k = login_of(r);
+	const struct key_info *k = caller_key(r);
 	bool reads = str_eq(route->method, "GET") || (route->flags & ROUTE_QUIET);
 	if (k->scope == KEY_ADMIN)
 		return true;
-	if ((route->flags & ROUTE_OVERVIEW) && !login_owner(r))
+	if ((route->flags & ROUTE_OVERVIEW) && !caller_owner(r))
 		return true;
 	if (route->flags & (ROUTE_ADMIN | ROUTE_OVERVIEW))
 		err_set(e, ERR_FORBIDDEN,
@@ -200,11 +147,11 @@ static int check_path(struct control *c, struct http_request *r, struct err *e)
 {
 	const char *text = http_req_param(r, "id");
 	char id[64], owner[KEY_OWNER_SIZE];
-	if (!text || !login_owner(r) || !str_starts(http_req_path(r), "/v1/sandboxes/"))
+	if (!text || !caller_owner(r) || !str_starts(http_req_path(r), "/v1/sandboxes/"))
 		return 0;
 	find_id(c, r, text, id);
 	int rc = rows_owner(c->rows, id, owner, e);
-	return rc < 0 || login_sees(r, owner) ? rc : find_none(text, e);
+	return rc < 0 || caller_sees(r, owner) ? rc : find_none(text, e);
 }
 
 static int identify(struct control *c, struct http_request *r, struct err *e)

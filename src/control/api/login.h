@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who asks, and what that key may do. The hook before the handlers looks: at the scope of the key
 // by the call's flags, and whose the sandbox of the path is. What is in a body or a query the
-// handlers compare themselves (login_sees).
+// handlers compare themselves (caller_sees).
 #pragma once
 #include "control/api/context.h"
 
@@ -16,18 +16,8 @@
 // The key that a request came with, in whatever header and scheme; NULL: none. The text belongs to
 // the request.
 const char *login_key(struct http_request *r);
-// Whose key it is; NULL on public routes and the edge's.
-const struct key_info *login_of(const struct http_request *r);
-// The owner whose things the request may see; NULL: everybody's.
-const char *login_owner(const struct http_request *r);
-bool login_sees(const struct http_request *r, const char *owner);
 // The hook before the handlers: the key, what it may do, and the names of the query.
 bool login_before(struct http_request *r, const struct http_route *route, void *ctx);
-// Takes the tokens out of what a reader is shown: a sandbox, or an object with a list of them.
-void login_hide(const struct http_request *r, json_t *body);
-// Creates of a key in a minute: ERR_LIMIT, with Retry-After set, when n more are too many.
-int login_take_creates(struct control *c, struct http_request *r, uint64_t n, struct err *e);
-
 // --- credentials, as clients send them
 
 // The token of an Authorization header of the scheme Bearer, in any case; NULL: another one.

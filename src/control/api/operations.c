@@ -3,7 +3,7 @@
 #include <string.h>
 #include "base/str.h"
 #include "control/api/find.h"
-#include "control/api/login.h"
+#include "control/api/caller.h"
 #include "control/api/page.h"
 #include "control/api/reply.h"
 #include "control/state/render.h"
@@ -36,7 +36,7 @@ void operations_get_one(struct http_request *r, void *ctx)
 	_cleanup_operation_ struct operation op = {0};
 	struct err e = {0};
 	int rc = operations_get(c->db, id, &op, &e);
-	if (rc == 0 || (rc == 1 && !login_sees(r, op.owner)))
+	if (rc == 0 || (rc == 1 && !caller_sees(r, op.owner)))
 		rc = err_set(&e, ERR_NOT_FOUND, "no operation '%.64s'", id);
 	if (rc < 0)
 		reply_error(r, &e);
@@ -57,7 +57,7 @@ void operations_list_get(struct http_request *r, void *ctx)
 		rc = find_filter_id(c, r, http_req_query(r, "sandbox"), sandbox, &e);
 	// One more than asked for tells whether there is a next page.
 	if (rc == 0)
-		rc = operations_list(c->db, sandbox[0] ? sandbox : NULL, login_owner(r),
+		rc = operations_list(c->db, sandbox[0] ? sandbox : NULL, caller_owner(r),
 			page.before, page.limit + 1, &list, &n, &e);
 	if (rc < 0) {
 		reply_error(r, &e);

@@ -5,7 +5,7 @@
 #include "base/str.h"
 #include "control/api/fields.h"
 #include "control/api/find.h"
-#include "control/api/login.h"
+#include "control/api/caller.h"
 #include "control/api/reply.h"
 #include "control/api/work.h"
 #include "base/json.h"
@@ -124,7 +124,7 @@ void power_resume(struct http_request *r, void *ctx)
 		rc = prepare_resume(c, r, row, &b, &t, &e);
 	// Processors and memory count again from here on; while it was paused only its disk did.
 	if (rc == 0)
-		rc = rows_begin_resume(c->rows, row, login_of(r), &e);
+		rc = rows_begin_resume(c->rows, row, caller_key(r), &e);
 	if (rc == 0) {
 		work_run(c, r, &t, NULL, 0);
 		rows_end_resume(c->rows, row);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/api/reply.h"
-#include "control/api/login.h"
+#include "control/api/caller.h"
 #include "control/state/render.h"
 
 // Seconds. A place is free as soon as any sandbox ends; a host that is silent is looked at every
@@ -29,7 +29,7 @@ void reply_sandbox(struct http_request *r, int status, const struct sandbox_row 
 {
 	json_t *j = render_sandbox(row, s);
 	if (j) {
-		login_hide(r, j);
+		caller_hide(r, j);
 		http_reply_json(r, status, j);
 		return;
 	}

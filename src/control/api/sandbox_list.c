@@ -3,7 +3,7 @@
 #include <string.h>
 #include "base/str.h"
 #include "control/api/find.h"
-#include "control/api/login.h"
+#include "control/api/caller.h"
 #include "control/api/page.h"
 #include "control/api/reply.h"
 #include "control/state/render.h"
@@ -169,7 +169,7 @@ static int show(struct listing *l, struct sandbox_row *row, struct err *e)
 {
 	struct host_sandbox found;
 	const struct host_sandbox *s;
-	if (l->req && !login_sees(l->req, row->owner))
+	if (l->req && !caller_sees(l->req, row->owner))
 		return 0;
 	int rc = look_at(l, row, &found, &s, e);
 	if (rc < 0 || !fits(l->f, row, s->state))
@@ -180,7 +180,7 @@ static int show(struct listing *l, struct sandbox_row *row, struct err *e)
 	}
 	json_t *j = render_sandbox(row, s);
 	if (l->req)
-		login_hide(l->req, j);
+		caller_hide(l->req, j);
 	json_array_append_new(l->out, j);
 	l->last_shown = row->created_ns;
 	return 0;

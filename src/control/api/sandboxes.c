@@ -5,7 +5,7 @@
 #include "base/str.h"
 #include "control/api/fields.h"
 #include "control/api/find.h"
-#include "control/api/login.h"
+#include "control/api/caller.h"
 #include "control/api/reply.h"
 #include "control/api/work.h"
 #include "control/state/render.h"
@@ -161,12 +161,12 @@ static int create(struct control *c, struct http_request *r, const struct create
 	struct task *t, struct err *e)
 {
 	_cleanup_json_ json_t *none = json_object();
-	const struct key_info *key = login_of(r);
+	const struct key_info *key = caller_key(r);
 	char snapshot[UUID_SIZE];
 	struct row_size size = {0};
 	int rc = check_template(c, r, b, snapshot, &size, e);
 	if (rc == 0)
-		rc = login_take_creates(c, r, 1, e);
+		rc = caller_take_creates(c, r, 1, e);
 	if (rc < 0)
 		return rc;
 	id_new_sandbox(t->op.sandbox);

@@ -5,7 +5,7 @@
 #include "control/api/answer.h"
 #include "control/api/fields.h"
 #include "control/api/find.h"
-#include "control/api/login.h"
+#include "control/api/caller.h"
 #include "control/api/reply.h"
 #include "control/api/work.h"
 #include "control/state/render.h"
@@ -53,7 +53,7 @@ static int prepare(struct control *c, struct http_request *req, const struct cre
 	id_new_uuid(t->op.snapshot);
 	snprintf(t->op.sandbox, sizeof t->op.sandbox, "%s", row->id);
 	t->op.request = json_pack("{s:s, s:s, s:b, s:s}", "name", b->name, "parent", row->template,
-		"overwrite", b->overwrite, "owner", login_of(req)->id);
+		"overwrite", b->overwrite, "owner", caller_key(req)->id);
 	return t->op.request ? 0 : err_errno(e, ENOMEM, "snapshot");
 }
 
@@ -90,7 +90,7 @@ void snapshots_list(struct http_request *r, void *ctx)
 	}
 	json_t *out = json_array();
 	for (size_t i = 0; i < n; i++)
-		if (list[i].public || login_sees(r, list[i].owner))
+		if (list[i].public || caller_sees(r, list[i].owner))
 			json_array_append_new(out, answer_snapshot(&list[i]));
 	http_reply_json(r, 200, json_pack("{s:o}", "snapshots", out));
 }
@@ -198,9 +198,9 @@ void snapshots_delete(struct http_request *r, void *ctx)
 	}
 	if (rc == 0) {
 		// Another owner's may have the name by then: that one is not meant.
-		t.op.request = login_owner(r) ? json_pack("{s:s, s:s}", "name", name, "snapshot",
-							known.snapshot)
-					      : json_pack("{s:s}", "name", name);
+		t.op.request = caller_owner(r) ? json_pack("{s:s, s:s}", "name", name, "snapshot",
+							 known.snapshot)
+					       : json_pack("{s:s}", "name", name);
 		memcpy(t.op.owner, known.owner, sizeof t.op.owner);
 		work_run(c, r, &t, NULL, 0);
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/api/templates.h"
-#include "control/api/login.h"
+#include "control/api/caller.h"
 #include "control/api/reply.h"
 #include "control/state/render.h"
 #include "control/state/templates.h"
@@ -44,7 +44,7 @@ void templates_list_all(struct http_request *r, void *ctx)
 	for (size_t i = 0; i < n_base; i++)
 		json_array_append_new(out, base_json(&base[i]));
 	for (size_t i = 0; i < n; i++)
-		if (list[i].public || login_sees(r, list[i].owner))
+		if (list[i].public || caller_sees(r, list[i].owner))
 			json_array_append_new(out, template_json(&list[i]));
 	http_reply_json(r, 200, json_pack("{s:o}", "templates", out));
 }

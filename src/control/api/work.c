@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "base/str.h"
 #include "control/api/answer.h"
-#include "control/api/login.h"
+#include "control/api/caller.h"
 #include "control/api/reply.h"
 #include "control/engine/run.h"
 #include "base/json.h"
@@ -60,7 +60,7 @@ static int read_key(struct http_request *r, json_t *body, struct task *t, struct
 		if (*p < 0x21 || *p > 0x7e)
 			return err_set(e, ERR_INVALID,
 				"Idempotency-Key: must be printable ASCII without blanks");
-	memcpy(t->op.api_key, login_of(r)->id, sizeof t->op.api_key);
+	memcpy(t->op.api_key, caller_key(r)->id, sizeof t->op.api_key);
 	_cleanup_free_ char *text =
 		body ? json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS) : strdup("");
 	_cleanup_free_ char *all =
