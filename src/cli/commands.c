@@ -173,7 +173,26 @@ static const char text_port[] =
 	"  curl $(stasis port web 3000)\n";
 
 static const char text_key[] =
-	"The key is shown this one time; the server keeps only its hash.\n";
+	"The key is shown this one time; the server keeps only its hash.\n"
+	"\n"
+	"Scopes: admin does everything; sandboxes its owner's sandboxes and snapshots; read looks at\n"
+	"those (without an owner: at all) and sees no token. Without --scope it is an admin's. Keys of one\n"
+	"owner share what is the owner's; without --owner a key of the scope sandboxes is its own.\n"
+	"\n"
+	"When all keys are lost, root makes one with --offline, whether the server runs or not.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis key create ci --scope sandboxes --owner build --expires 30d --quota-sandboxes 20\n"
+	"  stasis key create dashboard --scope read\n";
+
+static const char text_key_update[] =
+	"What is not named stays as it is. It counts from the key's next call on.\n"
+	"\n"
+	"Example:\n"
+	"  stasis key update 0b6d1f0e-5f0c-4a57-9f0f-0f4c4d2f8f11 --quota-sandboxes 50 --expires none\n";
+
+static const char text_snapshot_share[] =
+	"A snapshot has its sandbox's memory in it, with all secrets that were there.\n";
 
 static const char text_build[] =
 	"Needs no server, but root and the data volume. What was built before is taken from the cache\n"
@@ -308,6 +327,10 @@ const struct cli_command cli_commands[] = {
 		text_snapshot_check, CLI_SANDBOXES, true, false, cmd_snapshot_check},
 	{"snapshot rewarm", "SNAPSHOT", "take it again on the current VMM, from its disk",
 		text_snapshot_rewarm, CLI_SANDBOXES, true, false, cmd_snapshot_rewarm},
+	{"snapshot share", "NAME...", "let every key start from snapshots", text_snapshot_share,
+		CLI_SANDBOXES, true, false, cmd_snapshot_share},
+	{"snapshot unshare", "NAME...", "keep snapshots to their owners again", NULL, CLI_SANDBOXES,
+		true, false, cmd_snapshot_unshare},
 	{"snapshot rm", "SNAPSHOT...", "delete snapshots", text_snapshot_rm, CLI_SANDBOXES, true,
 		false, cmd_snapshot_rm},
 	{"timeout", "ID TIME", "set when a sandbox ends, counted from now", NULL, CLI_SANDBOXES,
@@ -330,6 +353,10 @@ const struct cli_command cli_commands[] = {
 	{"key create", "NAME", "make an API key", text_key, CLI_SERVER, true, false,
 		cmd_key_create},
 	{"key ls", "", "list API keys", NULL, CLI_SERVER, true, false, cmd_key_ls},
+	{"key show", "KEY_ID", "show what a key may do and what its owner has", NULL, CLI_SERVER,
+		true, false, cmd_key_show},
+	{"key update", "KEY_ID", "change what a key may do", text_key_update, CLI_SERVER, true,
+		false, cmd_key_update},
 	{"key rm", "KEY_ID...", "revoke API keys", NULL, CLI_SERVER, true, false, cmd_key_rm},
 	{"operations", "", "list what was asked for and what came of it", text_operations,
 		CLI_SERVER, true, false, cmd_operations},

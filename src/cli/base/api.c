@@ -7,8 +7,23 @@
 #include "cli/base/local.h"
 #include "cli/base/output.h"
 
+// The first line, without what is around it.
+static int read_key_file(struct cli *c, struct err *e)
+{
+	const char *path = strcmp(c->api_key_file, "-") == 0 ? "/dev/stdin" : c->api_key_file;
+	int rc = file_read_line(AT_FDCWD, path, &c->key);
+	if (rc < 0)
+		return err_errno(e, rc, "--api-key-file %s", c->api_key_file);
+	c->key[strcspn(c->key, " \t\r")] = '\0';
+	return *c->key ? 0 : err_set(e, ERR_INVALID, "--api-key-file: %s is empty", path);
+}
+
 static int find_key(struct cli *c, struct err *e)
 {
+	if (c->api_key && c->api_key_file)
+		return err_set(e, ERR_INVALID, "give one of --api-key and --api-key-file");
+	if (c->api_key_file)
+		return read_key_file(c, e);
 	const char *env = getenv("STASIS_API_KEY");
 	const char *given = c->api_key ? c->api_key : env && *env ? env : NULL;
 	if (given)

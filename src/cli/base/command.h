@@ -31,6 +31,7 @@ struct cli {
 	int argc; // operands once the options are parsed; before: all words after the command
 	char **argv;
 	const char *url, *api_key; // from flags; NULL: api.c looks further
+	const char *api_key_file;  // from a flag; "-": standard input
 	bool json;
 	int exit_code;
 	struct http_client *http;	  // made by api_open

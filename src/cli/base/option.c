@@ -260,6 +260,8 @@ int cli_parse(struct cli *c, const struct cli_option *options, int min_operands,
 		{0, "api-key", "KEY",
 			"key (default: STASIS_API_KEY, else <data directory>/admin.key)",
 			OPT_STRING, &c->api_key},
+		{0, "api-key-file", "FILE", "key in a file, - for standard input", OPT_STRING,
+			&c->api_key_file},
 		{0},
 	};
 	const struct cli_option output[] = {
@@ -286,6 +288,10 @@ int cli_parse(struct cli *c, const struct cli_option *options, int min_operands,
 	int rc = read_options(c, &set, e);
 	if (rc < 0)
 		return rc;
+	if (c->api_key && !help)
+		fputs("stasis: warning: everybody on this machine can read a key on a command "
+		      "line: set STASIS_API_KEY, or give --api-key-file\n",
+			stderr);
 	if (help) {
 		print_help(c, &set);
 		return 1;

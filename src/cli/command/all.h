@@ -26,6 +26,8 @@ int cmd_snapshot_ls(struct cli *c, struct err *e);
 int cmd_snapshot_check(struct cli *c, struct err *e);
 int cmd_snapshot_get(struct cli *c, struct err *e);
 int cmd_snapshot_rewarm(struct cli *c, struct err *e);
+int cmd_snapshot_share(struct cli *c, struct err *e);
+int cmd_snapshot_unshare(struct cli *c, struct err *e);
 int cmd_snapshot_rm(struct cli *c, struct err *e);
 // bench.c
 int cmd_bench(struct cli *c, struct err *e);
@@ -42,6 +44,8 @@ int cmd_why(struct cli *c, struct err *e);
 int cmd_events(struct cli *c, struct err *e);
 // key.c
 int cmd_key_create(struct cli *c, struct err *e);
+int cmd_key_show(struct cli *c, struct err *e);
+int cmd_key_update(struct cli *c, struct err *e);
 int cmd_key_ls(struct cli *c, struct err *e);
 int cmd_key_rm(struct cli *c, struct err *e);
 // reconcile.c

@@ -216,6 +216,8 @@ static void note_server(struct completion *x, const struct cli_option *o, const 
 		x->c.url = value;
 	else if (str_eq(o->name, "api-key"))
 		x->c.api_key = value;
+	else if (str_eq(o->name, "api-key-file") && !str_eq(value, "-"))
+		x->c.api_key_file = value;
 }
 
 // Words behind the command's name; the last one is to be completed.

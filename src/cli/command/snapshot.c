@@ -178,3 +178,30 @@ int cmd_snapshot_rm(struct cli *c, struct err *e)
 	int rc = cli_parse(c, options, 1, -1, e);
 	return rc == 0 ? each_operand(c, force, remove_one, NULL, e) : rc;
 }
+
+static int share_one(struct cli *c, const char *name, const void *ctx, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf path = {0};
+	_cleanup_json_ json_t *body = json_pack("{s:b}", "public", *(const bool *)ctx);
+	strbuf_adds(&path, "/v1/snapshots/");
+	str_percent_encode(&path, name);
+	if (strbuf_check(&path) < 0)
+		return err_errno(e, ENOMEM, "%s", name);
+	return api_call(c, "PATCH", path.data, body, NULL, e);
+}
+
+static int share(struct cli *c, bool public, struct err *e)
+{
+	int rc = cli_parse(c, NULL, 1, -1, e);
+	return rc == 0 ? each_operand(c, false, share_one, &public, e) : rc;
+}
+
+int cmd_snapshot_share(struct cli *c, struct err *e)
+{
+	return share(c, true, e);
+}
+
+int cmd_snapshot_unshare(struct cli *c, struct err *e)
+{
+	return share(c, false, e);
+}
