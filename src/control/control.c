@@ -315,6 +315,7 @@ static int fill(struct control *c, const struct control_config *cfg, struct err 
 {
 	unsigned char raw[32];
 	c->host = cfg->host;
+	c->answers.limit = cfg->answer_memory ? cfg->answer_memory : CONTROL_ANSWER_MEMORY_DEFAULT;
 	c->lock_fd = c->run_lock_fd = -1;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->wake, NULL);

@@ -6,6 +6,7 @@
 #include "hostagent/hostagent.h"
 
 #define CONTROL_LISTEN_DEFAULT "127.0.0.1:7070"
+#define CONTROL_ANSWER_MEMORY_DEFAULT (256ull << 20)
 #define CONTROL_DOMAIN_DEFAULT "localhost"
 
 struct control;
@@ -19,6 +20,7 @@ struct control_config {
 	const char *nginx;   // program; NULL: "nginx"
 	const char *trusted; // see struct edge_config; NULL: its default
 	const struct edge_limits *limits; // NULL: EDGE_LIMITS_DEFAULT
+	uint64_t answer_memory;		  // bytes of output of commands under way; 0: 256 MiB
 	bool no_edge;			  // only the socket: for tests and benchmarks
 	struct hostagent host;
 };

@@ -2,6 +2,7 @@
 // What the calls share; ctx of every handler.
 #pragma once
 #include "control/api/agents.h"
+#include "control/api/exec_answer.h"
 #include "control/api/stats.h"
 #include "control/engine/engine.h"
 #include "control/engine/timings.h"
@@ -28,6 +29,7 @@ struct control {
 	struct stats *stats;
 	struct timings *timings;
 	struct agents *agents;
+	struct exec_budget answers; // output of commands under way
 	struct http_server *http;
 	struct http_server *edge_http; // answers the edge's own questions
 	struct edge *edge;

@@ -26,7 +26,14 @@ struct exec_body {
 	uint64_t timeout_sec;
 };
 
-enum stop_reason { STOP_NONE, STOP_CLIENT_GONE, STOP_CLOSING, STOP_DEADLINE, STOP_NO_MEMORY };
+enum stop_reason {
+	STOP_NONE,
+	STOP_CLIENT_GONE,
+	STOP_CLOSING,
+	STOP_DEADLINE,
+	STOP_NO_MEMORY,
+	STOP_BUDGET
+};
 
 struct exec {
 	struct http_request *req;
@@ -96,10 +103,10 @@ static int on_start(void *ctx, uint32_t pid)
 static int on_data(void *ctx, int stream, const void *data, size_t len)
 {
 	struct exec *x = ctx;
-	if (exec_result_add(&x->result, stream, data, len) == 0)
-		return 0;
-	x->stop = STOP_NO_MEMORY;
-	return -ENOMEM;
+	int r = exec_result_add(&x->result, stream, data, len);
+	if (r < 0)
+		x->stop = r == -EAGAIN ? STOP_BUDGET : STOP_NO_MEMORY;
+	return r;
 }
 
 static int on_tick(void *ctx)
@@ -182,6 +189,12 @@ static int stop_error(struct exec *x, uint64_t timeout_sec, struct err *e)
 		return err_set(e, ERR_TIMEOUT,
 			"the sandbox's agent told no end of the command within %u s; %s",
 			(unsigned)timeout_sec, what);
+	case STOP_BUDGET:
+		return err_set(e, ERR_LIMIT,
+			"output of commands under way has used up the server's memory for it "
+			"(serve "
+			"--answer-memory); %s: ask again later, or let it write to a file",
+			what);
 	default:
 		return err_set(e, ERR_INTERNAL, "out of memory; %s", what);
 	}
@@ -315,6 +328,7 @@ void exec_run(struct http_request *r, void *ctx)
 	if (rc == 0 && b.stdin_text &&
 		str_base64_decode(&x.input, b.stdin_text, strlen(b.stdin_text)) < 0)
 		rc = err_set(&e, ERR_INVALID, "stdin: is not base64");
+	x.result.budget = &((struct control *)ctx)->answers;
 	x.result.base64 = str_eq(b.encoding, "base64");
 	if (rc == 0)
 		rc = run(ctx, &x, &b, &e);

@@ -104,6 +104,16 @@ int envd_run(struct http_client *c, const struct envd_target *t, const struct en
 		for (int i = 0; i < 9; i++)
 			p->on_data(p->ctx, 2, block, sizeof block);
 	}
+	if (str_starts(what, "escapes")) {
+		// Bytes of which JSON makes six each.
+		static char block[1 << 20];
+		memset(block, 1, sizeof block);
+		int r = 0;
+		for (int i = 0; i < 9 && r == 0; i++)
+			r = p->on_data(p->ctx, i < 8 ? 1 : 2, block, sizeof block);
+		if (r < 0)
+			return err_set(e, ERR_CANCELED, "canceled");
+	}
 	if (str_eq(what, "/bin/args"))
 		for (int i = 0; p->args[i]; i++)
 			p->on_data(p->ctx, 1, p->args[i], strlen(p->args[i]));
@@ -910,6 +920,38 @@ static int read_number(void *ctx, int n, char **values, char **names)
 	return 0;
 }
 
+// What a guest writes is not made six times as long.
+static void test_exec_output_is_bounded(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200];
+	create_box(f, "{}", id);
+	path_of(id, "/exec", path);
+	_cleanup_json_ json_t *j = call(f, "POST", path, "{\"cmd\":\"escapes\"}", 200);
+	assert_string_equal(text(j, "stdout_encoding"), "base64");
+	assert_string_equal(text(j, "stderr_encoding"), "base64");
+	_cleanup_strbuf_ struct strbuf raw = {0};
+	const char *out = text(j, "stdout");
+	assert_int_equal(str_base64_decode(&raw, out, strlen(out)), 0);
+	assert_int_equal(raw.len, 8 << 20);
+	assert_int_equal(raw.data[raw.len - 1], 1);
+	assert_int_equal(strlen(text(j, "stderr")), ((1 << 20) + 2) / 3 * 4);
+	// Text stays text, also where it is sent in pieces.
+	_cleanup_json_ json_t *flood = call(f, "POST", path, "{\"cmd\":\"flood\"}", 200);
+	assert_string_equal(text(flood, "stderr_encoding"), "utf8");
+	assert_int_equal(json_string_length(json_object_get(flood, "stderr")), 8 << 20);
+	// The budget: what is over it is refused, with the way out, and given back at the end.
+	assert_int_equal(f->control->answers.used, 0);
+	f->control->answers.limit = 4 << 20;
+	refused(f, "POST", path, "{\"cmd\":\"escapes\"}", 429, "answer-memory");
+	assert_true(agent.killed);
+	_cleanup_json_ json_t *small = call(f, "POST", path, "{\"cmd\":\"binary\"}", 200);
+	assert_string_equal(text(small, "stdout"), "/wB4");
+	assert_int_equal(f->control->answers.used, 0);
+	f->control->answers.limit = 256 << 20;
+	call_drop(f, "POST", path, "{\"cmd\":\"escapes\"}", 200);
+}
+
 static void test_newer_database_is_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -965,6 +1007,7 @@ int main(void)
 		T(test_metrics_and_others),
 		T(test_openapi_has_every_route),
 		T(test_second_server_is_refused),
+		T(test_exec_output_is_bounded),
 		T(test_newer_database_is_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
