@@ -4,6 +4,14 @@
 #pragma once
 #include "sandbox/types.h"
 
+struct host_overcommit {
+	unsigned disk, memory, vcpus; // 2000, 1000, 10000
+};
+#define HOST_OVERCOMMIT_DEFAULT                                                                    \
+	{                                                                                          \
+		2000, 1000, 10000                                                                  \
+	}
+
 struct host_config {
 	const char *data_dir;	// holds the volume's marker
 	const char *run_dir;	//
@@ -13,7 +21,10 @@ struct host_config {
 	uint64_t reserve_bytes; // kept free for pauses (disk/space.h); this or the next, or none
 	unsigned reserve_percent;
 	bool pause_room; // nothing starts that could not be paused beside all that runs
-	const char *vmm; // "auto", "firecracker", "fcqemu"
+	// How much may be promised of what there is, in percent: the default where it is
+	// NULL, and 0 of one for no limit.
+	const struct host_overcommit *overcommit;
+	const char *vmm;	      // "auto", "firecracker", "fcqemu"
 	const char *firecracker_path; // NULL: firecracker of PATH
 	const char *qemu_path;	      // NULL: /usr/bin/qemu-system-x86_64
 	// Minimum versions of VMMs, "qemu 7.2.9, firecracker 1.14.2": nothing starts on older ones,

@@ -27,7 +27,7 @@ struct cli_option {
 	bool *present;	   // may be NULL
 };
 
-#define CLI_MAX_OPTIONS 32
+#define CLI_MAX_OPTIONS 64
 struct cli_option_set {
 	struct cli_option rows[CLI_MAX_OPTIONS];
 	size_t n;

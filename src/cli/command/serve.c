@@ -107,6 +107,8 @@ static int start_host(const struct settings *s, bool alone, struct hostagent *re
 	rc = local_mount_volume(s->data_dir, e);
 	if (rc < 0)
 		return err_prefix(e, rc, "data volume");
+	const struct host_overcommit over = {(unsigned)s->overcommit_disk,
+		(unsigned)s->overcommit_memory, (unsigned)s->overcommit_vcpus};
 	return hostagent_start_local(
 		&(struct host_config){
 			.data_dir = s->data_dir,
@@ -118,6 +120,7 @@ static int start_host(const struct settings *s, bool alone, struct hostagent *re
 			.reserve_percent = (unsigned)percent,
 			.pause_room = s->pause_room,
 			.metrics_sandboxes = (unsigned)s->metrics_sandboxes,
+			.overcommit = &over,
 			.warm_slots = (unsigned)s->warm_slots,
 			.vmm = s->vmm,
 			.firecracker_path = s->firecracker,
@@ -140,6 +143,7 @@ static int start_control(
 			.domain = s->domain,
 			.nginx = s->nginx,
 			.trusted = s->trusted_proxies,
+			.answer_memory = s->answer_memory,
 			.host = *host,
 		},
 		ret, e);
@@ -280,10 +284,14 @@ static int run_role(const struct settings *s, const struct role *role, struct er
 
 int cmd_serve(struct cli *c, struct err *e)
 {
+	static const struct host_overcommit usual = HOST_OVERCOMMIT_DEFAULT;
 	_cleanup_(settings_done) struct settings s = {.log_level = "info",
 		.log_format = "text",
 		.metrics_sandboxes = 200,
-		.role = "both"};
+		.role = "both",
+		.overcommit_disk = usual.disk,
+		.overcommit_memory = usual.memory,
+		.overcommit_vcpus = usual.vcpus};
 	struct cli_option options[N_SETTINGS + 1];
 	settings_list(&s, options);
 	int rc = cli_parse(c, options, 0, 0, e);

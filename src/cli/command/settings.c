@@ -146,6 +146,20 @@ void settings_list(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
 			"where the roles meet (default: " PATH_RUN_DEFAULT "/" HOST_SOCKET
 			"; of role host " HOST_SOCKET " in its run directory)",
 			OPT_STRING, &s->host_socket},
+		{0, "overcommit-disk", "PERCENT",
+			"of the data volume, promised to sandboxes as disks (default: 2000; 0: "
+			"any)",
+			OPT_U64, &s->overcommit_disk, 0, 1000000},
+		{0, "overcommit-memory", "PERCENT",
+			"of this machine's memory, promised to those that run (default: 1000; 0: "
+			"any)",
+			OPT_U64, &s->overcommit_memory, 0, 1000000},
+		{0, "overcommit-vcpus", "PERCENT",
+			"of its processors, promised to those that run (default: 10000; 0: any)",
+			OPT_U64, &s->overcommit_vcpus, 0, 1000000},
+		{0, "answer-memory", "SIZE",
+			"for output of commands in answers under way (default: 256M)", OPT_BYTES,
+			&s->answer_memory, .min = 1 << 20},
 		{0, "socket-group", "GROUP", "who may connect to it besides root (role host)",
 			OPT_STRING, &s->socket_group},
 		{0},

@@ -15,6 +15,7 @@
 #include "sandbox/machine/machine.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/claim.h"
+#include "sandbox/table/promise.h"
 #include "sandbox/table/state.h"
 #include "sandbox/table/turn.h"
 #include "sandbox/table/space.h"
@@ -137,6 +138,8 @@ int create_insert(struct host *h, const struct operation_kind *kind, const char 
 	s->hidden = hidden;
 	s->operation = kind->name;
 	snprintf(s->op_id, sizeof s->op_id, "%s", op_id);
+	struct promise_limits limits;
+	promise_limits(h, &limits);
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
 	const struct sandbox *old;
 	while ((old = host_find(h, info->id)) && old->operation && str_eq(old->op_id, op_id))
@@ -161,6 +164,9 @@ int create_insert(struct host *h, const struct operation_kind *kind, const char 
 		return err_set(e, ERR_LIMIT,
 			"this host runs %u sandboxes, its limit (serve --max-sandboxes)",
 			h->max_sandboxes);
+	rc = hidden ? 0 : promise_check(h, &limits, info, 1, true, e);
+	if (rc < 0)
+		return rc;
 	*ret_o = (struct operation){.h = h, .kind = kind, .s = s, .asked_ns = clock_monotonic_ns()};
 	snprintf(ret_o->id, sizeof ret_o->id, "%s", op_id);
 	sandbox_set_end(s, 0);

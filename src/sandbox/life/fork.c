@@ -10,6 +10,7 @@
 #include "sandbox/life/create.h"
 #include "sandbox/life/checkpoint.h"
 #include "sandbox/table/claim.h"
+#include "sandbox/table/promise.h"
 #include "sandbox/table/turn.h"
 #include "sandbox/table/space.h"
 
@@ -94,16 +95,18 @@ struct source_of_fork {
 };
 
 // Before the guest is stopped: no child of a fork would come up.
-static int check_room(struct host *h, size_t n, unsigned memory_mb, struct err *e)
+static int check_room(struct host *h, size_t n, const struct host_sandbox *one, struct err *e)
 {
-	uint64_t pauses = h->pause_room ? n * ((uint64_t)memory_mb << 20) : 0;
+	uint64_t pauses = h->pause_room ? n * ((uint64_t)one->memory_mb << 20) : 0;
 	int rc = space_check(h, "fork", pauses, e);
 	if (rc < 0)
 		return rc;
+	struct promise_limits limits;
+	promise_limits(h, &limits);
 	_cleanup_unlock_ pthread_mutex_t *held = mutex_lock(&h->lock);
 	unsigned live = host_live(h);
 	if (live + n <= h->max_sandboxes)
-		return 0;
+		return promise_check(h, &limits, one, n, true, e);
 	return err_set(e, ERR_LIMIT,
 		"this host runs %u sandboxes and its limit is %u (serve --max-sandboxes): there is "
 		"no room for %zu more",
@@ -113,7 +116,7 @@ static int check_room(struct host *h, size_t n, unsigned memory_mb, struct err *
 static int prepare(struct operation *o, struct err *e)
 {
 	const struct source_of_fork *f = o->work;
-	int rc = check_room(o->h, f->req->n, o->s->info.memory_mb, e);
+	int rc = check_room(o->h, f->req->n, &o->s->info, e);
 	return rc < 0 ? rc : checkpoint_prepare(o, e);
 }
 
@@ -169,7 +172,7 @@ int host_fork(struct host *h, struct host_fork *req, struct err *e)
 	if (running) {
 		rc = capture_source(&f, &o, e);
 		operation_release(&o, NULL);
-	} else if ((rc = check_room(h, req->n, o.s->info.memory_mb, e)) < 0 ||
+	} else if ((rc = check_room(h, req->n, &o.s->info, e)) < 0 ||
 		   (rc = store_op_begin(h, o.id, "fork", req->id, NULL, NULL, NULL, e)) < 0) {
 		operation_release(&o, NULL);
 	} else {

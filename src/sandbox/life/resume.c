@@ -12,6 +12,7 @@
 #include "sandbox/machine/machine.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/claim.h"
+#include "sandbox/table/promise.h"
 #include "sandbox/table/state.h"
 #include "sandbox/table/turn.h"
 #include "sandbox/table/space.h"
@@ -101,6 +102,8 @@ static int wait_for_turn(struct operation *o, bool rolls_back, struct err *e)
 	struct sandbox *s = o->s;
 	int rc = 0;
 	bool turn = true;
+	struct promise_limits limits;
+	promise_limits(h, &limits);
 	pthread_mutex_lock(&h->lock);
 	if (!rolls_back && s->info.state != SANDBOX_PAUSED)
 		rc = err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", s->info.id,
@@ -114,6 +117,8 @@ static int wait_for_turn(struct operation *o, bool rolls_back, struct err *e)
 		rc = err_set(e, ERR_LIMIT,
 			"this host runs %u sandboxes, its limit (serve --max-sandboxes)",
 			h->max_sandboxes);
+	else if (s->info.state == SANDBOX_PAUSED)
+		rc = promise_check(h, &limits, &s->info, 1, false, e);
 	if (rc == 0) {
 		s->starts = true;
 		// Rolled back it is paused for a moment, and goes on in its room.

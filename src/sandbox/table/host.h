@@ -132,6 +132,7 @@ struct host {
 	unsigned reserve_percent;
 	bool pause_room;
 	unsigned metrics_sandboxes;	 // with lines of their own in the metrics
+	unsigned overcommit_disk, overcommit_memory, overcommit_vcpus; // percent, 0: any
 	pthread_mutex_t space_lock;	 // one start is given room at a time; outer of lock
 	_Atomic int space_level;	 // enum space_level
 	_Atomic uint64_t space_promised; // to pauses under way

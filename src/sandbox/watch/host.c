@@ -116,6 +116,11 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	h->reserve_percent = cfg->reserve_percent;
 	h->pause_room = cfg->pause_room;
 	h->metrics_sandboxes = cfg->metrics_sandboxes;
+	const struct host_overcommit usual = HOST_OVERCOMMIT_DEFAULT;
+	const struct host_overcommit *over = cfg->overcommit ? cfg->overcommit : &usual;
+	h->overcommit_disk = over->disk;
+	h->overcommit_memory = over->memory;
+	h->overcommit_vcpus = over->vcpus;
 	h->max_sandboxes = cfg->max_sandboxes ? cfg->max_sandboxes : DEFAULT_MAX;
 	h->data_dir = strdup(cfg->data_dir);
 	h->run_dir = strdup(cfg->run_dir);

@@ -400,6 +400,90 @@ static void room_for_each_pause(const void *arg)
 	play_close(h);
 }
 
+static int try_create(struct host *h, const char *id, uint64_t disk_mb, struct err *e)
+{
+	struct host_create req = {.disk_mb = disk_mb, .token = "token"};
+	struct host_sandbox made;
+	*e = (struct err){0};
+	id_new_uuid(req.op_id);
+	snprintf(req.id, sizeof req.id, "%s", id);
+	snprintf(req.template, sizeof req.template, "base");
+	return host_create(h, &req, &made, e);
+}
+
+static void too_much(int rc, const struct err *e, enum err_code code, const char *setting)
+{
+	check(rc < 0 && e->code == code && strstr(e->text, setting), "%d, %d: '%s'", rc,
+		(int)e->code, e->text);
+}
+
+// Disks are promised until their sandbox ends; before anything is made.
+static void disks_are_promised(const void *arg)
+{
+	char op[UUID_SIZE];
+	uint64_t all = VOLUME_SIZE / MIB;
+	struct err e;
+	world.overcommit = (struct host_overcommit){.disk = 100};
+	play_new();
+	struct host *h = play_open();
+	too_much(try_create(h, "ihuge", 16u << 20, &e), &e, ERR_INVALID, "overcommit-disk");
+	too_much(try_create(h, "ihuge", all + 1, &e), &e, ERR_INVALID, "overcommit-disk");
+	check(try_create(h, "imost", all - 2, &e) == 0, "%s", e.text);
+	check(try_create(h, "ione", 1, &e) == 0, "%s", e.text);
+	too_much(try_create(h, "itwo", 2, &e), &e, ERR_NO_SPACE, "overcommit-disk");
+	check(try_create(h, "itwo", 1, &e) == 0, "%s", e.text);
+	too_much(try_create(h, "ithree", 1, &e), &e, ERR_NO_SPACE, "overcommit-disk");
+	// A paused one has its disk, also after a restart.
+	id_new_uuid(op);
+	struct host_sandbox now;
+	check(host_pause(h, op, "ione", &now, &e) == 0, "%s", e.text);
+	play_close(h);
+	h = play_open();
+	too_much(try_create(h, "ithree", 1, &e), &e, ERR_NO_SPACE, "overcommit-disk");
+	struct host_resume resume = {.id = "ione", .token = "token"};
+	id_new_uuid(resume.op_id);
+	check(host_resume(h, &resume, &now, &e) == 0, "%s", e.text); // it has its disk
+	id_new_uuid(op);
+	check(host_destroy(h, op, "ione", "killed", &e) == 0, "%s", e.text);
+	check(try_create(h, "ithree", 1, &e) == 0, "%s", e.text);
+	play_close(h);
+}
+
+// Memory and processors are promised to what runs.
+static void what_runs_is_promised(const void *arg)
+{
+	unsigned cpus = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+	char op[UUID_SIZE];
+	struct host_sandbox now;
+	struct err e;
+	world.overcommit = (struct host_overcommit){.vcpus = (200 + cpus - 1) / cpus};
+	play_new();
+	struct host *h = play_open();
+	check(try_create(h, "ione", 0, &e) == 0, "%s", e.text);
+	check(try_create(h, "itwo", 0, &e) == 0, "%s", e.text);
+	too_much(try_create(h, "ithree", 0, &e), &e, ERR_LIMIT, "overcommit-vcpus");
+	struct host_fork_child child = {.id = "ichild", .token = "token", .info = &now};
+	struct host_fork fork = {.id = "ione", .children = &child, .n = 1};
+	id_new_uuid(child.op_id);
+	id_new_uuid(fork.op_id);
+	too_much(host_fork(h, &fork, &e), &e, ERR_LIMIT, "overcommit-vcpus");
+	id_new_uuid(op);
+	check(host_pause(h, op, "ione", &now, &e) == 0, "%s", e.text);
+	check(try_create(h, "ithree", 0, &e) == 0, "%s", e.text);
+	struct host_resume resume = {.id = "ione", .token = "token"};
+	id_new_uuid(resume.op_id);
+	too_much(host_resume(h, &resume, &now, &e), &e, ERR_LIMIT, "overcommit-vcpus");
+	play_close(h);
+	h = play_open();
+	id_new_uuid(resume.op_id);
+	too_much(host_resume(h, &resume, &now, &e), &e, ERR_LIMIT, "overcommit-vcpus");
+	id_new_uuid(op);
+	check(host_destroy(h, op, "itwo", "killed", &e) == 0, "%s", e.text);
+	id_new_uuid(resume.op_id);
+	check(host_resume(h, &resume, &now, &e) == 0, "%s", e.text);
+	play_close(h);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct played_case cases[] = {
@@ -411,6 +495,8 @@ int main(int argc, char **argv)
 		{"low/bytes", low, &no},
 		{"low/inodes", low, &yes_},
 		{"low/pause", pause_without_room},
+		{"promise/disks", disks_are_promised},
+		{"promise/what-runs", what_runs_is_promised},
 		{"pause-room/create", room_for_each_pause, "crcf"},
 		{"pause-room/resume", room_for_each_pause, "rcrf"},
 	};

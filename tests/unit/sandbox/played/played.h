@@ -106,6 +106,7 @@ struct stage {
 struct world {
 	char dir[64], data[96], run[96];
 	bool firecracker, pause_room;
+	struct host_overcommit overcommit; // all 0: the default
 	bool superset; // the VMM writes all pages that hold something, changed or not
 	struct stage *stage;
 	int born; // socket to the helper that makes processes

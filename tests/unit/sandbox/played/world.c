@@ -93,11 +93,14 @@ void world_drop(void)
 
 int world_try_open(struct host **ret, struct err *e)
 {
+	bool overcommits =
+		world.overcommit.disk || world.overcommit.memory || world.overcommit.vcpus;
 	struct host_config cfg = {.data_dir = world.data,
 		.run_dir = world.run,
 		.vmm = world.firecracker ? "firecracker" : "fcqemu",
 		.firecracker_path = "/bin/true",
-		.pause_room = world.pause_room};
+		.pause_room = world.pause_room,
+		.overcommit = overcommits ? &world.overcommit : NULL};
 	return host_open(&cfg, ret, e);
 }
 
