@@ -185,6 +185,13 @@ static const char text_key[] =
 	"  stasis key create ci --scope sandboxes --owner build --expires 30d --quota-sandboxes 20\n"
 	"  stasis key create dashboard --scope read\n";
 
+static const char text_audit[] =
+	"A line of each call that changed something or was to, and of refused ones within bounds; what\n"
+	"goes to a guest by its ports is not in it. For keys of the scope admin.\n"
+	"\n"
+	"Example:\n"
+	"  stasis audit --since 2026-11-24T03:00:00Z\n";
+
 static const char text_key_update[] =
 	"What is not named stays as it is. It counts from the key's next call on.\n"
 	"\n"
@@ -347,6 +354,7 @@ const struct cli_command cli_commands[] = {
 	{"rm", "ID...", "end and remove sandboxes", NULL, CLI_SANDBOXES, true, false, cmd_rm},
 	{"events", "", "show what happened to sandboxes", text_events, CLI_SERVER, true, false,
 		cmd_events},
+	{"audit", "", "show who changed what", text_audit, CLI_SERVER, true, false, cmd_audit},
 	{"health", "", "ask the server how it is", NULL, CLI_SERVER, true, false, cmd_health},
 	{"bench", "", "measure the running server", text_bench, CLI_SERVER, true, false, cmd_bench},
 	{"image ls", "", "list templates", NULL, CLI_SERVER, true, false, cmd_image_ls},

@@ -12,6 +12,7 @@
 #include "base/embed.h"
 #include "base/id.h"
 #include "control/api/answer.h"
+#include "control/api/audit.h"
 #include "control/api/context.h"
 #include "control/api/login.h"
 #include "control/edge/edge.h"
@@ -20,6 +21,7 @@
 #include "control/engine/start.h"
 #include "control/engine/upkeep.h"
 #include "control/routes.h"
+#include "control/state/audit.h"
 #include "control/state/event_log.h"
 
 extern const struct embed control_migrations[];
@@ -114,6 +116,7 @@ static void upkeep(struct control *c, unsigned pass)
 		log_warn("owners of old sandboxes are kept: %s", e.text);
 	if (event_log_expire(c->db, &e) < 0)
 		log_warn("old events are kept: %s", e.text);
+	audit_sync(c->audit);
 	if (keys_flush(c->keys, &e) < 0)
 		log_warn("times of use of keys are not written: %s", e.text);
 }
@@ -217,12 +220,14 @@ static int open_db(struct control *c, struct err *e)
 	return db_open(path, control_migrations, &c->db, e);
 }
 
-static int open_state(struct control *c, struct err *e)
+static int open_state(struct control *c, uint64_t audit_size, struct err *e)
 {
 	_cleanup_free_ char *secret = NULL;
 	int r = open_db(c, e);
 	if (r == 0)
 		r = load_secret(c->data_dir, &secret, e);
+	if (r == 0)
+		r = audit_open(c->data_dir, audit_size, &c->audit, e);
 	if (r == 0)
 		r = keys_load(c->db, &c->keys, e);
 	if (r == 0)
@@ -244,6 +249,7 @@ static void count_request(struct http_request *r, int status, uint64_t duration_
 {
 	struct control *c = ctx;
 	stats_count(c->stats, http_req_route(r), status, duration_ns);
+	audit_note(c, r, status);
 }
 
 static int start_http(struct control *c, const char *path, const struct http_route *routes,
@@ -372,7 +378,7 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 	if (r == 0)
 		r = take_dirs(c, e);
 	if (r == 0)
-		r = open_state(c, e);
+		r = open_state(c, cfg->audit_size, e);
 	if (r == 0) {
 		set_place(c);
 		compare(c);
@@ -421,6 +427,7 @@ struct control *control_stop(struct control *c)
 	db_close(c->db);
 	stats_free(c->stats);
 	timings_free(c->timings);
+	audit_close(c->audit);
 	agents_free(c->agents);
 	safe_close(c->run_lock_fd);
 	safe_close(c->lock_fd);

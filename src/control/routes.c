@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/routes.h"
+#include "control/api/audit.h"
 #include "control/api/changes.h"
 #include "control/api/events.h"
 #include "control/api/exec.h"
@@ -147,6 +148,11 @@ const struct http_route control_routes[] = {
 		.pattern = "/v1/keys/{id}",
 		.flags = ROUTE_ADMIN,
 		.handler = keys_delete},
+	{.method = "GET",
+		.pattern = "/v1/audit",
+		.flags = ROUTE_ADMIN,
+		.handler = audit_list,
+		.query = "cursor since limit"},
 	{.method = "GET", .pattern = "/v1/openapi.json", .handler = status_openapi},
 };
 const size_t control_n_routes = ARRAY_SIZE(control_routes);

@@ -206,12 +206,12 @@ void http_reply_header(struct http_request *r, const char *name, const char *val
 	r->headers = h;
 }
 
-bool http_reply_has(const struct http_request *r, const char *name)
+const char *http_reply_get(const struct http_request *r, const char *name)
 {
 	const struct reply_header *h = r->headers;
 	while (h && strcasecmp(h->name, name) != 0)
 		h = h->next;
-	return h != NULL;
+	return h ? h->value : NULL;
 }
 
 // Takes response, NULL when it could not be made: then the connection is cut.

@@ -95,8 +95,8 @@ int http_req_socket(const struct http_request *r); // to poll only
 // -----------------------------------------------------------------
 void http_reply_header(
 	struct http_request *r, const char *name, const char *value);	// before the reply
-// Whether the reply will have one of that name.
-bool http_reply_has(const struct http_request *r, const char *name);
+// One that was set before; NULL: none of that name.
+const char *http_reply_get(const struct http_request *r, const char *name);
 void http_reply_json(struct http_request *r, int status, json_t *body); // steals body
 void http_reply_data(struct http_request *r, int status, const char *content_type, const void *data,
 	size_t len);						    // copies

@@ -144,6 +144,7 @@ static int start_control(
 			.nginx = s->nginx,
 			.trusted = s->trusted_proxies,
 			.answer_memory = s->answer_memory,
+			.audit_size = s->audit_size,
 			.host = *host,
 		},
 		ret, e);

@@ -2,13 +2,14 @@
 // What the calls share; ctx of every handler.
 #pragma once
 #include "control/api/agents.h"
-#include "control/api/exec_answer.h"
+#include "control/api/exec_budget.h"
 #include "control/api/stats.h"
 #include "control/engine/engine.h"
 #include "control/engine/timings.h"
 #include "control/state/feed.h"
 #include "http/server.h"
 
+struct audit;
 struct edge;
 
 struct control {
@@ -28,6 +29,7 @@ struct control {
 	char edge_key[65];	    // tells nginx's sub-requests from what clients send
 	struct stats *stats;
 	struct timings *timings;
+	struct audit *audit;
 	struct agents *agents;
 	struct exec_budget answers; // output of commands under way
 	struct http_server *http;

@@ -2,19 +2,13 @@
 // What a command has come to, as the answer tells it: when it has ended, and beside an error as far
 // as it came.
 #pragma once
-#include <stdatomic.h>
 #include "agentclient/client.h"
+#include "control/api/exec_budget.h"
 #include "http/server.h"
 
 #define EXEC_OUTPUT_MAX (8u << 20) // per stream
 #define EXEC_FREE_BYTES                                                                            \
 	(64u << 10) // of an answer that cost nothing, so that small ones always pass
-
-// What all answers under way may hold beyond that.
-struct exec_budget {
-	uint64_t limit;
-	_Atomic uint64_t used;
-};
 
 // What is known of the command where the answer is an error: "process" there.
 enum exec_fate { EXEC_UNKNOWN, EXEC_RUNNING, EXEC_KILLED, EXEC_GONE };

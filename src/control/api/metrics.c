@@ -8,7 +8,25 @@
 #include "control/api/context.h"
 #include "control/api/find.h"
 #include "control/api/reply.h"
+#include "control/state/audit.h"
 #include "control/state/render.h"
+
+static void print_audit(const struct control *c, struct strbuf *out)
+{
+	const struct audit_counts n = audit_counts(c->audit);
+	strbuf_addf(out,
+		"# HELP stasis_audit_lines_total Of the audit log.\n"
+		"# TYPE stasis_audit_lines_total counter\n"
+		"stasis_audit_lines_total %llu\n"
+		"# HELP stasis_audit_failed_total Lines that could not be written.\n"
+		"# TYPE stasis_audit_failed_total counter\n"
+		"stasis_audit_failed_total %llu\n"
+		"# HELP stasis_refused_total Calls refused for their key or its quota.\n"
+		"# TYPE stasis_refused_total counter\n"
+		"stasis_refused_total %llu\n",
+		(unsigned long long)n.lines, (unsigned long long)n.failed,
+		(unsigned long long)n.refusals);
+}
 
 static uint64_t resident_bytes(void)
 {
@@ -27,6 +45,7 @@ void metrics_get_all(struct http_request *r, void *ctx)
 	size_t n = 0, by_state[SANDBOX_STATE_MAX] = {0};
 	struct err e = {0};
 	stats_print(c->stats, &out);
+	print_audit(c, &out);
 	timings_print(c->timings, &out);
 	strbuf_adds(&out, "# HELP process_resident_memory_bytes Of the server.\n"
 			  "# TYPE process_resident_memory_bytes gauge\n");

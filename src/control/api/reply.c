@@ -10,7 +10,7 @@
 
 void reply_retry_after(struct http_request *r, int status)
 {
-	if (http_reply_has(r, "Retry-After"))
+	if (http_reply_get(r, "Retry-After"))
 		return;
 	if (status == err_info(ERR_LIMIT)->http_status)
 		http_reply_header(r, "Retry-After", RETRY_LIMIT);

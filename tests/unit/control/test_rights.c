@@ -2,12 +2,14 @@
 // What a key may do, whose things it sees, and how much its owner may have.
 #include "fixture.h"
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <string.h>
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "control/api/context.h"
 #include "control/api/login.h"
+#include "control/state/audit.h"
 #include "control/routes.h"
 
 // --- clients with keys of their own
@@ -417,6 +419,109 @@ static void test_a_key_from_outside(void **state)
 	drop_as(f, c, "GET", "/v1/keys", NULL, 200);
 }
 
+static void test_audit(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200];
+	_cleanup_client_ struct http_client *one =
+		new_client(f, "{\"name\":\"one\",\"scope\":\"sandboxes\",\"owner\":\"red\"}");
+	_cleanup_client_ struct http_client *none = key_client(f, "nobody");
+	_cleanup_client_ struct http_client *forged =
+		client_of(f, "X-Request-Id: a\",\"outcome\":\"done\xff");
+	box_as(f, one, "{}", id);
+	drop_as(f, one, "GET", path_of(id, "", path), NULL, 200); // changes nothing
+	refused_as(f, one, "GET", "/v1/audit", NULL, 403, "admin");
+	drop_as(f, none, "DELETE", path, NULL, 401);
+	drop_as(f, forged, "DELETE", "/v1/sandboxes/%0a%7b%22seq%22:1%7d", NULL, 401);
+	drop_as(f, one, "DELETE", path, NULL, 204);
+	_cleanup_json_ json_t *j = call(f, "GET", "/v1/audit", NULL, 200);
+	json_t *lines = json_object_get(j, "audit"), *line;
+	static const struct {
+		const char *call, *key, *outcome;
+		int status;
+	} want[] = {{"/v1/keys", "admin", "done", 201}, {"/v1/sandboxes", "one", "done", 201},
+		{"/v1/audit", "one", "refused", 403},
+		{"/v1/sandboxes/{id}", "(none)", "refused", 401},
+		{"/v1/sandboxes/{id}", "(none)", "refused", 401},
+		{"/v1/sandboxes/{id}", "one", "done", 204}};
+	assert_int_equal(json_array_size(lines), ARRAY_SIZE(want));
+	size_t i;
+	json_array_foreach (lines, i, line) {
+		assert_int_equal(json_integer_value(json_object_get(line, "seq")), i + 1);
+		assert_string_equal(text(line, "call"), want[i].call);
+		assert_string_equal(text(json_object_get(line, "key"), "name"), want[i].key);
+		assert_string_equal(text(line, "outcome"), want[i].outcome);
+		assert_int_equal(
+			json_integer_value(json_object_get(line, "status")), want[i].status);
+	}
+	assert_string_equal(text(json_array_get(lines, 5), "target"), id);
+	assert_int_equal(strlen(text(json_array_get(lines, 5), "operation")), 36);
+	// The file: as many lines, of its owner alone, and no key in it.
+	struct stat st;
+	_cleanup_strbuf_ struct strbuf all = {0};
+	snprintf(path, sizeof path, "%s/audit.log", f->data);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	assert_int_equal(file_read(AT_FDCWD, path, 1 << 20, &all), 0);
+	size_t n = 0;
+	for (const char *p = all.data; (p = strchr(p, '\n')); p++)
+		n++;
+	assert_int_equal(n, ARRAY_SIZE(want));
+	assert_null(strstr(all.data, "e2b_"));
+	// Pages, and on after a restart behind a line that was torn.
+	_cleanup_json_ json_t *page = call(f, "GET", "/v1/audit?limit=4", NULL, 200);
+	assert_string_equal(text(page, "next_cursor"), "4");
+	fixture_stop(f);
+	int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+	assert_int_equal(write(fd, "{\"seq\":7,\"at", 12), 12);
+	close(fd);
+	fixture_start(f);
+	call_drop(f, "POST", "/v1/keys", "{\"name\":\"later\"}", 201);
+	_cleanup_json_ json_t *rest = call(f, "GET", "/v1/audit?cursor=4", NULL, 200);
+	lines = json_object_get(rest, "audit");
+	assert_int_equal(json_array_size(lines), 3);
+	assert_int_equal(json_integer_value(json_object_get(json_array_get(lines, 2), "seq")), 7);
+	refused(f, "GET", "/v1/audit?cursor=8", NULL, 410, "begin again");
+	refused(f, "GET", "/v1/audit?cursor=x", NULL, 400, "cursor");
+}
+
+static int count_line(void *ctx, json_t *line)
+{
+	++*(size_t *)ctx;
+	return 0;
+}
+
+static void test_audit_rotates(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_(audit_closep) struct audit *a = NULL;
+	struct err e = {0};
+	uint64_t first, last;
+	size_t n = 0;
+	assert_int_equal(audit_open(f->dir, 1000, &a, &e), 0);
+	for (int i = 0; i < 200; i++)
+		audit_write(a, json_pack("{s:i}", "i", i));
+	audit_range(a, &first, &last);
+	assert_int_equal(last, 200);
+	assert_true(first > 1);
+	assert_int_equal(audit_read(a, 0, 0, SIZE_MAX, count_line, &n, &e), 0);
+	assert_int_equal(n, last - first + 1);
+	a = audit_close(a);
+	assert_int_equal(audit_open(f->dir, 1000, &a, &e), 0);
+	uint64_t again, next;
+	audit_range(a, &again, &next);
+	assert_int_equal(again, first);
+	assert_int_equal(next, last);
+	// Refusals are for strangers to make.
+	uint64_t suppressed = 0;
+	size_t taken = 0;
+	for (int i = 0; i < 1000; i++)
+		taken += audit_takes_refusal(a, &suppressed);
+	assert_in_range(taken, 40, 200);
+	assert_int_equal(audit_counts(a).refusals, 1000);
+	assert_int_equal(audit_counts(a).suppressed, 1000 - taken);
+}
+
 int main(void)
 {
 #define T(x) cmocka_unit_test_setup_teardown(x, fixture_setup, fixture_teardown)
@@ -432,6 +537,8 @@ int main(void)
 		T(test_schemes),
 		T(test_keys_in_headers),
 		T(test_a_key_from_outside),
+		T(test_audit),
+		T(test_audit_rotates),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
