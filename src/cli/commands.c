@@ -185,6 +185,10 @@ static const char text_key[] =
 	"  stasis key create ci --scope sandboxes --owner build --expires 30d --quota-sandboxes 20\n"
 	"  stasis key create dashboard --scope read\n";
 
+static const char text_token[] =
+	"The token before opens nothing any more, at once. An agent that cannot be told right now is told\n"
+	"later, a paused one when it is resumed; until then calls to it fail.\n";
+
 static const char text_audit[] =
 	"A line of each call that changed something or was to, and of refused ones within bounds; what\n"
 	"goes to a guest by its ports is not in it. For keys of the scope admin.\n"
@@ -325,6 +329,8 @@ const struct cli_command cli_commands[] = {
 	{"resume", "ID", "let a paused sandbox go on, or take one back", text_resume, CLI_SANDBOXES,
 		true, false, cmd_resume},
 	{"fork", "ID", "copy a sandbox as it is", text_fork, CLI_SANDBOXES, true, false, cmd_fork},
+	{"token rotate", "ID", "make a sandbox's token anew and print it", text_token,
+		CLI_SANDBOXES, true, false, cmd_token_rotate},
 	{"snapshot create", "ID NAME", "make a snapshot to create sandboxes from", text_snapshot,
 		CLI_SANDBOXES, true, false, cmd_snapshot_create},
 	{"snapshot ls", "", "list snapshots", NULL, CLI_SANDBOXES, true, false, cmd_snapshot_ls},

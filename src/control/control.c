@@ -19,6 +19,7 @@
 #include "control/engine/catchup.h"
 #include "control/engine/retention.h"
 #include "control/engine/start.h"
+#include "control/engine/tokens.h"
 #include "control/engine/upkeep.h"
 #include "control/routes.h"
 #include "control/state/audit.h"
@@ -109,6 +110,7 @@ static void upkeep(struct control *c, unsigned pass)
 {
 	struct err e = {0};
 	compare(c);
+	engine_tell_tokens(&c->engine);
 	engine_expire(&c->engine);
 	if (pass % RETENTION_PASSES == 0)
 		retain(c);
@@ -382,6 +384,7 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 	if (r == 0) {
 		set_place(c);
 		compare(c);
+		engine_tell_tokens(&c->engine);
 		r = start_servers(c, e);
 	}
 	if (r == 0 && !cfg->no_edge)

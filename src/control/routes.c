@@ -19,6 +19,7 @@
 #include "control/api/sandboxes.h"
 #include "control/api/snapshots.h"
 #include "control/api/templates.h"
+#include "control/api/token.h"
 #include "control/api/usage.h"
 #include "control/api/wait.h"
 #include "control/api/why.h"
@@ -54,6 +55,7 @@ const struct http_route control_routes[] = {
 		.handler = sandboxes_logs,
 		.query = "tail"},
 	{.method = "GET", .pattern = "/v1/sandboxes/{id}/metrics", .handler = metrics_get_one},
+	{.method = "POST", .pattern = "/v1/sandboxes/{id}/token:rotate", .handler = token_rotate},
 	{.method = "GET", .pattern = "/v1/sandboxes/{id}/why", .handler = why_get},
 	{.method = "GET",
 		.pattern = "/v1/operations",

@@ -322,6 +322,15 @@ static int set_on_timeout(
 	return rc < 0 ? rc : order(p, RPC_SET_ON_TIMEOUT, &q, NULL, e);
 }
 
+static int set_token(void *p, const char *op_id, const char *id, const char *token, struct err *e)
+{
+	struct rpc_request q = {.token = token};
+	int rc = set_op(&q, op_id, e);
+	if (rc == 0)
+		rc = set_id(&q, id, e);
+	return rc < 0 ? rc : order(p, RPC_SET_TOKEN, &q, NULL, e);
+}
+
 // Asked for each request at the edge and not remembered: an address is another sandbox's as soon as
 // its own has stopped.
 static int address(void *p, const char *id, struct host_place *ret, struct err *e)
@@ -676,6 +685,7 @@ static const struct hostagent_ops remote = {
 	.list = list,
 	.set_timeout = set_timeout,
 	.set_on_timeout = set_on_timeout,
+	.set_token = set_token,
 	.address = address,
 	.open_log = open_log,
 	.events = events,

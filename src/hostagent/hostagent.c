@@ -95,6 +95,10 @@ static int set_on_timeout(
 {
 	return host_set_on_timeout(HOST(h), op_id, id, on_timeout, e);
 }
+static int set_token(void *h, const char *op_id, const char *id, const char *token, struct err *e)
+{
+	return host_set_token(HOST(h), op_id, id, token, e);
+}
 static int address(void *h, const char *id, struct host_place *ret, struct err *e)
 {
 	return host_address(HOST(h), id, ret, e);
@@ -180,6 +184,7 @@ static const struct hostagent_ops local = {
 	.list = list,
 	.set_timeout = set_timeout,
 	.set_on_timeout = set_on_timeout,
+	.set_token = set_token,
 	.address = address,
 	.open_log = open_log,
 	.events = events,

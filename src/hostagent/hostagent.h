@@ -52,6 +52,10 @@ struct hostagent_ops {
 	// What becomes of a running or paused one at its time-out.
 	int (*set_on_timeout)(void *host, const char *op_id, const char *id,
 		enum on_timeout on_timeout, struct err *e);
+	// Another access token for the agent of a running one. Asked again, with another operation
+	// id too, it does no harm. ERR_CONFLICT while something else is under way.
+	int (*set_token)(
+		void *host, const char *op_id, const char *id, const char *token, struct err *e);
 	// Address of a running sandbox, without touching the disk: called for each request at the
 	// edge.
 	int (*address)(void *host, const char *id, struct host_place *ret, struct err *e);

@@ -321,6 +321,13 @@ static const struct wire_field on_timeout_fields[] = {
 };
 MESSAGE(set_on_timeout, "SetOnTimeoutRequest", rpc_request, on_timeout_fields);
 
+static const struct wire_field set_token_fields[] = {
+	OPERATION(rpc_request),
+	SANDBOX(rpc_request),
+	TOKEN(rpc_request),
+};
+MESSAGE(set_token, "SetTokenRequest", rpc_request, set_token_fields);
+
 static const struct wire_field id_fields[] = {SANDBOX(rpc_request)};
 MESSAGE(get, "GetSandboxRequest", rpc_request, id_fields);
 MESSAGE(get_figures, "GetFiguresRequest", rpc_request, id_fields);
@@ -490,6 +497,7 @@ EMPTY(runtime_denied, "DenyRuntimeResponse");
 EMPTY(destroyed, "DestroySandboxResponse");
 EMPTY(timeout_set, "SetTimeoutResponse");
 EMPTY(on_timeout_set, "SetOnTimeoutResponse");
+EMPTY(token_set, "SetTokenResponse");
 EMPTY(snapshot_deleted, "DeleteSnapshotResponse");
 EMPTY(drained, "DrainResponse");
 EMPTY(acked, "AckEventsResponse");
@@ -504,7 +512,7 @@ const struct wire_message *const rpc_messages[] = {&phase, &sandbox, &snapshot, 
 	&on_timeout_set, &snapshot_deleted, &drained, &acked, &usage, &usage_item, &usage_share,
 	&unknown, &snapshot_check, &snapshot_checked, &get_usage, &remove_unknown, &got_usage,
 	&removed_unknown, &runtime, &list_runtimes, &runtimes, &deny_runtime, &runtime_denied,
-	&get_figures, &figures, NULL};
+	&get_figures, &figures, &set_token, &token_set, NULL};
 
 #define UNARY(text, in, out)                                                                       \
 	{                                                                                          \
@@ -543,5 +551,6 @@ const struct rpc_method rpc_methods[RPC_MAX] = {
 	[RPC_LIST_RUNTIMES] = UNARY("ListRuntimes", &list_runtimes, &runtimes),
 	[RPC_DENY_RUNTIME] = UNARY("DenyRuntime", &deny_runtime, &runtime_denied),
 	[RPC_GET_FIGURES] = UNARY("GetFigures", &get_figures, &figures),
+	[RPC_SET_TOKEN] = UNARY("SetToken", &set_token, &token_set),
 	[RPC_REMOVE_UNKNOWN] = UNARY("RemoveUnknown", &remove_unknown, &removed_unknown),
 };

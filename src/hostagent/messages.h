@@ -41,6 +41,7 @@ enum rpc {
 	RPC_LIST_RUNTIMES,
 	RPC_DENY_RUNTIME,
 	RPC_GET_FIGURES,
+	RPC_SET_TOKEN,
 	RPC_MAX,
 };
 
@@ -78,6 +79,7 @@ struct rpc_request {
 	unsigned max, wait_ms;
 	bool enabled, omit_templates;
 	enum on_timeout on_timeout;
+	const char *token; // of SetToken
 };
 
 struct rpc_fork {

@@ -84,6 +84,12 @@ static int do_set_on_timeout(const struct hostagent *h, void *in, void *out, str
 	return h->ops->set_on_timeout(h->host, q->op_id, q->id, q->on_timeout, e);
 }
 
+static int do_set_token(const struct hostagent *h, void *in, void *out, struct err *e)
+{
+	const struct rpc_request *q = in;
+	return h->ops->set_token(h->host, q->op_id, q->id, q->token, e);
+}
+
 static int do_get(const struct hostagent *h, void *in, void *out, struct err *e)
 {
 	struct rpc_sandbox *o = out;
@@ -212,6 +218,7 @@ static int (*const calls[RPC_MAX])(
 	[RPC_ROLLBACK_SANDBOX] = do_resume,
 	[RPC_SET_TIMEOUT] = do_set_timeout,
 	[RPC_SET_ON_TIMEOUT] = do_set_on_timeout,
+	[RPC_SET_TOKEN] = do_set_token,
 	[RPC_GET_SANDBOX] = do_get,
 	[RPC_LIST_SANDBOXES] = do_list,
 	[RPC_GET_ADDRESS] = do_address,

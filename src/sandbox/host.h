@@ -89,6 +89,9 @@ int host_list(struct host *h, struct host_sandbox **ret, size_t *ret_n, struct e
 // Of a running or paused one. Durable, an event "on_timeout_set".
 int host_set_on_timeout(struct host *h, const char *op_id, const char *id,
 	enum on_timeout on_timeout, struct err *e);
+// Another token for the agent of one that runs; ERR_CONFLICT while another operation is under way.
+int host_set_token(
+	struct host *h, const char *op_id, const char *id, const char *token, struct err *e);
 int host_set_timeout(
 	struct host *h, const char *op_id, const char *id, uint64_t ends_at_ns, struct err *e);
 int host_address(struct host *h, const char *id, struct host_place *ret, struct err *e);

@@ -41,6 +41,7 @@ int cmd_health(struct cli *c, struct err *e);
 // why.c
 int cmd_why(struct cli *c, struct err *e);
 // events.c
+int cmd_token_rotate(struct cli *c, struct err *e); // key.c
 // audit.c
 int cmd_audit(struct cli *c, struct err *e);
 int cmd_events(struct cli *c, struct err *e);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// key create, ls, show, update, rm.
+// key create, ls, show, update, rm; token rotate.
 #include <string.h>
 #include "base/clock.h"
 #include "base/str.h"
@@ -217,4 +217,25 @@ int cmd_key_rm(struct cli *c, struct err *e)
 {
 	int rc = cli_parse(c, NULL, 1, -1, e);
 	return rc == 0 ? each_operand(c, false, remove_one, NULL, e) : rc;
+}
+
+int cmd_token_rotate(struct cli *c, struct err *e)
+{
+	_cleanup_free_ char *path = NULL;
+	_cleanup_json_ json_t *box = NULL;
+	int rc = cli_parse(c, NULL, 1, 1, e);
+	if (rc == 0)
+		rc = api_sandbox_path(c->argv[0], "/token:rotate", &path, e);
+	if (rc == 0)
+		rc = api_call(c, "POST", path, NULL, &box, e);
+	if (rc != 0)
+		return rc;
+	if (c->json)
+		return output_json(box);
+	const char *token = json_string_value(json_object_get(box, "envd_token"));
+	if (!json_is_true(json_object_get(box, "agent_told")))
+		fputs("stasis: the agent has not been told yet: it will be, or at its resume\n",
+			stderr);
+	return token && puts(token) >= 0 ? 0
+					 : err_set(e, ERR_BAD_GATEWAY, "the server gave no token");
 }

@@ -495,6 +495,24 @@ static int set_on_timeout(
 	return s ? 0 : missing(id, e);
 }
 
+static int set_token(void *host, const char *op, const char *id, const char *token, struct err *e)
+{
+	struct model *m = host;
+	int r = ordered(m->fail_token, e);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&m->lock);
+	struct host_sandbox *s = find(m, id);
+	bool runs = s && s->state == SANDBOX_RUNNING;
+	if (runs)
+		snprintf(m->last_token, sizeof m->last_token, "%s", token);
+	m->tokens_set += runs;
+	pthread_mutex_unlock(&m->lock);
+	if (s && !runs)
+		return err_set(e, ERR_CONFLICT, "it does not run");
+	return s ? 0 : missing(id, e);
+}
+
 static int address(void *host, const char *id, struct host_place *ret, struct err *e)
 {
 	struct host_sandbox s;
@@ -727,6 +745,7 @@ struct hostagent model_host(struct model *m)
 		.list = list,
 		.set_timeout = set_timeout,
 		.set_on_timeout = set_on_timeout,
+		.set_token = set_token,
 		.address = address,
 		.open_log = open_log,
 		.events = events,

@@ -22,7 +22,8 @@ struct model {
 	_Atomic enum err_code fail_events, fail_ack;
 	char journal[40];
 	_Atomic enum err_code fail_create, fail_destroy, fail_get, fail_pause, fail_resume,
-		fail_fork, fail_snapshot, fail_snapshot_delete, fail_snapshots, fail_on_timeout;
+		fail_fork, fail_snapshot, fail_snapshot_delete, fail_snapshots, fail_on_timeout,
+		fail_token;
 	size_t fail_expire_from; // of these boxes expire always fails; 0: of none
 	const char *foreign;	 // why it loads no snapshot; NULL: it does
 	bool denied;		 // the older runtime
@@ -42,6 +43,7 @@ struct model {
 	char address[48];	  // of all sandboxes; 127.0.0.1 unless set
 	const char *log;	  // the console of all; NULL: one that names the sandbox
 	char last_token[80];
+	unsigned tokens_set;
 	char last_env[200];
 	struct host_create last_create; // its pointers dangle
 	struct host_resume last_resume;

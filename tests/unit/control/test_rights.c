@@ -419,6 +419,63 @@ static void test_a_key_from_outside(void **state)
 	drop_as(f, c, "GET", "/v1/keys", NULL, 200);
 }
 
+static void rotate(struct fixture *f, const char *id, bool told, char token[80])
+{
+	char path[200];
+	_cleanup_json_ json_t *j = call(f, "POST", path_of(id, "/token:rotate", path), NULL, 200);
+	snprintf(token, 80, "%s", text(j, "envd_token"));
+	assert_int_equal(json_is_true(json_object_get(j, "agent_told")), told);
+	_cleanup_json_ json_t *now = call(f, "GET", path_of(id, "", path), NULL, 200);
+	assert_string_equal(text(now, "envd_token"), token);
+}
+
+static void test_tokens_are_made_anew(void **state)
+{
+	struct fixture *f = *state;
+	char id[64], path[200], first[80], second[80], third[80];
+	create_box(f, "{}", id);
+	_cleanup_json_ json_t *j = call(f, "GET", path_of(id, "", path), NULL, 200);
+	snprintf(first, sizeof first, "%s", text(j, "envd_token"));
+	rotate(f, id, true, second);
+	assert_string_not_equal(first, second);
+	assert_string_equal(f->model.last_token, second);
+	// Over a restart it is the new one; of an agent that knows it nobody is asked again.
+	unsigned n = f->model.tokens_set;
+	fixture_stop(f);
+	fixture_start(f);
+	_cleanup_json_ json_t *again = call(f, "GET", path, NULL, 200);
+	assert_string_equal(text(again, "envd_token"), second);
+	assert_int_equal(f->model.tokens_set, n);
+	// The host cannot tell the agent, and the server ends: the new one counts, and is told
+	// then.
+	f->model.fail_token = ERR_UNAVAILABLE;
+	rotate(f, id, false, third);
+	assert_string_not_equal(second, third);
+	f->model.fail_token = ERR_NONE;
+	fixture_stop(f);
+	fixture_start(f);
+	assert_string_equal(f->model.last_token, third);
+	_cleanup_json_ json_t *later = call(f, "GET", path, NULL, 200);
+	assert_string_equal(text(later, "envd_token"), third);
+	// A paused one has it from its resume on.
+	char fourth[80];
+	n = f->model.tokens_set;
+	call_drop(f, "POST", path_of(id, "/pause", path), NULL, 200);
+	rotate(f, id, false, fourth);
+	call_drop(f, "POST", path_of(id, "/resume", path), NULL, 200);
+	assert_string_equal(f->model.last_token, fourth);
+	fixture_stop(f);
+	fixture_start(f);
+	assert_int_equal(f->model.tokens_set, n);
+	// A child has one of its own.
+	_cleanup_json_ json_t *forked =
+		call(f, "POST", path_of(id, "/fork", path), "{\"count\":1}", 200);
+	json_t *child = json_array_get(json_object_get(forked, "children"), 0);
+	assert_string_not_equal(text(child, "envd_token"), fourth);
+	refused(f, "POST", path_of("inosuch", "/token:rotate", path), NULL, 404, "no sandbox");
+	refused(f, "POST", path_of(id, "/token:rotate", path), "{\"x\":1}", 400, "x");
+}
+
 static void test_audit(void **state)
 {
 	struct fixture *f = *state;
@@ -537,6 +594,7 @@ int main(void)
 		T(test_schemes),
 		T(test_keys_in_headers),
 		T(test_a_key_from_outside),
+		T(test_tokens_are_made_anew),
 		T(test_audit),
 		T(test_audit_rotates),
 	};

@@ -592,6 +592,12 @@ static int host_set_on_timeout_(
 	return tell(host, &l, NULL, e);
 }
 
+static int host_set_token_(
+	void *host, const char *op, const char *id, const char *token, struct err *e)
+{
+	return err_set(e, ERR_UNIMPLEMENTED, "no token is made anew here");
+}
+
 static int read_call(struct sim *s, struct err *e)
 {
 	if (cut(s))
@@ -667,6 +673,7 @@ static const struct hostagent_ops ops = {
 	.list = host_list_,
 	.set_timeout = host_set_timeout_,
 	.set_on_timeout = host_set_on_timeout_,
+	.set_token = host_set_token_,
 	.info = host_info_,
 };
 
@@ -1381,7 +1388,8 @@ static void open_db(struct sim *s)
 {
 	struct err e = {0};
 	must(db_open(":memory:", control_migrations, &s->db, &e), &e);
-	sql(s, "INSERT INTO keys (id, name, sha256, prefix, created_ns, last_used_ns) VALUES ('" API_KEY "', 'k', 'h', 'p', 1, 0)");
+	sql(s, "INSERT INTO keys (id, name, sha256, prefix, created_ns, last_used_ns) VALUES "
+	       "('" API_KEY "', 'k', 'h', 'p', 1, 0)");
 }
 
 static const char *const mistakes[MISTAKE_MAX] = {

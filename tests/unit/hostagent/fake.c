@@ -210,6 +210,13 @@ static int set_on_timeout(
 	return operate(p, "set_on_timeout", op_id, id, e);
 }
 
+static int set_token(void *p, const char *op_id, const char *id, const char *token, struct err *e)
+{
+	struct fake *f = p;
+	note(f->token, sizeof f->token, token);
+	return operate(f, "set_token", op_id, id, e);
+}
+
 static int address(void *p, const char *id, struct host_place *ret, struct err *e)
 {
 	int rc = enter(p, "address", id, e);
@@ -367,8 +374,9 @@ struct hostagent fake_host(struct fake *f)
 {
 	static const struct hostagent_ops ops = {create, destroy, expire, pause_, resume, fork_,
 		snapshot_create, snapshot_delete, snapshots, snapshot_check, get, figures, list,
-		set_timeout, set_on_timeout, address, open_log, events, ack_events, templates,
-		drain, info, metrics, usage, runtimes, runtime_deny, remove_unknown};
+		set_timeout, set_on_timeout, set_token, address, open_log, events, ack_events, templates,
+		drain,
+		info, metrics, usage, runtimes, runtime_deny, remove_unknown};
 	return (struct hostagent){&ops, f};
 }
 

@@ -196,6 +196,8 @@ static void each_function_reaches_the_host_and_brings_its_answer(void **state)
 	assert_true(f->ends_at_ns == 77);
 	OK(w, set_on_timeout, OP2, "ibox", ON_TIMEOUT_PAUSE);
 	assert_string_equal(f->call, "set_on_timeout");
+	OK(w, set_token, OP2, "ibox", "renewed");
+	assert_string_equal(f->token, "renewed");
 	assert_int_equal(f->on_timeout, ON_TIMEOUT_PAUSE);
 	struct host_place at;
 	OK(w, address, "ibox", &at);
