@@ -21,6 +21,7 @@ static const struct err_info infos[ERR_CODE_MAX] = {
 	[ERR_UNAVAILABLE] = {"unavailable", 503, "unavailable", 7},
 	[ERR_TIMEOUT] = {"timeout", 504, "deadline_exceeded", 8},
 	[ERR_NO_SPACE] = {"no_space", 507, "resource_exhausted", 6},
+	[ERR_NOT_QUIESCED] = {"not_quiesced", 409, "aborted", 9},
 };
 
 const struct err_info *err_info(enum err_code code)
@@ -132,6 +133,7 @@ static int errno_of(enum err_code code)
 		[ERR_UNAVAILABLE] = EHOSTDOWN,
 		[ERR_TIMEOUT] = ETIMEDOUT,
 		[ERR_NO_SPACE] = ENOSPC,
+		[ERR_NOT_QUIESCED] = EBUSY,
 	};
 	return (unsigned)code < ERR_CODE_MAX ? map[code] : EIO;
 }

@@ -24,6 +24,9 @@ enum err_code {
 	ERR_UNAVAILABLE,     // volume not mounted, shutting down: 503
 	ERR_TIMEOUT,	     // 504
 	ERR_NO_SPACE,	     // disk full: 507
+	// A snapshot that was taken without its guest's agent, for what only another is good for:
+	// 409
+	ERR_NOT_QUIESCED,
 	ERR_CODE_MAX,
 };
 

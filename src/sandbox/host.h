@@ -24,6 +24,9 @@ struct host_config {
 	// How much may be promised of what there is, in percent: the default where it is
 	// NULL, and 0 of one for no limit.
 	const struct host_overcommit *overcommit;
+	// An agent that answers nothing for so long is not waited for any more; 0: 3 s, 10 s of an
+	// emulated guest.
+	unsigned agent_wait_ms;
 	const char *vmm;	      // "auto", "firecracker", "fcqemu"
 	const char *firecracker_path; // NULL: firecracker of PATH
 	const char *qemu_path;	      // NULL: /usr/bin/qemu-system-x86_64

@@ -129,6 +129,8 @@ struct host_sandbox {
 	uint64_t generation; // grows with each change of state
 	char dns[48];	     // its name servers since the last start, commas between
 	char agent[64];	     // its agent's version (agentclient/version.h); "": nobody has asked
+	bool agent_silent;   // it runs, and its agent does not answer; it is asked on and on
+	bool unquiesced;     // paused without its agent: resumed once, and nothing else
 	char cause[64];	     // why it ended: end_cause_name; a newer host may have others
 	char detail[256];
 	uint64_t disk_bytes;			   // blocks in use

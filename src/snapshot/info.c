@@ -349,7 +349,8 @@ int snapshot_check(const struct snapshot_info *s, struct err *e)
 int snapshot_decode(const char *text, size_t len, struct snapshot_info *ret, struct err *e)
 {
 	_cleanup_json_ json_t *j = NULL;
-	struct snapshot_info s = {0};
+	// Who wrote format 1 took none that was not.
+	struct snapshot_info s = {.quiesced = true};
 	int r = json_parse_object(text, len, &j, e);
 	if (r == 0)
 		r = read_keys(j, &s, e);

@@ -304,6 +304,23 @@ int snapshot_list(int data_fd, snapshot_list_fn f, void *ctx, struct err *e)
 	}
 }
 
+int snapshot_mark_resumed(int data_fd, const char *id, struct err *e)
+{
+	struct path dir = path_of(id, ""), mark = path_of(id, "resumed");
+	_cleanup_close_ int fd =
+		openat(data_fd, mark.text, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0444);
+	if (fd < 0 || fsync(fd) < 0)
+		return err_errno(e, errno, "%s", mark.text);
+	int r = file_fsync_dir(data_fd, dir.text);
+	return r < 0 ? err_errno(e, r, "%s", dir.text) : 0;
+}
+
+int snapshot_was_resumed(int data_fd, const char *id)
+{
+	struct path mark = path_of(id, "resumed");
+	return file_there(data_fd, mark.text);
+}
+
 int snapshot_delete(int data_fd, const char *id, struct err *e)
 {
 	if (!id_is_uuid(id))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The directory of a snapshot: <data>/snapshots/<id>/{snapshot.json, vmstate, memory.hdr, disk.img,
-// working_set}, its layers in <data>/layers. A snapshot exists once snapshot.json does; without it
-// the directory is the remains of an attempt.
+// working_set, resumed}, its layers in <data>/layers. A snapshot exists once snapshot.json does;
+// without it the directory is the remains of an attempt.
 //
 // All calls take the data directory's descriptor. Errors name the file and the reason.
 #pragma once
@@ -30,6 +30,12 @@ int snapshot_read(int data_fd, const char *id, struct snapshot_info *ret,
 int snapshot_read_info(int data_fd, const char *id, struct snapshot_info *ret, struct err *e);
 // After a merge: the same image in other layers. Durable.
 int snapshot_replace_header(int data_fd, const char *id, const struct header *h, struct err *e);
+
+// One that is not quiesced is resumed once, and this is when: its guest is about to run. Durable,
+// and beside the snapshot itself, so that no older copy of host.db forgets it.
+int snapshot_mark_resumed(int data_fd, const char *id, struct err *e);
+// 1, 0, or the -errno that keeps it from being known.
+int snapshot_was_resumed(int data_fd, const char *id);
 
 // Calls f with the id of each snapshot; complete is false for the remains of an attempt. A result
 // other than 0 ends it and is returned.

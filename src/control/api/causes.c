@@ -84,6 +84,9 @@ static const char *const advices[ERR_CODE_MAX] = {
 		"(stasis ls); the guest's console may say what it was at.",
 	[ERR_NO_SPACE] = "The volume is low: stasis du shows what its removal frees. Remove "
 			 "sandboxes and snapshots, or make it larger.",
+	[ERR_NOT_QUIESCED] = "It was paused without its agent, which did not answer: resume it and "
+			     "pause it again once its agent answers, or boot anew from its disk: "
+			     "stasis resume --disk-only ID.",
 };
 
 const char *causes_advice(enum err_code code)

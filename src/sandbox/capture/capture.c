@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a running sandbox becomes a snapshot; the common part of pause, fork and snapshot.
 //
-//  take     quiesce the guest, stop it, let the VMM write its dirty memory and device state, share
+//  take     quiesce the guest (a pause does without its agent), stop it, let the VMM write its
+//  dirty memory and device state, share
 //           the disk's blocks: staged, nothing published
 //  let go   fork and snapshot only: the guest runs again
 //  publish  memory becomes a layer, everything is made durable, snapshot.json last
@@ -80,7 +81,7 @@ static int sync_disk(int dir, struct err *e)
 static int stop_and_write(struct host *h, struct sandbox *s, struct capture *c, struct vmm *v,
 	int dir, uint64_t *since, struct err *e)
 {
-	int rc = vmm_pause(v, e);
+	int rc = s->held ? 0 : vmm_pause(v, e);
 	if (rc < 0)
 		return err_prefix(e, rc, "stop");
 	sandbox_phase(&s->info, "stop", since);
@@ -107,6 +108,35 @@ static int stop_and_write(struct host *h, struct sandbox *s, struct capture *c, 
 	return fault_hit("capture.after_disk", e);
 }
 
+// Its code may stop or replace the agent, and has no say in whether it is paused. What is copied or
+// goes on needs the agent's word.
+static int freeze(struct host *h, struct sandbox *s, struct capture *c, struct err *e)
+{
+	struct err why = {0};
+	if (s->held) {
+		c->quiesced = s->held == HELD_FROZEN;
+		snprintf(c->unanswered, sizeof c->unanswered, "%s",
+			c->quiesced ? "" : "it was held");
+		return 0;
+	}
+	int rc = quiesce(h, s, &c->agent, true, &why);
+	c->quiesced = rc == 0;
+	if (rc == 0)
+		return 0;
+	if (machine_is_gone(s)) {
+		*e = why;
+		return err_prefix(e, rc, "quiesce the guest");
+	}
+	if (!str_eq(c->kind, "pause"))
+		return err_set(e, why.code == ERR_TIMEOUT ? ERR_TIMEOUT : ERR_BAD_GATEWAY,
+			"the guest's agent did not freeze it (%.300s); it runs on. A pause needs "
+			"no agent",
+			why.text);
+	log_warn("stopped without its agent sandbox=%s error=%s", s->info.id, why.text);
+	snprintf(c->unanswered, sizeof c->unanswered, "%.150s", why.text);
+	return 0;
+}
+
 int capture_take(
 	struct host *h, struct sandbox *s, struct capture *c, uint64_t *since, struct err *e)
 {
@@ -129,14 +159,14 @@ int capture_take(
 	sandbox_phase(&s->info, "sync", since);
 	oom_settle(h, s);
 	c->stopped_ns = clock_monotonic_ns();
-	if ((rc = quiesce(h, s, &c->agent, true, e)) < 0)
-		return err_prefix(e, rc, "quiesce the guest");
+	rc = freeze(h, s, c, e);
 	sandbox_phase(&s->info, "freeze", since);
-	rc = fault_hit("capture.after_freeze", e);
+	if (rc == 0)
+		rc = fault_hit("capture.after_freeze", e);
 	if (rc == 0)
 		rc = stop_and_write(h, s, c, v, dir, since, e);
-	if (rc == 0)
-		return 0;
+	if (rc == 0 || s->held)
+		return rc;
 	struct err undo = {0};
 	if (capture_let_go(h, s, c, &undo) < 0)
 		log_error("guest stands still after a failed snapshot sandbox=%s error=%s",
@@ -154,9 +184,17 @@ int capture_let_go(struct host *h, struct sandbox *s, struct capture *c, struct 
 	// A VMM that says no because it was never stopped is fine.
 	if (rc < 0 && (vmm_get_state(v, &state, NULL) < 0 || state != VMM_RUNNING))
 		return err_prefix(e, rc, "let the guest go on");
-	rc = quiesce(h, s, &c->agent, false, e);
-	if (rc < 0)
+	struct err why = {0};
+	rc = quiesce(h, s, &c->agent, false, &why);
+	if (rc < 0 && machine_is_gone(s)) {
+		*e = why;
 		return err_prefix(e, rc, "thaw the guest");
+	}
+	if (rc < 0)
+		log_warn("thaw is owed sandbox=%s error=%s", s->info.id, why.text);
+	s->owed.thaw = rc < 0;
+	s->info.agent_silent = rc < 0 || s->owed.init;
+	s->held = NOT_HELD;
 	c->went_on = true;
 	c->went_on_ns = clock_monotonic_ns();
 	return 0;

@@ -12,6 +12,8 @@ struct capture {
 	struct stage stage;
 	const char *image_key;
 	const struct host_snapshot *of; // that it is to take the place of; NULL: none
+	bool quiesced;			// its agent has frozen it
+	char unanswered[160];		// why not, where it was stopped all the same; else ""
 	bool went_on;			// the guest runs again
 	bool asked;			// the VMM was told to write: its tracking may be reset
 	bool taken;			// memory and state are complete, in the sandbox's directory
@@ -31,8 +33,11 @@ int capture_init(
 // Bytes that taking it may write at most: the guest's memory, or what its VMM has of it.
 uint64_t capture_needs(struct host *h, struct sandbox *s);
 // Guest quiesced and stopped, its dirty memory, device state and disk put beside its disk. The
-// guest is left stopped. On error it was let go again.
+// guest is left stopped. On error it was let go again. A pause needs no agent: a guest whose agent
+// does not freeze it is stopped without (c->quiesced is false). One that is held stands still
+// already.
 int capture_take(
 	struct host *h, struct sandbox *s, struct capture *c, uint64_t *since, struct err *e);
-// The guest goes on: stopped VMM resumed, processes thawed. On its own clock.
+// The guest goes on: stopped VMM resumed, processes thawed. On its own clock. Where its agent does
+// not answer the thaw is owed, which the caller commits (s->owed).
 int capture_let_go(struct host *h, struct sandbox *s, struct capture *c, struct err *e);

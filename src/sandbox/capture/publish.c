@@ -67,7 +67,7 @@ static void fill_info(const struct host *h, const struct sandbox *s, const struc
 	*i = (struct snapshot_info){.kind = snapshot_kind_from_name(c->kind),
 		.vcpus = s->info.vcpus,
 		.memory_bytes = (uint64_t)s->info.memory_mb << 20,
-		.quiesced = true,
+		.quiesced = c->quiesced,
 		.created_ns = clock_realtime_ns()};
 	i->cpu = v->cpu;
 	snprintf(i->accel, sizeof i->accel, "%s", fit_accel(v));

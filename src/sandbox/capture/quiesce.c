@@ -7,13 +7,13 @@
 #include "base/log.h"
 #include "sandbox/machine/reach.h"
 
-#define FREEZE_MS 30000
-#define THAW_MS 30000
+// For one that answers /health meanwhile: it may have much to write.
+#define ASK_MS 30000
 #define GREET_MS 5000
 
 static int ask(struct http_client *c, const struct envd_target *t, bool frozen, struct err *e)
 {
-	return frozen ? envd_call_freeze(c, t, FREEZE_MS, e) : envd_call_thaw(c, t, THAW_MS, e);
+	return frozen ? envd_call_freeze(c, t, ASK_MS, e) : envd_call_thaw(c, t, ASK_MS, e);
 }
 
 // Another instance of the agent than the one that was greeted has its settings from its file, or
@@ -57,11 +57,16 @@ int quiesce(
 	snprintf(url, sizeof url, "http://%s:%d", s->slot.address, ENVD_PORT);
 	char seen[ENVD_INSTANCE_SIZE] = "";
 	struct agent_version version = {0};
+	struct agent_wait w;
+	agent_wait_begin(&w, h, s, ASK_MS);
 	struct envd_target t = {.base_url = url,
 		.token = s->token,
-		.tick = machine_is_gone,
-		.ctx = s,
+		.tick = agent_wait_tick,
+		.ctx = &w,
 		.instance = seen,
 		.version = &version};
-	return ask_and_greet(h, s, *client, &t, frozen, e);
+	rc = ask_and_greet(h, s, *client, &t, frozen, e);
+	if (w.silent) // the next call needs a connection of its own
+		*client = http_client_free(*client);
+	return agent_wait_error(&w, rc, e);
 }

@@ -4,6 +4,7 @@
 #include "http/client.h"
 #include "sandbox/table/host.h"
 
-// *client is made at the first call and kept by the caller, for the next one.
+// *client is made at the first call and kept by the caller, for the next one. An agent that is
+// silent is waited for as long as the setting says (machine/reach.h): ERR_TIMEOUT.
 int quiesce(
 	struct host *h, struct sandbox *s, struct http_client **client, bool frozen, struct err *e);

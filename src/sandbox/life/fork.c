@@ -9,6 +9,7 @@
 #include "base/request_id.h"
 #include "sandbox/life/create.h"
 #include "sandbox/life/checkpoint.h"
+#include "sandbox/machine/source.h"
 #include "sandbox/table/claim.h"
 #include "sandbox/table/promise.h"
 #include "sandbox/table/turn.h"
@@ -149,6 +150,16 @@ static int capture_source(struct fork *f, struct operation *o, struct err *e)
 	return rc;
 }
 
+static int check_source(struct host *h, const char *snapshot, struct err *e)
+{
+	struct source src = {0};
+	int rc = source_open(h, snapshot, true, &src, e);
+	if (rc == 0)
+		rc = source_refuse_unquiesced(&src, "fork", e);
+	source_done(&src);
+	return rc;
+}
+
 int host_fork(struct host *h, struct host_fork *req, struct err *e)
 {
 	struct err local = {0};
@@ -173,6 +184,7 @@ int host_fork(struct host *h, struct host_fork *req, struct err *e)
 		rc = capture_source(&f, &o, e);
 		operation_release(&o, NULL);
 	} else if ((rc = check_room(h, req->n, &o.s->info, e)) < 0 ||
+		   (rc = check_source(h, o.s->info.snapshot, e)) < 0 ||
 		   (rc = store_op_begin(h, o.id, "fork", req->id, NULL, NULL, NULL, e)) < 0) {
 		operation_release(&o, NULL);
 	} else {

@@ -6,6 +6,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/json.h"
+#include "sandbox/life/silent.h"
 #include "sandbox/life/still.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/claim.h"
@@ -80,6 +81,8 @@ static json_t *event_data(struct operation *o, const struct err *failed)
 	json_t *data = o->data ? json_incref(o->data) : json_object();
 	if (failed)
 		json_object_update_new(data, operation_error(failed));
+	if (o->next.info.agent_silent)
+		json_object_set_new(data, "agent", json_string("silent"));
 	json_object_set_new(data, "duration_us",
 		json_integer((json_int_t)((clock_monotonic_ns() - o->began_ns) / 1000)));
 	json_object_set_new(data, "phases", sandbox_phases_json(&o->next.info));
@@ -109,6 +112,7 @@ static int commit(struct operation *o, const struct err *failed, struct err *e)
 	bool removed = s->removed; // meanwhile, by a destroy that had the last word
 	if (!removed)
 		s->info = o->next.info;
+	s->owed = o->next.owed;
 	s->full_next = o->next.full_next;
 	if (!removed)
 		s->info.on_timeout = on_timeout;
@@ -192,7 +196,8 @@ void operation_release(struct operation *o, struct host_sandbox *ret)
 		*ret = s->info;
 	host_release(h, s);
 	if (s->info.state == SANDBOX_ERROR && !s->freeing)
-		still_retry(h, s);
+		still_retry(h, s, false);
+	silent_ask(h, s);
 	pthread_mutex_unlock(&h->lock);
 	monitor_wake(h);
 	upkeep_wake(h);

@@ -55,6 +55,8 @@ static int from_snapshot(struct host *h, const struct host_create *req, struct o
 	struct host_sandbox *i, struct err *e)
 {
 	int rc = source_open(h, req->snapshot, false, &o->src, e);
+	if (rc == 0)
+		rc = source_refuse_unquiesced(&o->src, "copy", e);
 	if (rc < 0)
 		return rc;
 	const struct host_snapshot *r = &o->src.row.info;

@@ -15,6 +15,7 @@
 #include "sandbox/capture/capture.h"
 #include "sandbox/capture/harvest.h"
 #include "sandbox/life/free.h"
+#include "sandbox/life/hold.h"
 #include "sandbox/life/operation.h"
 #include "sandbox/life/still.h"
 #include "sandbox/table/bells.h"
@@ -60,6 +61,9 @@ static int steps(struct operation *o, struct err *e)
 	i->address[0] = i->backend[0] = '\0';
 	i->ends_at_ns = 0; // its time does not run
 	snprintf(i->snapshot, sizeof i->snapshot, "%s", c->snapshot);
+	i->agent_silent = false;
+	i->unquiesced = !c->quiesced;
+	o->next.owed = (struct sandbox_owed){0};
 	o->next.full_next = false;
 	o->next.has_slot = false;
 	o->change.sets_time = true;
@@ -69,10 +73,13 @@ static int steps(struct operation *o, struct err *e)
 		(json_int_t)c->row.info.memory_bytes, "generation", (json_int_t)i->generation,
 		"memory_written_bytes", (json_int_t)i->memory_written_bytes, "memory_kept_bytes",
 		(json_int_t)i->memory_kept_bytes);
+	json_object_set_new(o->data, "quiesced", json_boolean(c->quiesced));
+	if (!c->quiesced)
+		json_object_set_new(o->data, "agent_error", json_string(c->unanswered));
 	return 0;
 }
 
-// The sandbox runs on.
+// The sandbox runs on. One that is held (hold.h) stands still as before.
 static void undo(struct operation *o, const struct err *why)
 {
 	struct capture *c = o->work;
@@ -81,12 +88,15 @@ static void undo(struct operation *o, const struct err *why)
 	if (c->published)
 		snapshot_discard(o->h, c->snapshot);
 	c->published = false;
-	bool still = !c->went_on && c->stopped_ns && capture_let_go(o->h, o->s, c, &e) < 0;
+	bool held = o->s->held != NOT_HELD;
+	bool still = !held && !c->went_on && c->stopped_ns && capture_let_go(o->h, o->s, c, &e) < 0;
 	capture_settle(o->h, o->s, c);
 	o->next = *o->s;
 	o->next.info.snapshot[0] = '\0';
 	if (still)
 		still_note(&o->next.info, &e);
+	else if (held)
+		hold_note(&o->next.info, why);
 	else
 		sandbox_move(&o->next.info, SANDBOX_RUNNING, "pause failed");
 }
@@ -98,6 +108,7 @@ static void finish(struct operation *o)
 		log_info("paused, its processes have not ended yet sandbox=%s", o->s->info.id);
 	operation_phase(o, "free");
 	pthread_mutex_lock(&h->lock);
+	o->s->held = NOT_HELD;
 	h->pauses++;
 	pthread_mutex_unlock(&h->lock);
 }
@@ -108,7 +119,7 @@ static void done(struct operation *o)
 }
 
 static const struct operation_kind pause_kind = {.name = "pause",
-	.from = 1u << SANDBOX_RUNNING,
+	.from = 1u << SANDBOX_RUNNING | 1u << SANDBOX_PAUSING, // of one that is held
 	.during = SANDBOX_PAUSING,
 	.failed = "pause_failed",
 	.prepare = prepare,

@@ -32,6 +32,13 @@ static int prepare(struct operation *o, struct err *e)
 	int rc = o->h->pause_room ? space_start(o->h, "resume", o->s, e) : 0;
 	if (rc == 0)
 		rc = source_open(o->h, o->s->info.snapshot, r->req->disk_only, &r->src, e);
+	if (rc == 0 && !r->req->disk_only)
+		rc = source_once(o->h, &r->src, e);
+	if (rc == 0 && !r->req->disk_only && !r->src.info.quiesced)
+		rc = str_format(o->journal, sizeof o->journal,
+			"{\"once\":true,\"token\":\"%s\",\"ends_at_ns\":%lu}",
+			r->req->token ? r->req->token : "",
+			turn_ends_at(r->req->ends_at_ns, o->asked_ns));
 	if (rc == 0 && r->req->disk_only)
 		rc = image_load(o->h->data_dir, "base", &r->img, e);
 	return rc;
@@ -52,6 +59,7 @@ static int steps(struct operation *o, struct err *e)
 	struct host_sandbox *i = &o->next.info;
 	sandbox_move(i, SANDBOX_RUNNING, o->id);
 	i->snapshot[0] = '\0';
+	i->unquiesced = false;
 	i->started_ns = clock_realtime_ns();
 	i->ends_at_ns = turn_ends_at(req->ends_at_ns, o->asked_ns);
 	o->change.sets_time = true;

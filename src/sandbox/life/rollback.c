@@ -21,6 +21,8 @@ static int prepare(struct operation *o, struct err *e)
 {
 	struct rollback *r = o->work;
 	int rc = source_open(o->h, r->req->from, r->req->disk_only, &r->src, e);
+	if (rc == 0 && !r->req->disk_only)
+		rc = source_once(o->h, &r->src, e);
 	if (rc < 0)
 		return rc;
 	const char *of = r->src.row.info.sandbox;
@@ -56,6 +58,9 @@ static int steps(struct operation *o, struct err *e)
 	i->disk_mb = row->disk_mb;
 	i->address[0] = i->backend[0] = '\0';
 	i->ends_at_ns = 0;
+	i->agent_silent = false;
+	i->unquiesced = !r->src.info.quiesced;
+	o->next.owed = (struct sandbox_owed){0};
 	o->next.full_next = false;
 	o->next.has_slot = false;
 	o->change.sets_time = true;

@@ -49,7 +49,8 @@ static int copy_prepare(struct operation *o, struct err *e)
 	if (rc < 0)
 		return rc;
 	snprintf(o->journal, sizeof o->journal, "{\"snapshot\":\"%s\"}", c->id);
-	return source_open(o->h, o->s->info.snapshot, true, &c->src, e);
+	rc = source_open(o->h, o->s->info.snapshot, true, &c->src, e);
+	return rc < 0 ? rc : source_refuse_unquiesced(&c->src, "snapshot", e);
 }
 
 static int copy_steps(struct operation *o, struct err *e)

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "sandbox/capture/capture.h"
+#include "sandbox/life/silent.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/state.h"
 #include "sandbox/table/store.h"
@@ -53,6 +54,12 @@ static int let_go(struct still *w, struct sandbox *s, struct err *e)
 	return 0;
 }
 
+// One that is held goes on when it has time again.
+static bool still_is_due(const struct sandbox *s)
+{
+	return s->held && s->info.ends_at_ns && s->info.ends_at_ns <= clock_realtime_ns();
+}
+
 static void work(void *ctx)
 {
 	struct still *w = ctx;
@@ -61,7 +68,8 @@ static void work(void *ctx)
 	int rc = 0;
 	pthread_mutex_lock(&h->lock);
 	struct sandbox *s = host_find(h, w->id);
-	bool ours = s && s->info.state == SANDBOX_ERROR && s->pidfd >= 0 && !s->removed;
+	bool ours = s && (s->info.state == SANDBOX_ERROR || s->held) && s->pidfd >= 0 &&
+		    !s->removed && !still_is_due(s);
 	bool busy = ours && s->operation;
 	if (ours && !busy)
 		s->operation = "let_go";
@@ -72,6 +80,7 @@ static void work(void *ctx)
 		if (rc == 0)
 			monitor_watch(h, s);
 		host_release(h, s);
+		silent_ask(h, s);
 		pthread_mutex_unlock(&h->lock);
 		monitor_wake(h);
 	}
@@ -84,13 +93,13 @@ static void work(void *ctx)
 		free(w);
 }
 
-void still_retry(struct host *h, const struct sandbox *s)
+void still_retry(struct host *h, const struct sandbox *s, bool now)
 {
 	struct still *w = malloc(sizeof *w);
 	if (!w)
 		return;
 	*w = (struct still){.h = h, .again_ms = AGAIN_MS};
 	memcpy(w->id, s->info.id, sizeof w->id);
-	if (workers_add(h->workers, false, deadline_in_ms(AGAIN_MS), work, w) < 0)
+	if (workers_add(h->workers, false, now ? 0 : deadline_in_ms(AGAIN_MS), work, w) < 0)
 		free(w);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // When a sandbox ends by itself, and how. A setting, not an operation: it is taken while another
 // operation is under way, and the last one counts.
+#include "sandbox/life/still.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/claim.h"
 #include "sandbox/table/store.h"
@@ -30,6 +31,11 @@ static int set_time(struct host *h, const char *op_id, const char *id, const uin
 		return err_set(e, ERR_CONFLICT, "sandbox '%s' is %s", id, sandbox_state_name(now));
 	const struct store_event ev = {.kind = on_timeout ? "on_timeout_set" : "timeout_set"};
 	rc = store_set_time(h, op_id, id, ends_at_ns, on_timeout, &ev, e);
+	pthread_mutex_lock(&h->lock);
+	struct sandbox *held = rc == 0 ? host_find(h, id) : NULL;
+	if (held && held->held)
+		still_retry(h, held, true); // it may have time again
+	pthread_mutex_unlock(&h->lock);
 	monitor_wake(h);
 	return rc;
 }

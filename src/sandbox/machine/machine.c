@@ -150,11 +150,12 @@ static int load(struct host *h, struct sandbox *s, const struct machine_plan *p,
 {
 	bool file = str_eq(s->info.backend, "file");
 	bool resize = s->info.disk_mb << 20 != p->src->info.disk_size;
+	bool once = !p->src->info.quiesced;
 	struct vmm_load l = {.state_path = JAIL_VMSTATE,
 		.backend = file ? VMM_BACKEND_FILE : VMM_BACKEND_UFFD,
 		.backend_path = file ? JAIL_MEM : JAIL_PAGER_SOCK,
 		.track_dirty = true,
-		.resume = !resize};
+		.resume = !resize && !once};
 	int rc = vmm_snapshot_load(v, &l, e);
 	// One that does not answer has refused nothing.
 	if (rc < 0 && rc != -ETIMEDOUT && p->ret_refused)
@@ -162,7 +163,12 @@ static int load(struct host *h, struct sandbox *s, const struct machine_plan *p,
 	// The guest is told of its larger disk before it runs.
 	if (rc == 0 && resize)
 		rc = vmm_patch_drive(v, "rootfs", JAIL_ROOTFS, e);
-	if (rc == 0 && resize)
+	// From here on its memory is not loaded again, whatever becomes of it.
+	if (rc == 0 && once)
+		rc = snapshot_mark_resumed(h->data_fd, p->src->info.id, e);
+	if (rc == 0 && once)
+		rc = plan_fault(p, "after_mark", e);
+	if (rc == 0 && (resize || once))
 		rc = vmm_resume(v, e);
 	if (rc < 0)
 		return err_prefix(e, rc, "load");
@@ -278,7 +284,6 @@ int machine_up(struct host *h, struct sandbox *s, const struct machine_plan *p, 
 	if ((rc = greet(h, s, p, e)) < 0)
 		return err_prefix(e, rc, "init");
 	sandbox_phase(&s->info, "init", since);
-	snprintf(s->token, sizeof s->token, "%s", p->token ? p->token : "");
 	snprintf(s->info.address, sizeof s->info.address, "%s", s->slot.address);
 	s->ready_ns = str_eq(s->info.backend, "uffd") ? clock_monotonic_ns() : 0;
 	return 0;

@@ -65,6 +65,34 @@ int source_open(struct host *h, const char *id, bool disk_only, struct source *r
 	return 0;
 }
 
+int source_refuse_unquiesced(const struct source *src, const char *what, struct err *e)
+{
+	const char *id = src->row.info.sandbox;
+	if (src->info.quiesced)
+		return 0;
+	return err_set(e, ERR_NOT_QUIESCED,
+		"sandbox '%s' was paused without its agent, which did not answer: its memory is "
+		"good for one resume of its own, and for no %s. Resume it, and pause it again "
+		"once its agent answers, or boot anew from its disk: 'stasis resume --disk-only "
+		"%s'",
+		id, what, id);
+}
+
+int source_once(struct host *h, const struct source *src, struct err *e)
+{
+	const char *id = src->row.info.sandbox;
+	int was = src->info.quiesced ? 0 : snapshot_was_resumed(h->data_fd, src->info.id);
+	if (was < 0)
+		return err_errno(e, was, "snapshot %s", src->info.id);
+	if (was == 0)
+		return 0;
+	return err_set(e, ERR_NOT_QUIESCED,
+		"sandbox '%s' was paused without its agent, and its memory was resumed before: it "
+		"is not resumed twice. Its disk is as after a power cut: 'stasis resume "
+		"--disk-only %s' boots anew from it",
+		id, id);
+}
+
 int source_check(struct host *h, const char *id, struct host_snapshot_check *ret, struct err *e)
 {
 	struct source src = {0};
@@ -78,7 +106,12 @@ int source_check(struct host *h, const char *id, struct host_snapshot_check *ret
 	if (rc < 0)
 		return rc;
 	const struct vmm_choice *v;
+	struct err once = {0};
 	ret->resumes = choose_vmm(h, &src.info, &v, why);
+	if (ret->resumes && source_once(h, &src, &once) < 0) {
+		ret->resumes = false;
+		snprintf(why, sizeof why, "%s", once.text);
+	}
 	ret->current = str_eq(v->runtime, h->vmm->runtime);
 	snprintf(ret->runtime, sizeof ret->runtime, "%.39s", src.info.runtime);
 	snprintf(ret->vmm, sizeof ret->vmm, "%s %s", v->firecracker ? "Firecracker" : "QEMU",

@@ -19,6 +19,11 @@ void source_done(struct source *src); // all zeros: nothing to do
 // disk_only: only the disk is wanted.
 int source_open(struct host *h, const char *id, bool disk_only, struct source *ret, struct err *e);
 
+// Of one that was taken without its guest's agent: it is resumed once, as memory, by its own
+// sandbox. ERR_NOT_QUIESCED for what it is not good for. source_once: was it resumed before?
+int source_refuse_unquiesced(const struct source *src, const char *what, struct err *e);
+int source_once(struct host *h, const struct source *src, struct err *e);
+
 // Could source_open load its memory? An error only where that cannot be said.
 int source_check(struct host *h, const char *id, struct host_snapshot_check *ret, struct err *e);
 

@@ -49,7 +49,8 @@ static bool is_soon_over(const struct sandbox *s)
 		enum sandbox_state end;
 	} ends[] = {{"pause", SANDBOX_PAUSED}, {"resume", SANDBOX_RUNNING},
 		{"create", SANDBOX_RUNNING}};
-	if (str_eq(s->operation, "upkeep") || str_eq(s->operation, "merge"))
+	if (str_eq(s->operation, "upkeep") || str_eq(s->operation, "merge") ||
+		str_eq(s->operation, SILENT_OPERATION))
 		return true;
 	for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
 		if (str_eq(s->operation, ends[i].operation) && s->info.state == ends[i].end)
@@ -69,10 +70,12 @@ static struct sandbox *find_idle(struct host *h, const char *id)
 	const uint64_t since = clock_monotonic_ns();
 	struct sandbox *s;
 	int ms;
-	while ((s = host_find(h, id)) && s->operation && !s->ending && (ms = wait_ms(s)) > 0)
+	while ((s = host_find(h, id)) && s->operation && !s->ending && (ms = wait_ms(s)) > 0) {
+		s->wanted = str_eq(s->operation, SILENT_OPERATION);
 		if (cond_wait_until(&h->changed, &h->lock, since + (uint64_t)ms * NSEC_PER_MSEC) !=
 			0)
 			break;
+	}
 	return s;
 }
 

@@ -7,6 +7,9 @@
 // under way. ERR_CONFLICT: the id was used for another sandbox. ERR_UNAVAILABLE: a start has not
 // settled it yet.
 int operation_told(struct host *h, const char *op_id, const char *id, struct err *e);
+// What the job of life/silent.h claims a sandbox for. It lets go as soon as s->wanted is set.
+#define SILENT_OPERATION "ask_agent"
+
 // Claims a sandbox for an operation when it is in one of the states (bits 1 << state). It waits for
 // what is short: the host's own upkeep of it, and the rest of an operation whose end its state
 // tells already. ERR_CONFLICT says what else it is doing. 1: the operation was done before (*ret is

@@ -43,6 +43,17 @@ struct sandbox_meter {
 	uint64_t sent_before, received_before; // by the slot's interface, before its start
 };
 
+// What the agent of a machine that runs has not answered yet (life/silent.h). All empty: nothing.
+struct sandbox_owed {
+	bool thaw;	// its processes may stand still
+	bool init;	// it was loaded without its agent's word: identity, time, token
+	char token[96]; // of init: the new one
+	int clock_ppm;	// of init
+};
+
+// One whose time is over and that could not be paused (life/hold.h): its processors stand still.
+enum sandbox_held { NOT_HELD, HELD, HELD_FROZEN };
+
 struct sandbox {
 	struct host_sandbox info;
 	char token[96];	       // envd's; kept for later resumes
@@ -84,7 +95,11 @@ struct sandbox {
 	struct sandbox_meter meter;
 	struct pager_figures pager_told; // by its pager, and in host.pager
 	struct sandbox_oom oom;
-	uint64_t console_from; // what the console had when its machine was started
+	struct sandbox_owed owed;
+	bool asks_silent;	// a job asks its agent
+	_Atomic bool wanted;	// something waits for that job's claim: it gives way
+	enum sandbox_held held; // not kept over a restart
+	uint64_t console_from;	// what the console had when its machine was started
 	struct sandbox_halt halt;
 };
 
@@ -127,6 +142,8 @@ struct host {
 	char *shim_program;
 	struct agent_program *agent_program; // NULL: there is none to be sent
 	unsigned max_sandboxes;
+	unsigned agent_wait_ms; // the setting; 0: by what the guest runs on (machine/reach.h)
+	_Atomic unsigned asking_silent; // jobs that wait for an agent
 
 	uint64_t reserve_bytes; // of the volume (space.h)
 	unsigned reserve_percent;

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "sandbox/table/owed.h"
 
 static int path_of(const char *run_dir, const char *id, const char *suffix, char out[512])
 {
@@ -22,9 +23,10 @@ int statefile_make_dir(const struct host *h)
 int statefile_encode(const struct sandbox *row, const struct statefile_op *op, struct strbuf *out)
 {
 	const struct host_sandbox *i = &row->info;
+	_cleanup_free_ char *owed = owed_text(row);
 	_cleanup_json_ json_t *j = json_pack("{s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, "
 					     "s:I, s:b, s:i, s:s, s:s, s:s, s:s, s:I, s:b, s:b, "
-					     "s:s, s:s, s:s, s:b, s:s}",
+					     "s:s, s:s, s:s, s:b, s:s, s:s, s:b}",
 		"format", (int)STATEFILE_FORMAT, "id", i->id, "template", i->template, "state",
 		sandbox_state_name(i->state), "vcpus", (json_int_t)i->vcpus, "memory_mb",
 		(json_int_t)i->memory_mb, "disk_mb", (json_int_t)i->disk_mb, "created_ns",
@@ -35,14 +37,15 @@ int statefile_encode(const struct sandbox *row, const struct statefile_op *op, s
 		"snapshot", i->snapshot, "backend", i->backend, "generation",
 		(json_int_t)i->generation, "lineage_uncertain", row->full_next, "hidden",
 		row->hidden, "kernel_id", row->kernel_id, "parent", row->parent, "dns", i->dns,
-		"dns_own", row->dns_own, "agent", i->agent);
+		"dns_own", row->dns_own, "agent", i->agent, "owed", owed ? owed : "", "unquiesced",
+		i->unquiesced);
 	json_t *o = op && op->id[0] ? json_pack("{s:s, s:s, s:s}", "id", op->id, "kind", op->kind,
 					      "data", op->data)
 				    : NULL;
 	if (o)
 		json_object_set_new(j, "operation", o);
 	_cleanup_free_ char *text = json_compact(j);
-	if (!text || (op && op->id[0] && !o))
+	if (!text || !owed || (op && op->id[0] && !o))
 		return -ENOMEM;
 	strbuf_addf(out, "%s\n", text);
 	return strbuf_check(out);
@@ -92,7 +95,7 @@ int statefile_parse(const char *text, size_t len, struct sandbox *ret, struct st
 	struct statefile_op op = {0};
 	json_t *operation = NULL;
 	const char *id = "", *template = "", *state = "", *token = "", *cause = "", *snapshot = "",
-		   *backend = "", *kernel = "", *parent = "", *dns = "", *agent = "";
+		   *backend = "", *kernel = "", *parent = "", *dns = "", *agent = "", *owed = "";
 	uint64_t format = 0, vcpus = 0, memory = 0;
 	bool pause = false;
 	int slot = -1;
@@ -123,6 +126,8 @@ int statefile_parse(const char *text, size_t len, struct sandbox *ret, struct st
 		{"dns", JF_STRING, &dns, .max = sizeof i->dns - 1},
 		{"dns_own", JF_BOOL, &s.dns_own},
 		{"agent", JF_STRING, &agent, .max = sizeof i->agent - 1},
+		{"owed", JF_STRING, &owed, .max = 400},
+		{"unquiesced", JF_BOOL, &i->unquiesced},
 		{"operation", JF_OBJECT, &operation},
 	};
 	int rc = json_parse_object(text, len, &j, e);
@@ -140,6 +145,7 @@ int statefile_parse(const char *text, size_t len, struct sandbox *ret, struct st
 	snprintf(s.parent, sizeof s.parent, "%s", parent);
 	snprintf(i->dns, sizeof i->dns, "%s", dns);
 	snprintf(i->agent, sizeof i->agent, "%s", agent);
+	owed_read(&s, owed);
 	i->state = sandbox_state_parse(state);
 	i->vcpus = (unsigned)vcpus;
 	i->memory_mb = (unsigned)memory;

@@ -382,7 +382,7 @@ static int read_sandbox(void *ctx, sqlite3_stmt *row)
 	struct load *l = ctx;
 	struct sandbox *s;
 	int rc = store_row_sandbox(row, &s);
-	return rc < 0 ? rc : l->f(l->h, s, db_text(row, 25), db_text(row, 26), db_text(row, 27));
+	return rc < 0 ? rc : l->f(l->h, s, db_text(row, 27), db_text(row, 28), db_text(row, 29));
 }
 
 int store_load(struct host *h, store_row_fn f, struct err *e)
@@ -393,7 +393,7 @@ int store_load(struct host *h, store_row_fn f, struct err *e)
 		"SELECT s.id, template, s.state, vcpus, memory_mb, disk_mb, created_ns, "
 		"s.started_ns, stopped_ns, ends_at_ns, on_timeout, slot, token, cause, detail, "
 		"phases, snapshot, backend, generation, lineage, kernel_id, parent, dns, dns_own, "
-		"agent, o.kind, "
+		"agent, owed, unquiesced, o.kind, "
 		"o.op_id, "
 		"o.data FROM sandboxes s LEFT JOIN operations o ON o.sandbox = s.id AND o.state = "
 		"'open' ORDER BY s.id, o.kind = 'destroy' DESC, o.started_ns",

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/request_id.h"
+#include "sandbox/table/owed.h"
 
 static char *phases_text(const struct host_sandbox *s)
 {
@@ -50,21 +51,23 @@ int store_put_sandbox(
 	struct host *h, const struct sandbox *s, const struct time_settings *t, struct err *e)
 {
 	const struct host_sandbox *i = &s->info;
-	_cleanup_free_ char *phases = phases_text(i);
-	if (!phases)
+	_cleanup_free_ char *phases = phases_text(i), *owed = owed_text(s);
+	if (!phases || !owed)
 		return err_errno(e, ENOMEM, "sandbox row");
 	return db_exec(h->db, e,
 		"INSERT OR REPLACE INTO sandboxes (id, template, state, vcpus, memory_mb, disk_mb, "
 		"created_ns, started_ns, stopped_ns, ends_at_ns, on_timeout, slot, token, cause, "
 		"detail, phases, snapshot, backend, generation, lineage, kernel_id, parent, dns, "
-		"dns_own, agent) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-		"sssiiiiiiiiissssssiisssis", i->id, i->template, sandbox_state_name(i->state),
+		"dns_own, agent, owed, unquiesced) VALUES "
+		"(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+		"sssiiiiiiiiissssssiisssissi", i->id, i->template, sandbox_state_name(i->state),
 		(int64_t)i->vcpus, (int64_t)i->memory_mb, (int64_t)i->disk_mb,
 		(int64_t)i->created_ns, (int64_t)i->started_ns, (int64_t)i->stopped_ns,
 		(int64_t)t->ends_at_ns, (int64_t)t->on_timeout,
 		s->has_slot ? (int64_t)s->slot.index : (int64_t)-1, s->token, i->cause, i->detail,
 		phases, i->snapshot, i->backend, (int64_t)i->generation, (int64_t)s->full_next,
-		s->kernel_id, s->parent, i->dns, (int64_t)s->dns_own, i->agent);
+		s->kernel_id, s->parent, i->dns, (int64_t)s->dns_own, i->agent, owed,
+		(int64_t)i->unquiesced);
 }
 
 int store_put_layer(struct host *h, const char *id, struct err *e)
@@ -120,6 +123,8 @@ int store_row_sandbox(sqlite3_stmt *row, struct sandbox **ret)
 	snprintf(i->dns, sizeof i->dns, "%s", db_text(row, 22));
 	s->dns_own = sqlite3_column_int64(row, 23) != 0;
 	snprintf(i->agent, sizeof i->agent, "%s", db_text(row, 24));
+	owed_read(s, db_text(row, 25));
+	i->unquiesced = sqlite3_column_int64(row, 26) != 0;
 	*ret = s;
 	return 0;
 }

@@ -60,7 +60,8 @@ void host_release(struct host *h, struct sandbox *s)
 {
 	s->operation = NULL;
 	s->has_room = false;
-	bool lives = s->info.state == SANDBOX_RUNNING || s->info.state == SANDBOX_ERROR;
+	bool lives = s->info.state == SANDBOX_RUNNING || s->info.state == SANDBOX_ERROR || s->held;
+	s->wanted = false;
 	if (lives && s->pidfd >= 0 && !s->freeing && !s->hidden)
 		monitor_watch(h, s);
 	monitor_wake(h); // its time may have come meanwhile

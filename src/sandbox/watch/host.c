@@ -121,6 +121,7 @@ int host_open(const struct host_config *cfg, struct host **ret, struct err *e)
 	h->overcommit_disk = over->disk;
 	h->overcommit_memory = over->memory;
 	h->overcommit_vcpus = over->vcpus;
+	h->agent_wait_ms = cfg->agent_wait_ms;
 	h->max_sandboxes = cfg->max_sandboxes ? cfg->max_sandboxes : DEFAULT_MAX;
 	h->data_dir = strdup(cfg->data_dir);
 	h->run_dir = strdup(cfg->run_dir);

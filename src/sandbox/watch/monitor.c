@@ -11,8 +11,10 @@
 #include "base/log.h"
 #include "sandbox/life/end.h"
 #include "sandbox/life/free.h"
+#include "sandbox/life/hold.h"
 #include "sandbox/life/operation.h"
 #include "sandbox/table/bells.h"
+#include "sandbox/table/claim.h"
 #include "sandbox/table/state.h"
 #include "sandbox/table/store.h"
 #include "sandbox/watch/monitor.h"
@@ -118,6 +120,22 @@ static void tell_no_room(const struct job *j, const struct err *why)
 			err_text(&e, rc));
 }
 
+// Its code has had its time.
+static void hold(const struct job *j, const struct err *why)
+{
+	struct err e = {0};
+	pthread_mutex_lock(&j->h->lock);
+	struct sandbox *s = host_find(j->h, j->id);
+	bool runs = s && s->info.state == SANDBOX_RUNNING && !s->removed;
+	// Of one that something else has: as soon as that lets go, which wakes the monitor.
+	bool busy = runs && s->operation;
+	if (busy)
+		s->due_ns = clock_monotonic_ns();
+	pthread_mutex_unlock(&j->h->lock);
+	if (runs && !busy && host_hold(j->h, j->id, why, &e) < 0)
+		log_error("not held, tried again sandbox=%s error=%s", j->id, e.text);
+}
+
 static void time_out(void *ctx)
 {
 	struct job *j = ctx;
@@ -134,6 +152,8 @@ static void time_out(void *ctx)
 			  : host_destroy(j->h, op, j->id, end_cause_name(END_TIMEOUT), &e);
 	if (rc < 0)
 		log_error("time-out failed sandbox=%s error=%s", j->id, err_text(&e, rc));
+	if (rc < 0 && j->pause)
+		hold(j, &e);
 	tell_no_room(j, rc < 0 && e.code == ERR_NO_SPACE ? &e : NULL);
 	free(j);
 }
@@ -148,7 +168,7 @@ static bool find_due(
 	*ret_next = TIME_NEVER;
 	for (struct sandbox *s = NULL; (s = host_next(h, s));) {
 		bool pause = s->info.on_timeout == ON_TIMEOUT_PAUSE;
-		bool counts = s->info.state == SANDBOX_RUNNING ||
+		bool counts = s->info.state == SANDBOX_RUNNING || s->held ||
 			      (s->info.state == SANDBOX_ERROR && !pause);
 		if (!counts || !s->due_ns || s->removed)
 			continue;
@@ -158,8 +178,10 @@ static bool find_due(
 		}
 		// What pauses it anyway needs no second one, and wakes the monitor when it lets go;
 		// an end need not wait for anything.
-		if (s->operation && pause)
+		if (s->operation && pause) {
+			s->wanted = str_eq(s->operation, SILENT_OPERATION);
 			continue;
+		}
 		memcpy(id, s->info.id, 64);
 		*ret_pause = pause;
 		// One that cannot be ended or paused must not keep the others waiting.

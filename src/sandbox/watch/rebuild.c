@@ -122,6 +122,7 @@ static int put_paused(struct rebuild *r, const struct found *f, struct err *e)
 	snprintf(s.info.agent, sizeof s.info.agent, "%s", f->agent);
 	snprintf(s.parent, sizeof s.parent, "%s", i->parent);
 	s.info.state = SANDBOX_PAUSED;
+	s.info.unquiesced = f->unquiesced;
 	s.info.vcpus = i->vcpus;
 	s.info.memory_mb = i->memory_mb;
 	s.info.disk_mb = i->disk_mb;

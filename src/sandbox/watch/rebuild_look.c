@@ -83,6 +83,7 @@ static void fill_row(
 	snprintf(f->row.image_key, sizeof f->row.image_key, "%s", i->image_key);
 	snprintf(f->kernel_id, sizeof f->kernel_id, "%s", i->kernel_id);
 	snprintf(f->agent, sizeof f->agent, "%s", i->agent_version);
+	f->unquiesced = !i->quiesced;
 	s->vcpus = i->vcpus;
 	s->memory_mb = (unsigned)(i->memory_bytes >> 20);
 	s->disk_mb = i->disk_bytes >> 20;

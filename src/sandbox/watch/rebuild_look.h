@@ -16,7 +16,7 @@ struct found {
 	struct store_snapshot row;
 	struct header *header;
 	char kernel_id[72], agent[64];
-	bool dropped, unknown;
+	bool dropped, unknown, unquiesced;
 };
 
 struct rebuild {

@@ -16,6 +16,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "net/resolvers.h"
+#include "sandbox/life/silent.h"
 #include "sandbox/machine/lineage.h"
 #include "sandbox/machine/machine.h"
 #include "sandbox/machine/runtimes.h"
@@ -267,6 +268,7 @@ static void adopt(struct host *h, struct sandbox *s)
 		if (s->info.state == SANDBOX_RUNNING)
 			log_info("adopted sandbox=%s", s->info.id);
 		host_release(h, s);
+		silent_ask(h, s);
 	} else if (settle_later(h, s) < 0) {
 		log_error("not settled sandbox=%s", s->info.id);
 	}

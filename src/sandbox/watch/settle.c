@@ -14,6 +14,7 @@
 #include "sandbox/capture/snapshots.h"
 #include "sandbox/life/end.h"
 #include "sandbox/life/free.h"
+#include "sandbox/life/silent.h"
 #include "sandbox/machine/reach.h"
 #include "sandbox/table/bells.h"
 #include "sandbox/table/state.h"
@@ -26,7 +27,11 @@ void unsettled_read(const char *kind, const char *id, const char *data, struct u
 	_cleanup_json_ json_t *j = json_loads(data && *data ? data : "{}", 0, NULL);
 	const char *snapshot = json_string_value(json_object_get(j, "snapshot"));
 	const char *layer = json_string_value(json_object_get(j, "layer"));
-	*ret = (struct unsettled){.full = json_is_true(json_object_get(j, "full"))};
+	const char *token = json_string_value(json_object_get(j, "token"));
+	*ret = (struct unsettled){.full = json_is_true(json_object_get(j, "full")),
+		.once = json_is_true(json_object_get(j, "once")),
+		.ends_at_ns = (uint64_t)json_integer_value(json_object_get(j, "ends_at_ns"))};
+	snprintf(ret->token, sizeof ret->token, "%s", token ? token : "");
 	snprintf(ret->kind, sizeof ret->kind, "%s", kind);
 	snprintf(ret->id, sizeof ret->id, "%s", id);
 	snprintf(ret->snapshot, sizeof ret->snapshot, "%s", snapshot ? snapshot : "");
@@ -58,7 +63,7 @@ static void drop_unfinished(struct host *h, const struct unsettled *u, bool stag
 
 // The row of a snapshot whose files are all there: the server died between the two.
 static int remember_snapshot(struct host *h, const struct sandbox *s, const struct unsettled *op,
-	struct store_snapshot *ret, struct err *e)
+	struct store_snapshot *ret, bool *ret_quiesced, struct err *e)
 {
 	struct snapshot_info info;
 	_cleanup_(header_freep) struct header *hd = NULL;
@@ -80,6 +85,7 @@ static int remember_snapshot(struct host *h, const struct sandbox *s, const stru
 		(rc = refs_name_runtime(h->refs, op->snapshot, info.runtime)) < 0)
 		return err_errno(e, rc, "snapshot %s", op->snapshot);
 	*ret = row;
+	*ret_quiesced = info.quiesced;
 	return 0;
 }
 
@@ -98,6 +104,7 @@ static int commit(struct host *h, struct sandbox *s, struct sandbox *next,
 	uint64_t ends_at = s->info.ends_at_ns;
 	enum on_timeout on_timeout = s->info.on_timeout;
 	s->full_next = next->full_next;
+	s->owed = next->owed;
 	if (!s->removed) {
 		s->info = next->info;
 		s->info.on_timeout = on_timeout; // settings change meanwhile
@@ -129,7 +136,8 @@ static int cut_off(
 static int finish_pause(struct host *h, struct sandbox *s, struct err *e)
 {
 	struct store_snapshot row;
-	int rc = remember_snapshot(h, s, s->unsettled, &row, e);
+	bool quiesced = true;
+	int rc = remember_snapshot(h, s, s->unsettled, &row, &quiesced, e);
 	if (rc < 0)
 		return rc;
 	struct sandbox next = *s;
@@ -137,6 +145,9 @@ static int finish_pause(struct host *h, struct sandbox *s, struct err *e)
 	next.info.address[0] = next.info.backend[0] = next.info.detail[0] = '\0';
 	next.info.ends_at_ns = 0;
 	next.full_next = next.has_slot = false;
+	next.owed = (struct sandbox_owed){0};
+	next.info.agent_silent = false;
+	next.info.unquiesced = !quiesced;
 	snprintf(next.info.snapshot, sizeof next.info.snapshot, "%s", s->unsettled->snapshot);
 	const struct store_event ev = {.kind = "paused", .cause = "server_restarted"};
 	rc = commit(h, s, &next,
@@ -205,10 +216,51 @@ static int settle_running(struct host *h, struct sandbox *s, struct err *e)
 	return cut_off(h, s, SANDBOX_RUNNING, "the sandbox runs on", e);
 }
 
+// Its memory is resumed once, and that was done: it is the machine that runs. What its agent was
+// told is not known.
+static int finish_resume(struct host *h, struct sandbox *s, struct err *e)
+{
+	const struct unsettled *u = s->unsettled;
+	struct sandbox next = *s;
+	_cleanup_(vmm_freep) struct vmm *v = NULL;
+	enum vmm_state state = VMM_NOT_STARTED;
+	int rc = machine_vmm(h, s, &v, e);
+	if (rc == 0)
+		rc = vmm_get_state(v, &state, e);
+	if (rc == 0 && state == VMM_PAUSED)
+		rc = vmm_resume(v, e);
+	if (rc < 0)
+		return rc;
+	sandbox_move(&next.info, SANDBOX_RUNNING, "server restarted");
+	snprintf(next.parent, sizeof next.parent, "%s", s->info.snapshot);
+	snprintf(next.info.backend, sizeof next.info.backend, "uffd");
+	next.info.snapshot[0] = next.info.detail[0] = '\0';
+	next.info.unquiesced = false;
+	next.info.agent_silent = next.owed.init = true;
+	snprintf(next.owed.token, sizeof next.owed.token, "%s", u->token);
+	next.info.started_ns = clock_realtime_ns();
+	next.info.ends_at_ns = u->ends_at_ns;
+	_cleanup_json_ json_t *data = json_pack("{s:s}", "agent", "silent");
+	const struct store_event ev = {
+		.kind = "resumed", .cause = "server_restarted", .data = data};
+	char of[UUID_SIZE];
+	memcpy(of, s->info.snapshot, sizeof of);
+	rc = commit(h, s, &next,
+		&(struct store_change){.sets_time = true, .drop = of, .event = &ev}, e);
+	if (rc < 0)
+		return rc;
+	memcpy(s->parent, of, sizeof s->parent);
+	log_info("resume finished sandbox=%s", s->info.id);
+	return 0;
+}
+
 // Of a paused one nothing runs; what a resume had made goes.
 static int settle_paused(struct host *h, struct sandbox *s, struct err *e)
 {
 	const struct unsettled *u = s->unsettled;
+	if (u->once && s->pidfd >= 0 && !machine_is_gone(s) &&
+		snapshot_was_resumed(h->data_fd, s->info.snapshot) == 1)
+		return finish_resume(h, s, e);
 	sandbox_free(h, s, FREE_BUT_CONSOLE, 0);
 	if (!str_eq(u->snapshot, s->info.snapshot))
 		drop_unfinished(h, u, true);
@@ -307,6 +359,7 @@ static void end_job(struct job *j, bool claimed)
 		free(s->unsettled);
 		s->unsettled = NULL;
 		host_release(j->h, s);
+		silent_ask(j->h, s);
 		pthread_mutex_unlock(&j->h->lock);
 		monitor_wake(j->h);
 		upkeep_wake(j->h);

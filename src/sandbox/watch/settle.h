@@ -11,6 +11,10 @@
 struct unsettled {
 	char kind[24], id[UUID_SIZE], snapshot[UUID_SIZE], layer[UUID_SIZE];
 	bool full; // full_next of before
+	// Of a resume whose snapshot is resumed once: what its machine was to have.
+	bool once;
+	char token[96];
+	uint64_t ends_at_ns;
 	unsigned tries;
 };
 void unsettled_read(const char *kind, const char *id, const char *data, struct unsettled *ret);

@@ -51,6 +51,12 @@ static int do_pause(struct host *h, struct run *r, const char *op, bool again, s
 	return play_pause(h, &r->after, SUBJECT, op, e);
 }
 
+// Its agent refuses from now on.
+static void lose_agent(struct host *h, struct play *p)
+{
+	check(guest_set_agent(p->box[SUBJECT].id, NULL, "stolen"), "no agent");
+}
+
 static void then_pause(struct play *p, bool again)
 {
 	then_paused(p, SUBJECT);
@@ -64,6 +70,23 @@ static int resume(struct host *h, struct run *r, const char *op, bool again, str
 static void then_resume(struct play *p, bool again)
 {
 	then_resumed(p, SUBJECT, -1, false);
+}
+
+// Paused without its agent: its memory is resumed once. Tried again it boots.
+static void be_paused_alone(struct host *h, struct play *p)
+{
+	lose_agent(h, p);
+	be_paused(h, p);
+}
+
+static int resume_once(struct host *h, struct run *r, const char *op, bool again, struct err *e)
+{
+	return play_resume(h, &r->after, SUBJECT, -1, again, op, e);
+}
+
+static void then_resume_once(struct play *p, bool again)
+{
+	then_resumed(p, SUBJECT, -1, again);
 }
 
 static int resume_disk(struct host *h, struct run *r, const char *op, bool again, struct err *e)
@@ -213,7 +236,9 @@ const struct act acts[] = {
 	{"create-image", NULL, create_image, then_new, NULL, false, false},
 	{"create-snapshot", NULL, create_snapshot, then_new_of_snapshot, NULL, false, false},
 	{"pause", NULL, do_pause, then_pause, NULL, false, false},
+	{"pause-refused", lose_agent, do_pause, then_pause, NULL, false, false},
 	{"resume", be_paused, resume, then_resume, NULL, false, false},
+	{"resume-once", be_paused_alone, resume_once, then_resume_once, NULL, false, false},
 	{"resume-disk", be_paused, resume_disk, then_resume_disk, NULL, false, false},
 	{"rollback-running", NULL, roll_back, then_roll_back, halfway_back, false, false},
 	{"rollback-paused", be_paused, roll_back, then_roll_back, halfway_back, false, false},
@@ -226,6 +251,7 @@ const struct act acts[] = {
 	{"destroy-paused", be_paused, destroy, then_destroy, NULL, false, true},
 	{"due-kill", NULL, due_kill, then_destroy, NULL, true, true},
 	{"due-pause", NULL, due_pause, then_pause, NULL, true, true},
+	{"due-refused", lose_agent, due_pause, then_pause, NULL, true, true},
 	{"prewarm", NULL, prewarm, then_nothing, NULL, false, false},
 };
 const size_t n_acts = ARRAY_SIZE(acts);

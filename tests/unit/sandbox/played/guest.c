@@ -166,6 +166,19 @@ bool guest_dns(const char *id, char ret[48])
 	return true;
 }
 
+bool guest_set_agent(const char *id, const char *instance, const char *token)
+{
+	char dir[512];
+	struct machine m;
+	dir_of(id, dir);
+	if (machine_read(dir, &m) < 0)
+		return false;
+	if (instance)
+		snprintf(m.instance, sizeof m.instance, "%s", instance);
+	snprintf(m.token, sizeof m.token, "%s", token);
+	return machine_write(dir, &m) == 0;
+}
+
 void guest_crash(const char *id, const char *cause)
 {
 	char dir[512], path[600];
