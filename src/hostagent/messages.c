@@ -101,6 +101,8 @@ static const struct wire_field sandbox_fields[] = {
 	TEXT(host_sandbox, agent, "agent"),
 	U64(host_sandbox, memory_written_bytes, "memoryWrittenBytes"),
 	U64(host_sandbox, memory_kept_bytes, "memoryKeptBytes"),
+	BOOL(host_sandbox, agent_silent, "agentSilent"),
+	BOOL(host_sandbox, unquiesced, "unquiesced"),
 };
 MESSAGE(sandbox, "Sandbox", host_sandbox, sandbox_fields);
 

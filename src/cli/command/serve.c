@@ -126,6 +126,7 @@ static int start_host(const struct settings *s, bool alone, struct hostagent *re
 			.firecracker_path = s->firecracker,
 			.qemu_path = s->qemu,
 			.vmm_floor = s->vmm_floor,
+			.agent_wait_ms = (unsigned)s->agent_wait * 1000,
 			.users = users,
 			.n_users = n_users,
 		},

@@ -165,6 +165,10 @@ void settings_list(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
 			&s->audit_size, .min = 64 << 10},
 		{0, "socket-group", "GROUP", "who may connect to it besides root (role host)",
 			OPT_STRING, &s->socket_group},
+		{0, "agent-wait", "TIME",
+			"how long a guest's agent is waited for that answers nothing (default: 3s, "
+			"of an emulated guest 10s)",
+			OPT_SECONDS, &s->agent_wait, 1, 600},
 		{0},
 	};
 	_Static_assert(ARRAY_SIZE(options) == N_SETTINGS + 1, "N_SETTINGS");

@@ -261,6 +261,29 @@ static int collect(struct why *w, struct err *e)
 
 // --- the answer
 
+// What is said of one in which nothing has failed, and whose agent did not answer.
+static const char *silence(const struct why *w)
+{
+	if (w->ended || !w->row)
+		return NULL;
+	if (w->info.state == SANDBOX_RUNNING && w->info.agent_silent)
+		return "Its agent is silent: commands and files wait for it, all else works. The "
+		       "host asks on, and an event agent_answers tells when it answers.";
+	if (w->info.state == SANDBOX_PAUSED && w->info.unquiesced)
+		return "It was paused without its agent, which did not answer (quiesced: false): "
+		       "its memory is resumed once, and never copied.";
+	return NULL;
+}
+
+static const char *silence_advice(const struct why *w)
+{
+	return w->info.state == SANDBOX_PAUSED
+		       ? causes_advice(ERR_NOT_QUIESCED)
+		       : "Look for what stopped envd in the guest, took its token or uses all of "
+			 "its memory: stasis logs ID. If it stays so: pause it and boot anew from "
+			 "its disk, stasis resume --disk-only ID.";
+}
+
 static void add_summary(const struct why *w, json_t *j)
 {
 	char at[32];
@@ -273,12 +296,15 @@ static void add_summary(const struct why *w, json_t *j)
 		text = strdup("It is forgotten, and how it ended is not known any more.");
 	else if (w->info.state == SANDBOX_RUNNING || w->info.state == SANDBOX_PAUSED)
 		text = str_printf("It is %s. %s", render_state_name(w->info.state),
-			w->failure ? "An operation on it failed." : "Nothing failed.");
+			silence(w)   ? silence(w)
+			: w->failure ? "An operation on it failed."
+				     : "Nothing failed.");
 	else
 		text = str_printf("It is %s.%s%s", render_state_name(w->info.state),
 			w->detail[0] ? " " : "", w->detail);
 	const char *advice =
-		t ? t->advice
+		t	     ? t->advice
+		: silence(w) ? silence_advice(w)
 		: json_array_size(w->kills)
 			? causes_oom_advice(str_eq(json_string_value(json_object_get(
 							   json_array_get(w->kills, 0), "cause")),

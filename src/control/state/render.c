@@ -89,6 +89,9 @@ json_t *render_sandbox(const struct sandbox_row *row, const struct host_sandbox 
 	r |= put(j, "disk_used_bytes", json_integer((json_int_t)s->disk_bytes));
 	r |= put(j, "backend", render_text(s->backend));
 	r |= put(j, "generation", json_integer((json_int_t)s->generation));
+	bool runs = s->state == SANDBOX_RUNNING, paused = s->state == SANDBOX_PAUSED;
+	r |= put(j, "agent", render_text(runs ? s->agent_silent ? "silent" : "answers" : ""));
+	r |= put(j, "quiesced", paused ? json_boolean(!s->unquiesced) : json_null());
 	r |= render_agent(j, s->agent);
 	r |= put(j, "url", render_text(url));
 	row_get_token(row, token);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A guest that stands still: its VMM did not let it go on after a failed pause, fork
-// or snapshot. The sandbox is in the state error, which says why, and is let go again until it
-// runs.
+// A guest that stands still: its VMM did not let it go on after a failed pause, fork or snapshot.
+// The sandbox is in the state error, which says why, and is let go again until it runs.
 #pragma once
 #include "sandbox/table/table.h"
 

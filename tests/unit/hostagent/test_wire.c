@@ -389,14 +389,17 @@ static const char *type_of(const struct wire_field *f)
 	return "";
 }
 
-static void check_field(const struct wire_message *m, const char *type, const char *name,
+// The at-th of the message. They stand in the order of their numbers, which may have gaps.
+static void check_field(const struct wire_message *m, size_t at, const char *type, const char *name,
 	size_t number, bool repeated)
 {
+	static size_t before;
 	char json[64];
 	json_name(name, json);
-	if (number < 1 || number > m->n)
+	if (at >= m->n || number < 1 || (at > 0 && number <= before))
 		fail_msg("%s.%s: number %zu", m->name, name, number);
-	const struct wire_field *f = &m->fields[number - 1]; // in the order of their numbers
+	before = number;
+	const struct wire_field *f = &m->fields[at];
 	if (strcmp(f->name, json) != 0 || strcmp(type_of(f), type) != 0 ||
 		repeated != (f->type == WIRE_ARRAY || f->type == WIRE_LIST))
 		fail_msg("%s: %s %s = %zu, but the table has %s %s", m->name, type, name, number,
@@ -453,14 +456,14 @@ static void the_tables_say_what_the_file_says(void **state)
 			names = NULL;
 		} else if (m && strstr(line, "map<string, string>") &&
 			   sscanf(strchr(line, '>') + 1, " %63s = %zu;", b, &number) == 2) {
-			check_field(m, "map<string, string>", b, number, false);
+			check_field(m, n_fields, "map<string, string>", b, number, false);
 			n_fields++;
 		} else if (m && sscanf(line, " repeated %63s %63s = %zu;", a, b, &number) == 3) {
-			check_field(m, a, b, number, true);
+			check_field(m, n_fields, a, b, number, true);
 			n_fields++;
 		} else if (m && sscanf(line, " %63s %63s %63s %63s", a, b, c, d) == 4 &&
 			   strcmp(c, "=") == 0) {
-			check_field(m, a, b, strtoul(d, NULL, 10), false);
+			check_field(m, n_fields, a, b, strtoul(d, NULL, 10), false);
 			n_fields++;
 		}
 	}
