@@ -106,6 +106,9 @@ static int post_json(struct http_client *c, const struct envd_target *t, const c
 		.body_len = strlen(text),
 		.tick = t->tick,
 		.ctx = t->ctx,
+		.alive = t->alive,
+		.alive_ctx = t->alive_ctx,
+		.silence_ms = t->silence_ms,
 		// A guest that has just been woken, on a busy machine, may take long to answer at
 		// all.
 		.connect_timeout_ms = timeout_ms,
@@ -459,7 +462,10 @@ int envd_run(struct http_client *c, const struct envd_target *t, const struct en
 		.content_type = "application/connect+json",
 		.write = on_body,
 		.tick = p->tick ? on_tick : NULL,
-		.ctx = &r};
+		.ctx = &r,
+		.alive = t->alive,
+		.alive_ctx = t->alive_ctx,
+		.silence_ms = t->silence_ms};
 	int rc = http_client_call(c, &call, &resp, e);
 	if (r.rc < 0) { // the stream's own reason says more than "aborted"
 		if (e)

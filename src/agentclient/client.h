@@ -24,6 +24,10 @@ struct envd_target {
 	// For the calls that end with one answer: see http_call.tick; may be NULL.
 	int (*tick)(void *ctx);
 	void *ctx;
+	// For streams and unary calls: see http_call.alive; may be NULL.
+	int (*alive)(void *ctx, struct err *e);
+	void *alive_ctx;
+	int silence_ms;
 };
 
 struct envd_init {

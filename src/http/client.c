@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <string.h>
 #include "base/request_id.h"
+#include "base/clock.h"
 
 struct http_client {
 	CURL *curl;
@@ -20,6 +21,10 @@ struct transfer {
 	struct http_response *response;
 	size_t max_body;
 	bool too_large, failed, aborted;
+	curl_off_t moved;  // bytes, both ways
+	uint64_t moved_ns; // CLOCK_MONOTONIC of the last of them
+	int silent;	   // what alive said
+	struct err why;
 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -59,13 +64,29 @@ static size_t on_read(char *buf, size_t size, size_t n, void *arg)
 	return CURL_READFUNC_ABORT;
 }
 
-static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d)
+static bool is_silent(struct transfer *t, curl_off_t moved)
+{
+	const struct http_call *call = t->call;
+	if (!call->alive)
+		return false;
+	uint64_t now = clock_monotonic_ns();
+	if (moved != t->moved) {
+		t->moved = moved;
+		t->moved_ns = now;
+	}
+	if (now - t->moved_ns < (uint64_t)call->silence_ms * NSEC_PER_MSEC)
+		return false;
+	t->silent = call->alive(call->alive_ctx, &t->why);
+	t->moved_ns = clock_monotonic_ns();
+	return t->silent < 0;
+}
+
+static int on_progress(
+	void *arg, curl_off_t in_all, curl_off_t in, curl_off_t out_all, curl_off_t out)
 {
 	struct transfer *t = arg;
-	if (t->call->tick(t->call->ctx) == 0)
-		return 0;
-	t->aborted = true;
-	return 1;
+	t->aborted = t->call->tick && t->call->tick(t->call->ctx) != 0;
+	return t->aborted || is_silent(t, in + out);
 }
 
 int http_client_new(const struct http_client_config *cfg, struct http_client **ret, struct err *e)
@@ -135,6 +156,11 @@ static int map_error(struct transfer *t, CURLcode rc, const char *what, struct e
 {
 	const struct failure *f = NULL;
 	long os = 0;
+	if (t->silent < 0) {
+		if (e)
+			*e = t->why;
+		return t->silent;
+	}
 	if (t->too_large)
 		return err_set(e, ERR_TOO_LARGE, "%s: answer over %zu bytes", what, t->max_body);
 	if (t->failed)
@@ -175,6 +201,7 @@ int http_client_call(struct http_client *c, const struct http_call *call, struct
 	struct transfer t = {.call = call,
 		.client = c,
 		.response = ret,
+		.moved_ns = clock_monotonic_ns(),
 		.max_body = call->max_body ? call->max_body : 16u << 20};
 	_cleanup_free_ char *url = str_printf("%s%s", c->base_url, call->path);
 	_cleanup_free_ char *what = str_printf("%s %s", call->method, call->path);
@@ -226,7 +253,7 @@ int http_client_call(struct http_client *c, const struct http_call *call, struct
 	curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
 	curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_write);
 	curl_easy_setopt(h, CURLOPT_WRITEDATA, &t);
-	curl_easy_setopt(h, CURLOPT_NOPROGRESS, call->tick ? 0L : 1L);
+	curl_easy_setopt(h, CURLOPT_NOPROGRESS, call->tick || call->alive ? 0L : 1L);
 	curl_easy_setopt(h, CURLOPT_XFERINFOFUNCTION, on_progress);
 	curl_easy_setopt(h, CURLOPT_XFERINFODATA, &t);
 	curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS,

@@ -43,6 +43,11 @@ struct http_call {
 	// Called about every 100 ms and at each wake-up; non-zero aborts the call with -ECANCELED.
 	int (*tick)(void *ctx);
 	void *ctx;
+	// Where no byte has moved either way for silence_ms, alive is asked, and again after as
+	// long. Other than 0: the call ends so, with its error. May be NULL.
+	int (*alive)(void *ctx, struct err *e);
+	void *alive_ctx;
+	int silence_ms;
 	int connect_timeout_ms; // 0: 2000
 	int timeout_ms;		// whole call; 0: none
 	size_t max_body;	// of response->body; 0: 16 MiB; beyond: -EMSGSIZE

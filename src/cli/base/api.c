@@ -68,14 +68,21 @@ int api_open(struct cli *c, struct err *e)
 	if (!header)
 		return err_errno(e, ENOMEM, "start");
 	const char *headers[] = {c->key ? header : NULL, NULL};
-	return http_client_new(
-		&(struct http_client_config){.base_url = c->base_url, .headers = headers}, &c->http,
-		e);
+	if (!(c->alive = calloc(1, sizeof *c->alive)))
+		return err_errno(e, ENOMEM, "start");
+	rc = alive_init(c->alive, c, NULL, e);
+	return rc < 0 ? rc
+		      : http_client_new(&(struct http_client_config){.base_url = c->base_url,
+						.headers = headers},
+				&c->http, e);
 }
 
 void api_close(struct cli *c)
 {
 	c->http = http_client_free(c->http);
+	if (c->alive)
+		alive_done(c->alive);
+	free(TAKE_PTR(c->alive));
 	free(c->base_url);
 	free(c->key);
 	c->base_url = c->key = NULL;
@@ -130,7 +137,11 @@ int api_call_with(struct cli *c, const struct http_call *call, json_t **ret, str
 	int rc = api_open(c, e);
 	if (rc < 0)
 		return rc;
-	rc = http_client_call(c->http, call, &r, e);
+	struct http_call with = *call;
+	with.alive = alive_of(c->alive);
+	with.alive_ctx = c->alive;
+	with.silence_ms = c->alive->silence_ms;
+	rc = http_client_call(c->http, &with, &r, e);
 	if (rc < 0)
 		return no_connection(c, rc, e);
 	if (r.status < 200 || r.status > 299)
@@ -202,7 +213,15 @@ static int guest_init(struct cli *c, struct guest *g, struct err *e)
 {
 	if (!g->id || !g->token)
 		return err_errno(e, ENOMEM, "connect");
+	if (!(g->alive = calloc(1, sizeof *g->alive)))
+		return err_errno(e, ENOMEM, "connect");
+	int rc = alive_init(g->alive, c, g->id, e);
+	if (rc < 0)
+		return rc;
 	g->target = (struct envd_target){
+		.alive = alive_of(g->alive),
+		.alive_ctx = g->alive,
+		.silence_ms = g->alive->silence_ms,
 		.base_url = c->base_url,
 		.token = g->token,
 		.sandbox_id = g->id,
@@ -284,6 +303,9 @@ int guest_call(struct guest *g, const struct http_call *call, json_t **ret, stru
 		return err_errno(e, ENOMEM, "%s", call->path);
 	struct http_call with = *call;
 	with.headers = (const char *const[]){id, token, NULL};
+	with.alive = g->target.alive;
+	with.alive_ctx = g->target.alive_ctx;
+	with.silence_ms = g->target.silence_ms;
 	int rc = http_client_call(g->http, &with, &r, e);
 	if (rc < 0)
 		return rc;
@@ -301,6 +323,9 @@ int guest_call(struct guest *g, const struct http_call *call, json_t **ret, stru
 void guest_done(struct guest *g)
 {
 	http_client_free(g->http);
+	if (g->alive)
+		alive_done(g->alive);
+	free(g->alive);
 	free(g->id);
 	free(g->token);
 	free(g->user);

@@ -2,6 +2,7 @@
 // The way to the server: finding it and its key, REST calls, and the guest's agent behind its edge.
 #pragma once
 #include "agentclient/client.h"
+#include "cli/base/alive.h"
 #include "cli/base/command.h"
 #include "http/client.h"
 
@@ -26,6 +27,7 @@ int api_sandbox_path(const char *id, const char *suffix, char **ret, struct err 
 struct guest {
 	struct http_client *http;
 	struct envd_target target;
+	struct alive *alive; // that the calls of target and of guest_call ask
 	char *id, *token, *user;
 	char since[40]; // the server's time at which it was started last; "" when it does not say
 	uint64_t memory_mb; // of the sandbox; 0: not known

@@ -5,11 +5,13 @@
 #include "base/err.h"
 #include "base/request_id.h"
 
+struct alive;
 struct cli;
 struct cli_option_set;
 struct http_client;
 
 #define CLI_URL_DEFAULT "http://127.0.0.1:7070"
+#define CLI_TIMEOUT_SEC 30
 
 enum cli_group { CLI_SANDBOXES, CLI_SERVER, CLI_MACHINE, CLI_GROUP_MAX };
 
@@ -32,9 +34,12 @@ struct cli {
 	char **argv;
 	const char *url, *api_key; // from flags; NULL: api.c looks further
 	const char *api_key_file;  // from a flag; "-": standard input
+	uint64_t timeout;	   // --client-timeout, seconds; 0: none
+	bool has_timeout;	   // it was given
 	bool json;
 	int exit_code;
 	struct http_client *http;	  // made by api_open
+	struct alive *alive;	  // the server; as http
 	char *base_url, *key;		  // what api_open settled on
 	char request_id[REQUEST_ID_SIZE]; // of the last call that a server refused; "": none
 	json_t *refusal; // the body of the last call that failed; NULL: it was no JSON

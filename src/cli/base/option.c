@@ -262,6 +262,10 @@ int cli_parse(struct cli *c, const struct cli_option *options, int min_operands,
 			OPT_STRING, &c->api_key},
 		{0, "api-key-file", "FILE", "key in a file, - for standard input", OPT_STRING,
 			&c->api_key_file},
+		{0, "client-timeout", "TIME",
+			"give up on a server that shows no sign of life for so long (default: "
+			"STASIS_CLIENT_TIMEOUT, else 30s)",
+			OPT_SECONDS, &c->timeout, 0, 86400, &c->has_timeout},
 		{0},
 	};
 	const struct cli_option output[] = {

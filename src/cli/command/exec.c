@@ -28,6 +28,7 @@
 // first one, it is left alone.
 #define GIVE_UP_SIGNALS 3
 #define GIVE_UP_NS (10 * NSEC_PER_SEC)
+#define LATE_NS (5 * NSEC_PER_SEC) // the agent ends the command at its time-out, and says so
 
 struct exec {
 	struct guest stream, control, input;
@@ -35,6 +36,8 @@ struct exec {
 	_Atomic uint32_t pid; // 0: not started
 	unsigned interrupts;  // already handled
 	uint64_t give_up_ns;  // 0: no signal yet
+	uint64_t late_ns;     // after its time-out; 0: it has none
+	bool late;	      // the end was not told by then
 	uint64_t kill_at_ns;  // what was terminated and still runs is killed then; 0: nothing was
 	int write_error;      // of our own stdout or stderr
 	pthread_t feeder;
@@ -66,6 +69,9 @@ static int tick(void *ctx)
 	// A process that never started has nobody to be told.
 	if (n >= GIVE_UP_SIGNALS || (n && x->pid == 0) ||
 		(x->give_up_ns && clock_monotonic_ns() > x->give_up_ns))
+		return -1;
+	x->late = x->late_ns && clock_monotonic_ns() > x->late_ns;
+	if (x->late)
 		return -1;
 	if (n != x->interrupts) {
 		if (!x->give_up_ns)
@@ -236,6 +242,12 @@ static int run(struct cli *c, struct exec *x, struct envd_process *p, struct err
 				x->pid);
 		return 0;
 	}
+	if (rc < 0 && x->late)
+		return err_set(e, ERR_TIMEOUT,
+			"the sandbox's agent told no end of the command%s, long after its "
+			"--timeout: it may still run. 'stasis why %s' may say more; pause and rm "
+			"work without the agent",
+			x->pid ? "" : ", nor its begin", x->stream.id);
 	if (rc < 0)
 		return rc;
 	c->exit_code = end.exited ? end.exit_code : 128 + signal_number(end.status);
@@ -284,6 +296,8 @@ static int exec_stream(struct cli *c, const char *id, struct exec *x, struct env
 		if (x->interactive && (rc = term_raw(&term, STDIN_FILENO)) < 0)
 			return err_errno(e, rc, "terminal");
 	}
+	if (p->timeout_ms)
+		x->late_ns = clock_monotonic_ns() + p->timeout_ms * NSEC_PER_MSEC + LATE_NS;
 	rc = run(c, x, p, e);
 	term_restore(&term);
 	return rc < 0 ? explain_end(c, x, rc, e) : 0;

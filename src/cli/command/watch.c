@@ -147,7 +147,8 @@ static int wait_for(struct cli *c, const char *id, const char *states, uint64_t 
 		if (strbuf_check(&path) < 0)
 			return err_errno(e, ENOMEM, "%s", id);
 		rc = api_call_slow(c, "GET", path.data, NULL, "waiting", ret, e);
-		if (rc == 0 || e->code != ERR_TIMEOUT || (deadline && left <= WAIT_MAX_SEC))
+		if (rc == 0 || e->code != ERR_TIMEOUT || e->errnum ||
+			(deadline && left <= WAIT_MAX_SEC))
 			return rc;
 		*e = (struct err){0};
 	}
