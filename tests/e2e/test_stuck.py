@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import unittest
 
 import lib
@@ -264,3 +265,101 @@ class TimeOuts(Stuck):
     def test_one_is_over_during_a_snapshot(self):
         s = self.w.create()
         self.ends_during(s, "/v1/snapshots", {"sandbox_id": s.id, "name": "late"})
+
+
+# In the guest: numbers that go on, and the way in for one whose agent does not answer.
+IN_GUEST = r"""
+import http.server, os, time
+began = time.monotonic()
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/cont":
+            os.system("pkill -CONT -x envd")
+        body = b"%d %.3f" % (os.getpid(), time.monotonic() - began)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *a):
+        pass
+http.server.ThreadingHTTPServer(("0.0.0.0", 8095), H).serve_forever()
+"""
+
+
+class Silent(Stuck):
+    """The agent is stopped from within, and continued from within."""
+    WAIT = "3s"
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.w.stop()
+        cls.w.start(extra=("--agent-wait", cls.WAIT))
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.w.stop()
+        cls.w.start()
+
+    def events(self, s, since):
+        a = self.w.api("GET", f"/v1/events?sandbox={s.id}&since={since}&limit=100").json()
+        return {e["kind"]: e for e in a["events"]}
+
+    def port(self, s, path="/"):
+        a = s.edge("GET", path, 8095, token=False)
+        self.assertEqual(a.status, 200, a.body)
+        pid, seconds = a.body.split()
+        return int(pid), float(seconds)
+
+    def test_a_guest_has_no_say_in_whether_it_is_paused(self):
+        s = self.w.create(timeout_sec=600, on_timeout="pause")
+        since = s.get()["created_at"]
+        s.sh(f"cat >/tmp/in.py <<'END'\n{IN_GUEST}\nEND\nsetsid python3 /tmp/in.py >/dev/null 2>&1 </dev/null &",
+             user="root")
+        pid, _ = lib.wait_until("its port answers", lambda: s.edge("GET", "/", 8095).status == 200 and self.port(s))
+        s.sh("setsid sh -c 'sleep 0.5; kill -STOP $(pgrep -x envd)' >/dev/null 2>&1 </dev/null &", user="root")
+        lib.wait_until("the agent has stopped", lambda: not Destroy.answers(self, s))
+        # Its time is over.
+        s.ok(self.w.api("POST", f"/v1/sandboxes/{s.id}/timeout", {"timeout_sec": 1}))
+        lib.wait_until("paused", lambda: self.state(s) == "paused", 60)
+        self.assertIs(s.get()["quiesced"], False)
+        self.assertIs(self.events(s, since)["paused"]["data"]["quiesced"], False)
+        self.assertIn("quiesced: false", self.w.cli("why", s.id).text)
+        # It is nobody else's.
+        for path, body in ((f"/v1/sandboxes/{s.id}/fork", {"count": 1}),
+                           ("/v1/snapshots", {"sandbox_id": s.id, "name": "never"})):
+            a = self.w.api("POST", path, body)
+            self.assertEqual((a.status, a.error()), (409, "not_quiesced"), a.body)
+            self.assertIn("--disk-only", a.json()["error"]["message"])
+        forked = self.w.cli("fork", s.id)
+        self.assertEqual(forked.code, 9, forked.errors)
+        # It runs again, and so does all that needs no agent.
+        now = s.resume(timeout_sec=600)
+        self.assertEqual((now["state"], now["agent"], now["quiesced"]), ("running", "silent", None))
+        self.assertEqual(s.get()["agent"], "silent")
+        self.assertIn("silent", self.w.cli("why", s.id).text)
+        same, before = self.port(s)
+        self.assertEqual(same, pid)
+        ended = self.w.cli("exec", "--timeout", "2s", s.id, "--", "true", limit=60)
+        self.assertEqual(ended.code, 8, ended.errors)
+        self.assertIn("stasis why", ended.errors)
+        a = self.w.api("POST", f"/v1/sandboxes/{s.id}/fork", {"count": 1})
+        self.assertIn(a.status, (502, 504), a.body)
+        self.assertIn("runs on", a.json()["error"]["message"])
+        self.assertEqual(self.state(s), "running")
+        paused = self.w.cli("pause", s.id)
+        self.assertEqual(paused.code, 0, paused.errors)
+        s.resume(timeout_sec=600)
+        same, after = self.port(s)
+        self.assertEqual(same, pid)
+        self.assertGreater(after, before)
+        # It is continued from within.
+        self.port(s, "/cont")
+        lib.wait_until("/init has arrived", lambda: "agent_answers" in self.events(s, since), 60)
+        lib.wait_until("it says so", lambda: s.get()["agent"] == "answers")
+        clock = float(s.sh("date +%s"))
+        self.assertLess(abs(clock - time.time()), 30)
+        self.assertEqual(self.port(s)[0], pid)
+        self.assertIs(s.pause()["quiesced"], True)
+        s.resume()
+        s.alive()
