@@ -164,7 +164,7 @@ class Freeze(unittest.TestCase):
 
     def test_connections_of_before_are_ended(self):
         self.background("serve")
-        lib.wait_until("it listens", lambda: self.file("/tmp/w/listening") is not None)
+        lib.wait_until("it listens", lambda: self.file("/tmp/w/listening") is not None, lib.BOOT_LIMIT)
         c = socket.create_connection((self.address, 8093), timeout=60)
         self.addCleanup(c.close)
         c.sendall(b"hello")

@@ -2,6 +2,7 @@
 """Pause and resume: what ran goes on, what was taken is given back."""
 import json
 import os
+import re
 import time
 import unittest
 
@@ -178,6 +179,9 @@ class Pause(unittest.TestCase):
         return self.s.get()["disk_used_bytes"] >> 20
 
     def test_space_freed_in_the_guest_comes_back(self):
+        vmm = re.search(r"Firecracker v?(\d+)\.(\d+)", self.w.check_host()["vmm"])
+        if vmm and (int(vmm[1]), int(vmm[2])) < (1, 17):
+            self.skipTest("Firecracker passes no discard on before 1.17")
         before = self.disk_used()
         self.s.sh("dd if=/dev/zero of=big bs=1M count=120 conv=fsync 2>&1", timeout_sec=200)
         self.assertGreater(self.disk_used(), before + 115)
@@ -198,10 +202,10 @@ class Pause(unittest.TestCase):
         self.assertEqual(copy.sh("md5sum <~/keep"), self.sum)
         self.assertLess(copy.get()["disk_used_bytes"] >> 20, before + 50)
         # In the place of the holes there can be something again.
-        self.s.sh("head -c 20M /dev/urandom >big; md5sum big >sum; sync", timeout_sec=100)
+        self.s.sh("head -c 20M /dev/urandom >big; md5sum big >sum; sync", timeout_sec=300)
         self.pause()
         self.resume()
-        self.s.sh("echo 3 | sudo tee /proc/sys/vm/drop_caches; md5sum -c sum; rm big sum", timeout_sec=100)
+        self.s.sh("echo 3 | sudo tee /proc/sys/vm/drop_caches; md5sum -c sum; rm big sum", timeout_sec=300)
 
     def test_goes_on_where_it_was(self):
         row = self.pause()
