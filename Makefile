@@ -47,8 +47,8 @@ test: build
 	@$(if $(filter no,$(STASIS_TEST_KVM)),,scripts/deps lab || echo "no lab without these packages")
 	@tests/run
 
-# KERNEL=6.1, FIRECRACKER=/path, LAB_RAM=8G: see tests/lab/lab (of test-kvm-all tests/lab/all).
-export KERNEL FIRECRACKER LAB_RAM CMD STASIS_TEST_KVM
+# KERNEL=6.1, FIRECRACKER=/path, FIRECRACKER_OTHER=/path, LAB_RAM=8G: see tests/lab/lab (of test-kvm-all tests/lab/all).
+export KERNEL FIRECRACKER FIRECRACKER_OTHER LAB_RAM CMD STASIS_TEST_KVM
 lab: build
 	@scripts/deps run test lab
 	@tests/lab/lab shell $(if $(CMD),"$$CMD")

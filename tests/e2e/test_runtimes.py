@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots outlive upgrades of QEMU: taken with Debian 12's and with the one of its backports, each
-goes on where the other is this host's own. The backports' packages are unpacked into a directory,
-never installed; where the registry does not have them, a copy of this machine's QEMU stands in,
-which is told."""
+"""Snapshots outlive upgrades of the VMM: each of two goes on where the other is this host's own.
+
+QEMU: Debian 12's and the one of its backports, whose packages are unpacked into a directory, never
+installed; where the registry does not have them, a copy of this machine's QEMU stands in, which is
+told. Firecracker: STASIS_FIRECRACKER and STASIS_FIRECRACKER_OTHER (make test-kvm FIRECRACKER=...
+FIRECRACKER_OTHER=...)."""
 import os
 import shutil
 import subprocess
@@ -50,26 +52,20 @@ def copy(folder):
     return program
 
 
-class Runtimes(unittest.TestCase):
+class Upgrade:
+    """own, other: the flags of a server that has the one VMM, or the other."""
+
     @classmethod
-    def setUpClass(cls):
-        cls.dir = tempfile.mkdtemp(prefix="stasis-qemu.")
-        cls.addClassCleanup(shutil.rmtree, cls.dir, True)
-        with open("/etc/os-release") as f:
-            is_bookworm = "bookworm" in f.read()
-        cls.other = fetch(cls.dir) if is_bookworm else None
-        if not cls.other:
-            print("  NOTE: no QEMU of bookworm-backports: another release was NOT tested, a copy of "
-                  "this machine's stands in", file=sys.stderr, flush=True)
-            cls.other = copy(cls.dir)
+    def begin(cls, own, other):
+        cls.own, cls.other = own, other
         cls.w = lib.World("runtimes")
         cls.addClassCleanup(cls.w.close)
         cls.w.build_image()
-        cls.w.start(extra=("--vmm", "fcqemu"))
+        cls.w.start(extra=own)
 
-    def restart(self, qemu=HOST_QEMU, *extra):
+    def restart(self, vmm):
         self.w.stop()
-        self.w.start(extra=("--vmm", "fcqemu", "--qemu", qemu, *extra))
+        self.w.start(extra=vmm)
 
     def runtimes(self):
         return self.w.cli("runtime", "ls", "-o", "json").ok().json()["runtimes"]
@@ -127,7 +123,7 @@ class Runtimes(unittest.TestCase):
         new.pause()
 
         # And the other way round.
-        self.restart()
+        self.restart(self.own)
         new.resume()
         self.check(new, "second", new_noise)
 
@@ -150,3 +146,28 @@ class Runtimes(unittest.TestCase):
         w.cli("runtime", "allow", first["id"]).ok()
         old.resume()
         self.check(old, "first", noise)
+
+
+class Runtimes(Upgrade, unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.mkdtemp(prefix="stasis-qemu.")
+        cls.addClassCleanup(shutil.rmtree, folder, True)
+        with open("/etc/os-release") as f:
+            is_bookworm = "bookworm" in f.read()
+        other = fetch(folder) if is_bookworm else None
+        if not other:
+            print("  NOTE: no QEMU of bookworm-backports: another release was NOT tested, a copy of "
+                  "this machine's stands in", file=sys.stderr, flush=True)
+            other = copy(folder)
+        cls.begin(("--vmm", "fcqemu", "--qemu", HOST_QEMU), ("--vmm", "fcqemu", "--qemu", other))
+
+
+class Firecrackers(Upgrade, unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        programs = [os.environ.get("STASIS_FIRECRACKER" + name) for name in ("", "_OTHER")]
+        if not all(programs):
+            raise unittest.SkipTest("STASIS_FIRECRACKER and STASIS_FIRECRACKER_OTHER do not name two "
+                                    "firecracker binaries: NO upgrade of Firecracker was tested")
+        cls.begin(*(("--vmm", "firecracker", "--firecracker", program) for program in programs))

@@ -46,7 +46,7 @@ class Lab(unittest.TestCase):
         self.program("ssh-keygen", "")
         self.lab = load()
         self.lab.KERNEL = "6.12"
-        self.lab.FIRECRACKER = ""
+        self.lab.FIRECRACKER = self.lab.OTHER = ""
         self.replace(self.lab.machine, "take", lambda _: (self.dir + "/machine", None))
         self.lab.pack = lambda path, work, deb: None
         self.lab.Lab.take_logs = lambda lab: None
@@ -138,15 +138,17 @@ class Lab(unittest.TestCase):
         self.lab.host_has_kvm = lambda: (True, "")
         self.program("run", f'exec >{self.dir}/said; '
                             'echo "$STASIS_EXPECT_ISOLATION $STASIS_EXPECT_VMM $*"; '
+                            'echo "other: $STASIS_FIRECRACKER_OTHER"; '
                             'command -v firecracker; exit 5')
         self.lab.RUN = os.path.join(self.dir, "bin/run")
         self.assertEqual(self.ask()[0], 5)
         with open(self.dir + "/said") as f:
-            self.assertEqual(f.readline(), "kvm fcqemu kvm\n")
-        self.lab.FIRECRACKER = "/bin/true"
+            self.assertEqual((f.readline(), f.readline()), ("kvm fcqemu kvm\n", "other: \n"))
+        self.lab.FIRECRACKER, self.lab.OTHER = "/bin/true", "/bin/false"
         self.assertEqual(self.ask()[0], 5)
         with open(self.dir + "/said") as f:
-            self.assertEqual(f.readline(), "kvm Firecracker kvm\n")
+            self.assertEqual((f.readline(), f.readline()),
+                             ("kvm Firecracker kvm\n", "other: /bin/false\n"))
             self.assertRegex(f.readline(), "/firecracker\n$")
 
     def test_firecracker_of_the_path(self):
