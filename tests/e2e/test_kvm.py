@@ -86,6 +86,25 @@ class Kvm(unittest.TestCase):
         counts = self.s.sh("grep HYP: /proc/interrupts || true").split()
         self.assertEqual(sum(int(n) for n in counts if n.isdigit()), 0)
 
+    def test_network(self):
+        """A way out, before and after a load."""
+        with lib.Outside() as url:
+            fetch = f"python3 -c 'import urllib.request as u; print(u.urlopen(\"{url}\", timeout=60).read().decode())'"
+            self.assertEqual(self.s.sh(fetch), "outside\n")
+            self.s.pause()
+            self.s.resume(timeout_sec=3600)
+            self.assertEqual(self.s.sh(fetch), "outside\n")
+
+    def test_entropy(self):
+        """A source of random numbers that the VMM has, before and after a load; no two reads alike."""
+        seen = set()
+        for _ in range(2):
+            self.assertIn("virtio", self.s.sh("cat /sys/devices/virtual/misc/hw_random/rng_current"))
+            seen |= {self.s.sh("head -c 16 /dev/hwrng | od -An -tx1", user="root") for _ in range(2)}
+            self.s.pause()
+            self.s.resume(timeout_sec=3600)
+        self.assertEqual(len(seen), 4, seen)
+
     def test_two_processors(self):
         s = self.w.create(vcpus=2, memory_mb=384)
         try:
