@@ -27,7 +27,7 @@ import lib  # noqa: E402
 # alone, next to each other.
 ORDER = ["kvm", "lifefaults", "generations", "faults", "firecracker", "install", "cli", "quickstart",
          "exec", "pty", "run", "cp", "edge", "walls", "freeze", "badinput", "names", "keys", "list",
-         "docs", "examples", "docker", "life", "pause", "snapshots", "runtimes", "operations", "restart", "lost", "stuck",
+         "docs", "examples", "docker", "life", "pause", "snapshots", "runtimes", "older", "operations", "restart", "lost", "stuck",
          "burst",
          "roles"]
 NAME = 16  # bytes of a module's name in the pipe that the lanes read: one read takes one
