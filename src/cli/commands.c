@@ -209,6 +209,14 @@ static const char text_build[] =
 	"Needs no server, but root and the data volume. What was built before is taken from the cache\n"
 	"(STASIS_CACHE, else /var/cache/stasis) when nothing that goes into it has changed.\n";
 
+static const char text_grow[] =
+	"Makes the volume that 'stasis setup volume --size' made larger; sandboxes and server go on. The\n"
+	"size is that of the whole volume. Nothing is done where the disk below has too little room. What\n"
+	"was cut short is done by the same command again.\n"
+	"\n"
+	"Example:\n"
+	"  stasis setup grow --size 40G\n";
+
 static const char text_volume[] =
 	"Makes an XFS file system with reflink in a file beside the data directory (DIR.img) that is\n"
 	"allocated in full now, so that the disk cannot run full below it, and mounts it. 'stasis\n"
@@ -408,6 +416,8 @@ const struct cli_command cli_commands[] = {
 		cmd_doctor},
 	{"setup volume", "", "make and mount the data volume", text_volume, CLI_MACHINE, false,
 		true, cmd_setup_volume},
+	{"setup grow", "", "make the data volume larger, while it is in use", text_grow, CLI_MACHINE,
+		false, true, cmd_setup_grow},
 	{"setup check", "", "say whether the data volume is in order", NULL, CLI_MACHINE, false,
 		false, cmd_setup_check},
 	{"setup remove", "", "unmount and delete the data volume with all sandboxes", NULL,

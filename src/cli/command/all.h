@@ -82,5 +82,6 @@ int cmd_image_ls(struct cli *c, struct err *e);
 int cmd_setup_volume(struct cli *c, struct err *e);
 int cmd_setup_remove(struct cli *c, struct err *e);
 int cmd_setup_check(struct cli *c, struct err *e);
+int cmd_setup_grow(struct cli *c, struct err *e);
 int cmd_doctor(struct cli *c, struct err *e);
 int cmd_serve(struct cli *c, struct err *e);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// setup volume, setup check, setup remove.
+// setup volume, setup grow, setup check, setup remove.
 #include <fcntl.h>
 #include <string.h>
 #include "base/file.h"
@@ -88,6 +88,38 @@ int cmd_setup_volume(struct cli *c, struct err *e)
 		volume_remove(image, dir, NULL);
 		return rc;
 	}
+	char text[24];
+	human_size(size, text);
+	printf("%s: volume of %s in %s\n", dir, text, image);
+	return 0;
+}
+
+int cmd_setup_grow(struct cli *c, struct err *e)
+{
+	const char *dir = NULL;
+	uint64_t size = 0;
+	_cleanup_free_ char *image = NULL;
+	const struct cli_option options[] = {
+		{0, "size", "SIZE", "of the whole volume then: 40G", OPT_BYTES, &size, 1ull << 30},
+		DATA_DIR_OPTION(dir),
+		{0},
+	};
+	int rc = cli_parse(c, options, 0, 0, e);
+	if (rc != 0)
+		return rc;
+	if (size == 0)
+		return err_set(
+			e, ERR_INVALID, "--size: is needed, as in: stasis setup grow --size 40G");
+	dir = cli_data_dir(dir);
+	rc = local_volume_image(dir, &image, e);
+	if (rc < 0)
+		return rc;
+	struct progress p;
+	progress_start(&p, "growing the volume");
+	rc = volume_grow(image, dir, size, on_progress, &p, e);
+	progress_clear(&p);
+	if (rc < 0)
+		return rc;
 	char text[24];
 	human_size(size, text);
 	printf("%s: volume of %s in %s\n", dir, text, image);

@@ -4,6 +4,7 @@
 #include <linux/loop.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include "base/id.h"
 #include "base/proc.h"
@@ -364,6 +365,84 @@ static void marker_is_made_once_and_checked(void **state)
 	}
 }
 
+static uint64_t size_inside(const struct paths *p)
+{
+	struct statvfs vfs;
+	assert_return_code(statvfs(p->data, &vfs), errno);
+	return (uint64_t)vfs.f_blocks * vfs.f_frsize;
+}
+
+static void it_grows_while_it_is_in_use(void **state)
+{
+	struct fixture *f = *state;
+	struct err e = {0};
+	struct stat st;
+	unsigned calls = 0;
+	PATHS(f);
+	create_or_die(&p);
+	assert_true(volume_grow(p.image, p.data, 2 * GIB, NULL, NULL, &e) < 0); // not mounted
+	mount_or_die(&p);
+	_cleanup_free_ char *name = in_dir(f, "data/held");
+	_cleanup_close_ int held = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(write(held, "kept", 4), 4);
+	uint64_t before = size_inside(&p);
+	e = (struct err){0};
+	if (volume_grow(p.image, p.data, 2 * GIB + 100, note_progress, &calls, &e) < 0)
+		fail_msg("%s", e.text);
+	assert_true(calls >= 3);
+	assert_true(size_inside(&p) > before + GIB * 9 / 10);
+	assert_return_code(stat(p.image, &st), errno);
+	assert_int_equal(st.st_size, 2 * GIB);
+	assert_true((uint64_t)st.st_blocks * 512 >= 2 * GIB);
+	// What was open goes on, a second time changes nothing, and smaller is no way.
+	assert_int_equal(write(held, "more", 4), 4);
+	uint64_t after = size_inside(&p);
+	assert_int_equal(volume_grow(p.image, p.data, 2 * GIB, NULL, NULL, &e), 0);
+	assert_int_equal(size_inside(&p), after);
+	assert_true(volume_grow(p.image, p.data, GIB, NULL, NULL, &e) < 0);
+	assert_int_equal(e.code, ERR_INVALID);
+	e = (struct err){0};
+	assert_true(volume_grow(p.image, p.data, 1ull << 50, NULL, NULL, &e) < 0);
+	assert_int_equal(e.code, ERR_NO_SPACE);
+	assert_return_code(stat(p.image, &st), errno);
+	assert_int_equal(st.st_size, 2 * GIB);
+	close(TAKE_FD(held));
+	unmount_or_die(&p);
+	mount_or_die(&p);
+	assert_int_equal(size_inside(&p), after);
+	unmount_or_die(&p);
+}
+
+static void one_that_was_cut_short_grows_when_asked_again(void **state)
+{
+	struct fixture *f = *state;
+	static const char *const points[] = {
+		"volume.after_allocate:kill", "volume.after_capacity:kill"};
+	PATHS(f);
+	create_or_die(&p);
+	for (size_t i = 0; i < ARRAY_SIZE(points); i++) {
+		struct err e = {0};
+		uint64_t size = GIB + (i + 1) * (GIB / 4);
+		mount_or_die(&p);
+		pid_t child = fork();
+		if (child == 0) {
+			fault_setup(points[i], &e);
+			volume_grow(p.image, p.data, size, NULL, NULL, &e);
+			_exit(0);
+		}
+		int status;
+		assert_int_equal(waitpid(child, &status, 0), child);
+		assert_true(WIFSIGNALED(status));
+		// As after a power cut: mounted anew, with a file that is larger than its system.
+		unmount_or_die(&p);
+		mount_or_die(&p);
+		if (volume_grow(p.image, p.data, size, NULL, NULL, &e) < 0)
+			fail_msg("%s", e.text);
+		assert_true(size_inside(&p) > size - (GIB / 8));
+		unmount_or_die(&p);
+	}
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -380,6 +459,8 @@ int main(void)
 		T(mount_refuses_what_would_hide_or_is_not_ours),
 		T(two_mounts_at_once_make_one),
 		T(marker_is_made_once_and_checked),
+		T(it_grows_while_it_is_in_use),
+		T(one_that_was_cut_short_grows_when_asked_again),
 	};
 	if (geteuid() != 0 || access("/dev/loop-control", F_OK) < 0)
 		return 77;
