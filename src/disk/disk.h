@@ -58,9 +58,9 @@ int volume_create(
 // Mounts image at data_dir (made when missing, must be empty otherwise); success when it already
 // is.
 int volume_mount(const char *image, const char *data_dir, struct err *e);
-// Makes the mounted volume larger, to size bytes, while it is in use. Refuses (nothing is changed) what
-// is not mounted, a size below what the image has, and more than its disk has free. Cut short, also
-// by a lost power, it is called again: it goes on from there.
+// Makes the mounted volume larger, to size bytes, while it is in use. Refuses (nothing is changed)
+// what is not mounted, a size below what the image has, and more than its disk has free. Cut short,
+// also by a lost power, it is called again: it goes on from there.
 int volume_grow(const char *image, const char *data_dir, uint64_t size, disk_progress_fn progress,
 	void *ctx, struct err *e);
 // Unmounts (-EBUSY with the reason when in use); the loop device goes by autoclear. Success when

@@ -94,7 +94,7 @@ int http_req_socket(const struct http_request *r); // to poll only
 // --- reply: exactly one per request
 // -----------------------------------------------------------------
 void http_reply_header(
-	struct http_request *r, const char *name, const char *value);	// before the reply
+	struct http_request *r, const char *name, const char *value); // before the reply
 // One that was set before; NULL: none of that name.
 const char *http_reply_get(const struct http_request *r, const char *name);
 void http_reply_json(struct http_request *r, int status, json_t *body); // steals body

@@ -39,7 +39,7 @@ struct cli {
 	bool json;
 	int exit_code;
 	struct http_client *http;	  // made by api_open
-	struct alive *alive;	  // the server; as http
+	struct alive *alive;		  // the server; as http
 	char *base_url, *key;		  // what api_open settled on
 	char request_id[REQUEST_ID_SIZE]; // of the last call that a server refused; "": none
 	json_t *refusal; // the body of the last call that failed; NULL: it was no JSON

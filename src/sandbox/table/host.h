@@ -148,7 +148,7 @@ struct host {
 	uint64_t reserve_bytes; // of the volume (space.h)
 	unsigned reserve_percent;
 	bool pause_room;
-	unsigned metrics_sandboxes;	 // with lines of their own in the metrics
+	unsigned metrics_sandboxes; // with lines of their own in the metrics
 	unsigned overcommit_disk, overcommit_memory, overcommit_vcpus; // percent, 0: any
 	pthread_mutex_t space_lock;	 // one start is given room at a time; outer of lock
 	_Atomic int space_level;	 // enum space_level

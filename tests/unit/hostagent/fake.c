@@ -374,9 +374,8 @@ struct hostagent fake_host(struct fake *f)
 {
 	static const struct hostagent_ops ops = {create, destroy, expire, pause_, resume, fork_,
 		snapshot_create, snapshot_delete, snapshots, snapshot_check, get, figures, list,
-		set_timeout, set_on_timeout, set_token, address, open_log, events, ack_events, templates,
-		drain,
-		info, metrics, usage, runtimes, runtime_deny, remove_unknown};
+		set_timeout, set_on_timeout, set_token, address, open_log, events, ack_events,
+		templates, drain, info, metrics, usage, runtimes, runtime_deny, remove_unknown};
 	return (struct hostagent){&ops, f};
 }
 

@@ -186,7 +186,7 @@ bool guest_goes_on(const char *id); // runs, its processes are not frozen
 bool snapshot_content(const char *snapshot, struct content *ret, struct err *e);
 // The first difference in words, NULL when there is none.
 const char *content_differs(const struct content *want, const struct content *is);
-// Its agent has another token, and is another instance (NULL: the one it is). False when there is no
-// machine.
+// Its agent has another token, and is another instance (NULL: the one it is). False when there is
+// no machine.
 bool guest_set_agent(const char *id, const char *instance, const char *token);
 void guest_crash(const char *id, const char *cause); // NULL: killed hard, nothing is written
