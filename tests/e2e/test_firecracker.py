@@ -10,7 +10,11 @@ import lib
 
 PROGRAM = os.environ.get("STASIS_FIRECRACKER")
 CONTRACT = os.path.join(lib.ROOT, "tests/contract/contract.py")
+BALLOON = os.path.join(lib.ROOT, "tests/contract/balloon.py")
+# Of the guest's kernel package, whose drivers the image has not all.
+BALLOON_DRIVER = os.environ.get("STASIS_TEST_BALLOON") or os.path.join(lib.BUILD, "virtio_balloon.ko")
 CLIENT = os.path.join(lib.BUILD, "tests/integration/vmm/client_calls")
+MEMORY_IMAGE = os.path.join(lib.BUILD, "tests/integration/vmm/memory_image")
 
 
 class FirecrackerWorld(lib.World):
@@ -22,11 +26,14 @@ class FirecrackerWorld(lib.World):
                               "the real one")
 class Firecracker(unittest.TestCase):
     def guest(self):
-        """The image's kernel and initramfs, as the integration tests are told of them."""
+        """The image's files, as the integration tests are told of them."""
         data = lib.world().data
         with open(os.path.join(data, "templates/base/template.json")) as f:
-            kernel = os.path.join(data, "kernels", json.load(f)["kernel"])
-        return {"STASIS_TEST_" + name.upper(): os.path.join(kernel, name) for name in ("vmlinux", "initrd")}
+            template = json.load(f)
+        kernel = os.path.join(data, "kernels", template["kernel"])
+        files = {name: os.path.join(kernel, name) for name in ("vmlinux", "initrd")}
+        files["rootfs"] = os.path.join(data, "templates/base", template["rootfs"])
+        return {"STASIS_TEST_" + name.upper(): path for name, path in files.items()}
 
     def run_program(self, *command):
         done = subprocess.run(command, env={**os.environ, **self.guest()}, capture_output=True, text=True,
@@ -40,6 +47,12 @@ class Firecracker(unittest.TestCase):
 
     def test_our_client_of_its_api(self):
         self.run_program(CLIENT, PROGRAM)
+
+    def test_memory_given_back_is_told_to_the_pager(self):
+        if not os.path.exists(BALLOON_DRIVER):
+            self.skipTest(f"{BALLOON_DRIVER} is not there: the image has no driver of a balloon")
+        os.environ["STASIS_TEST_BALLOON"] = BALLOON_DRIVER
+        self.run_program(BALLOON, PROGRAM, os.path.join(lib.BUILD, "stasis-pager"), MEMORY_IMAGE)
 
     def test_named_in_the_settings(self):
         """Where another is in use already: the words of before have had this one."""
