@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys, events, logs, health, metrics: what stands beside the sandboxes."""
+import base64
 import json
 import os
 import re
@@ -55,6 +56,30 @@ class Keys(unittest.TestCase):
         self.assertEqual(len(keys), 1)
         self.assertEqual(self.w.cli("key", "rm", keys[0]["id"]).code, 5)
 
+    def test_a_key_that_is_lost_is_made_by_root(self):
+        made = self.w.cli("key", "create", "rescue", "--offline", "--data-dir",
+                          self.w.control_data.removesuffix("-control"), "-o", "json",
+                          env={"STASIS_API_KEY": "x"}).ok().json()
+        self.w.cli("key", "rm", made["id"], env={"STASIS_API_KEY": made["key"]}).ok()
+
+    def test_a_key_from_a_file(self):
+        self.w.cli("ls", "--api-key-file", "-", stdin=self.w.key().encode() + b"\n",
+                   env={"STASIS_API_KEY": "x"}).ok()
+        r = self.w.cli("ls", "--api-key", self.w.key()).ok()
+        self.assertIn("warning", r.errors)
+
+    def test_a_key_has_an_end_and_limits(self):
+        made = self.w.cli("key", "create", "ci", "--scope", "sandboxes", "--expires", "1h",
+                          "--quota-sandboxes", "1", "-o", "json").ok().json()
+        shown = self.w.cli("key", "update", made["id"], "--quota-memory", "2G").ok().text
+        self.assertIn("quota.memory_mb 2048\n", shown)
+        self.assertIn("owner ci\n", shown)
+        self.assertEqual(self.w.cli("key", "show", made["id"]).ok().text, shown)
+        self.w.cli("key", "rm", made["id"]).ok()
+        calls = self.w.cli("audit").ok().text
+        self.assertIn("PATCH /v1/keys/{id}", calls)
+        self.assertIn("127.0.0.1", calls)
+
     def test_without_a_key_the_command_says_which(self):
         r = self.w.cli("ls", env={"STASIS_DATA": "/nonexistent"})
         self.assertEqual(r.code, 3)
@@ -65,6 +90,43 @@ class Around(unittest.TestCase):
     def setUp(self):
         self.s = lib.shared()
         self.w = self.s.world
+
+    def test_a_token_is_made_anew(self):
+        def status(token):
+            return self.s.edge("GET", "/envs", token=False,
+                               headers={"X-Access-Token": token}).status
+        old = self.s.get()["envd_token"]
+        new = self.w.cli("token", "rotate", self.s.id).ok().text.strip()
+        self.assertEqual((status(old), status(new)), (401, 200))
+        self.assertEqual(self.s.sh("echo there").strip(), "there")
+        # Not by the edge alone: the agent itself has the new one.
+        ask = "curl -s -o /dev/null -w '%%{http_code}' -H 'X-Access-Token: %s' " \
+              "http://127.0.0.1:49983/envs"
+        self.assertEqual((self.s.sh(ask % old).strip(), self.s.sh(ask % new).strip()),
+                         ("401", "200"))
+
+    def test_no_key_reaches_a_guest(self):
+        key = self.w.key()
+        self.s.sh("nohup python3 -c 'import http.server as h\n"
+                  "class S(h.BaseHTTPRequestHandler):\n"
+                  " def do_GET(s):\n"
+                  "  s.send_response(200); s.end_headers(); s.wfile.write(str(s.headers).encode())\n"
+                  "h.HTTPServer((\"\", 8099), S).serve_forever()' > /dev/null 2>&1 &")
+        basic = base64.b64encode(f"user:{key}".encode()).decode()
+        for name, value in (("Authorization", "bearer " + key), ("Authorization", "Basic " + basic),
+                            ("authorization", "BASIC  " + basic), ("x-api-key", key),
+                            ("E2B-API-Key", key), ("Authorization", "Token " + key),
+                            ("Authorization", "Basic " + "A" * 2100 + basic)):
+            a = lib.wait_until("the program answers", lambda: (
+                lambda r: r if r.status == 200 else None)(
+                    self.s.edge("GET", "/", port=8099, token=False,
+                                headers={name: value, "X-Mine": "mine"})))
+            self.assertIn(b"mine", a.body)
+            self.assertNotIn(key[8:].encode(), a.body, name)
+            self.assertNotIn(basic[-20:].encode(), a.body, name)
+        a = self.s.edge("GET", "/", port=8099, token=False,
+                        headers={"Authorization": "Bearer of-the-program"})
+        self.assertIn(b"of-the-program", a.body)
 
     def test_events_of_a_sandbox(self):
         events = self.w.cli("events", "--sandbox", self.s.id, "-o", "json").ok().json()["events"]
