@@ -251,6 +251,15 @@ static const char text_du[] =
 	"  stasis du --sort size\n"
 	"  stasis du --unknown\n";
 
+static const char text_webhook[] =
+	"Each event is sent there as JSON by POST, in order, until it is answered with 2xx; tries go on for\n"
+	"a day, also over restarts of the server. Stasis-Signature: t=SECONDS,v1=HEX has the HMAC-SHA256 of\n"
+	"'SECONDS.BODY' with the secret, which is shown once.\n"
+	"\n"
+	"Examples:\n"
+	"  stasis webhook create https://ci.example.org/stasis --kinds stopped,paused\n"
+	"  stasis webhook create https://ci.example.org/stasis --secret-file secret.txt\n";
+
 static const char text_retention[] =
 	"Without a rule nothing goes by itself. What a rule takes is warned of (event retention_due), and\n"
 	"removed when its grace is over and it was not used since (event retention_removed, cause\n"
@@ -403,6 +412,17 @@ const struct cli_command cli_commands[] = {
 		cmd_retention_release},
 	{"retention run", "", "do a pass now, or say what it would do", text_retention_run,
 		CLI_SERVER, true, false, cmd_retention_run},
+	{"webhook create", "URL", "let a server be told of events", text_webhook, CLI_SERVER, true,
+		false, cmd_webhook_create},
+	{"webhook ls", "", "list the webhooks", NULL, CLI_SERVER, true, false, cmd_webhook_ls},
+	{"webhook set", "WEBHOOK", "change one, switch it off or on", NULL, CLI_SERVER, true, false,
+		cmd_webhook_set},
+	{"webhook rm", "WEBHOOK...", "remove webhooks", NULL, CLI_SERVER, true, false,
+		cmd_webhook_rm},
+	{"webhook deliveries", "WEBHOOK", "what was sent last, and what came of it", NULL,
+		CLI_SERVER, true, false, cmd_webhook_deliveries},
+	{"webhook test", "WEBHOOK", "send it a made event now", NULL, CLI_SERVER, true, false,
+		cmd_webhook_test},
 	{"gc", "", "remove what the host does not know", text_gc, CLI_SERVER, true, false, cmd_gc},
 	{"db check", "", "check the databases", text_db_check, CLI_MACHINE, false, true,
 		cmd_db_check},

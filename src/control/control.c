@@ -14,6 +14,7 @@
 #include "control/api/answer.h"
 #include "control/api/audit.h"
 #include "control/api/context.h"
+#include "control/api/hooks.h"
 #include "control/api/login.h"
 #include "control/edge/edge.h"
 #include "control/engine/catchup.h"
@@ -27,6 +28,7 @@
 
 extern const struct embed control_migrations[];
 
+#define SLOT_RANGE_DEFAULT "10.213.0.0/16" // of guests, as struct slot_pool_config
 #define UPKEEP_S 10
 #define RETENTION_PASSES 6 // of the upkeep, to one of retention
 #define OWNER_PASSES 60	   // to one look for owners of what is forgotten
@@ -381,6 +383,11 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 		r = take_dirs(c, e);
 	if (r == 0)
 		r = open_state(c, cfg->audit_size, e);
+	if (r == 0)
+		r = hooks_start(c->db, c->feed,
+			&(struct receiver_rules){cfg->webhook_allow,
+				cfg->slot_range ? cfg->slot_range : SLOT_RANGE_DEFAULT},
+			&c->hooks, e);
 	if (r == 0) {
 		set_place(c);
 		compare(c);
@@ -422,6 +429,7 @@ struct control *control_stop(struct control *c)
 	struct err e = {0};
 	if (c->keys && keys_flush(c->keys, &e) < 0)
 		log_warn("times of use of keys are not written: %s", e.text);
+	hooks_stop(c->hooks);
 	feed_stop(c->feed);
 	engine_done(&c->engine);
 	underway_free(c->underway);

@@ -22,7 +22,8 @@ struct control_config {
 	const struct edge_limits *limits; // NULL: EDGE_LIMITS_DEFAULT
 	uint64_t audit_size;		  // bytes of audit.log before it is moved aside; 0: 32 MiB
 	uint64_t answer_memory;		  // bytes of output of commands under way; 0: 256 MiB
-	bool no_edge;			  // only the socket: for tests and benchmarks
+	const char *webhook_allow, *slot_range; // struct receiver_rules; NULL: none, the default
+	bool no_edge;				// only the socket: for tests and benchmarks
 	struct hostagent host;
 };
 

@@ -22,6 +22,7 @@
 #include "control/api/token.h"
 #include "control/api/usage.h"
 #include "control/api/wait.h"
+#include "control/api/webhooks.h"
 #include "control/api/why.h"
 #include "control/edge/route.h"
 
@@ -155,6 +156,16 @@ const struct http_route control_routes[] = {
 		.flags = ROUTE_ADMIN,
 		.handler = audit_list,
 		.query = "cursor since limit"},
+	{.method = "POST", .pattern = "/v1/webhooks", .handler = webhooks_create},
+	{.method = "GET", .pattern = "/v1/webhooks", .handler = webhooks_list_get},
+	{.method = "GET", .pattern = "/v1/webhooks/{id}", .handler = webhooks_get_one},
+	{.method = "PATCH", .pattern = "/v1/webhooks/{id}", .handler = webhooks_update},
+	{.method = "DELETE", .pattern = "/v1/webhooks/{id}", .handler = webhooks_delete},
+	{.method = "GET",
+		.pattern = "/v1/webhooks/{id}/deliveries",
+		.handler = webhooks_list_deliveries,
+		.query = "limit"},
+	{.method = "POST", .pattern = "/v1/webhooks/{id}/test", .handler = webhooks_send_test},
 	{.method = "GET", .pattern = "/v1/openapi.json", .handler = status_openapi},
 };
 const size_t control_n_routes = ARRAY_SIZE(control_routes);

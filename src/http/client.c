@@ -11,6 +11,8 @@ struct http_client {
 	struct curl_slist *headers; // of the client
 	char *base_url;
 	bool passes_request_id;
+	bool (*may_connect)(void *ctx, const struct sockaddr *address);
+	void *may_connect_ctx;
 	char error[CURL_ERROR_SIZE];
 };
 
@@ -89,6 +91,14 @@ static int on_progress(
 	return t->aborted || is_silent(t, in + out);
 }
 
+static curl_socket_t on_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *a)
+{
+	struct http_client *c = arg;
+	if (!c->may_connect(c->may_connect_ctx, &a->addr))
+		return CURL_SOCKET_BAD;
+	return socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+}
+
 int http_client_new(const struct http_client_config *cfg, struct http_client **ret, struct err *e)
 {
 	pthread_once(&once, global_init);
@@ -109,6 +119,12 @@ int http_client_new(const struct http_client_config *cfg, struct http_client **r
 	// A proxy of the environment must never see a guest's traffic or a local key.
 	curl_easy_setopt(c->curl, CURLOPT_PROXY, "");
 	curl_easy_setopt(c->curl, CURLOPT_PROTOCOLS_STR, "http,https");
+	if (cfg->may_connect) {
+		c->may_connect = cfg->may_connect;
+		c->may_connect_ctx = cfg->may_connect_ctx;
+		curl_easy_setopt(c->curl, CURLOPT_OPENSOCKETFUNCTION, on_socket);
+		curl_easy_setopt(c->curl, CURLOPT_OPENSOCKETDATA, c);
+	}
 	if (cfg->unix_path)
 		curl_easy_setopt(c->curl, CURLOPT_UNIX_SOCKET_PATH, cfg->unix_path);
 	*ret = TAKE_PTR(c);

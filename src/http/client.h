@@ -3,6 +3,7 @@
 // (keep-alive); it belongs to one thread at a time.
 #pragma once
 #include <jansson.h>
+#include <sys/socket.h>
 #include "base/err.h"
 #include "base/str.h"
 
@@ -13,6 +14,9 @@ struct http_client_config {
 	const char *base_url;  // "http://127.0.0.1:7070", "http://localhost" with a Unix socket
 	const char *const
 		*headers; // "Name: value", sent with each request; NULL-terminated, may be NULL
+	// Judges each address before a connection is made to it; NULL: all may be.
+	bool (*may_connect)(void *ctx, const struct sockaddr *address);
+	void *may_connect_ctx;
 	bool passes_request_id; // sends X-Request-Id: what the thread works for, if anything
 };
 

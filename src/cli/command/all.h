@@ -68,6 +68,13 @@ int cmd_retention_rm(struct cli *c, struct err *e);
 int cmd_retention_keep(struct cli *c, struct err *e);
 int cmd_retention_release(struct cli *c, struct err *e);
 int cmd_retention_run(struct cli *c, struct err *e);
+// webhook.c
+int cmd_webhook_create(struct cli *c, struct err *e);
+int cmd_webhook_ls(struct cli *c, struct err *e);
+int cmd_webhook_set(struct cli *c, struct err *e);
+int cmd_webhook_rm(struct cli *c, struct err *e);
+int cmd_webhook_deliveries(struct cli *c, struct err *e);
+int cmd_webhook_test(struct cli *c, struct err *e);
 // db.c
 int cmd_db_check(struct cli *c, struct err *e);
 int cmd_db_backup(struct cli *c, struct err *e);

@@ -146,6 +146,8 @@ static int start_control(
 			.trusted = s->trusted_proxies,
 			.answer_memory = s->answer_memory,
 			.audit_size = s->audit_size,
+			.webhook_allow = s->webhook_allow,
+			.slot_range = s->slot_range,
 			.host = *host,
 		},
 		ret, e);

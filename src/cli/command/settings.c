@@ -131,6 +131,9 @@ void settings_list(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
 			"proxies whose X-Forwarded-* headers guests are told: IPv4 addresses and "
 			"networks, or none (default: 127.0.0.0/8)",
 			OPT_STRING, &s->trusted_proxies},
+		{0, "webhook-allow", "LIST",
+			"networks that webhooks may go to though they are guests' or link-local",
+			OPT_STRING, &s->webhook_allow},
 		{0, "kill-on-exit", NULL, "end the sandboxes with the server", OPT_FLAG,
 			&s->kill_on_exit},
 		{0, "log-level", "error|warn|info|debug", "how much is logged (default: info)",

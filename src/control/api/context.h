@@ -11,6 +11,7 @@
 
 struct audit;
 struct edge;
+struct hooks;
 
 struct control {
 	struct hostagent host;
@@ -30,6 +31,7 @@ struct control {
 	struct stats *stats;
 	struct timings *timings;
 	struct audit *audit;
+	struct hooks *hooks;
 	struct agents *agents;
 	struct exec_budget answers; // output of commands under way
 	struct http_server *http;

@@ -19,11 +19,9 @@
 #define WAIT_MS 1000 // how long a follower may go without a look at its connection
 #define KEEPALIVE_NS (15 * NSEC_PER_SEC)
 
-#define CURSOR_SIZE (EVENT_LOG_EPOCH_SIZE + 24)
-
-static void format_cursor(const char *epoch, uint64_t seq, char out[CURSOR_SIZE])
+void events_format_cursor(const char *epoch, uint64_t seq, char out[EVENT_CURSOR_SIZE])
 {
-	snprintf(out, CURSOR_SIZE, "%s-%" PRIu64, epoch, seq);
+	snprintf(out, EVENT_CURSOR_SIZE, "%s-%" PRIu64, epoch, seq);
 }
 
 static int check_cursor(const struct event_log_range *range, uint64_t seq, struct err *e)
@@ -60,10 +58,10 @@ static int read_cursor(
 	return check_cursor(range, *ret, e);
 }
 
-static json_t *event_json(const char *epoch, const struct host_event *ev)
+json_t *events_json(const char *epoch, const struct host_event *ev)
 {
-	char cursor[CURSOR_SIZE];
-	format_cursor(epoch, ev->seq, cursor);
+	char cursor[EVENT_CURSOR_SIZE];
+	events_format_cursor(epoch, ev->seq, cursor);
 	// The host notes it among the rest; what asked for an event is no detail of it.
 	json_t *data = ev->data ? json_copy(ev->data) : json_object();
 	const char *request = json_string_value(json_object_get(data, "request_id"));
@@ -99,7 +97,7 @@ static void follower_free(void *p)
 static int add_line(void *ctx, const struct host_event *ev)
 {
 	struct follower *f = ctx;
-	_cleanup_json_ json_t *j = event_json(f->range.epoch, ev);
+	_cleanup_json_ json_t *j = events_json(f->range.epoch, ev);
 	_cleanup_free_ char *text = json_compact(j);
 	if (!text)
 		return -ENOMEM;
@@ -187,7 +185,7 @@ static int add_item(void *ctx, const struct host_event *ev)
 {
 	struct items *p = ctx;
 	p->cursor = ev->seq;
-	return json_array_append_new(p->list, event_json(p->epoch, ev)) < 0 ? -ENOMEM : 0;
+	return json_array_append_new(p->list, events_json(p->epoch, ev)) < 0 ? -ENOMEM : 0;
 }
 
 static void list(struct http_request *r, struct control *c, const struct query *q,
@@ -196,7 +194,7 @@ static void list(struct http_request *r, struct control *c, const struct query *
 	_cleanup_json_ json_t *out = json_array();
 	struct items items = {out, range->epoch, q->cursor};
 	struct err e = {0};
-	char next[CURSOR_SIZE];
+	char next[EVENT_CURSOR_SIZE];
 	const char *owner = caller_owner(r);
 	int rc = owner && !q->sandbox[0] ? event_log_read_of(c->db, q->cursor, q->since_ns, owner,
 						   q->limit, add_item, &items, &e)
@@ -210,7 +208,7 @@ static void list(struct http_request *r, struct control *c, const struct query *
 	// Those of other sandboxes are passed over.
 	if (json_array_size(out) < q->limit)
 		items.cursor = MAX(items.cursor, range->last);
-	format_cursor(range->epoch, items.cursor, next);
+	events_format_cursor(range->epoch, items.cursor, next);
 	http_reply_json(r, 200,
 		json_pack("{s:O, s:s, s:s}", "events", out, "feed", range->epoch, "next_cursor",
 			next));
