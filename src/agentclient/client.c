@@ -65,7 +65,7 @@ static int http_error(const char *what, const struct http_response *r, struct er
 		int status;
 		enum err_code code;
 	} map[] = {{400, ERR_INVALID}, {401, ERR_UNAUTHENTICATED}, {403, ERR_FORBIDDEN},
-		{404, ERR_NOT_FOUND}, {409, ERR_CONFLICT}, {413, ERR_TOO_LARGE},
+		{404, ERR_NOT_FOUND}, {409, ERR_CONFLICT}, {413, ERR_TOO_LARGE}, {429, ERR_LIMIT},
 		{501, ERR_UNIMPLEMENTED}, {502, ERR_BAD_GATEWAY}, {503, ERR_UNAVAILABLE},
 		{504, ERR_TIMEOUT}, {507, ERR_NO_SPACE}};
 	enum err_code code = ERR_INTERNAL;
@@ -89,6 +89,9 @@ static void keep_identity(const struct envd_target *t, const struct http_respons
 		agent_version_read(r->header[1], good && given[0], t->version);
 }
 
+// Of a stream. The agent sends output in pieces of 32 KiB.
+#define MESSAGE_MAX (1u << 20)
+#define MESSAGE_VALUES 4096u
 #define SHORT_ANSWER (64u << 10) // a guest may send more than it is asked for
 
 static int post_json(struct http_client *c, const struct envd_target *t, const char *path,
@@ -308,7 +311,7 @@ int envd_unary(struct http_client *c, const struct envd_target *t, const char *m
 	char path[128];
 	if (str_format(path, sizeof path, "/%s", method) < 0)
 		return err_set(e, ERR_INVALID, "method name too long");
-	int rc = post_json(c, t, path, req, timeout_ms, 0, &r, e);
+	int rc = post_json(c, t, path, req, timeout_ms, ret ? 0 : SHORT_ANSWER, &r, e);
 	if (rc < 0)
 		return rc;
 	if (r.status != 200) {
@@ -353,7 +356,8 @@ static int on_data(struct run *r, json_t *data)
 
 static int on_message(struct run *r)
 {
-	_cleanup_json_ json_t *j = json_loadb(r->payload.data, r->payload.len, 0, NULL);
+	_cleanup_json_ json_t *j =
+		json_parse_foreign(r->payload.data, r->payload.len, MESSAGE_VALUES);
 	json_t *event = json_object_get(j, "event"), *v;
 	if ((v = json_object_get(event, "data")))
 		return on_data(r, v);
@@ -382,6 +386,8 @@ static int on_body(void *ctx, const char *data, size_t len)
 	strbuf_add(&r->in, data, len);
 	for (;;) {
 		int n = r->in.failed ? -ENOMEM : connect_envelope_next(&r->in, &flags, &r->payload);
+		if (n == 0 && r->in.len > MESSAGE_MAX)
+			n = -EMSGSIZE;
 		if (n < 0)
 			r->rc = err_errno(&r->error, n, "stream of the guest's agent");
 		if (n <= 0)

@@ -120,9 +120,10 @@ int json_read_fields(json_t *object, const struct json_field *fields, size_t n, 
 	return 0;
 }
 
-static bool too_deep(const char *text, size_t len)
+// How many values there are at most.
+static bool too_deep(const char *text, size_t len, size_t *ret_values)
 {
-	size_t depth = 0;
+	size_t depth = 0, values = 1;
 	bool in_string = false;
 	for (size_t i = 0; i < len; i++) {
 		char c = text[i];
@@ -133,19 +134,24 @@ static bool too_deep(const char *text, size_t len)
 				in_string = false;
 		} else if (c == '"') {
 			in_string = true;
+		} else if (c == ',') {
+			values++;
 		} else if (c == '[' || c == '{') {
+			values++;
 			if (++depth > MAX_DEPTH)
 				return true;
 		} else if ((c == ']' || c == '}') && depth > 0) {
 			depth--;
 		}
 	}
+	*ret_values = values;
 	return false;
 }
 
 int json_parse_object(const char *text, size_t len, json_t **ret, struct err *e)
 {
-	if (len > 0 && too_deep(text, len))
+	size_t values;
+	if (len > 0 && too_deep(text, len, &values))
 		return err_set(e, ERR_INVALID, "JSON is nested deeper than %d levels", MAX_DEPTH);
 	json_error_t je;
 	_cleanup_json_ json_t *j = json_loadb(len ? text : "", len, JSON_REJECT_DUPLICATES, &je);
@@ -156,6 +162,14 @@ int json_parse_object(const char *text, size_t len, json_t **ret, struct err *e)
 		return err_set(e, ERR_INVALID, "must be a JSON object");
 	*ret = TAKE_PTR(j);
 	return 0;
+}
+
+json_t *json_parse_foreign(const char *text, size_t len, size_t max_values)
+{
+	size_t values;
+	if (len == 0 || too_deep(text, len, &values) || values > max_values)
+		return NULL;
+	return json_loadb(text, len, JSON_DECODE_ANY, NULL);
 }
 
 char *json_compact(const json_t *j)

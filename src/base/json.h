@@ -33,5 +33,9 @@ int json_read_fields(json_t *object, const struct json_field *fields, size_t n, 
 	struct err *e);
 // Parses text; must be one JSON object without duplicate keys. Owned by the caller.
 int json_parse_object(const char *text, size_t len, json_t **ret, struct err *e);
+// Any value out of text that somebody else has written, NULL where it is none: no deeper than
+// json_parse_object takes it, and of no more values than max_values, for the parser needs some 100
+// bytes for one of two. Owned by the caller.
+json_t *json_parse_foreign(const char *text, size_t len, size_t max_values);
 // Compact text, NUL-terminated, owned by the caller; NULL when out of memory.
 char *json_compact(const json_t *j);

@@ -35,7 +35,7 @@ extern const struct embed control_migrations[];
 #define WATCH_MS 10000
 #define RETRY_MS 500
 
-// Calls that last have bounds of their own (LONG_CALLS of context.h), which together leave many.
+// Calls that last have bounds of their own (api/calls.h), which together leave many.
 #define SERVER_CONNECTIONS 2048u
 #define SERVER_IDLE_S 90 // longer than nginx keeps one: it would find it closed as it asks
 #define SERVER_BODY_S 30 // nginx has the whole body before it asks

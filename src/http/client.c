@@ -5,6 +5,10 @@
 #include <string.h>
 #include "base/request_id.h"
 #include "base/clock.h"
+#include "base/json.h"
+
+#define HEADERS_MAX (256u << 10) // of one answer
+#define MAX_VALUES (1u << 20)	 // of an answer's JSON
 
 struct http_client {
 	CURL *curl;
@@ -21,7 +25,7 @@ struct transfer {
 	const struct http_call *call;
 	struct http_client *client;
 	struct http_response *response;
-	size_t max_body;
+	size_t max_body, headers;
 	bool too_large, failed, aborted;
 	curl_off_t moved;  // bytes, both ways
 	uint64_t moved_ns; // CLOCK_MONOTONIC of the last of them
@@ -54,6 +58,15 @@ static size_t on_write(char *data, size_t size, size_t n, void *arg)
 	strbuf_add(&t->response->body, data, len);
 	t->failed = t->response->body.failed;
 	return t->failed ? 0 : len;
+}
+
+// libcurl keeps all headers, and those behind a body without a bound.
+static size_t on_header(char *data, size_t size, size_t n, void *arg)
+{
+	struct transfer *t = arg;
+	t->headers += size * n;
+	t->too_large |= t->headers > HEADERS_MAX;
+	return t->too_large ? 0 : size * n;
 }
 
 static size_t on_read(char *buf, size_t size, size_t n, void *arg)
@@ -269,6 +282,8 @@ int http_client_call(struct http_client *c, const struct http_call *call, struct
 	curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
 	curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_write);
 	curl_easy_setopt(h, CURLOPT_WRITEDATA, &t);
+	curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, on_header);
+	curl_easy_setopt(h, CURLOPT_HEADERDATA, &t);
 	curl_easy_setopt(h, CURLOPT_NOPROGRESS, call->tick || call->alive ? 0L : 1L);
 	curl_easy_setopt(h, CURLOPT_XFERINFOFUNCTION, on_progress);
 	curl_easy_setopt(h, CURLOPT_XFERINFODATA, &t);
@@ -324,5 +339,5 @@ void http_response_done(struct http_response *r)
 
 json_t *http_response_json(const struct http_response *r)
 {
-	return r->body.len ? json_loadb(r->body.data, r->body.len, JSON_DECODE_ANY, NULL) : NULL;
+	return json_parse_foreign(r->body.data, r->body.len, MAX_VALUES);
 }

@@ -25,9 +25,9 @@ struct control {
 	pthread_t watcher; // applies events
 	bool watcher_runs;
 	struct feed *feed;
-	atomic_uint waits;	    // calls of /wait
-	atomic_uint slow_questions; // of the edge, that wait for a guest
-	char edge_key[65];	    // tells nginx's sub-requests from what clients send
+	atomic_uint waits, followers, execs; // calls that last, see calls.h
+	atomic_uint slow_questions;	     // of the edge, that wait for a guest
+	char edge_key[65];		     // tells nginx's sub-requests from what clients send
 	struct stats *stats;
 	struct timings *timings;
 	struct audit *audit;

@@ -8,6 +8,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/str.h"
+#include "control/api/calls.h"
 #include "control/api/find.h"
 #include "control/api/caller.h"
 #include "control/api/page.h"
@@ -90,6 +91,7 @@ struct follower {
 static void follower_free(void *p)
 {
 	struct follower *f = p;
+	calls_end(&f->c->followers);
 	strbuf_done(&f->lines);
 	free(f);
 }
@@ -155,8 +157,13 @@ struct query {
 static void follow(struct http_request *r, struct control *c, const struct query *q)
 {
 	struct err e = {0};
+	if (calls_begin(&c->followers, FOLLOW_CALLS_MAX, "follow the events", &e) < 0) {
+		reply_error(r, &e);
+		return;
+	}
 	struct follower *f = calloc(1, sizeof *f);
 	if (!f) {
+		calls_end(&c->followers);
 		err_errno(&e, ENOMEM, "events");
 		reply_error(r, &e);
 		return;

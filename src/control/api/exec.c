@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/str.h"
 #include "control/api/agents.h"
+#include "control/api/calls.h"
 #include "control/api/exec_answer.h"
 #include "control/api/exec_end.h"
 #include "control/api/find.h"
@@ -305,12 +306,16 @@ static int run(struct control *c, struct exec *x, const struct exec_body *b, str
 	x->has_input = b->stdin_text != NULL;
 	x->began_ns = clock_realtime_ns();
 	x->deadline_ns = clock_monotonic_ns() + b->timeout_sec * NSEC_PER_SEC + GUEST_GRACE_NS;
+	r = calls_begin(&row->execs, EXEC_CALLS_SANDBOX_MAX, "run a command in this sandbox", e);
+	if (r < 0)
+		return r;
 	r = call_agent(c, x, id, &p, &x->result.exit, e);
 	x->result.ended = r == 0;
 	if (r < 0)
 		r = explain(c, x, row, b->timeout_sec, r, e);
 	if (x->feeder_runs)
 		pthread_join(x->feeder, NULL);
+	calls_end(&row->execs);
 	return r;
 }
 
@@ -330,8 +335,13 @@ void exec_run(struct http_request *r, void *ctx)
 		rc = err_set(&e, ERR_INVALID, "stdin: is not base64");
 	x.result.budget = &((struct control *)ctx)->answers;
 	x.result.base64 = str_eq(b.encoding, "base64");
+	struct control *c = ctx;
 	if (rc == 0)
-		rc = run(ctx, &x, &b, &e);
+		rc = calls_begin(&c->execs, EXEC_CALLS_MAX, "run a command", &e);
+	if (rc == 0) {
+		rc = run(c, &x, &b, &e);
+		calls_end(&c->execs);
+	}
 	if (rc == 0)
 		exec_answer(r, &x.result);
 	else

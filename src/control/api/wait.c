@@ -9,6 +9,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/str.h"
+#include "control/api/calls.h"
 #include "control/api/find.h"
 #include "control/api/reply.h"
 #include "control/api/sandbox_list.h"
@@ -107,15 +108,13 @@ static int read_query(struct http_request *r, struct wait *w, struct err *e)
 
 static int run(struct wait *w, struct err *e)
 {
-	if (atomic_fetch_add(&w->c->waits, 1) >= WAIT_CALLS_MAX) {
-		atomic_fetch_sub(&w->c->waits, 1);
-		return err_set(e, ERR_LIMIT, "%d calls wait already: follow the events instead",
-			WAIT_CALLS_MAX);
-	}
+	int rc = calls_begin(&w->c->waits, WAIT_CALLS_MAX, "wait", e);
+	if (rc < 0)
+		return rc;
 	feed_watch(w->c->feed, &w->watch, w->row->id);
-	int rc = wait_for_it(w, e);
+	rc = wait_for_it(w, e);
 	feed_unwatch(w->c->feed, &w->watch);
-	atomic_fetch_sub(&w->c->waits, 1);
+	calls_end(&w->c->waits);
 	return MIN(rc, 0);
 }
 

@@ -3,6 +3,4 @@
 #pragma once
 #include "http/server.h"
 
-#define WAIT_CALLS_MAX 512 // at once: half of the connections
-
 void sandboxes_wait(struct http_request *r, void *ctx);

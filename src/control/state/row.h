@@ -53,6 +53,7 @@ struct sandbox_row {
 		ready_ns; // CLOCK_MONOTONIC when it began to run, 0 when before this process
 	_Atomic uint64_t ended_ns;
 	struct host_sandbox *ended; // set once, before ended_ns
+	atomic_uint execs;	    // calls under way
 	atomic_bool deleted;	    // by a user's DELETE, whatever it ended of; of this process
 };
 

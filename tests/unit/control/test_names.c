@@ -12,7 +12,7 @@
 #include "base/str.h"
 #include "control/api/context.h"
 #include "control/api/login.h"
-#include "control/api/wait.h"
+#include "control/api/calls.h"
 #include "control/routes.h"
 #include "base/json.h"
 
