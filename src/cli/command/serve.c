@@ -136,6 +136,10 @@ static int start_host(const struct settings *s, bool alone, struct hostagent *re
 static int start_control(
 	const struct settings *s, const struct hostagent *host, struct control **ret, struct err *e)
 {
+	const struct edge_limits limits = {.address_connections = (unsigned)s->address_connections,
+		.address_rate = (unsigned)s->address_rate,
+		.sandbox_connections = (unsigned)s->sandbox_connections,
+		.sandbox_rate = (unsigned)s->sandbox_rate};
 	return control_start(
 		&(struct control_config){
 			.data_dir = s->data_dir,
@@ -148,6 +152,7 @@ static int start_control(
 			.audit_size = s->audit_size,
 			.webhook_allow = s->webhook_allow,
 			.slot_range = s->slot_range,
+			.limits = &limits,
 			.host = *host,
 		},
 		ret, e);
@@ -289,13 +294,19 @@ static int run_role(const struct settings *s, const struct role *role, struct er
 int cmd_serve(struct cli *c, struct err *e)
 {
 	static const struct host_overcommit usual = HOST_OVERCOMMIT_DEFAULT;
+	const struct edge_limits limits = EDGE_LIMITS_DEFAULT;
 	_cleanup_(settings_done) struct settings s = {.log_level = "info",
-		.log_format = "text",
+		.log_format
+		= "text",
 		.metrics_sandboxes = 200,
 		.role = "both",
 		.overcommit_disk = usual.disk,
 		.overcommit_memory = usual.memory,
-		.overcommit_vcpus = usual.vcpus};
+		.overcommit_vcpus = usual.vcpus,
+		.address_connections = limits.address_connections,
+		.address_rate = limits.address_rate,
+		.sandbox_connections = limits.sandbox_connections,
+		.sandbox_rate = limits.sandbox_rate};
 	struct cli_option options[N_SETTINGS + 1];
 	settings_list(&s, options);
 	int rc = cli_parse(c, options, 0, 0, e);

@@ -7,6 +7,7 @@
 #include "cli/base/local.h"
 
 #define CONFIG_DEFAULT "/etc/stasis/stasis.conf"
+#define LIMIT_MAX 100000
 #define CONFIG_CONTROL "/etc/stasis/control.conf"
 
 // Of the configuration file: the options' own names with '_', a command line's flag wins.
@@ -172,6 +173,17 @@ void settings_list(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
 			"how long a guest's agent is waited for that answers nothing (default: 3s, "
 			"of an emulated guest 10s)",
 			OPT_SECONDS, &s->agent_wait, 1, 600},
+		{0, "address-connections", "N",
+			"requests of one address at once that show no key or token, 0: any "
+			"(default: 128)",
+			OPT_U64, &s->address_connections, 0, LIMIT_MAX},
+		{0, "address-rate", "N", "the same, in a second (default: 100)", OPT_U64,
+			&s->address_rate, 0, LIMIT_MAX},
+		{0, "sandbox-connections", "N",
+			"requests to one sandbox at once, 0: any (default: 512)", OPT_U64,
+			&s->sandbox_connections, 0, LIMIT_MAX},
+		{0, "sandbox-rate", "N", "the same, in a second (default: 1000)", OPT_U64,
+			&s->sandbox_rate, 0, LIMIT_MAX},
 		{0},
 	};
 	_Static_assert(ARRAY_SIZE(options) == N_SETTINGS + 1, "N_SETTINGS");

@@ -4,7 +4,7 @@
 #include "cli/base/option.h"
 
 #define HOST_SOCKET "host.sock"
-#define N_SETTINGS 31
+#define N_SETTINGS 35
 
 struct settings {
 	const char *config, *data_dir, *run_dir, *listen, *domain, *slot_range, *dns, *vmm,
@@ -12,6 +12,7 @@ struct settings {
 		*host_socket, *socket_group, *disk_reserve, *qemu, *vmm_floor, *webhook_allow;
 	uint64_t max_sandboxes, warm_slots, metrics_sandboxes, overcommit_disk, overcommit_memory,
 		overcommit_vcpus, answer_memory, audit_size, agent_wait;
+	uint64_t address_connections, address_rate, sandbox_connections, sandbox_rate;
 	bool kill_on_exit, pause_room;
 	char **kept; // the texts of the file that are pointed to, and the data directory
 	size_t n_kept;
