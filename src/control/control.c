@@ -25,6 +25,7 @@
 #include "control/routes.h"
 #include "control/state/audit.h"
 #include "control/state/event_log.h"
+#include "control/state/port_links.h"
 
 extern const struct embed control_migrations[];
 
@@ -338,10 +339,12 @@ static int fill(struct control *c, const struct control_config *cfg, struct err 
 	c->stats = stats_new(control_routes, control_n_routes);
 	c->timings = timings_new();
 	c->agents = agents_new();
+	c->port_links = port_links_new();
+	c->ports_private = cfg->ports_private;
 	id_random_bytes(raw, sizeof raw);
 	id_hex(raw, sizeof raw, c->edge_key);
 	bool ok = c->data_dir && c->run_dir && c->listen && c->domain && c->socket &&
-		  c->edge_socket && c->stats && c->timings && c->agents;
+		  c->edge_socket && c->stats && c->timings && c->agents && c->port_links;
 	return ok ? 0 : err_errno(e, ENOMEM, "control plane");
 }
 
@@ -440,6 +443,7 @@ struct control *control_stop(struct control *c)
 	timings_free(c->timings);
 	audit_close(c->audit);
 	agents_free(c->agents);
+	port_links_free(c->port_links);
 	safe_close(c->run_lock_fd);
 	safe_close(c->lock_fd);
 	pthread_cond_destroy(&c->wake);

@@ -23,7 +23,8 @@ struct control_config {
 	uint64_t audit_size;		  // bytes of audit.log before it is moved aside; 0: 32 MiB
 	uint64_t answer_memory;		  // bytes of output of commands under way; 0: 256 MiB
 	const char *webhook_allow, *slot_range; // struct receiver_rules; NULL: none, the default
-	bool no_edge;				// only the socket: for tests and benchmarks
+	bool ports_private; // those of new sandboxes, unless their create says otherwise
+	bool no_edge;	    // only the socket: for tests and benchmarks
 	struct hostagent host;
 };
 

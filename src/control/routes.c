@@ -11,6 +11,7 @@
 #include "control/api/logs.h"
 #include "control/api/metrics.h"
 #include "control/api/operations.h"
+#include "control/api/ports.h"
 #include "control/api/power.h"
 #include "control/api/reconcile.h"
 #include "control/api/retention.h"
@@ -167,5 +168,7 @@ const struct http_route control_routes[] = {
 		.query = "limit"},
 	{.method = "POST", .pattern = "/v1/webhooks/{id}/test", .handler = webhooks_send_test},
 	{.method = "GET", .pattern = "/v1/openapi.json", .handler = status_openapi},
+	{.method = "POST", .pattern = "/v1/sandboxes/{id}/port-token", .handler = ports_new_token},
+	{.method = "POST", .pattern = "/v1/sandboxes/{id}/links", .handler = ports_new_link},
 };
 const size_t control_n_routes = ARRAY_SIZE(control_routes);

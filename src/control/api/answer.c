@@ -3,6 +3,7 @@
 #include <string.h>
 #include "base/str.h"
 #include "control/api/find.h"
+#include "control/state/port_access.h"
 #include "control/state/render.h"
 #include "base/json.h"
 
@@ -101,6 +102,7 @@ static void each_sandbox(json_t *body, void (*f)(void *ctx, json_t *sandbox), vo
 static void hide(void *ctx, json_t *sandbox)
 {
 	json_object_set_new(sandbox, "envd_token", json_string(""));
+	json_object_set_new(sandbox, "port_token", json_string(""));
 }
 
 json_t *answer_to_keep(const struct task *t, int *ret_status)
@@ -110,12 +112,18 @@ json_t *answer_to_keep(const struct task *t, int *ret_status)
 	return body;
 }
 
+// The port token is the one that counts now; what is forgotten has none.
 static void show(void *ctx, json_t *sandbox)
 {
 	char token[SHA256_HEX_SIZE];
 	const char *id = json_string_value(json_object_get(sandbox, "id"));
+	_cleanup_(row_unrefp) struct sandbox_row *row = rows_get(ctx, id ? id : "");
 	rows_token(ctx, id ? id : "", token);
 	json_object_set_new(sandbox, "envd_token", json_string(token));
+	if (row) {
+		port_access_token(row, token);
+		json_object_set_new(sandbox, "port_token", json_string(token));
+	}
 }
 
 void answer_show_tokens(json_t *body, struct rows *rows)

@@ -24,8 +24,10 @@ bool caller_sees(const struct http_request *r, const char *owner)
 
 static void hide(json_t *sandbox)
 {
-	if (json_object_get(sandbox, "envd_token"))
-		json_object_set_new(sandbox, "envd_token", json_string(""));
+	static const char *const tokens[] = {"envd_token", "port_token"};
+	for (size_t i = 0; i < ARRAY_SIZE(tokens); i++)
+		if (json_object_get(sandbox, tokens[i]))
+			json_object_set_new(sandbox, tokens[i], json_string(""));
 }
 
 void caller_hide(const struct http_request *r, json_t *body)

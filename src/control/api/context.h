@@ -12,6 +12,7 @@
 struct audit;
 struct edge;
 struct hooks;
+struct port_links;
 
 struct control {
 	struct hostagent host;
@@ -27,7 +28,9 @@ struct control {
 	struct feed *feed;
 	atomic_uint waits, followers, execs; // calls that last, see calls.h
 	atomic_uint slow_questions;	     // of the edge, that wait for a guest
-	char edge_key[65];		     // tells nginx's sub-requests from what clients send
+	struct port_links *port_links;
+	bool ports_private; // of sandboxes whose create does not say
+	char edge_key[65];  // tells nginx's sub-requests from what clients send
 	struct stats *stats;
 	struct timings *timings;
 	struct audit *audit;

@@ -113,7 +113,8 @@ static int begin(struct fork *f, struct http_request *r, uint64_t timeout_sec, s
 			.metadata = f->metadata,
 			.env = f->env ? f->env : none,
 			.on_timeout = f->on_timeout,
-			.timeout_sec = timeout_sec};
+			.timeout_sec = timeout_sec,
+			.is_private = f->source->is_private};
 	}
 	f->task.op.kind = OPERATION_FORK;
 	snprintf(f->task.op.sandbox, sizeof f->task.op.sandbox, "%s", f->source->id);

@@ -21,7 +21,7 @@ struct create_body {
 	const char *template, *name;
 	enum on_timeout on_timeout;
 	uint64_t vcpus, memory_mb, disk_mb, timeout_sec;
-	bool cold;
+	bool cold, is_public;
 	json_t *env, *metadata;
 	char dns[DNS_SIZE]; // commas between
 };
@@ -44,11 +44,13 @@ static int read_dns(const json_t *list, char ret[DNS_SIZE], struct err *e)
 	return 0;
 }
 
-static int read_create(json_t *body, struct create_body *b, struct err *e)
+static int read_create(struct control *c, json_t *body, struct create_body *b, struct err *e)
 {
 	const char *on_timeout = "kill";
 	json_t *dns = NULL;
-	*b = (struct create_body){.template = "base", .timeout_sec = DEFAULT_TIMEOUT_SEC};
+	*b = (struct create_body){.template = "base",
+		.timeout_sec = DEFAULT_TIMEOUT_SEC,
+		.is_public = !c->ports_private};
 	const struct json_field fields[] = {
 		{.name = "template", .type = JF_STRING, .out = &b->template, .max = 63},
 		{.name = "name", .type = JF_STRING, .out = &b->name},
@@ -68,6 +70,7 @@ static int read_create(json_t *body, struct create_body *b, struct err *e)
 		{.name = "env", .type = JF_STRING_MAP, .out = &b->env},
 		{.name = "metadata", .type = JF_STRING_MAP, .out = &b->metadata},
 		{.name = "dns", .type = JF_ARRAY, .out = &dns},
+		{.name = "public", .type = JF_BOOL, .out = &b->is_public},
 	};
 	int r = json_read_fields(body, fields, ARRAY_SIZE(fields), false, e);
 	if (r == 0 && dns)
@@ -186,7 +189,8 @@ static int create(struct control *c, struct http_request *r, const struct create
 		.metadata = b->metadata ? b->metadata : none,
 		.env = b->env ? b->env : none,
 		.on_timeout = b->on_timeout,
-		.timeout_sec = b->timeout_sec};
+		.timeout_sec = b->timeout_sec,
+		.is_private = !b->is_public};
 	work_run(c, r, t, &n, 1);
 	return 0;
 }
@@ -200,7 +204,7 @@ void sandboxes_create(struct http_request *r, void *ctx)
 	struct err e = {0};
 	int rc = http_req_json(r, true, &body, &e);
 	if (rc == 0)
-		rc = read_create(body, &b, &e);
+		rc = read_create(c, body, &b, &e);
 	if (rc == 0)
 		rc = work_key(c, r, body, &t);
 	if (rc == 0)

@@ -17,6 +17,7 @@
 #include "control/api/find.h"
 #include "control/api/login.h"
 #include "control/api/reply.h"
+#include "control/edge/port_gate.h"
 #include "control/edge/target.h"
 #include "agentclient/client.h"
 #include "base/json.h"
@@ -53,6 +54,11 @@ static const struct refusal refusals[] = {
 	{"bad_id", 400, "The sandbox id is malformed", false},
 	{"bad_port", 400, "The port must be a number from 1 to 65535", false},
 	{"token", 401, "The access token is missing or wrong", false},
+	{"link", 303, "The link is used up: go where Location says", false},
+	{"port_token", 401,
+		"The ports of this sandbox are private: send its port token as "
+		"X-Stasis-Port-Token, or open a new link (stasis port ID PORT --link)",
+		false},
 	{"owner", 401,
 		"The agent in this sandbox is an older one with a known weakness: until it is made "
 		"anew, each port wants the access token of the sandbox (X-Access-Token)",
@@ -136,7 +142,8 @@ static bool shows_key(struct control *c, struct http_request *r)
 	return keys_check(c->keys, login_key(r), &k, NULL) == 0;
 }
 
-// *ret_known: the request shows the sandbox's token or a key, so no limit of strangers is for it.
+// *ret_known: the request shows a token of the sandbox or a key, so no limit of strangers is for
+// it.
 static const char *find_place(struct control *c, struct http_request *r,
 	const struct edge_target *t, struct host_place *ret, bool *ret_known)
 {
@@ -155,6 +162,8 @@ static const char *find_place(struct control *c, struct http_request *r,
 	const char *refused = ret->owner_only ? refuse_stranger(r, token) : NULL;
 	if (refused || t->port == ENVD_PORT)
 		return refused ? refused : refuse_agent_call(r, token);
+	if ((refused = port_gate(c, r, row, t->port, ret_known)))
+		return refused;
 	bool fresh = row->ready_ns && clock_monotonic_ns() - row->ready_ns < FRESH_NS;
 	if (fresh && slow_begin(c)) {
 		wait_for_port(ret->address, t->port);

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "agentclient/version.h"
 #include "base/clock.h"
+#include "control/state/port_access.h"
 
 const char *render_state_name(enum sandbox_state s)
 {
@@ -66,9 +67,10 @@ int render_agent(json_t *object, const char *agent)
 json_t *render_sandbox(const struct sandbox_row *row, const struct host_sandbox *s)
 {
 	json_t *j = json_object();
-	char name[64], url[ROW_URL_SIZE], token[SHA256_HEX_SIZE];
+	char name[64], url[ROW_URL_SIZE], token[SHA256_HEX_SIZE], port_token[SHA256_HEX_SIZE];
 	row_get_name(row, name);
 	row_url(row, url);
+	port_access_token(row, port_token);
 	int r = put(j, "id", json_string(row->id));
 	r |= put(j, "name", render_text(name));
 	r |= put(j, "template", json_string(row->template));
@@ -95,7 +97,9 @@ json_t *render_sandbox(const struct sandbox_row *row, const struct host_sandbox 
 	r |= render_agent(j, s->agent);
 	r |= put(j, "url", render_text(url));
 	row_get_token(row, token);
+	r |= put(j, "public", json_boolean(!row->is_private));
 	r |= put(j, "envd_token", json_string(token));
+	r |= put(j, "port_token", json_string(port_token));
 	r |= put(j, "owner", render_text(row->owner));
 	r |= put(j, "phases", render_phases(s));
 	r |= put(j, "memory_written_bytes", json_integer((json_int_t)s->memory_written_bytes));

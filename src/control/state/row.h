@@ -30,6 +30,7 @@ struct sandbox_row {
 	char id[64], template[64];
 	char api_key[UUID_SIZE];    // that asked for it; "": not known
 	char owner[KEY_OWNER_SIZE]; // whose it is; "": the operator's
+	bool is_private;	    // its ports want a token
 	uint64_t timeout_sec, created_ns;
 	// what a user may change
 	json_t *metadata;
@@ -45,6 +46,7 @@ struct sandbox_row {
 	char token[SHA256_HEX_SIZE];
 	_Atomic uint64_t token_epoch; // how often it was made anew
 	_Atomic uint64_t token_told;  // the last one that the agent is known to have
+	_Atomic uint64_t port_epoch;  // what port_access.h derives is of this one alone
 	// state
 	_Atomic enum row_state now;
 	_Atomic uint64_t generation;
@@ -66,6 +68,7 @@ struct row_new {
 	json_t *metadata, *env;	      // borrowed
 	enum on_timeout on_timeout;
 	uint64_t timeout_sec;
+	bool is_private;
 };
 
 struct row_change {

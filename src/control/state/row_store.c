@@ -25,6 +25,8 @@ int row_store_read(sqlite3_stmt *st, struct sandbox_row *row)
 	row->size.disk_mb = (uint64_t)sqlite3_column_int64(st, 15);
 	row->token_epoch = (uint64_t)sqlite3_column_int64(st, 16);
 	row->token_told = (uint64_t)sqlite3_column_int64(st, 17);
+	row->is_private = sqlite3_column_int64(st, 18) == 0;
+	row->port_epoch = (uint64_t)sqlite3_column_int64(st, 19);
 	for (enum row_state s = ROW_CREATING; s <= ROW_STOPPED; s++)
 		if (str_eq(db_text(st, 8), row_state_name(s)))
 			row->now = s;
@@ -48,8 +50,8 @@ int row_store_load(struct db *db, db_row_fn take, void *ctx, struct err *e)
 	return db_query(db, e, take, ctx,
 		"SELECT id, template, metadata, on_timeout, timeout_sec, created_ns, ended_ns, "
 		"ended, state, generation, api_key, name, owner, vcpus, memory_mb, disk_mb, "
-		"token_epoch, token_told FROM sandboxes LEFT JOIN sandbox_owners ON sandbox = id "
-		"ORDER BY created_ns",
+		"token_epoch, token_told, ports_public, port_epoch FROM sandboxes "
+		"LEFT JOIN sandbox_owners ON sandbox = id ORDER BY created_ns",
 		"");
 }
 
@@ -73,11 +75,12 @@ int row_store_insert(
 	int rc = db_exec(db, e,
 		"INSERT INTO sandboxes (id, host, template, metadata, env, on_timeout, "
 		"timeout_sec, created_ns, state, generation, api_key, name, vcpus, memory_mb, "
-		"disk_mb) VALUES (?, 'local', ?, ?, ?, ?, ?, ?, 'creating', 0, ?, ?, ?, ?, ?)",
-		"sssssiissiii", row->id, row->template, metadata, env,
+		"disk_mb, ports_public) "
+		"VALUES (?, 'local', ?, ?, ?, ?, ?, ?, 'creating', 0, ?, ?, ?, ?, ?, ?)",
+		"sssssiissiiii", row->id, row->template, metadata, env,
 		on_timeout_text(n->on_timeout), (int64_t)n->timeout_sec, (int64_t)row->created_ns,
 		row->api_key, or_null(row->name), (int64_t)n->size.vcpus,
-		(int64_t)n->size.memory_mb, (int64_t)n->size.disk_mb);
+		(int64_t)n->size.memory_mb, (int64_t)n->size.disk_mb, (int64_t)!row->is_private);
 	if (rc == 0 && row->owner[0])
 		rc = db_exec(db, e, "INSERT INTO sandbox_owners (sandbox, owner) VALUES (?, ?)",
 			"ss", row->id, row->owner);
@@ -137,6 +140,12 @@ int row_store_expire_owners(struct db *db, struct err *e)
 		"= o.sandbox) AND NOT EXISTS (SELECT 1 FROM events WHERE sandbox = o.sandbox) AND "
 		"NOT EXISTS (SELECT 1 FROM operation_subjects WHERE sandbox = o.sandbox)",
 		"");
+}
+
+int row_store_port_epoch(struct db *db, const char *id, uint64_t epoch, struct err *e)
+{
+	return db_exec(db, e, "UPDATE sandboxes SET port_epoch = ? WHERE id = ?", "is",
+		(int64_t)epoch, id);
 }
 
 int row_store_delete(struct db *db, const char *id, struct err *e)

@@ -23,6 +23,7 @@ int row_store_token(struct db *db, const char *id, uint64_t epoch, uint64_t told
 // Of one that may be forgotten; "": the operator's.
 int row_store_owner(struct db *db, const char *id, char ret[KEY_OWNER_SIZE], struct err *e);
 int row_store_expire_owners(struct db *db, struct err *e);
+int row_store_port_epoch(struct db *db, const char *id, uint64_t epoch, struct err *e);
 int row_store_delete(struct db *db, const char *id, struct err *e);
 // All that ended before the time.
 int row_store_expire(struct db *db, uint64_t ended_before_ns, struct err *e);

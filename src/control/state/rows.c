@@ -107,6 +107,15 @@ void rows_token(struct rows *r, const char *id, char out[SHA256_HEX_SIZE])
 		make_token(r, id, 0, out);
 }
 
+void rows_mac(struct rows *r, const char *label, const char *text, char out[SHA256_HEX_SIZE])
+{
+	char all[256];
+	int n = snprintf(all, sizeof all, "%s %s", label, text);
+	if (n < 0 || (size_t)n >= sizeof all)
+		abort(); // labels and texts are this program's, and bounded
+	hash_hmac_sha256_hex(r->token_key, r->token_key_len, all, (size_t)n, out);
+}
+
 static int take_row(void *ctx, sqlite3_stmt *st)
 {
 	struct rows *r = ctx;
@@ -164,6 +173,7 @@ static struct sandbox_row *prepare_row(struct rows *r, const struct row_new *n)
 	row->timeout_sec = n->timeout_sec;
 	row->size = n->size;
 	snprintf(row->owner, sizeof row->owner, "%s", n->owner ? n->owner : "");
+	row->is_private = n->is_private;
 	return TAKE_PTR(row);
 }
 
@@ -396,6 +406,20 @@ int rows_live(struct rows *r, struct sandbox_row *row, enum row_state now, uint6
 		row->generation = generation;
 		row->version++;
 	}
+	pthread_rwlock_unlock(&r->lock);
+	return rc;
+}
+
+int rows_next_port_epoch(struct rows *r, struct sandbox_row *row, struct err *e)
+{
+	pthread_rwlock_wrlock(&r->lock);
+	uint64_t next = row->port_epoch + 1;
+	int rc = begin(r, e);
+	if (rc == 0)
+		rc = row_store_port_epoch(r->db, row->id, next, e);
+	rc = finish(r, rc, NULL, e);
+	if (rc == 0)
+		row->port_epoch = next;
 	pthread_rwlock_unlock(&r->lock);
 	return rc;
 }

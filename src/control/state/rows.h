@@ -32,6 +32,8 @@ int rows_add(struct rows *r, const struct row_new *n, size_t count, uint64_t now
 // at the host as it is now says so (backwards).
 int rows_live(struct rows *r, struct sandbox_row *row, enum row_state now, uint64_t generation,
 	bool backwards, const struct db_also *also, struct err *e);
+// What gave access to its ports until now (port_access.h) does not any more.
+int rows_next_port_epoch(struct rows *r, struct sandbox_row *row, struct err *e);
 // Forgets it at once. One that is gone already is success.
 int rows_remove(struct rows *r, struct sandbox_row *row, const struct db_also *also, struct err *e);
 // For a create that failed: removes it, unless it has ended, which was told then.
@@ -105,3 +107,7 @@ void row_get_token(const struct sandbox_row *row, char out[SHA256_HEX_SIZE]);
 int rows_rotate(struct rows *r, struct sandbox_row *row, struct err *e);
 // The agent has that one. An older one than is noted changes nothing.
 int rows_token_told(struct rows *r, struct sandbox_row *row, uint64_t epoch, struct err *e);
+// HMAC of "<label> <text>" with the key of the tokens. label: without a space, and no id
+// (they begin with "i"), so that none is an agent's token; both
+// together below 255 bytes.
+void rows_mac(struct rows *r, const char *label, const char *text, char out[SHA256_HEX_SIZE]);
