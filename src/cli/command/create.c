@@ -29,6 +29,10 @@ json_t *create_body(const struct create_options *o, struct err *e)
 		bool given;
 	} numbers[] = {{"vcpus", o->vcpus, o->vcpus > 0}, {"memory_mb", o->memory, o->memory > 0},
 		{"disk_mb", o->disk, o->disk > 0}, {"timeout_sec", o->timeout, o->has_timeout}};
+	if (o->is_public && o->is_private) {
+		err_set(e, ERR_INVALID, "--public and --private exclude each other");
+		return NULL;
+	}
 	json_t *body = json_object();
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
 		if (texts[i].text &&
@@ -41,6 +45,8 @@ json_t *create_body(const struct create_options *o, struct err *e)
 		if (numbers[i].given)
 			json_object_set_new(
 				body, numbers[i].name, json_integer((json_int_t)numbers[i].number));
+	if (o->is_public || o->is_private)
+		json_object_set_new(body, "public", json_boolean(o->is_public));
 	if (o->cold)
 		json_object_set_new(body, "cold", json_true());
 	if (o->dns)

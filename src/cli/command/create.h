@@ -6,7 +6,7 @@
 struct create_options {
 	const char *template, *name, *on_timeout, *dns;
 	uint64_t vcpus, memory, disk, timeout;
-	bool has_timeout, cold, verbose;
+	bool has_timeout, cold, verbose, is_public, is_private;
 	json_t *env, *metadata; // freed by create_done
 };
 
@@ -26,13 +26,17 @@ struct create_options {
 	{0, "on-timeout", "kill|pause", "what happens then (default: kill)", OPT_STRING, \
 		&(o).on_timeout}, \
 	{0, "dns", "ADDR[,ADDR]", "name servers (default: the server's)", OPT_STRING, &(o).dns}, \
+	{0, "private", NULL, "its ports want its port token, or a link", OPT_FLAG, \
+		&(o).is_private}, \
+	{0, "public", NULL, "anybody may reach its ports (default, unless the server's is private)", \
+		OPT_FLAG, &(o).is_public}, \
 	{'e', "env", "K=V", "environment of all its processes; repeatable", OPT_MAP, &(o).env}, \
 	{0, "metadata", "K=V", "label, to find it by; repeatable", OPT_MAP, &(o).metadata}, \
 	{'v', "verbose", NULL, "show how long each step took", OPT_FLAG, &(o).verbose}
 // clang-format on
 
-// The body of POST /v1/sandboxes; owned by the caller. NULL when a text is not UTF-8, with the
-// error set.
+// The body of POST /v1/sandboxes; owned by the caller. NULL when a text is not UTF-8, or
+// flags exclude each other, with the error set.
 json_t *create_body(const struct create_options *o, struct err *e);
 void create_done(struct create_options *o);
 #define _cleanup_create_ _cleanup_(create_done)

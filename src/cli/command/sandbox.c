@@ -158,7 +158,7 @@ int cmd_get(struct cli *c, struct err *e)
 		return output_json(s);
 	static const char *const shown[] = {"id", "name", "template", "state", "cause", "detail",
 		"vcpus", "memory_mb", "disk_mb", "disk_used_bytes", "backend", "generation", "url",
-		"created_at", "started_at", "ends_at", "stopped_at", "on_timeout", "dns",
+		"public", "created_at", "started_at", "ends_at", "stopped_at", "on_timeout", "dns",
 		"agent_version", "agent_weaknesses", "metadata", NULL};
 	return output_fields(s, shown);
 }
@@ -205,18 +205,50 @@ int cmd_timeout(struct cli *c, struct err *e)
 	return 0;
 }
 
+static int make_link(struct cli *c, uint64_t port, uint64_t ttl, const char *to, struct err *e)
+{
+	_cleanup_free_ char *path = NULL;
+	_cleanup_json_ json_t *link = NULL,
+			      *body = json_pack("{s:I, s:I, s:s}", "port", (json_int_t)port,
+				      "ttl_sec", (json_int_t)ttl, "path", to);
+	if (!body)
+		return err_set(e, ERR_INVALID, "the path is not UTF-8");
+	int rc = api_sandbox_path(c->argv[0], "/links", &path, e);
+	if (rc == 0)
+		rc = api_call(c, "POST", path, body, &link, e);
+	if (rc < 0)
+		return rc;
+	if (c->json)
+		return output_json(link);
+	puts(text_of(link, "url"));
+	return 0;
+}
+
 int cmd_port(struct cli *c, struct err *e)
 {
 	static const char place[] = "{port}";
 	_cleanup_free_ char *path = NULL;
 	_cleanup_json_ json_t *s = NULL;
-	uint64_t port;
-	int rc = cli_parse(c, NULL, 2, 2, e);
+	bool link = false, has_ttl = false;
+	const char *to = NULL;
+	uint64_t port, ttl = 300;
+	const struct cli_option options[] = {
+		{0, "link", NULL, "a one-time link to it, for a browser", OPT_FLAG, &link},
+		{0, "ttl", "TIME", "how long the link waits (default: 5m)", OPT_SECONDS, &ttl, 1,
+			86400, &has_ttl},
+		{0, "path", "PATH", "where the link leads (default: /)", OPT_STRING, &to},
+		{0},
+	};
+	int rc = cli_parse(c, options, 2, 2, e);
 	if (rc != 0)
 		return rc;
 	if (str_to_u64(c->argv[1], 65535, &port) < 0 || port == 0)
 		return err_set(
 			e, ERR_INVALID, "'%s' is not a port: it is in 1 to 65535", c->argv[1]);
+	if (!link && (has_ttl || to))
+		return err_set(e, ERR_INVALID, "--ttl and --path go with --link");
+	if (link)
+		return make_link(c, port, ttl, to ? to : "/", e);
 	rc = api_sandbox_path(c->argv[0], "", &path, e);
 	if (rc == 0)
 		rc = api_call(c, "GET", path, NULL, &s, e);

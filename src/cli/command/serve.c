@@ -140,6 +140,10 @@ static int start_control(
 		.address_rate = (unsigned)s->address_rate,
 		.sandbox_connections = (unsigned)s->sandbox_connections,
 		.sandbox_rate = (unsigned)s->sandbox_rate};
+	bool ports_private = str_eq(s->ports_public, "no");
+	if (!ports_private && !str_eq(s->ports_public, "yes"))
+		return err_set(
+			e, ERR_INVALID, "--ports-public: '%s' is not yes or no", s->ports_public);
 	return control_start(
 		&(struct control_config){
 			.data_dir = s->data_dir,
@@ -153,6 +157,7 @@ static int start_control(
 			.webhook_allow = s->webhook_allow,
 			.slot_range = s->slot_range,
 			.limits = &limits,
+			.ports_private = ports_private,
 			.host = *host,
 		},
 		ret, e);
@@ -306,7 +311,8 @@ int cmd_serve(struct cli *c, struct err *e)
 		.address_connections = limits.address_connections,
 		.address_rate = limits.address_rate,
 		.sandbox_connections = limits.sandbox_connections,
-		.sandbox_rate = limits.sandbox_rate};
+		.sandbox_rate = limits.sandbox_rate,
+		.ports_public = "yes"};
 	struct cli_option options[N_SETTINGS + 1];
 	settings_list(&s, options);
 	int rc = cli_parse(c, options, 0, 0, e);

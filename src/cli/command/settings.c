@@ -184,6 +184,10 @@ void settings_list(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
 			&s->sandbox_connections, 0, LIMIT_MAX},
 		{0, "sandbox-rate", "N", "the same, in a second (default: 1000)", OPT_U64,
 			&s->sandbox_rate, 0, LIMIT_MAX},
+		{0, "ports-public", "yes|no",
+			"anybody may reach the ports of a new sandbox that does not say (default: "
+			"yes)",
+			OPT_STRING, &s->ports_public},
 		{0},
 	};
 	_Static_assert(ARRAY_SIZE(options) == N_SETTINGS + 1, "N_SETTINGS");
