@@ -736,6 +736,209 @@ def split(held, gate):
     return len(held) - len(refused), refused
 
 
+def private_box(edge):
+    """A private sandbox, as GET shows it."""
+    made = edge.api("POST", "/v1/sandboxes", {"public": False}, 201)
+    return edge.api("GET", "/v1/sandboxes/" + made["id"])
+
+
+def link_of(edge, box, port, **more):
+    """A new link, from its path on."""
+    url = edge.api("POST", f"/v1/sandboxes/{box['id']}/links", dict({"port": port}, **more), 201)["url"]
+    start = f"http://{port}-{box['id']}.localhost:{edge.port}"
+    assert url.startswith(start + "/"), url
+    return url[len(start):]
+
+
+def host_of(edge, box, port, **more):
+    h = {"Host": f"{port}-{box['id']}.localhost:{edge.port}"}
+    h.update({k.replace("_", "-"): v for k, v in more.items()})
+    return h
+
+
+def visit(edge, box, port, path, **more):
+    """The cookie that a visit of a link gives, as a browser sends it back, and the answer."""
+    r, _ = edge.call("GET", path, headers=host_of(edge, box, port, **more), expect=303)
+    return r.getheader("Set-Cookie").split(";")[0], r
+
+
+def test_private_ports_want_a_token(edge, box, app, agent):
+    private, other = private_box(edge), private_box(edge)
+    token = private["port_token"]
+    assert private["public"] is False and box["public"] is True
+    assert token not in (private["envd_token"], other["port_token"])
+    listed = edge.api("GET", "/v1/sandboxes")["sandboxes"]
+    assert listed and not any("port_token" in one for one in listed)
+
+    def refused(method="GET", path="/", **headers):
+        app.last_head = ""
+        _, data = edge.call(method, path, headers=host_of(edge, private, app.port, **headers), expect=401)
+        if method != "HEAD":
+            got = json.loads(data)
+            assert got["sandboxId"] == private["id"] and got["code"] == 401 and "private" in got["message"], got
+        assert app.last_head == "", app.last_head
+
+    for name in ("X_Stasis_Port_Token", "E2b_Traffic_Access_Token"):
+        for wrong in ("", "x", token[:-1], token + "0", token.upper(), "*", "f" * 64, "a" * 5000,
+                      private["envd_token"], other["port_token"]):
+            refused(**{name: wrong})
+    refused()
+    refused("HEAD")
+    refused("POST", "/x")
+    refused(X_Access_Token=private["envd_token"])
+    refused(X_API_Key=edge.key)
+    refused(Authorization="Bearer " + token)
+    refused(X_Stasis_Port_Cookies=token, X_Stasis_Preflight="1", X_Stasis_Known="1")
+    refused(path="/?port_token=" + token)
+    refused(Upgrade="websocket", Connection="Upgrade")
+    at = host_of(edge, private, app.port)
+    for name in ("X-Stasis-Port-Token", "e2b-traffic-access-token", "x_stasis_port_token",
+                 "E2B_Traffic_Access_Token"):
+        _, data = edge.call("GET", "/a%2Fb?x=1", headers=dict(at, **{name: token}), expect=200)
+        assert json.loads(data)["target"] == "/a%2Fb?x=1"
+        assert "token" not in app.last_head.lower(), app.last_head
+        edge.call("GET", "/", headers=dict(to(private, app.port), **{name: token}), expect=200)
+        edge.call("HEAD", "/", headers=dict(at, **{name: token}), expect=200)
+    edge.call("GET", "/", headers=dict(at, **{"X-Stasis-Port-Token": "x", "E2b-Traffic-Access-Token": token}),
+              expect=200)
+    # Of a public one too nothing of it is told.
+    edge.call("GET", "/", headers=to(box, app.port, X_Stasis_Port_Token="x", E2b_Traffic_Access_Token="y"), expect=200)
+    assert "token" not in app.last_head.lower(), app.last_head
+    # The agent's port has its own rule.
+    edge.call("GET", "/health", headers=to(private), expect=200)
+    edge.call("OPTIONS", "/files", headers=to(private), expect=200)
+    edge.call("GET", "/files", headers=to(private, X_Stasis_Port_Token=token), expect=401)
+    edge.call("GET", "/files", headers=to(private, X_Access_Token=private["envd_token"]), expect=200)
+    # What a browser asks before a call of another page, and nothing that is more than that.
+    ask = {"Origin": "http://page.example", "Access_Control_Request_Method": "POST"}
+    edge.call("OPTIONS", "/x", headers=host_of(edge, private, app.port, **ask), expect=200)
+    assert app.last_head.startswith("OPTIONS /x ")
+    refused("OPTIONS")
+    refused("GET", **ask)
+    refused("OPTIONS", Origin="http://page.example")
+    refused("OPTIONS", **ask, Upgrade="websocket", Connection="Upgrade")
+    refused("OPTIONS", **ask, Content_Length="3")
+    r, _ = edge.call("GET", "/", headers=dict(at, Origin="http://page.example"), expect=401)
+    assert r.getheader("Access-Control-Allow-Origin") == "*"
+    # Anew: the old one opens nothing.
+    new = edge.api("POST", f"/v1/sandboxes/{private['id']}/port-token")["port_token"]
+    assert new != token and edge.api("GET", "/v1/sandboxes/" + private["id"])["port_token"] == new
+    refused(X_Stasis_Port_Token=token)
+    edge.call("GET", "/", headers=dict(at, **{"X-Stasis-Port-Token": new}), expect=200)
+    edge.call("POST", f"/v1/sandboxes/{private['id']}/port-token", "{}", expect=401)
+    edge.api("POST", "/v1/sandboxes/inone/port-token", expect=404)
+    for one in (private, other):
+        edge.api("DELETE", "/v1/sandboxes/" + one["id"], expect=204)
+
+
+def test_links_to_private_ports(edge, box, app, agent):
+    private, other, second = private_box(edge), private_box(edge), Upstream(0)
+    url = "/v1/sandboxes/" + private["id"]
+    link = link_of(edge, private, app.port, path="/a/b?x=1")
+    code = link.split("stasis_link=")[1]
+    # Only a GET of its own sandbox and port uses it up.
+    for method, at in (("HEAD", host_of(edge, private, app.port)), ("POST", host_of(edge, private, app.port)),
+                       ("GET", host_of(edge, private, second.port)), ("GET", host_of(edge, other, app.port))):
+        edge.call(method, link, headers=at, expect=401)
+    for wrong in ("0" * 64, code.upper(), code[:-1], code + "0"):
+        edge.call("GET", link.replace(code, wrong), headers=host_of(edge, private, app.port), expect=401)
+    cookie, r = visit(edge, private, app.port, link)
+    assert r.getheader("Location") == "/a/b?x=1" and r.getheader("Cache-Control") == "no-store"
+    assert r.getheader("Referrer-Policy") == "no-referrer"
+    flags = r.getheader("Set-Cookie").split("; ")[1:]
+    assert sorted(flags) == ["HttpOnly", "Max-Age=43200", "Path=/", "SameSite=Lax"], flags
+    edge.call("GET", link, headers=host_of(edge, private, app.port), expect=401)
+
+    def opened(cookies, want=None, path="/", **more):
+        _, data = edge.call("GET", path, headers=host_of(edge, private, app.port, Cookie=cookies, **more), expect=200)
+        assert cookie.split("=")[1] not in app.last_head, app.last_head
+        sent = [line[8:] for line in app.last_head.split("\r\n") if line.lower().startswith("cookie:")]
+        assert sent == ([want] if want else []), sent
+        return json.loads(data)["target"]
+
+    # The guest has its own cookies, and they alone.
+    own, forged = "a=1; b=\"x y\"", "stasis-port=9999999999." + "0" * 64
+    opened(cookie)
+    opened(f"{cookie}; {own}", own)
+    opened(f"{own}; {cookie}", own)
+    opened(f"a=1; {cookie}; b=2", "a=1; b=2")
+    opened(f"xstasis-port=1; {cookie}; stasis-ports=2", "xstasis-port=1; stasis-ports=2")
+    opened(f"{forged}; {cookie}; a=1", "a=1")
+    opened(f"a=1; {cookie}; {forged}", "a=1")
+    opened(f"{cookie}; {forged}; {forged}; a=1")
+    opened(f"long={'y' * 30000}; {cookie}", f"long={'y' * 30000}")
+    for evil in ("; " * 20000, " " * 60000 + ";", ";" * 60000, "stasis-port=" * 5000, "stasis-port;" * 5000):
+        edge.call("GET", "/", headers=host_of(edge, private, app.port, Cookie=evil + "; " + cookie))
+        assert cookie.split("=")[1] not in app.last_head, evil[:20]
+    edge.call("GET", "/", headers=host_of(edge, box, app.port, Cookie=f"{own}; {cookie}"), expect=200)
+    assert f"Cookie: {own}\r\n" in app.last_head and "stasis-port" not in app.last_head
+    # An old link does no harm, and no code is told to a guest.
+    assert opened(cookie, path=link) == "/a/b?x=1"
+    assert opened(cookie, path="/?stasis_link=" + code) == "/"
+    assert opened(cookie, path=f"/?stasis_link={code}&y=2") == "/?y=2"
+    assert opened(cookie, path=f"/?x=1&stasis_link={code}&y=2") == "/?x=1&y=2"
+    assert opened(cookie, path=f"/?stasis_link={code}&stasis_link={code}&y") == "/"
+    assert opened(cookie, path="/?stasis_link=mine&xstasis_link=" + code) == "/?stasis_link=mine&xstasis_link=" + code
+
+    def shut(cookies, port=app.port, at=private, **more):
+        edge.call("GET", "/", headers=host_of(edge, at, port, Cookie=cookies, **more), expect=401)
+
+    expires, mac = cookie.split("=")[1].split(".")
+    shut(cookie, second.port)
+    shut(cookie, at=other)
+    for bad in (f"stasis-port={int(expires) + 1}.{mac}", f"stasis-port={int(expires) - 1}.{mac}",
+                f"stasis-port={expires}.{mac}0", f"stasis-port=0{expires}.{mac}", f"stasis-port={mac}",
+                "stasis-port=", forged, f"STASIS-PORT={expires}.{mac}", f"a=1,{cookie}",
+                f"stasis-port={private['port_token']}"):
+        shut(bad)
+    # A page of another sandbox, which for a browser is of the same site.
+    for origin in (f"http://{app.port}-{other['id']}.localhost:{edge.port}", "http://localhost", "null",
+                   "https://evil.example", "x" * 400, f"http://{app.port}-{private['id']}.localhost.evil.example",
+                   f"http://x@{app.port}-{other['id']}.localhost"):
+        shut(cookie, Origin=origin)
+    opened(cookie, Origin=f"http://{app.port}-{private['id']}.localhost:{edge.port}")
+    opened(cookie, Origin=f"http://{second.port}-{private['id']}.localhost:{edge.port}")
+    # A WebSocket, by cookie and by header.
+    for name, value in (("Cookie", cookie), ("X-Stasis-Port-Token", private["port_token"])):
+        s = edge.raw(f"GET /ws HTTP/1.1\r\nHost: {app.port}-{private['id']}.localhost\r\n{name}: {value}\r\n"
+                     "Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        assert b" 101 " in read_until(s, b"\r\n\r\n")
+        s.sendall(b"abc")
+        assert s.recv(10) == b"cba"
+        s.close()
+    # Behind a proxy that says https (127.0.0.1 is trusted).
+    secure, r = visit(edge, private, app.port, link_of(edge, private, app.port), X_Forwarded_Proto="https")
+    assert secure.startswith("__Host-stasis-port=") and "; Secure" in r.getheader("Set-Cookie")
+    opened(f"a=1; {secure}", "a=1")
+    # Of a public sandbox a link works as well; a guest is not told the code of another.
+    _, r = visit(edge, box, app.port, link_of(edge, box, app.port, path="/p"))
+    assert r.getheader("Location") == "/p"
+    late = link_of(edge, private, app.port, ttl_sec=1)
+    edge.call("GET", late, headers=host_of(edge, box, app.port), expect=200)
+    assert "stasis_link" not in app.last_head, app.last_head
+    time.sleep(1.1)
+    edge.call("GET", late, headers=host_of(edge, private, app.port), expect=401)
+    for bad in ({}, {"port": 0}, {"port": 65536}, {"port": AGENT}, {"port": 80, "ttl_sec": 0},
+                {"port": 80, "ttl_sec": 86401}, {"port": 80, "path": "//evil.example/"},
+                {"port": 80, "path": "/\\evil.example"}, {"port": 80, "path": "http://x/"}, {"port": 80, "path": ""},
+                {"port": 80, "path": "/a\r\nX: y"}, {"port": 80, "path": "/a b"}, {"port": 80, "path": "/#x"},
+                {"port": 80, "path": "/\u00e4"}, {"port": 80, "path": "/" + "x" * 1000}, {"port": 80, "x": 1}):
+        edge.api("POST", url + "/links", bad, 400)
+    # So many wait for a visitor, and no more.
+    for _ in range(64):
+        link = link_of(edge, private, app.port)
+    edge.api("POST", url + "/links", {"port": app.port}, 429)
+    visit(edge, private, app.port, link)
+    link = link_of(edge, private, app.port)
+    # The token anew: no link and no cookie of before opens anything.
+    edge.api("POST", url + "/port-token")
+    shut(cookie)
+    edge.call("GET", link, headers=host_of(edge, private, app.port), expect=401)
+    second.listener.close()
+    for one in (private, other):
+        edge.api("DELETE", "/v1/sandboxes/" + one["id"], expect=204)
+
+
 def test_limits(edge, box, app, agent):
     edge.stop()
     # Of an address at once and a second, of a sandbox at once and a second.
