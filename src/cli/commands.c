@@ -167,10 +167,13 @@ static const char text_wait[] =
 	"  stasis wait web --state running,paused --timeout 60s\n";
 
 static const char text_port[] =
-	"Whoever knows it reaches the port; the server need not be asked again.\n"
+	"Whoever knows it reaches the port; the server need not be asked again. A private sandbox's\n"
+	"(create --private) wants its port token as X-Stasis-Port-Token, or a link: that works once, and\n"
+	"gives a browser a cookie for this port, for twelve hours.\n"
 	"\n"
-	"Example:\n"
-	"  curl $(stasis port web 3000)\n";
+	"Examples:\n"
+	"  curl $(stasis port web 3000)\n"
+	"  stasis port web 3000 --link --ttl 10m --path /index.html\n";
 
 static const char text_key[] =
 	"The key is shown this one time; the server keeps only its hash.\n"
@@ -369,7 +372,7 @@ const struct cli_command cli_commands[] = {
 		false, cmd_set},
 	{"wait", "ID...", "wait until sandboxes have ended, or are in a state", text_wait,
 		CLI_SANDBOXES, true, false, cmd_wait},
-	{"port", "ID PORT", "print the URL of a port", text_port, CLI_SANDBOXES, true, false,
+	{"port", "ID PORT", "print the URL of a port, or a one-time link", text_port, CLI_SANDBOXES, true, false,
 		cmd_port},
 	{"logs", "ID", "show a guest's console", NULL, CLI_SANDBOXES, true, true, cmd_logs},
 	{"why", "ID", "why it ended, or what failed last, and what to do", text_why, CLI_SANDBOXES,
