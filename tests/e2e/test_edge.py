@@ -162,6 +162,49 @@ class Ports(unittest.TestCase):
             self.assertEqual(got, frame * n)
         c.close()
 
+    def test_private_ports(self):
+        """A private guest is for who has its token or a link's cookie, over a pause as well."""
+        w = self.w
+        s = w.create(public=False)
+        try:
+            self.private_ports(w, s)
+        finally:
+            s.delete()
+
+    def private_ports(self, w, s):
+        s.sh("cat > /tmp/heads.py", stdin=lib.b64(HEADS.encode()))
+        s.sh("setsid python3 /tmp/heads.py >/dev/null 2>&1 </dev/null &")
+        lib.wait_until("port 8092", lambda: listening(s, 8092), 60)
+
+        def get(path="/", **headers):
+            headers = {k.replace("_", "-"): v for k, v in headers.items()}
+            return w.api("GET", path, key="", headers={"Host": f"8092-{s.id}.localhost", **headers})
+
+        token = s.get()["port_token"]
+        self.assertEqual(get().status, 401)
+        self.assertEqual(get(X_Access_Token=s.token).status, 401)
+        link = w.cli("port", s.id, "8092", "--link", "--path", "/hello?x=1").ok().text.strip()
+        path = link[link.index("/hello"):]
+        visited = get(path)
+        self.assertEqual((visited.status, visited.headers["Location"]), (303, "/hello?x=1"))
+        cookie = visited.headers["Set-Cookie"].split(";")[0]
+        self.assertEqual(get(path).status, 401)
+        s.pause()
+        self.assertEqual(get(Cookie=cookie).status, 502)
+        s.resume()
+        for opens in ({"X_Stasis_Port_Token": token}, {"e2b_traffic_access_token": token},
+                      {"Cookie": f"own=1; {cookie}"}):
+            a = get("/hello?x=1", **opens)
+            self.assertEqual(a.status, 200)
+            self.assertIn(b"GET /hello?x=1 HTTP/1.1", a.body)
+            self.assertNotIn(token.encode(), a.body)
+            self.assertNotIn(b"stasis-port", a.body)
+        self.assertIn(b"Cookie: own=1", a.body)
+        self.assertEqual(get().status, 401)
+        w.api("POST", f"/v1/sandboxes/{s.id}/port-token", {})
+        self.assertEqual(get(X_Stasis_Port_Token=token).status, 401)
+        self.assertEqual(get(Cookie=cookie).status, 401)
+
     def test_port_of_the_loopback(self):
         """The 502 tells a server that cannot be reached from one that is not there."""
         for port in (3997, 3998):
