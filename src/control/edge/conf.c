@@ -121,8 +121,9 @@ static void add_limits(const struct edge_limits *l, struct strbuf *zones, struct
 	}
 	if (l->address_rate) {
 		strbuf_addf(zones, rate, "$stasis_stranger", "strangers_rate", l->address_rate);
+		// A browser asks for hundreds of files of a page at once.
 		strbuf_addf(strangers, "limit_req zone=strangers_rate burst=%u nodelay; ",
-			l->address_rate);
+			4 * l->address_rate);
 	}
 	if (l->sandbox_connections) {
 		strbuf_addf(zones, conn, "$stasis_id", "sandboxes");

@@ -15,7 +15,7 @@ struct edge_limits {
 #define EDGE_LIMITS_DEFAULT                                                                        \
 	((struct edge_limits){                                                                     \
 		.address_connections = 128,                                                        \
-		.address_rate = 100,                                                               \
+		.address_rate = 300,                                                               \
 		.sandbox_connections = 512,                                                        \
 		.sandbox_rate = 1000,                                                              \
 	})
