@@ -297,21 +297,39 @@ static int start_servers(struct control *c, struct err *e)
 			       c, c->socket, control_routes + n, control_n_routes - n, &c->http, e);
 }
 
-static int start_edge(struct control *c, const struct control_config *config, struct err *e)
+static struct edge_config edge_config_of(const struct control *c, const char *dir)
 {
-	_cleanup_free_ char *dir = str_printf("%s/nginx", c->run_dir);
-	const struct edge_config cfg = {
-		.nginx = config->nginx,
-		.trusted = config->trusted,
-		.limits = config->limits,
+	return (struct edge_config){
+		.nginx = c->nginx,
+		.trusted = c->trusted,
+		.limits = &c->limits,
 		.dir = dir,
 		.listen = c->listen,
+		.listen_plain = c->listen_plain,
+		.listen_h2c = c->listen_h2c,
+		.tls_cert = c->tls_cert,
+		.tls_key = c->tls_key,
 		.domain = c->domain,
 		.socket = c->socket,
 		.edge_socket = c->edge_socket,
 		.key = c->edge_key,
 	};
+}
+
+static int start_edge(struct control *c, struct err *e)
+{
+	_cleanup_free_ char *dir = str_printf("%s/nginx", c->run_dir);
+	const struct edge_config cfg = edge_config_of(c, dir);
 	return dir ? edge_start(&cfg, &c->edge, e) : err_errno(e, ENOMEM, "edge");
+}
+
+int control_reload(struct control *c, struct err *e)
+{
+	_cleanup_free_ char *dir = str_printf("%s/nginx", c->run_dir);
+	const struct edge_config cfg = edge_config_of(c, dir);
+	if (!c->edge)
+		return 0;
+	return dir ? edge_reload(c->edge, &cfg, e) : err_errno(e, ENOMEM, "edge");
 }
 
 // Where clients find the ports of guests: the domain, and the port that the edge listens on.
@@ -319,7 +337,7 @@ static void set_place(struct control *c)
 {
 	const char *port = strrchr(c->listen, ':');
 	_cleanup_free_ char *place = str_printf(".%s%s", c->domain, port ? port : "");
-	rows_set_place(c->rows, place ? place : "");
+	rows_set_place(c->rows, control_has_tls(c) ? "https" : "http", place ? place : "");
 }
 
 static int fill(struct control *c, const struct control_config *cfg, struct err *e)
@@ -335,6 +353,7 @@ static int fill(struct control *c, const struct control_config *cfg, struct err 
 	c->listen = strdup(cfg->listen ? cfg->listen : CONTROL_LISTEN_DEFAULT);
 	c->domain = strdup(cfg->domain ? cfg->domain : CONTROL_DOMAIN_DEFAULT);
 	c->socket = str_printf("%s/control.sock", cfg->run_dir);
+	c->limits = cfg->limits ? *cfg->limits : EDGE_LIMITS_DEFAULT;
 	c->edge_socket = str_printf("%s/edge.sock", cfg->run_dir);
 	c->stats = stats_new(control_routes, control_n_routes);
 	c->timings = timings_new();
@@ -345,6 +364,20 @@ static int fill(struct control *c, const struct control_config *cfg, struct err 
 	id_hex(raw, sizeof raw, c->edge_key);
 	bool ok = c->data_dir && c->run_dir && c->listen && c->domain && c->socket &&
 		  c->edge_socket && c->stats && c->timings && c->agents && c->port_links;
+	const struct {
+		const char *from;
+		char **to;
+	} texts[] = {
+		{cfg->nginx, &c->nginx},
+		{cfg->trusted, &c->trusted},
+		{cfg->listen_plain, &c->listen_plain},
+		{cfg->listen_h2c, &c->listen_h2c},
+		{cfg->tls_cert, &c->tls_cert},
+		{cfg->tls_key, &c->tls_key},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
+		if (texts[i].from && !(*texts[i].to = strdup(texts[i].from)))
+			ok = false;
 	return ok ? 0 : err_errno(e, ENOMEM, "control plane");
 }
 
@@ -398,7 +431,7 @@ int control_start(const struct control_config *cfg, struct control **ret, struct
 		r = start_servers(c, e);
 	}
 	if (r == 0 && !cfg->no_edge)
-		r = start_edge(c, cfg, e);
+		r = start_edge(c, e);
 	if (r == 0)
 		r = start_threads(c, e);
 	if (r == 0)
@@ -455,8 +488,19 @@ struct control *control_stop(struct control *c)
 	free(c->domain);
 	free(c->socket);
 	free(c->edge_socket);
+	free(c->nginx);
+	free(c->trusted);
+	free(c->listen_plain);
+	free(c->listen_h2c);
+	free(c->tls_cert);
+	free(c->tls_key);
 	free(c);
 	return NULL;
+}
+
+bool control_has_tls(const struct control *c)
+{
+	return c->tls_cert && *c->tls_cert;
 }
 
 const char *control_listen(const struct control *c)

@@ -138,6 +138,8 @@ int http_client_new(const struct http_client_config *cfg, struct http_client **r
 		curl_easy_setopt(c->curl, CURLOPT_OPENSOCKETFUNCTION, on_socket);
 		curl_easy_setopt(c->curl, CURLOPT_OPENSOCKETDATA, c);
 	}
+	if (cfg->ca_file)
+		curl_easy_setopt(c->curl, CURLOPT_CAINFO, cfg->ca_file);
 	if (cfg->unix_path)
 		curl_easy_setopt(c->curl, CURLOPT_UNIX_SOCKET_PATH, cfg->unix_path);
 	*ret = TAKE_PTR(c);

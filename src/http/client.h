@@ -10,6 +10,7 @@
 struct http_client;
 
 struct http_client_config {
+	const char *ca_file; // PEM; whose certificates are trusted for https://; NULL: the system's
 	const char *unix_path; // NULL: TCP, to the host of the URL
 	const char *base_url;  // "http://127.0.0.1:7070", "http://localhost" with a Unix socket
 	const char *const

@@ -44,6 +44,13 @@ static int find_key(struct cli *c, struct err *e)
 	return rc < 0 ? err_errno(e, rc, "read %s", path) : 0;
 }
 
+// NULL: the system's.
+static const char *ca_file(void)
+{
+	const char *env = getenv("STASIS_CA_FILE");
+	return env && *env ? env : NULL;
+}
+
 int api_open(struct cli *c, struct err *e)
 {
 	if (c->http)
@@ -73,7 +80,8 @@ int api_open(struct cli *c, struct err *e)
 	rc = alive_init(c->alive, c, NULL, e);
 	return rc < 0 ? rc
 		      : http_client_new(&(struct http_client_config){.base_url = c->base_url,
-						.headers = headers},
+						.headers = headers,
+						.ca_file = ca_file()},
 				&c->http, e);
 }
 
@@ -227,7 +235,9 @@ static int guest_init(struct cli *c, struct guest *g, struct err *e)
 		.sandbox_id = g->id,
 		.user = g->user,
 	};
-	return http_client_new(&(struct http_client_config){.base_url = c->base_url}, &g->http, e);
+	return http_client_new(
+		&(struct http_client_config){.base_url = c->base_url, .ca_file = ca_file()},
+		&g->http, e);
 }
 
 int guest_open(struct cli *c, const char *id, const char *user, struct guest *ret, struct err *e)

@@ -149,6 +149,10 @@ static int start_control(
 			.data_dir = s->data_dir,
 			.run_dir = s->run_dir,
 			.listen = s->listen,
+			.listen_plain = s->listen_plain,
+			.listen_h2c = s->listen_h2c,
+			.tls_cert = s->tls_cert,
+			.tls_key = s->tls_key,
 			.domain = s->domain,
 			.nginx = s->nginx,
 			.trusted = s->trusted_proxies,
@@ -163,21 +167,29 @@ static int start_control(
 		ret, e);
 }
 
-static void serve_until(const sigset_t *stop, const char *where)
+// control: NULL where there is nothing to be read again at SIGHUP.
+static void serve_until(const sigset_t *stop, const char *where, struct control *control)
 {
 	int sig = 0;
 	printf("stasis: ready on %s\n", where);
 	output_flush();
 	notify("READY=1");
-	sigwait(stop, &sig);
+	while (sigwait(stop, &sig) == 0 && sig == SIGHUP) {
+		struct err e = {0};
+		if (control && control_reload(control, &e) < 0)
+			log_error("nothing is changed: %s", e.text);
+		else
+			log_info("configuration of the edge written anew");
+	}
 	log_info("stopping signal=%s", sigabbrev_np(sig));
 	notify("STOPPING=1");
 }
 
-static void serve_control_until(const sigset_t *stop, const struct control *control)
+static void serve_control_until(const sigset_t *stop, struct control *control)
 {
-	_cleanup_free_ char *where = str_printf("http://%s", control_listen(control));
-	serve_until(stop, where ? where : control_listen(control));
+	_cleanup_free_ char *where = str_printf(
+		"%s://%s", control_has_tls(control) ? "https" : "http", control_listen(control));
+	serve_until(stop, where ? where : control_listen(control), control);
 }
 
 static int run_both(const struct settings *s, const sigset_t *stop, struct err *e)
@@ -218,7 +230,7 @@ static int run_host(const struct settings *s, const sigset_t *stop, struct err *
 		hostagent_stop_local(&host, false);
 		return rc;
 	}
-	serve_until(stop, socket);
+	serve_until(stop, socket, NULL);
 	hostagent_stop_starts_local(&host);
 	hostagent_server_free(server);
 	hostagent_stop_local(&host, s->kill_on_exit);
@@ -291,6 +303,7 @@ static int run_role(const struct settings *s, const struct role *role, struct er
 	sigemptyset(&stop);
 	sigaddset(&stop, SIGINT);
 	sigaddset(&stop, SIGTERM);
+	sigaddset(&stop, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &stop, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	return role->run(s, &stop, e);

@@ -95,7 +95,8 @@ void settings_list(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
 			"sockets and jails (default: " PATH_RUN_DEFAULT
 			"; of role control " PATH_RUN_DEFAULT CLI_CONTROL_SUFFIX ")",
 			OPT_STRING, &s->run_dir},
-		{0, "listen", "ADDR:PORT", "where clients connect (default: 127.0.0.1:7070)",
+		{0, "listen", "ADDR:PORT",
+			"where clients connect, [::]:PORT for IPv6 too (default: 127.0.0.1:7070)",
 			OPT_STRING, &s->listen},
 		{0, "domain", "NAME", "ports are at {port}-{id}.NAME (default: localhost)",
 			OPT_STRING, &s->domain},
@@ -129,8 +130,8 @@ void settings_list(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
 		{0, "nginx", "FILE", "the edge's program (default: nginx of PATH)", OPT_STRING,
 			&s->nginx},
 		{0, "trusted-proxies", "LIST",
-			"proxies whose X-Forwarded-* headers guests are told: IPv4 addresses and "
-			"networks, or none (default: 127.0.0.0/8)",
+			"proxies whose X-Forwarded-* headers guests are told: addresses and "
+			"networks, or none (default: 127.0.0.0/8, ::1)",
 			OPT_STRING, &s->trusted_proxies},
 		{0, "webhook-allow", "LIST",
 			"networks that webhooks may go to though they are guests' or link-local",
@@ -188,6 +189,18 @@ void settings_list(struct settings *s, struct cli_option ret[N_SETTINGS + 1])
 			"anybody may reach the ports of a new sandbox that does not say (default: "
 			"yes)",
 			OPT_STRING, &s->ports_public},
+		{0, "tls-cert", "FILE",
+			"certificate (PEM, with its chain): what --listen names speaks TLS then",
+			OPT_STRING, &s->tls_cert},
+		{0, "tls-key", "FILE", "its key (PEM); both are read again at SIGHUP", OPT_STRING,
+			&s->tls_key},
+		{0, "listen-plain", "ADDR:PORT",
+			"where clients connect without TLS beside that (default: nowhere)",
+			OPT_STRING, &s->listen_plain},
+		{0, "listen-h2c", "ADDR:PORT",
+			"where clients connect with HTTP/2 without TLS, as gRPC does (default: "
+			"nowhere)",
+			OPT_STRING, &s->listen_h2c},
 		{0},
 	};
 	_Static_assert(ARRAY_SIZE(options) == N_SETTINGS + 1, "N_SETTINGS");

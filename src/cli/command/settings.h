@@ -4,12 +4,13 @@
 #include "cli/base/option.h"
 
 #define HOST_SOCKET "host.sock"
-#define N_SETTINGS 36
+#define N_SETTINGS 40
 
 struct settings {
 	const char *config, *data_dir, *run_dir, *listen, *domain, *slot_range, *dns, *vmm,
 		*firecracker, *nginx, *trusted_proxies, *log_level, *log_format, *role,
-		*host_socket, *socket_group, *disk_reserve, *qemu, *vmm_floor, *webhook_allow, *ports_public;
+		*host_socket, *socket_group, *tls_cert, *tls_key, *listen_plain, *listen_h2c,
+		*disk_reserve, *qemu, *vmm_floor, *webhook_allow, *ports_public;
 	uint64_t max_sandboxes, warm_slots, metrics_sandboxes, overcommit_disk, overcommit_memory,
 		overcommit_vcpus, answer_memory, audit_size, agent_wait;
 	uint64_t address_connections, address_rate, sandbox_connections, sandbox_rate;

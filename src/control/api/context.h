@@ -4,6 +4,7 @@
 #include "control/api/agents.h"
 #include "control/api/exec_budget.h"
 #include "control/api/stats.h"
+#include "control/edge/limits.h"
 #include "control/engine/engine.h"
 #include "control/engine/timings.h"
 #include "control/state/feed.h"
@@ -16,6 +17,9 @@ struct port_links;
 
 struct control {
 	struct hostagent host;
+	char *nginx, *trusted, *listen_plain, *listen_h2c, *tls_cert,
+		*tls_key; // NULL: as the edge has it
+	struct edge_limits limits;
 	char *data_dir, *run_dir, *listen, *domain, *socket, *edge_socket;
 	int lock_fd, run_lock_fd;
 	struct db *db;

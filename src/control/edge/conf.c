@@ -35,20 +35,23 @@ static bool is_plain(const char *text, const char *more)
 	return true;
 }
 
-// One address or CIDR of the list; the edge listens on IPv4 alone, so its peers have no others.
+// One address or CIDR of the list; no bit is set behind the prefix.
 static bool is_network(char *text)
 {
-	struct in_addr a;
-	uint64_t prefix = 32;
+	unsigned char a[sizeof(struct in6_addr)];
+	const bool v6 = strchr(text, ':') != NULL;
+	const uint64_t bits = v6 ? 128 : 32;
+	uint64_t prefix = bits;
 	char *slash = strchr(text, '/');
 	if (slash)
 		*slash = '\0';
-	bool ok = inet_pton(AF_INET, text, &a) == 1 &&
-		  (!slash || str_to_u64(slash + 1, 32, &prefix) == 0);
-	uint32_t host_bits = prefix == 32 ? 0 : UINT32_MAX >> prefix;
+	bool ok = inet_pton(v6 ? AF_INET6 : AF_INET, text, a) == 1 &&
+		  (!slash || str_to_u64(slash + 1, bits, &prefix) == 0);
 	if (slash)
 		*slash = '/';
-	return ok && (ntohl(a.s_addr) & host_bits) == 0;
+	for (uint64_t i = prefix; ok && i < bits; i++)
+		ok = !(a[i / 8] >> (7 - i % 8) & 1);
+	return ok;
 }
 
 // geo: lines of nginx's geo block; real_ip: its set_real_ip_from.
@@ -58,13 +61,13 @@ static int add_trusted(const char *list, struct strbuf *geo, struct strbuf *real
 	if (str_eq(list, "none"))
 		return 0;
 	for (const char *p = list; *(p += strspn(p, between));) {
-		char network[32];
+		char network[64];
 		size_t len = strcspn(p, between);
 		snprintf(network, sizeof network, "%.*s", (int)MIN(len, sizeof network), p);
 		if (len >= sizeof network || !is_network(network))
 			return err_set(e, ERR_INVALID,
-				"trusted_proxies: '%.*s' is not an IPv4 address or network "
-				"(192.0.2.7, 192.0.2.0/24, or none)",
+				"trusted_proxies: '%.*s' is not an address or network "
+				"(192.0.2.7, 192.0.2.0/24, 2001:db8::/32, or none)",
 				(int)MIN(len, 60u), p);
 		strbuf_addf(geo, "%s 1; ", network);
 		strbuf_addf(real_ip, "set_real_ip_from %s; ", network);
@@ -75,7 +78,7 @@ static int add_trusted(const char *list, struct strbuf *geo, struct strbuf *real
 
 // What a request came from and by which name, as guests are told. A guest's server that has names
 // of variables for headers (CGI, WSGI) takes '_' for '-', so other spellings of them are removed.
-static void add_forwarded(struct strbuf *out)
+static void add_forwarded(const char *directive, struct strbuf *out)
 {
 	static const struct {
 		const char *name, *value;
@@ -98,7 +101,7 @@ static void add_forwarded(struct strbuf *out)
 		// Bit n of spelling: the n-th dash is an underscore.
 		for (unsigned spelling = 0; spelling < 1u << dashes; spelling++) {
 			unsigned n = 0;
-			strbuf_adds(out, "proxy_set_header ");
+			strbuf_adds(out, directive);
 			for (const char *p = headers[i].name; *p; p++) {
 				bool other = *p == '-' && (spelling >> n++ & 1);
 				strbuf_addc(out, other ? '_' : *p);
@@ -139,6 +142,20 @@ static void add_limits(const struct edge_limits *l, struct strbuf *zones, struct
 	strbuf_addf(sandbox, "limit_conn agents %u; ", EDGE_AGENT_CONNECTIONS);
 }
 
+static void add_listeners(const struct conf_listeners *l, struct strbuf *out)
+{
+	const bool tls = l->tls.cert[0];
+	// The older form of nginx: the newer one is for all addresses of a server, and not in 1.22.
+	const char *const options[CONF_LISTENERS] = {
+		[CONF_LISTEN] = tls ? "ssl http2" : "", [CONF_PLAIN] = "", [CONF_H2C] = "http2"};
+	for (size_t i = 0; i < CONF_LISTENERS; i++)
+		if (l->at[i].port)
+			listen_add(out, &l->at[i], options[i]);
+	if (tls)
+		strbuf_addf(out, "ssl_certificate %s;\n\t\tssl_certificate_key %s;\n\t\t",
+			l->tls.cert, l->tls.key);
+}
+
 static int check_names(const struct edge_config *cfg, struct err *e)
 {
 	static const char path_chars[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ/._+=,:-";
@@ -177,10 +194,12 @@ static void fill_in(struct strbuf *out, const struct placeholder *values, size_t
 	}
 }
 
-int conf_write(const char *path, const char *listen, const struct edge_config *cfg, struct err *e)
+int conf_write(const char *path, const struct conf_listeners *listeners,
+	const struct edge_config *cfg, struct err *e)
 {
 	_cleanup_strbuf_ struct strbuf domain = {0}, geo = {0}, real_ip = {0}, forwarded = {0},
-				       conf = {0}, zones = {0}, strangers = {0}, sandbox = {0};
+				       conf = {0}, zones = {0}, strangers = {0}, sandbox = {0},
+				       listen = {0}, grpc_forwarded = {0};
 	int r = check_names(cfg, e);
 	if (r == 0)
 		r = add_trusted(
@@ -189,7 +208,9 @@ int conf_write(const char *path, const char *listen, const struct edge_config *c
 		return r;
 	for (const char *p = cfg->domain; *p; p++)
 		strbuf_addf(&domain, "%s%c", *p == '.' ? "\\" : "", *p);
-	add_forwarded(&forwarded);
+	add_forwarded("proxy_set_header ", &forwarded);
+	add_forwarded("grpc_set_header ", &grpc_forwarded);
+	add_listeners(listeners, &listen);
 	const struct edge_limits limits = cfg->limits ? *cfg->limits : EDGE_LIMITS_DEFAULT;
 	add_limits(&limits, &zones, &strangers, &sandbox);
 	struct passwd pw;
@@ -202,7 +223,7 @@ int conf_write(const char *path, const char *listen, const struct edge_config *c
 		{"@USER@", user},
 		{"@WORKERS@", workers},
 		{"@DIR@", cfg->dir},
-		{"@LISTEN@", listen},
+		{"@LISTEN@", listen.data},
 		{"@DOMAIN@", domain.data},
 		{"@SOCKET@", cfg->socket},
 		{"@EDGE_SOCKET@", cfg->edge_socket},
@@ -210,13 +231,14 @@ int conf_write(const char *path, const char *listen, const struct edge_config *c
 		{"@TRUSTED_GEO@", geo.data},
 		{"@REAL_IP@", real_ip.data},
 		{"@FORWARDED@", forwarded.data},
+		{"@GRPC_FORWARDED@", grpc_forwarded.data},
 		{"@LIMIT_ZONES@", zones.data},
 		{"@LIMIT_STRANGERS@", strangers.data},
 		{"@LIMIT_SANDBOX@", sandbox.data},
 	};
 	fill_in(&conf, values, ARRAY_SIZE(values));
-	const struct strbuf *const parts[] = {
-		&domain, &geo, &real_ip, &forwarded, &zones, &strangers, &sandbox, &conf};
+	const struct strbuf *const parts[] = {&domain, &geo, &real_ip, &forwarded, &zones,
+		&strangers, &sandbox, &listen, &grpc_forwarded, &conf};
 	for (size_t i = 0; i < ARRAY_SIZE(parts); i++)
 		if (strbuf_check(parts[i]) < 0)
 			return err_errno(e, ENOMEM, "nginx.conf");

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // How this works. nginx runs in the foreground as a child in its own session, on a configuration
-// written once (nginx.conf.in). The decision where a request goes is the server's (route.c).
-// Internal headers are set or removed on every way, so clients cannot forge them; internal requests
-// to the server also carry a random key.
+// written at the start and at each reload (nginx.conf.in). The decision where a request goes is the
+// server's (route.c). Internal headers are set or removed on every way, so clients cannot forge
+// them; internal requests to the server also carry a random key.
 //
 // nginx's workers run as another user than root and must reach the API socket: they get it by the
 // socket's group. A supervisor thread starts nginx again when it dies, and kills the workers that a
 // killed master leaves behind (they would keep the port).
 #include "control/edge/edge.h"
-#include <arpa/inet.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -27,14 +26,15 @@
 
 #define START_MS 120000 // a dead man's switch: one that ends is noticed at once
 #define STOP_GRACE_MS 3000
+#define DRAIN_MS 2000
 #define BACKOFF_MIN_MS 100
 #define BACKOFF_MAX_MS 5000
 #define STEADY_NS (30 * NSEC_PER_SEC) // after this long a death starts the back-off anew
 
 struct edge {
 	char *program, *dir, *conf;
-	char ip[16];
-	uint16_t port;
+	struct conf_listeners listeners;
+	unsigned generation; // of the configuration
 	pthread_t supervisor;
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
@@ -207,55 +207,49 @@ static void *supervise(void *arg)
 
 // --- life
 
-static int parse_listen(struct edge *g, const char *listen, struct err *e)
-{
-	const char *colon = strrchr(listen, ':');
-	uint64_t port = 0;
-	struct in_addr a;
-	if (!colon || str_to_u64(colon + 1, UINT16_MAX, &port) < 0 || port == 0 ||
-		(size_t)(colon - listen) >= sizeof g->ip)
-		return err_set(e, ERR_INVALID, "listen '%s': must be ADDRESS:PORT", listen);
-	snprintf(g->ip, sizeof g->ip, "%.*s", (int)(colon - listen), listen);
-	if (str_eq(g->ip, "localhost"))
-		snprintf(g->ip, sizeof g->ip, "127.0.0.1");
-	if (inet_pton(AF_INET, g->ip, &a) != 1)
-		return err_set(
-			e, ERR_INVALID, "listen '%s': '%s' is not an IPv4 address", listen, g->ip);
-	g->port = (uint16_t)port;
-	return 0;
-}
+struct listener {
+	const char *setting, *text;
+};
 
-static struct sockaddr_in address_of(const struct edge *g)
+static int parse_listeners(struct edge *g, const struct edge_config *cfg, struct err *e)
 {
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(g->port)};
-	inet_pton(AF_INET, g->ip, &a.sin_addr);
-	return a;
+	const struct listener all[CONF_LISTENERS] = {[CONF_LISTEN] = {"listen", cfg->listen},
+		[CONF_PLAIN] = {"listen-plain", cfg->listen_plain},
+		[CONF_H2C] = {"listen-h2c", cfg->listen_h2c}};
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < CONF_LISTENERS; i++)
+		if (all[i].text && *all[i].text)
+			r = listen_parse(all[i].setting, all[i].text, &g->listeners.at[i], e);
+	if (r == 0 && !cfg->tls_cert != !cfg->tls_key)
+		r = err_set(
+			e, ERR_INVALID, "tls_cert and tls_key: one is nothing without the other");
+	return r;
 }
 
 // nginx would try for seconds and then say less.
 static int check_free(const struct edge *g, struct err *e)
 {
-	struct sockaddr_in a = address_of(g);
-	_cleanup_close_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	int one = 1;
-	if (fd < 0)
-		return err_errno(e, errno, "socket");
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (bind(fd, (struct sockaddr *)&a, sizeof a) < 0)
-		return err_errno(e, errno, "cannot listen on %s:%u (choose another with --listen)",
-			g->ip, g->port);
-	return 0;
+	static const char *const settings[] = {"listen", "listen-plain", "listen-h2c"};
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < CONF_LISTENERS; i++)
+		if (g->listeners.at[i].port)
+			r = listen_check_free(settings[i], &g->listeners.at[i], e);
+	return r;
+}
+
+static bool all_accept(const struct edge *g)
+{
+	for (size_t i = 0; i < CONF_LISTENERS; i++)
+		if (g->listeners.at[i].port && !listen_accepts(&g->listeners.at[i]))
+			return false;
+	return true;
 }
 
 static int wait_ready(struct edge *g, struct err *e)
 {
-	struct sockaddr_in a = address_of(g);
-	if (a.sin_addr.s_addr == htonl(INADDR_ANY))
-		a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	uint64_t deadline = clock_monotonic_ns() + START_MS * NSEC_PER_MSEC;
 	while (clock_monotonic_ns() < deadline) {
-		_cleanup_close_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-		if (fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof a) == 0)
+		if (all_accept(g))
 			return 0;
 		pthread_mutex_lock(&g->lock);
 		unsigned deaths = g->deaths;
@@ -265,8 +259,48 @@ static int wait_ready(struct edge *g, struct err *e)
 				"the edge ended while starting; see the lines above");
 		clock_sleep_ns(2 * NSEC_PER_MSEC);
 	}
-	return err_set(
-		e, ERR_TIMEOUT, "the edge does not accept connections on %s:%u", g->ip, g->port);
+	return err_set(e, ERR_TIMEOUT, "the edge does not accept connections");
+}
+
+// A configuration beside the one that nginx has, with the certificate as it is now; it takes the
+// place of that one when nginx finds it good. Of a failure nothing is left.
+static int configure(struct edge *g, const struct edge_config *cfg, struct err *e)
+{
+	_cleanup_free_ char *next = str_printf("%s.new", g->conf);
+	struct conf_listeners l = g->listeners;
+	l.tls = (struct tls_pair){0};
+	int r = next ? 0 : err_errno(e, ENOMEM, "edge");
+	if (r == 0 && cfg->tls_cert)
+		r = tls_take(g->dir, cfg->tls_cert, cfg->tls_key, g->generation + 1, &l.tls, e);
+	if (r == 0)
+		r = conf_write(next, &l, cfg, e);
+	if (r == 0)
+		r = conf_check(g->program, g->dir, next, e);
+	if (r == 0 && rename(next, g->conf) < 0)
+		r = err_errno(e, errno, "%s", g->conf);
+	if (r < 0) {
+		if (next)
+			unlink(next);
+		tls_drop(&l.tls);
+		return r;
+	}
+	g->generation++;
+	struct tls_pair old = g->listeners.tls;
+	g->listeners = l;
+	tls_drop(&old);
+	return 0;
+}
+
+int edge_reload(struct edge *g, const struct edge_config *cfg, struct err *e)
+{
+	int r = configure(g, cfg, e);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&g->lock);
+	if (g->pidfd >= 0)
+		proc_kill(g->pidfd, SIGHUP);
+	pthread_mutex_unlock(&g->lock);
+	return 0;
 }
 
 int edge_start(const struct edge_config *cfg, struct edge **ret, struct err *e)
@@ -284,7 +318,7 @@ int edge_start(const struct edge_config *cfg, struct edge **ret, struct err *e)
 	g->conf = str_printf("%s/nginx.conf", cfg->dir);
 	if (!g->program || !g->dir || !g->conf)
 		return err_errno(e, ENOMEM, "edge");
-	int r = parse_listen(g, cfg->listen, e);
+	int r = parse_listeners(g, cfg, e);
 	if (r == 0) {
 		gid_t group = edge_group();
 		r = file_private_dir(AT_FDCWD, g->dir, 0710);
@@ -297,13 +331,8 @@ int edge_start(const struct edge_config *cfg, struct edge **ret, struct err *e)
 		end_leftover(g);
 		r = check_free(g, e);
 	}
-	if (r == 0) {
-		char listen[32];
-		snprintf(listen, sizeof listen, "%s:%u", g->ip, g->port);
-		r = conf_write(g->conf, listen, cfg, e);
-	}
 	if (r == 0)
-		r = conf_check(g->program, g->dir, g->conf, e);
+		r = configure(g, cfg, e);
 	if (r == 0) {
 		r = -pthread_create(&g->supervisor, NULL, supervise, g);
 		if (r < 0)
@@ -339,7 +368,7 @@ struct edge *edge_stop(struct edge *g)
 	pthread_mutex_lock(&g->lock);
 	_cleanup_close_ int pidfd = g->pidfd >= 0 ? dup(g->pidfd) : -1;
 	pthread_mutex_unlock(&g->lock);
-	if (pidfd >= 0 && !has_ended(pidfd, STOP_GRACE_MS)) {
+	if (pidfd >= 0 && !has_ended(pidfd, DRAIN_MS)) {
 		proc_kill(pidfd, SIGTERM);
 		if (!has_ended(pidfd, STOP_GRACE_MS))
 			proc_kill(pidfd, SIGKILL);
@@ -349,6 +378,7 @@ struct edge *edge_stop(struct edge *g)
 	_cleanup_free_ char *path = pid_path(g);
 	if (path)
 		unlink(path);
+	tls_drop(&g->listeners.tls);
 	pthread_cond_destroy(&g->wake);
 	pthread_mutex_destroy(&g->lock);
 	free(g->program);

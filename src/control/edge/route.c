@@ -278,6 +278,18 @@ static bool is_on_loopback(struct control *c, const char *id, const char *port_t
 	return loopback && !outside;
 }
 
+// For a browser. The texts are of the table above. body is stolen.
+static void reply_page(struct http_request *r, int status, json_t *body)
+{
+	_cleanup_json_ json_t *j = body;
+	const char *message = json_string_value(json_object_get(j, "message"));
+	_cleanup_free_ char *html =
+		str_printf("<!doctype html><title>Stasis</title><h1>%d</h1><p>%s</p>", status,
+			message ? message : "");
+	http_reply_data(
+		r, status, "text/html; charset=utf-8", html ? html : "", html ? strlen(html) : 0);
+}
+
 void route_closed(struct http_request *r, void *ctx)
 {
 	const char *id = http_req_header(r, "X-Stasis-Id"),
@@ -290,7 +302,11 @@ void route_closed(struct http_request *r, void *ctx)
 	}
 	json_t *j = refusal_body(name, id, port, &status);
 	reply_retry_after(r, status);
-	http_reply_json(r, status, j);
+	const char *page = http_req_header(r, "X-Stasis-Page");
+	if (page && *page)
+		reply_page(r, status, j);
+	else
+		http_reply_json(r, status, j);
 }
 
 void route_key(struct http_request *r, void *ctx)

@@ -17,6 +17,7 @@ struct rows {
 	pthread_rwlock_t lock;
 	pthread_mutex_t looks; // what a user may change, of all rows; the innermost lock
 	char place[ROW_URL_SIZE - 100];
+	const char *scheme; // of place
 	struct names names;
 	unsigned char token_key[64];
 	size_t token_key_len;
@@ -658,8 +659,9 @@ void row_get_name(const struct sandbox_row *row, char out[64])
 	pthread_mutex_unlock(&row->table->looks);
 }
 
-void rows_set_place(struct rows *r, const char *place)
+void rows_set_place(struct rows *r, const char *scheme, const char *place)
 {
+	r->scheme = scheme;
 	snprintf(r->place, sizeof r->place, "%s", place);
 }
 
@@ -667,7 +669,8 @@ void row_url(const struct sandbox_row *row, char out[ROW_URL_SIZE])
 {
 	out[0] = '\0';
 	if (row->table->place[0])
-		snprintf(out, ROW_URL_SIZE, "http://{port}-%s%s", row->id, row->table->place);
+		snprintf(out, ROW_URL_SIZE, "%s://{port}-%s%s", row->table->scheme, row->id,
+			row->table->place);
 }
 
 int rows_env(struct rows *r, const char *id, json_t **ret, struct err *e)

@@ -65,9 +65,9 @@ json_t *row_metadata(const struct sandbox_row *row);
 void row_get_name(const struct sandbox_row *row, char out[64]);
 
 // Where ports of sandboxes are reached: ".<domain>:<port>"; before the first request, or never
-// ("").
-void rows_set_place(struct rows *r, const char *place);
-// "http://{port}-<id>.<domain>:<port>", the first braces literal; "" without a place.
+// (""). scheme: "http" or "https", a constant.
+void rows_set_place(struct rows *r, const char *scheme, const char *place);
+// "<scheme>://{port}-<id>.<domain>:<port>", the first braces literal; "" without a place.
 void row_url(const struct sandbox_row *row, char out[ROW_URL_SIZE]);
 
 // Drops those that ended before the time; their readers are not kept waiting for the disk.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The real control plane with its edge, on a model host whose sandboxes are all at one address.
 //
-//	model_server DIR LISTEN ADDRESS [CHILDREN [TRUSTED [LIMITS]]]
+//	model_server DIR LISTEN ADDRESS [CHILDREN [TRUSTED [LIMITS [PLAIN H2C CERT KEY]]]]
 //
 // DIR gets data/ and run/. Of every fork those children do not come up whose bits are set in
 // CHILDREN. TRUSTED: the proxies that the edge believes. LIMITS: the
@@ -20,7 +20,7 @@
 
 int main(int argc, char **argv)
 {
-	if (argc < 4 || argc > 7) {
+	if (argc < 4 || argc > 11) {
 		fprintf(stderr,
 			"usage: model_server DIR LISTEN ADDRESS [CHILDREN [TRUSTED [LIMITS]]]\n");
 		return 2;
@@ -30,6 +30,7 @@ int main(int argc, char **argv)
 	sigemptyset(&stop);
 	sigaddset(&stop, SIGTERM);
 	sigaddset(&stop, SIGINT);
+	sigaddset(&stop, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &stop, NULL);
 	signal(SIGPIPE, SIG_IGN);
 
@@ -40,15 +41,19 @@ int main(int argc, char **argv)
 	_cleanup_free_ char *data = str_printf("%s/data", argv[1]);
 	_cleanup_free_ char *run = str_printf("%s/run", argv[1]);
 	struct edge_limits limits;
-	if (argc > 6 &&
+	if (argc > 6 && argv[6][0] &&
 		sscanf(argv[6], "%u,%u,%u,%u", &limits.address_connections, &limits.address_rate,
 			&limits.sandbox_connections, &limits.sandbox_rate) != 4)
 		return 2;
 	const struct control_config cfg = {.data_dir = data,
 		.run_dir = run,
 		.listen = argv[2],
-		.trusted = argc > 5 ? argv[5] : NULL,
-		.limits = argc > 6 ? &limits : NULL,
+		.trusted = argc > 5 && argv[5][0] ? argv[5] : NULL,
+		.limits = argc > 6 && argv[6][0] ? &limits : NULL,
+		.listen_plain = argc > 7 ? argv[7] : NULL,
+		.listen_h2c = argc > 8 ? argv[8] : NULL,
+		.tls_cert = argc > 10 && argv[9][0] ? argv[9] : NULL,
+		.tls_key = argc > 10 && argv[10][0] ? argv[10] : NULL,
 		.host = model_host(&model)};
 	struct control *c = NULL;
 	struct err e = {0};
@@ -62,7 +67,14 @@ int main(int argc, char **argv)
 	puts("ready");
 	fflush(stdout);
 	int sig;
-	sigwait(&stop, &sig);
+	while (sigwait(&stop, &sig) == 0 && sig == SIGHUP) {
+		struct err why = {0};
+		if (control_reload(c, &why) < 0)
+			printf("refused: %s\n", why.text);
+		else
+			puts("reloaded");
+		fflush(stdout);
+	}
 	control_stop(c);
 	model_done(&model);
 	return 0;
