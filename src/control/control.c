@@ -302,7 +302,7 @@ static struct edge_config edge_config_of(const struct control *c, const char *di
 	return (struct edge_config){
 		.nginx = c->nginx,
 		.trusted = c->trusted,
-		.limits = &c->limits,
+		.limits = c->limits,
 		.dir = dir,
 		.listen = c->listen,
 		.listen_plain = c->listen_plain,
@@ -353,7 +353,8 @@ static int fill(struct control *c, const struct control_config *cfg, struct err 
 	c->listen = strdup(cfg->listen ? cfg->listen : CONTROL_LISTEN_DEFAULT);
 	c->domain = strdup(cfg->domain ? cfg->domain : CONTROL_DOMAIN_DEFAULT);
 	c->socket = str_printf("%s/control.sock", cfg->run_dir);
-	c->limits = cfg->limits ? *cfg->limits : EDGE_LIMITS_DEFAULT;
+	if (cfg->limits && (c->limits = malloc(sizeof *c->limits)))
+		*c->limits = *cfg->limits;
 	c->edge_socket = str_printf("%s/edge.sock", cfg->run_dir);
 	c->stats = stats_new(control_routes, control_n_routes);
 	c->timings = timings_new();
@@ -362,8 +363,8 @@ static int fill(struct control *c, const struct control_config *cfg, struct err 
 	c->ports_private = cfg->ports_private;
 	id_random_bytes(raw, sizeof raw);
 	id_hex(raw, sizeof raw, c->edge_key);
-	bool ok = c->data_dir && c->run_dir && c->listen && c->domain && c->socket &&
-		  c->edge_socket && c->stats && c->timings && c->agents && c->port_links;
+	bool ok = !cfg->limits == !c->limits && c->data_dir && c->run_dir && c->listen &&
+		  c->domain && c->socket && c->edge_socket && c->stats && c->timings && c->agents && c->port_links;
 	const struct {
 		const char *from;
 		char **to;
@@ -488,6 +489,7 @@ struct control *control_stop(struct control *c)
 	free(c->domain);
 	free(c->socket);
 	free(c->edge_socket);
+	free(c->limits);
 	free(c->nginx);
 	free(c->trusted);
 	free(c->listen_plain);

@@ -4,7 +4,6 @@
 #include "control/api/agents.h"
 #include "control/api/exec_budget.h"
 #include "control/api/stats.h"
-#include "control/edge/limits.h"
 #include "control/engine/engine.h"
 #include "control/engine/timings.h"
 #include "control/state/feed.h"
@@ -14,12 +13,13 @@ struct audit;
 struct edge;
 struct hooks;
 struct port_links;
+struct edge_limits;
 
 struct control {
 	struct hostagent host;
 	char *nginx, *trusted, *listen_plain, *listen_h2c, *tls_cert,
-		*tls_key; // NULL: as the edge has it
-	struct edge_limits limits;
+		*tls_key;	    // NULL: as the edge has it
+	struct edge_limits *limits; // owned; NULL: the default
 	char *data_dir, *run_dir, *listen, *domain, *socket, *edge_socket;
 	int lock_fd, run_lock_fd;
 	struct db *db;

@@ -272,7 +272,8 @@ def test_real_grpc(edge):
         with channel:
             call = channel.stream_stream("/a.B/Many")(
                 iter([b"abc", b"x" * 100000, b""]), metadata=where, timeout=30)
-            assert [len(m) for m in call] == [3, 100000, 0]
+            got = [len(m) for m in call]
+            assert got == [3, 100000, 0], got
             assert ("x-sum", "7") in [tuple(x) for x in call.trailing_metadata()]
             try:
                 channel.unary_unary("/a.B/Fail")(b"", metadata=where, timeout=30)
@@ -378,7 +379,7 @@ def main():
                     print("ok", name, flush=True)
                 except Exception as e:  # the others are still told
                     failed += 1
-                    print("FAILED", name, repr(e), flush=True)
+                    print("FAILED", name, repr(e), "line", e.__traceback__.tb_next.tb_lineno, flush=True)
         edge.stop()
     finally:
         if edge.server:
