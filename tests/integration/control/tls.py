@@ -219,6 +219,8 @@ def test_refusals(edge):
         want = "3" if status == "400" else "14"
         assert "HTTP/2 200" in head and "application/grpc" in head, (head, data)
         assert f"grpc-status: {want}\r\n" in head + "\r\n", head
+        said = {"502": ("was not found", "port is not open"), "400": ("must be a number",)}[status]
+        assert any(s in head for s in said), head
 
 
 def test_grpc(edge):
