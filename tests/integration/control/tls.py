@@ -250,6 +250,7 @@ def test_real_grpc(edge):
 
     class Handler(grpc.GenericRpcHandler):
         def service(self, details):
+            seen.append(details.method)
             def many(stream, context):
                 context.set_trailing_metadata((("x-sum", "7"),))
                 for m in stream:
@@ -262,6 +263,7 @@ def test_real_grpc(edge):
                 return grpc.unary_unary_rpc_method_handler(fail)
             return grpc.stream_stream_rpc_method_handler(many)
 
+    seen = []
     server = grpc.server(futures.ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers((Handler(),))
     port = server.add_insecure_port(f"{GUEST}:0")
@@ -278,8 +280,8 @@ def test_real_grpc(edge):
             assert got == [3, 100000, 0], got
             assert ("x-sum", "7") in [tuple(x) for x in call.trailing_metadata()]
             try:
-                channel.unary_unary("/a.B/Fail")(b"", metadata=where, timeout=30)
-                assert False
+                got = channel.unary_unary("/a.B/Fail")(b"", metadata=where, timeout=30)
+                assert False, got
             except grpc.RpcError as e:
                 assert e.code() == grpc.StatusCode.NOT_FOUND and e.details() == "none such", e
             try:
@@ -288,6 +290,7 @@ def test_real_grpc(edge):
             except grpc.RpcError as e:
                 assert e.code() == grpc.StatusCode.UNAVAILABLE, e
     server.stop(0)
+    assert seen == ["/a.B/Many", "/a.B/Fail"] * 2, seen
 
 
 def served(edge):
