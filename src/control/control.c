@@ -364,7 +364,8 @@ static int fill(struct control *c, const struct control_config *cfg, struct err 
 	id_random_bytes(raw, sizeof raw);
 	id_hex(raw, sizeof raw, c->edge_key);
 	bool ok = !cfg->limits == !c->limits && c->data_dir && c->run_dir && c->listen &&
-		  c->domain && c->socket && c->edge_socket && c->stats && c->timings && c->agents && c->port_links;
+		  c->domain && c->socket && c->edge_socket && c->stats && c->timings && c->agents &&
+		  c->port_links;
 	const struct {
 		const char *from;
 		char **to;

@@ -314,8 +314,7 @@ int cmd_serve(struct cli *c, struct err *e)
 	static const struct host_overcommit usual = HOST_OVERCOMMIT_DEFAULT;
 	const struct edge_limits limits = EDGE_LIMITS_DEFAULT;
 	_cleanup_(settings_done) struct settings s = {.log_level = "info",
-		.log_format
-		= "text",
+		.log_format = "text",
 		.metrics_sandboxes = 200,
 		.role = "both",
 		.overcommit_disk = usual.disk,

@@ -1074,10 +1074,10 @@ def test_where_a_request_comes_from(edge, box, app, agent):
 def test_trusted_proxies_that_are_none(edge, box, app, agent):
     other = tempfile.mkdtemp(prefix="edge.", dir="/tmp")
     try:
-        for bad in ("localhost", "127.0.0.1/33", "10.0.0.1/8", "::1", "1.2.3", "127.0.0.1; include x", "1.2.3.4/", "none,127.0.0.1"):
+        for bad in ("localhost", "127.0.0.1/33", "10.0.0.1/8", "::1/129", "fe80::1%lo", "1.2.3", "127.0.0.1; include x", "1.2.3.4/", "none,127.0.0.1"):
             r = subprocess.run([edge.program, other, f"127.0.0.1:{free_port()}", GUEST, "0", bad], text=True,
                                capture_output=True, timeout=30, check=False)
-            assert r.returncode == 1 and "is not an IPv4 address or network" in r.stderr, (bad, r)
+            assert r.returncode == 1 and "is not an address or network" in r.stderr, (bad, r)
     finally:
         shutil.rmtree(other)
 
