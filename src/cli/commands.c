@@ -327,6 +327,14 @@ static const char text_completion[] =
 	"  source <(stasis completion zsh)               # in ~/.zshrc, behind compinit\n"
 	"  stasis completion fish > ~/.config/fish/completions/stasis.fish\n";
 
+static const char text_dev_cert[] =
+	"Makes a key, a certificate and an authority that signs it, into DIR (/etc/stasis/tls): key.pem,\n"
+	"cert.pem, ca.pem; for NAME, *.NAME, localhost, 127.0.0.1 and ::1. The authority's key is not\n"
+	"kept, and it is good for these names alone. Says which settings to make and how to trust it.\n"
+	"\n"
+	"Example:\n"
+	"  stasis tls dev-cert ./tls --domain stasis.localhost\n";
+
 static const char text_serve[] =
 	"Flags win over the file (--config, INI, the same names with '_'). SIGTERM and SIGINT stop\n"
 	"the server; sandboxes go on running and the next start takes them over, unless\n"
@@ -447,6 +455,8 @@ const struct cli_command cli_commands[] = {
 		CLI_MACHINE, false, true, cmd_setup_remove},
 	{"image build", "[base]", "build the guest's kernel and root file system", text_build,
 		CLI_MACHINE, false, true, cmd_image_build},
+	{"tls dev-cert", "[DIR]", "make a certificate to try TLS with", text_dev_cert, CLI_MACHINE,
+		false, true, cmd_tls_dev_cert},
 	{"completion", "bash|zsh|fish", "print a shell's completion", text_completion, CLI_MACHINE,
 		true, true, cmd_completion},
 	{"serve", "", "run the server", text_serve, CLI_MACHINE, false, true, cmd_serve},

@@ -76,7 +76,7 @@ int alive_ask(void *ctx, struct err *e)
 	_cleanup_(http_client_freep) struct http_client *http = NULL;
 	_cleanup_(http_response_done) struct http_response r = {0};
 	_cleanup_free_ char *header = str_printf("E2b-Sandbox-Id: %s", a->id ? a->id : "");
-	const struct http_client_config cfg = {.base_url = a->base_url};
+	const struct http_client_config cfg = {.base_url = a->base_url, .ca_file = cli_ca_file()};
 	if (!header || http_client_new(&cfg, &http, NULL) < 0)
 		return 0; // nothing is known
 	const struct http_call call = {.method = "GET",

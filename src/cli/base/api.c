@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "cli/base/local.h"
 #include "cli/base/output.h"
+#include "cli/base/value.h"
 
 // The first line, without what is around it.
 static int read_key_file(struct cli *c, struct err *e)
@@ -44,13 +45,6 @@ static int find_key(struct cli *c, struct err *e)
 	return rc < 0 ? err_errno(e, rc, "read %s", path) : 0;
 }
 
-// NULL: the system's.
-static const char *ca_file(void)
-{
-	const char *env = getenv("STASIS_CA_FILE");
-	return env && *env ? env : NULL;
-}
-
 int api_open(struct cli *c, struct err *e)
 {
 	if (c->http)
@@ -81,7 +75,7 @@ int api_open(struct cli *c, struct err *e)
 	return rc < 0 ? rc
 		      : http_client_new(&(struct http_client_config){.base_url = c->base_url,
 						.headers = headers,
-						.ca_file = ca_file()},
+						.ca_file = cli_ca_file()},
 				&c->http, e);
 }
 
@@ -236,7 +230,7 @@ static int guest_init(struct cli *c, struct guest *g, struct err *e)
 		.user = g->user,
 	};
 	return http_client_new(
-		&(struct http_client_config){.base_url = c->base_url, .ca_file = ca_file()},
+		&(struct http_client_config){.base_url = c->base_url, .ca_file = cli_ca_file()},
 		&g->http, e);
 }
 

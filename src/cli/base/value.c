@@ -62,3 +62,9 @@ int cli_parse_bytes(const char *s, uint64_t unit, uint64_t *ret)
 		*ret = v;
 	return rc;
 }
+
+const char *cli_ca_file(void)
+{
+	const char *env = getenv("STASIS_CA_FILE");
+	return env && *env ? env : NULL;
+}

@@ -92,3 +92,5 @@ int cmd_setup_check(struct cli *c, struct err *e);
 int cmd_setup_grow(struct cli *c, struct err *e);
 int cmd_doctor(struct cli *c, struct err *e);
 int cmd_serve(struct cli *c, struct err *e);
+// tls.c
+int cmd_tls_dev_cert(struct cli *c, struct err *e);

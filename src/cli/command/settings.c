@@ -7,7 +7,7 @@
 #include "cli/base/local.h"
 
 #define CONFIG_DEFAULT "/etc/stasis/stasis.conf"
-#define LIMIT_MAX 100000
+#define LIMIT_MAX 65535 // nginx's
 #define CONFIG_CONTROL "/etc/stasis/control.conf"
 
 // Of the configuration file: the options' own names with '_', a command line's flag wins.

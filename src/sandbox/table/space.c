@@ -149,8 +149,8 @@ int space_promise(struct host *h, const char *what, uint64_t bytes, struct err *
 	mib(s.now.free - MIN(promised, s.now.free), has);
 	mib(bytes + FLOOR, takes);
 	return err_set(e, ERR_NO_SPACE,
-		"no room on the volume for this %s: it may need %s, and %s are free; the sandbox "
-		"runs on. 'stasis du' shows what its removal frees",
+		"no room on the volume for this %s: it may need %s, and %s are free; nothing of "
+		"the sandbox is lost. 'stasis du' shows what its removal frees",
 		what, takes, has);
 }
 

@@ -364,8 +364,45 @@ def test_reload(edge):
             time.sleep(0.05)
 
 
+def test_dev_cert(edge):
+    stasis, made = sys.argv[2], edge.work + "/made"
+
+    def make(*words, code=0):
+        r = subprocess.run([stasis, "tls", "dev-cert", made, *words], capture_output=True, text=True)
+        assert (r.returncode == 0) == (code == 0), r
+        return r
+
+    said = make("--domain", "boxes.test").stdout
+    for word in ("tls_cert = ", "tls_key = ", "domain = boxes.test", "STASIS_CA_FILE=", "*.boxes.test"):
+        assert word in said, said
+    assert os.stat(made + "/key.pem").st_mode & 0o777 == 0o600
+    assert sorted(os.listdir(made)) == ["ca.pem", "cert.pem", "key.pem"]
+    was = open(made + "/key.pem").read()
+    assert "--force" in make(code=1).stderr and open(made + "/key.pem").read() == was
+    make("--force", "--domain", "boxes.test")
+    assert open(made + "/key.pem").read() != was
+    for bad in ("", "A.b", "a b", "x,permitted"):
+        make("--force", "--domain", bad, code=1)
+    openssl("verify", "-CAfile", made + "/ca.pem", "-verify_hostname", "80-i.boxes.test", made + "/cert.pem")
+    # The edge takes it, and the command line trusts it.
+    edge.use((made + "/cert.pem", made + "/key.pem"))
+    assert edge.reload() == "reloaded"
+    wait_served(edge, made + "/cert.pem")
+    env = {"PATH": os.environ["PATH"], "STASIS_URL": f"https://localhost:{edge.port}", "STASIS_API_KEY": edge.key}
+
+    def run(*words, **more):
+        return subprocess.run([stasis, *words], env={**env, **more}, capture_output=True, text=True)
+
+    assert run("ls").returncode != 0
+    trusted = {"STASIS_CA_FILE": made + "/ca.pem"}
+    assert edge.box["id"] in run("ls", **trusted).stdout
+    # A call without a word for long asks whether the server lives: by the same authority.
+    r = run("wait", edge.box["id"], "--timeout", "4s", "--client-timeout", "3s", **trusted)
+    assert r.returncode == 8 and "sign of life" not in r.stderr, r
+
+
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 3:
         sys.exit(__doc__)
     curl = shutil.which("curl") and subprocess.run(["curl", "--version"], stdout=subprocess.PIPE, text=True).stdout
     if not curl or "HTTP2" not in curl or not shutil.which("openssl") or not (
