@@ -27,7 +27,7 @@ static void print_overview(FILE *out)
 		fprintf(out, "\n%s:\n", titles[g]);
 		for (const struct cli_command *k = cli_commands; k->name; k++)
 			if (k->group == (enum cli_group)g)
-				fprintf(out, "  %-17s %s\n", k->name, k->summary);
+				fprintf(out, "  %-18s %s\n", k->name, k->summary);
 	}
 	fputs("\n'stasis COMMAND --help' tells all about one of them; 'stasis --version' which one "
 	      "this is.\n",
@@ -56,7 +56,7 @@ static int unknown_command(int argc, char **argv)
 			fprintf(stderr, "stasis: unknown command '%s %s'\n", argv[0], argv[1]);
 		if (first)
 			fprintf(stderr, "stasis: '%s' is one of:\n", argv[0]);
-		fprintf(stderr, "  stasis %-17s %s\n", k->name, k->summary);
+		fprintf(stderr, "  stasis %-18s %s\n", k->name, k->summary);
 		first = false;
 	}
 	if (!first)

@@ -18,7 +18,7 @@ def stasis(*args, **env):
 def commands():
     for line in stasis("help").text.splitlines():
         if line.startswith("  "):
-            yield line[2:19].strip().split()
+            yield line[2:20].strip().split()
 
 
 class Help(unittest.TestCase):

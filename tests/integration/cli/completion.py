@@ -48,7 +48,7 @@ class Case(unittest.TestCase):
 
 class Words(Case):
     def commands(self):
-        return [line[2:19].strip() for line in self.s.out("help").splitlines()
+        return [line[2:20].strip() for line in self.s.out("help").splitlines()
                 if line.startswith("  ")]
 
     def test_every_command(self):

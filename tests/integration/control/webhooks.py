@@ -225,6 +225,22 @@ def test_bodies_that_are_none(s):
         s.api(method, f"/v1/webhooks/none{path}", {} if method == "PATCH" else None, expect=404)
 
 
+def test_for_administrators_alone(s):
+    """A webhook is told of everybody's sandboxes, and makes the server call addresses."""
+    r = Receiver()
+    w = hook(s, r.url, enabled=False)
+    for scope in ("sandboxes", "read"):
+        key = s.api("POST", "/v1/keys", {"name": scope, "scope": scope}, expect=201)["key"]
+        for method, path, body in (("POST", "", '{"url": "http://127.0.0.1:9/"}'), ("GET", "", None),
+                                   ("GET", f"/{w['id']}", None), ("PATCH", f"/{w['id']}", '{"enabled": true}'),
+                                   ("GET", f"/{w['id']}/deliveries", None), ("POST", f"/{w['id']}/test", None),
+                                   ("DELETE", f"/{w['id']}", None)):
+            s.call(method, "/v1/webhooks" + path, body, {"X-API-Key": key}, 403)
+    assert not r.calls
+    gone(s, w)
+    r.close()
+
+
 def test_switched_off_and_on(s):
     r = Receiver()
     w = hook(s, r.url, enabled=False, kinds=["running"])
