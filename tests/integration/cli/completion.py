@@ -59,7 +59,7 @@ class Words(Case):
         for c in self.commands():
             words = c.split()
             self.assertIn(words[-1], self.offered(*words[:-1], words[-1][:-1]))
-        self.assertEqual(self.offered("snapshot", ""), ["create", "ls", "get", "check", "rewarm", "rm"])
+        self.assertEqual(self.offered("snapshot", ""), ["create", "ls", "get", "check", "rewarm", "share", "unshare", "rm"])
         self.assertEqual(self.offered("nosuch", "x", ""), [])
 
     def test_every_option_of_every_command(self):
