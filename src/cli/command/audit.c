@@ -72,7 +72,7 @@ int cmd_audit(struct cli *c, struct err *e)
 	_cleanup_table_ struct table t;
 	table_init(&t, titles);
 	size_t i;
-	json_t *line;
+	json_t *line = NULL;
 	json_array_foreach (all, i, line)
 		add_row(&t, line);
 	return table_print(&t, stdout);

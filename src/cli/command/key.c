@@ -97,7 +97,7 @@ int cmd_key_create(struct cli *c, struct err *e)
 	if (dir && !offline)
 		return err_set(e, ERR_INVALID, "--data-dir: is for --offline alone");
 	if (offline)
-		rc = r.scope || r.owner || r.has_expires || memchr(r.has, true, sizeof r.has)
+		rc = r.scope || r.owner || r.has_expires || memchr(r.has, 1, sizeof r.has)
 			     ? err_set(e, ERR_INVALID,
 				       "--offline: makes an admin's key without limits: "
 				       "make others with it")

@@ -33,7 +33,7 @@ static void hide(json_t *sandbox)
 void caller_hide(const struct http_request *r, json_t *body)
 {
 	const struct key_info *k = caller_key(r);
-	json_t *list = json_object_get(body, "sandboxes"), *item;
+	json_t *list = json_object_get(body, "sandboxes"), *item = NULL;
 	size_t i;
 	if (k && k->scope != KEY_READ)
 		return;
