@@ -3,7 +3,8 @@
 #include <string.h>
 #include "base/id.h"
 
-static _Thread_local char current[REQUEST_ID_SIZE];
+// By this model no program needs the dynamic linker as a library, as by the usual one.
+static _Thread_local char current[REQUEST_ID_SIZE] __attribute__((tls_model("initial-exec")));
 
 bool request_id_is_valid(const char *s)
 {
