@@ -2,6 +2,7 @@
 // Finding the command, help, and the way from a command's result to the exit code.
 #include "cli/cli.h"
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 #include "base/str.h"
@@ -119,6 +120,9 @@ int cli_main(int argc, char **argv)
 	if (rc >= 0)
 		return rc > 0 ? output_flush() < 0 : c.exit_code;
 	output_complain("%s", err_text(&e, rc));
-	output_request_id(c.request_id);
-	return err_is_set(&e) ? err_exit_code(&e) : err_info(err_code_from_errno(rc))->exit_code;
+	int code =
+		err_is_set(&e) ? err_exit_code(&e) : err_info(err_code_from_errno(rc))->exit_code;
+	if (code != 128 + SIGINT) // nobody searches for that
+		output_request_id(c.request_id);
+	return code;
 }

@@ -172,8 +172,8 @@ class Tables(Case):
 
     def test_key_ls(self):
         self.assertEqual(self.table("key", "ls"), [
-            ["ID", "NAME", "PREFIX", "CREATED", "LAST USED"],
-            ["k1", "ci", "e2b_12", "4d 6h ago", "-"]])
+            ["ID", "NAME", "SCOPE", "OWNER", "PREFIX", "CREATED", "LAST USED", "EXPIRES"],
+            ["k1", "ci", "-", "-", "e2b_12", "4d 6h ago", "-", "-"]])
 
     def test_image_ls(self):
         self.assertEqual(self.table("image", "ls"), [

@@ -300,7 +300,12 @@ def served(edge):
 def wait_served(edge, cert):
     until = time.monotonic() + 60
     want = ssl.PEM_cert_to_DER_cert(open(cert).read())
-    while ssl.PEM_cert_to_DER_cert(served(edge)) != want:
+    while True:
+        try:
+            if ssl.PEM_cert_to_DER_cert(served(edge)) == want:
+                return
+        except OSError:  # an nginx that has just started is ended by SIGHUP, and started again
+            pass
         assert time.monotonic() < until, "the new certificate is not served"
         time.sleep(0.05)
 
