@@ -66,12 +66,12 @@ def command_line(*words):
 class Manual(unittest.TestCase):
     """stasis.1 has every command, with every option that is not one of all."""
 
-    COMMON = {"help", "output", "url", "api-key", "verbose", "quiet", "format", "no-headers"}
+    COMMON = {"help", "output", "url", "api-key", "api-key-file", "client-timeout", "verbose", "quiet", "format", "no-headers"}
 
     def setUp(self):
         with open(os.path.join(lib.ROOT, "docs/man/stasis.1")) as f:
             self.text = f.read()
-        self.names = [line[2:19].strip() for line in command_line("help").splitlines()
+        self.names = [line[2:20].strip() for line in command_line("help").splitlines()
                       if line.startswith("  ")]
 
     def entry(self, name):
