@@ -175,7 +175,7 @@ static void *look(void *ctx)
 static void look_as_job(void *ctx)
 {
 	look(ctx);
-	*(bool *)ctx = true;
+	__atomic_store_n((bool *)ctx, true, __ATOMIC_RELEASE);
 }
 
 static void threads_and_jobs_work_for_the_same_request(void **state)
