@@ -39,6 +39,8 @@ static int check(const struct strbuf *cert, const struct strbuf *key, const char
 			e, ERR_INVALID, "tls_key: %s is not the key of %s", key_path, cert_path);
 	if (X509_cmp_current_time(X509_get0_notAfter(x)) < 0)
 		return err_set(e, ERR_INVALID, "tls_cert: %s has expired", cert_path);
+	if (X509_cmp_current_time(X509_get0_notBefore(x)) > 0)
+		return err_set(e, ERR_INVALID, "tls_cert: %s is not valid yet", cert_path);
 	return 0;
 }
 

@@ -24,6 +24,18 @@ struct resume {
 };
 
 // What is wrong with the snapshot is told before anything is begun.
+// A server that finds the machine running tells its agent the token, and keeps its time.
+static int journal_once(struct operation *o, const struct host_resume *req, struct err *e)
+{
+	_cleanup_json_ json_t *j =
+		json_pack("{s:b, s:s, s:I}", "once", 1, "token", req->token ? req->token : "",
+			"ends_at_ns", (json_int_t)turn_ends_at(req->ends_at_ns, o->asked_ns));
+	_cleanup_free_ char *text = j ? json_compact(j) : NULL;
+	if (!text || str_format(o->journal, sizeof o->journal, "%s", text) < 0)
+		return err_set(e, ERR_INVALID, "token: is no text, or too long");
+	return 0;
+}
+
 static int prepare(struct operation *o, struct err *e)
 {
 	struct resume *r = o->work;
@@ -35,10 +47,7 @@ static int prepare(struct operation *o, struct err *e)
 	if (rc == 0 && !r->req->disk_only)
 		rc = source_once(o->h, &r->src, e);
 	if (rc == 0 && !r->req->disk_only && !r->src.info.quiesced)
-		rc = str_format(o->journal, sizeof o->journal,
-			"{\"once\":true,\"token\":\"%s\",\"ends_at_ns\":%lu}",
-			r->req->token ? r->req->token : "",
-			turn_ends_at(r->req->ends_at_ns, o->asked_ns));
+		rc = journal_once(o, r->req, e);
 	if (rc == 0 && r->req->disk_only)
 		rc = image_load(o->h->data_dir, "base", &r->img, e);
 	return rc;

@@ -93,6 +93,20 @@ def make_pair(where, name):
     return cert, key
 
 
+def make_dated(where, name, start, end):
+    """A pair that is valid from and until (ASN.1's times)."""
+    cert, key = f"{where}/{name}.crt", f"{where}/{name}.key"
+    with open(where + "/ca.conf", "w") as f:
+        f.write(f"[ca]\ndefault_ca=d\n[d]\ndatabase={where}/index\nnew_certs_dir={where}\nrand_serial=yes\n"
+                "default_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n")
+    open(where + "/index", "w").close()
+    openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out",
+            where + "/csr", "-subj", f"/CN={name}")
+    openssl("ca", "-batch", "-selfsign", "-config", where + "/ca.conf", "-keyfile", key, "-in", where + "/csr", "-out",
+            cert, "-startdate", start, "-enddate", end)
+    return open(cert).read(), open(key).read()
+
+
 class Edge(base.Edge):
     def __init__(self, program):
         self.work = tempfile.mkdtemp(prefix="tls.", dir="/tmp")
@@ -327,8 +341,11 @@ def test_reload(edge):
     # Broken ones: no certificate, not its key, expired, missing. The old one stays.
     second = make_pair(edge.work, "second")
     good = [open(edge.cert).read(), open(edge.key_file).read()]
+    over = make_dated(edge.work, "over", "20000101000000Z", "20010101000000Z")
+    early = make_dated(edge.work, "early", "20900101000000Z", "20910101000000Z")
     for cert, key, word in (("nonsense", good[1], "no certificate"), (open(second[0]).read(), good[1], "not the key"),
                             (good[0], "nonsense", "no private key"), ("", good[1], "empty"),
+                            (*over, "has expired"), (*early, "not valid yet"),
                             (None, good[1], "No such file")):
         if cert is None:
             os.unlink(edge.cert)
